@@ -1,0 +1,36 @@
+// C = A B (+ C): fp16 or fp32 operands, fp32 arithmetic, fp16 or fp32 result. The one matrix product
+// of the host: conv, matmul, the classifier and every weight gradient come here.
+//
+// Numerics, the same on every path: each element of C is one chain of fp32 fused multiply-adds over
+// k = 0, 1, .. K-1, from 0 (or from C where it accumulates), rounded once at the end. Blocking,
+// vector width and threads never change a bit; gemm_reference is that sentence in code.
+#pragma once
+
+#include <cstdint>
+
+namespace anefast {
+
+enum class Elem : uint8_t { f16, f32 };
+
+struct MatrixView { // element (i, j) is data[i * row_stride + j * col_stride]
+    const void *data;
+    Elem elem;
+    int64_t row_stride, col_stride; // in elements; one of them 1 on the fast paths
+};
+
+struct Gemm {
+    int64_t m, n, k;
+    MatrixView a, b; // m x k, k x n
+    void *c;
+    Elem c_elem;
+    int64_t c_row_stride; // in elements; columns are contiguous
+    bool accumulate;      // c_elem must be f32: C += A B
+};
+
+void gemm(const Gemm &g);                     // in one parallel region of the shared pool
+void gemm_batch(const Gemm *g, int64_t count); // independent products, one region
+void gemm_enqueue(const void *key, const Gemm &g); // on the pool's background queue
+void gemm_reference(const Gemm &g);           // plain loops, one thread
+const char *gemm_isa();                       // "AVX2 FMA", ...; ANEFAST_ISA overrides the choice
+
+} // namespace anefast

@@ -1,0 +1,30 @@
+// The one thread pool of the process: parallel regions that must finish now, and a background queue
+// that fills the gaps (weight gradients run there while the device evaluates).
+//
+// Work is handed out by an atomic counter, so a busy neighbour costs its share and no more. Which
+// thread runs an index never changes a result. No OpenMP. Survives fork (the child makes new threads).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+namespace anefast {
+
+class Pool {
+  public:
+    static Pool &shared(); // made at first use
+    int threads() const;   // ANEFAST_NUM_THREADS, else the CPUs this process may use
+
+    // Runs body(0..count-1), the caller working too; returns when all have run. Regions from several
+    // threads may be open at once; a body may not open another.
+    void parallel(int64_t count, const std::function<void(int64_t)> &body);
+
+    // Queues body(0..count-1) to run when no region needs the threads. Jobs start in order; one
+    // job's indices may run side by side. A job with the same `key` as an unfinished one waits for it.
+    void enqueue(const void *key, int64_t count, std::function<void(int64_t)> body);
+    // Runs what is queued until nothing is left; rethrows nothing, jobs may not fail.
+    void drain();
+};
+
+} // namespace anefast
