@@ -14,17 +14,23 @@ namespace anefast {
 class Pool {
   public:
     static Pool &shared(); // made at first use
-    int threads() const;   // ANEFAST_NUM_THREADS, else the CPUs this process may use
+    int threads() const;   // ANEFAST_NUM_THREADS, else the CPUs this process may use; the caller counts
+    void set_threads(int n); // at least 1; not from a body, and not while another thread is in parallel()
 
     // Runs body(0..count-1), the caller working too; returns when all have run. Regions from several
-    // threads may be open at once; a body may not open another.
+    // threads may be open at once. Inside a body (of a region or a job) it runs on that thread alone.
     void parallel(int64_t count, const std::function<void(int64_t)> &body);
 
-    // Queues body(0..count-1) to run when no region needs the threads. Jobs start in order; one
-    // job's indices may run side by side. A job with the same `key` as an unfinished one waits for it.
+    // Queues body(0..count-1) to run when no region needs the threads. Jobs start in order, and a job
+    // takes its indices in order; they may run side by side. A job with the same `key` as an unfinished
+    // one waits for it, and later jobs of other keys may then go first. Keep an index under ~0.2 ms:
+    // that is how long a region may wait for a thread. With one thread, jobs run in drain().
     void enqueue(const void *key, int64_t count, std::function<void(int64_t)> body);
     // Runs what is queued until nothing is left; rethrows nothing, jobs may not fail.
     void drain();
+
+  private:
+    Pool() = default;
 };
 
 } // namespace anefast

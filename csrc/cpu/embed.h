@@ -1,0 +1,23 @@
+// Token embedding and its gradient, between row-major fp32 tables and channel-first fp16 surfaces.
+//
+// Results never depend on the number of threads. Read head.h next.
+#pragma once
+
+#include <cstdint>
+
+namespace anefast {
+
+struct Embedding {
+    const int32_t *tokens; // (batch, seq)
+    int64_t batch, seq, channels, vocab;
+};
+
+// out (batch, channels, 1, seq) fp16 = weight (vocab, channels) fp32, gathered, rounded, transposed.
+// Returns -1, or the flat index (b * seq + s) of the first token outside [0, vocab): nothing is written.
+int64_t embed(const Embedding &e, const float *weight, uint16_t *out);
+
+// dweight (vocab, channels) fp32 += dx (batch, channels, 1, seq) fp16, positions in ascending order.
+// Returns as embed does.
+int64_t embed_grad(const Embedding &e, const uint16_t *dx, float *dweight);
+
+} // namespace anefast

@@ -1,0 +1,24 @@
+// Parameter gradients from saved activations, on the pool's background queue.
+//
+// Each call returns at once; Pool::drain() finishes them. The caller keeps every buffer alive and unchanged
+// until then. Calls on the same acc run one after the other, so sums have one order whatever the threads:
+// batch ascending, then sequence ascending, in fp32.
+#pragma once
+
+#include <cstdint>
+
+namespace anefast {
+
+// acc (out_channels, in_channels) += sum over b, s of dy[b, :, s] x[b, :, s]^T
+// dy (batch, out_channels, 1, seq), x (batch, in_channels, 1, seq) fp16.
+void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
+                 int64_t out_channels, int64_t in_channels);
+
+// acc (channels) += sum over b, s of dy * x; both (batch, channels, 1, seq) fp16.
+void scale_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
+                int64_t channels);
+
+// acc (channels) += sum over b, s of dy.
+void bias_grad(const uint16_t *dy, float *acc, int64_t batch, int64_t seq, int64_t channels);
+
+} // namespace anefast
