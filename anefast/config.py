@@ -1,0 +1,417 @@
+"""Every setting of a run and its default: frozen dataclasses, checked when they are built.
+
+This is the one place a default lives; flags, TOML files and presets only override it. It is not the command line
+(that is cli.py, which layers flag > file > preset > default) and it imports nothing else of ours.
+Read next: presets.py for the named models, cli.py for the layering, train.py for what the values do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Self
+
+ROW_MULTIPLE = 32  # 32 fp16 values fill the 64-byte row stride of a device surface
+
+_checking: ContextVar[bool] = ContextVar("anefast_config_checking", default=True)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message is one line: what was expected, what was given, a hint."""
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Build configs without checks: a file may be wrong until a flag on top of it puts it right (cli.py)."""
+    token = _checking.set(False)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
+
+
+def _need(ok: bool, message: str, hint: str) -> None:
+    if not ok:
+        raise ConfigError(f"[config] {message}. Hint: {hint}.")
+
+
+class _Checked:
+    """Common part of the dataclasses below: type check, then the class's own `_check`."""
+
+    def __post_init__(self) -> None:
+        if not _checking.get():
+            return
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            object.__setattr__(self, f.name, coerce(value, hints[f.name], f.name))
+        self._check()
+
+    def _check(self) -> None:
+        raise NotImplementedError
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+def coerce(value: Any, kind: Any, name: str) -> Any:
+    """Give `value` the field's type where nothing is lost (1 -> 1.0); ConfigError otherwise."""
+    if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and value is True):
+        if not (kind is int and value is False):
+            return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wanted = kind.__name__ if isinstance(kind, type) else str(kind)
+    raise ConfigError(f"[config] {name} expected {wanted}, got {value!r} ({type(value).__name__}).")
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Checked):
+    """The model's shape."""
+
+    dim: int = 128  # Width C of the residual stream.
+    n_layers: int = 3  # Number of layers.
+    n_heads: int = 4  # Query heads.
+    n_kv_heads: int = (
+        0  # Key/value heads; query head h reads h // (heads / kv heads). 0: as n_heads.
+    )
+    head_dim: int = 0  # Size of one head, even. 0: dim // n_heads.
+    hidden_dim: int = 0  # Width of the SwiGLU. 0: 8/3 of dim, rounded up to a multiple of 32.
+    vocab_size: int = 0  # Rows of the embedding. 0: as many as the tokenizer has.
+    max_seq_len: int = 256  # Longest sequence the model is meant for.
+    rope_theta: float = 10000.0  # Base of the rotary frequencies.
+    norm_eps: float = 1e-5  # Epsilon inside RMSNorm.
+    tied: bool = True  # Classifier shares the embedding's weights.
+    residual_scale: float = 1.0  # Multiplies attention and FFN outputs, e.g. 1/sqrt(2 * layers).
+    init_std: float = 0.02  # Standard deviation of the initial weights.
+
+    def _check(self) -> None:
+        for name in ("dim", "n_layers", "n_heads", "max_seq_len"):
+            value = getattr(self, name)
+            _need(
+                value >= 1, f"model.{name} must be at least 1, got {value}", "give a positive size"
+            )
+        for name in ("n_kv_heads", "head_dim", "hidden_dim", "vocab_size"):
+            value = getattr(self, name)
+            _need(value >= 0, f"model.{name} must not be negative, got {value}", "0 derives it")
+        if self.n_kv_heads == 0:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        if self.head_dim == 0:
+            _need(
+                self.dim % self.n_heads == 0,
+                f"model.dim {self.dim} is not divisible by model.n_heads {self.n_heads}",
+                f"use {_divisors(self.dim)} heads, or set model.head_dim",
+            )
+            object.__setattr__(self, "head_dim", self.dim // self.n_heads)
+        if self.hidden_dim == 0:
+            object.__setattr__(self, "hidden_dim", _default_hidden(self.dim))
+        _need(
+            self.head_dim % 2 == 0,
+            f"model.head_dim {self.head_dim} is odd, and RoPE turns pairs of channels",
+            "choose dim and n_heads so that dim / n_heads is even",
+        )
+        _need(
+            self.n_heads % self.n_kv_heads == 0,
+            f"model.n_heads {self.n_heads} is not divisible by model.n_kv_heads {self.n_kv_heads}",
+            f"use {_divisors(self.n_heads)} key/value heads",
+        )
+        _need(
+            self.vocab_size != 1,
+            "model.vocab_size must be at least 2, got 1",
+            "0 asks the tokenizer",
+        )
+        for name in ("rope_theta", "norm_eps", "residual_scale"):
+            value = getattr(self, name)
+            _need(
+                0 < value < float("inf"),
+                f"model.{name} must be positive, got {value}",
+                "see --help",
+            )
+        _need(self.init_std >= 0, f"model.init_std is negative: {self.init_std}", "0.02 is usual")
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        """A copy with some fields changed; sizes that were derived are derived again."""
+        return ModelConfig(**{**model_settings(self), **changes})
+
+    @property
+    def n_params(self) -> int:
+        """How many weights the model has (vocab_size must be known)."""
+        q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        layer = self.dim * (2 + 2 * q + 2 * kv + 3 * self.hidden_dim)
+        embeddings = self.vocab_size * self.dim * (1 if self.tied else 2)
+        return embeddings + self.n_layers * layer + self.dim
+
+
+def _default_hidden(dim: int) -> int:
+    return (8 * dim // 3 + 31) // 32 * 32
+
+
+def _divisors(n: int) -> str:
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0 and d <= 64)
+
+
+def model_settings(model: ModelConfig) -> dict[str, Any]:
+    """The fields of a model config, with sizes that equal their derived value given back as 0."""
+    values = dataclasses.asdict(model)
+    if model.n_kv_heads == model.n_heads:
+        values["n_kv_heads"] = 0
+    if model.head_dim * model.n_heads == model.dim:
+        values["head_dim"] = 0
+    if model.hidden_dim == _default_hidden(model.dim):
+        values["hidden_dim"] = 0
+    return values
+
+
+@dataclass(frozen=True)
+class DataConfig(_Checked):
+    """What is read and in which pieces."""
+
+    source: str = "stories"  # "stories" (built in), a text file, a folder, or uint16 .bin shards. Short: --data.
+    tokenizer: str = (
+        "bytes"  # "bytes", a llama2.c tokenizer.bin, or bpe:N (needs an extra). Short: --tokenizer.
+    )
+    seq_len: int = 128  # Tokens per sequence S; a multiple of 32.
+    batch: int = 8  # Sequences per micro-batch B.
+    val_fraction: float = 0.1  # Part of the text held out for validation.
+    order: str = "shuffled"  # "shuffled" windows, or "sequential".
+    seed: int = 0  # Decides the shuffling and the built-in stories.
+
+    def _check(self) -> None:
+        _need(
+            self.seq_len >= 1 and self.seq_len % ROW_MULTIPLE == 0,
+            f"data.seq_len must be a positive multiple of {ROW_MULTIPLE}, got {self.seq_len}",
+            f"use {max(1, -(-self.seq_len // ROW_MULTIPLE)) * ROW_MULTIPLE}",
+        )
+        _need(self.batch >= 1, f"data.batch must be at least 1, got {self.batch}", "1 is fine")
+        _need(
+            0 < self.val_fraction < 1,
+            f"data.val_fraction must lie between 0 and 1, got {self.val_fraction}",
+            "0.1 holds out a tenth",
+        )
+        _need_choice("data.order", self.order, ("shuffled", "sequential"))
+        _need(self.seed >= 0, f"data.seed must not be negative, got {self.seed}", "0 is fine")
+        _need(bool(self.source), "data.source is empty", "name a file, a folder or 'stories'")
+
+
+@dataclass(frozen=True)
+class OptimConfig(_Checked):
+    """AdamW, its schedule and gradient accumulation."""
+
+    lr: float = 3e-4  # Peak learning rate.
+    beta1: float = 0.9  # Decay of the mean of gradients.
+    beta2: float = 0.95  # Decay of the mean of squared gradients.
+    eps: float = 1e-8  # Keeps the division finite.
+    weight_decay: float = 0.1  # Decoupled decay; matrices only, never norms.
+    warmup_steps: int = 100  # Updates of linear warm-up.
+    min_lr_ratio: float = 0.1  # The cosine ends at this part of lr.
+    clip: float = 1.0  # Largest global gradient norm; 0 turns clipping off.
+    accumulation: int = (
+        100  # Micro-batches per update: recompiling weights is dear, so updates are rare.
+    )
+    # Multiply lr by accumulation. For an lr that was tuned with one micro-batch per update and small enough to grow:
+    # an update then goes as far as that many small ones would have. Off by default, because Adam's step hardly
+    # depends on the gradient's size, and the square root of accumulation is often closer.
+    scale_lr_with_accumulation: bool = False
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up, scaling included."""
+        return self.lr * self.accumulation if self.scale_lr_with_accumulation else self.lr
+
+    def _check(self) -> None:
+        _need(
+            0 <= self.lr < float("inf"), f"optim.lr must not be negative, got {self.lr}", "try 3e-4"
+        )
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            _need(0 <= value < 1, f"optim.{name} must lie in [0, 1), got {value}", "0.9 and 0.95")
+        _need(self.eps > 0, f"optim.eps must be positive, got {self.eps}", "1e-8 is usual")
+        for name in ("weight_decay", "clip", "warmup_steps"):
+            value = getattr(self, name)
+            _need(value >= 0, f"optim.{name} must not be negative, got {value}", "0 turns it off")
+        _need(
+            0 <= self.min_lr_ratio <= 1,
+            f"optim.min_lr_ratio must lie in [0, 1], got {self.min_lr_ratio}",
+            "0.1 is usual",
+        )
+        _need(
+            self.accumulation >= 1,
+            f"optim.accumulation must be at least 1, got {self.accumulation}",
+            "1 updates after every micro-batch",
+        )
+
+
+@dataclass(frozen=True)
+class LossScaleConfig(_Checked):
+    """Keeps small gradients above the smallest fp16 number."""
+
+    # The factor on the gradient of the SUM of token losses. That sum is already batch * seq_len times larger than
+    # the mean, so this is small beside the 65536 seen where the mean is scaled.
+    initial: float = 64.0
+    dynamic: bool = True  # Halve after an overflow, double after growth_interval good updates.
+    growth_interval: int = 200  # Good updates before the factor doubles.
+    maximum: float = 4096.0  # The factor never grows past this.
+
+    def _check(self) -> None:
+        for name in ("initial", "maximum"):
+            value = getattr(self, name)
+            power = (
+                value > 0
+                and value < float("inf")
+                and float(value).hex().startswith("0x1.0000000000000p")
+            )
+            _need(power, f"loss_scale.{name} must be a power of two, got {value}", "64 is usual")
+        _need(
+            self.initial <= self.maximum,
+            f"loss_scale.initial {self.initial} is above loss_scale.maximum {self.maximum}",
+            "raise the maximum",
+        )
+        _need(
+            self.growth_interval >= 1,
+            f"loss_scale.growth_interval must be at least 1, got {self.growth_interval}",
+            "200 is usual",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Checked):
+    """One training run."""
+
+    preset: str = "tiny"  # Start from a named model and schedule: see presets.py.
+    steps: int = 200  # Updates to make.
+    eval_every: int = 50  # Updates between validations; 0: only at the start and the end.
+    eval_batches: int = 8  # Micro-batches in one validation.
+    checkpoint_every: int = 0  # Updates between checkpoints; 0: whenever it validates.
+    keep_last: int = 3  # Newest checkpoints to keep; the best one is kept besides.
+    seed: int = 0  # Decides the initial weights.
+    device: str = "auto"  # "auto", "host" or "ane".
+    plan: str = "unfused"  # How the step is cut into programs.
+    out: str = ""  # The run folder; empty: runs/<time>_<preset>.
+    resume: str = (
+        ""  # Continue this run folder or checkpoint, bit for bit ("latest": the newest run).
+    )
+    init: str = ""  # Start from the weights of a run, a checkpoint or a llama2.c .bin.
+    prompt: str = ""  # Begin the closing sample with this text.
+    sample_tokens: int = 200  # Tokens of the closing sample; 0: none.
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
+
+    def _check(self) -> None:
+        for name in ("steps", "eval_batches", "keep_last"):
+            value = getattr(self, name)
+            _need(value >= 1, f"{name} must be at least 1, got {value}", "see --help")
+        for name in ("eval_every", "checkpoint_every", "seed", "sample_tokens"):
+            value = getattr(self, name)
+            _need(value >= 0, f"{name} must not be negative, got {value}", "see --help")
+        _need_choice("device", self.device, ("auto", "host", "ane"))
+        _need(
+            self.data.seq_len <= self.model.max_seq_len,
+            f"data.seq_len {self.data.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}",
+            "shorten the sequence or raise model.max_seq_len",
+        )
+        _need(
+            not (self.resume and self.init),
+            "resume and init were both given",
+            "resume continues a run with its own weights; init starts a new one",
+        )
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: Any) -> TrainConfig:
+        """The preset `name`, with top-level fields changed.
+
+        >>> TrainConfig.from_preset("stories260k", steps=10).model.dim
+        64
+        """
+        from anefast.presets import preset_settings
+
+        return from_settings(merge(preset_settings(name), {"preset": name, **changes}))
+
+
+def _need_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(
+            f"[config] {name} must be one of {', '.join(choices)}, got {value!r}.{suggest(value, choices)}"
+        )
+
+
+def suggest(word: str, known: Iterator[str] | typing.Iterable[str]) -> str:
+    """' Hint: did you mean X?' when something known looks like `word`, else ''."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Hint: did you mean {close[0]}?" if close else ""
+
+
+# ---- settings: the same values as plain nested dicts, the form of a TOML file -------------------------------------
+
+
+def to_settings(config: TrainConfig) -> dict[str, Any]:
+    """`config` as nested plain dicts; derived sizes are 0, so that they stay derived when a file is edited."""
+    values = dataclasses.asdict(config)
+    values["model"] = model_settings(config.model)
+    return values
+
+
+def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
+    """Nested plain dicts -> a checked TrainConfig. Missing keys keep their default; unknown ones are an error."""
+    check_keys(settings)
+    values = dict(settings)
+    for name, kind in sections().items():
+        if name in values and isinstance(values[name], Mapping):
+            values[name] = kind(**values[name])
+    return TrainConfig(**values)
+
+
+def sections() -> dict[str, type[Any]]:
+    """The nested dataclasses of TrainConfig by field name."""
+    hints = typing.get_type_hints(TrainConfig)
+    return {k: v for k, v in hints.items() if dataclasses.is_dataclass(v) and isinstance(v, type)}
+
+
+def keys() -> dict[str, type[Any]]:
+    """Every setting by dotted name with its type: 'steps', 'model.n_layers', ..."""
+    found: dict[str, type[Any]] = {}
+    for name, kind in typing.get_type_hints(TrainConfig).items():
+        if dataclasses.is_dataclass(kind):
+            found.update({f"{name}.{k}": v for k, v in typing.get_type_hints(kind).items()})
+        elif not isinstance(kind, types.GenericAlias):
+            found[name] = kind
+    return found
+
+
+def check_keys(settings: Mapping[str, Any], where: str = "") -> None:
+    """ConfigError naming the first key that no setting has, with the closest one that exists."""
+    known = keys()
+    for key in flatten(settings):
+        if key not in known:
+            source = f" in {where}" if where else ""
+            raise ConfigError(f"[config] unknown setting {key!r}{source}.{suggest(key, known)}")
+
+
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{'model': {'dim': 8}} -> {'model.dim': 8}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{k}": v for k, v in flatten(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the entries of `over` laid on top, section by section."""
+    merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in base.items()}
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = (
+            merge(below, value) if isinstance(value, Mapping) and isinstance(below, dict) else value
+        )
+    return merged

@@ -1,0 +1,113 @@
+"""Named starting points: the settings in which each differs from the defaults in config.py.
+
+Not a second set of defaults: whatever a preset does not mention comes from the dataclasses. The shapes of the stories
+family are those of the public llama2.c checkpoints; their vocabularies are 512 and 32,000 pieces.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anefast.config import ConfigError, suggest
+
+# Small models are updated often: one accumulated batch of a few thousand tokens is plenty for them, and on the host
+# executor an update costs no recompilation, which is what the default of 100 micro-batches is there to spread.
+_PRESETS: dict[str, dict[str, Any]] = {
+    # The default run: learns the built-in stories in a minute or two on two slow cores.
+    "tiny": {
+        "steps": 200,
+        "eval_every": 50,
+        "model": {"dim": 128, "n_layers": 3, "n_heads": 4, "max_seq_len": 256},
+        "data": {"seq_len": 128, "batch": 8},
+        "optim": {"lr": 3e-3, "warmup_steps": 20, "accumulation": 1},
+    },
+    "stories260k": {
+        "steps": 400,
+        "eval_every": 50,
+        "model": {
+            "dim": 64,
+            "n_layers": 5,
+            "n_heads": 8,
+            "n_kv_heads": 4,
+            "hidden_dim": 172,
+            "vocab_size": 512,
+            "max_seq_len": 512,
+        },
+        "data": {"seq_len": 128, "batch": 16},
+        "optim": {"lr": 2e-3, "warmup_steps": 50, "accumulation": 1},
+    },
+    "stories15m": {
+        "steps": 2000,
+        "eval_every": 100,
+        "model": {
+            "dim": 288,
+            "n_layers": 6,
+            "n_heads": 6,
+            "hidden_dim": 768,
+            "vocab_size": 32000,
+            "max_seq_len": 256,
+        },
+        "data": {"seq_len": 256, "batch": 4},
+        # 4 * 256 * 32 = 32,768 tokens per update
+        "optim": {"lr": 5e-4, "warmup_steps": 200, "accumulation": 32},
+    },
+    "stories42m": {
+        "steps": 5000,
+        "eval_every": 250,
+        "model": {
+            "dim": 512,
+            "n_layers": 8,
+            "n_heads": 8,
+            "hidden_dim": 1376,
+            "vocab_size": 32000,
+            "max_seq_len": 1024,
+        },
+        "data": {"seq_len": 256, "batch": 2},
+        "optim": {"lr": 5e-4, "warmup_steps": 500},
+    },
+    "stories110m": {
+        "steps": 10000,
+        "eval_every": 500,
+        "model": {
+            "dim": 768,
+            "n_layers": 12,
+            "n_heads": 12,
+            "hidden_dim": 2048,
+            "vocab_size": 32000,
+            "max_seq_len": 1024,
+        },
+        "data": {"seq_len": 256, "batch": 1},
+        "optim": {"lr": 4e-4, "warmup_steps": 1000},
+    },
+    # rope_theta 100000 and eps 1e-5 as in the published config.json of the base model. Its own weights use RoPE over
+    # halves, ours over neighbouring pairs: importing them permutes the rows of wq and wk.
+    "smollm2-135m": {
+        "steps": 10000,
+        "eval_every": 500,
+        "model": {
+            "dim": 576,
+            "n_layers": 30,
+            "n_heads": 9,
+            "n_kv_heads": 3,
+            "hidden_dim": 1536,
+            "vocab_size": 49152,
+            "max_seq_len": 2048,
+            "rope_theta": 100000.0,
+        },
+        "data": {"seq_len": 256, "batch": 1},
+        "optim": {"lr": 4e-4, "warmup_steps": 1000},
+    },
+}
+
+
+def preset_names() -> list[str]:
+    """The names `--preset` takes."""
+    return list(_PRESETS)
+
+
+def preset_settings(name: str) -> dict[str, Any]:
+    """What preset `name` changes, as nested dicts (a copy). ConfigError with a suggestion when there is none."""
+    if name not in _PRESETS:
+        hint = suggest(name, _PRESETS) or f" Hint: one of {', '.join(_PRESETS)}."
+        raise ConfigError(f"[config] unknown preset {name!r}.{hint}")
+    return {k: dict(v) if isinstance(v, dict) else v for k, v in _PRESETS[name].items()}
