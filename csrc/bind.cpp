@@ -1,0 +1,132 @@
+// The module anefast._C. The bindings are the only code that knows pybind11: this file opens the
+// module and turns statuses into exceptions; csrc/bind/ holds one file per topic.
+#include "bind/bind.h"
+
+namespace anefast::bind {
+
+namespace {
+
+struct Errors {
+    py::object mil, compile, evaluation, unavailable;
+};
+
+Errors &errors() { // leaked on purpose: exceptions may outlive the interpreter's module teardown
+    static Errors *all = new Errors();
+    return *all;
+}
+
+py::object make(py::module_ &m, const char *name, PyObject *base, const char *doc) {
+    std::string full = std::string("anefast._C.") + name;
+    auto cls = py::reinterpret_steal<py::object>(
+        PyErr_NewExceptionWithDoc(full.c_str(), doc, base, nullptr));
+    if (!cls) throw py::error_already_set();
+    m.attr(name) = cls;
+    return cls;
+}
+
+[[noreturn]] void throw_python(const py::object &cls, const std::string &message) {
+    PyErr_SetString(cls.ptr(), message.c_str());
+    throw py::error_already_set();
+}
+
+} // namespace
+
+void init_errors(py::module_ &m) {
+    errors().mil = make(m, "MILError", PyExc_ValueError,
+                        "MIL text or a blob was refused; line and column are 1-based, 0 if unknown.");
+    errors().mil.attr("line") = 0;
+    errors().mil.attr("column") = 0;
+    errors().compile = make(m, "CompileError", PyExc_RuntimeError,
+                            "Well-formed MIL that this device cannot compile or load.");
+    errors().evaluation = make(m, "EvaluationError", PyExc_RuntimeError, "An evaluation failed.");
+    errors().unavailable = make(m, "AneUnavailable", PyExc_RuntimeError,
+                                "This machine has no such device; the message says why.");
+}
+
+void raise_mil(int line, int column, const std::string &message) {
+    std::string said = message;
+    if (line > 0) said += " (line " + std::to_string(line) + ", column " + std::to_string(column) + ")";
+    py::object instance = errors().mil(said);
+    instance.attr("line") = line;
+    instance.attr("column") = column;
+    PyErr_SetObject(errors().mil.ptr(), instance.ptr());
+    throw py::error_already_set();
+}
+
+void raise(const anefast_error &error) {
+    std::string message = error.message;
+    std::string at = error.line > 0 ? " (line " + std::to_string(error.line) + ", column " +
+                                          std::to_string(error.column) + ")"
+                                    : "";
+    switch (error.status) {
+    case ANEFAST_MIL: raise_mil(error.line, error.column, message);
+    case ANEFAST_COMPILE: throw_python(errors().compile, message + at);
+    case ANEFAST_EVALUATE: throw_python(errors().evaluation, message);
+    case ANEFAST_UNAVAILABLE: throw_python(errors().unavailable, message);
+    case ANEFAST_MEMORY: throw_python(py::reinterpret_borrow<py::object>(PyExc_MemoryError), message);
+    case ANEFAST_INVALID:
+    case ANEFAST_OK: break;
+    }
+    throw py::value_error(message);
+}
+
+View::View(const py::object &object, const char *where) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) {
+        PyErr_Clear();
+        throw py::value_error(std::string("[") + where + "] expected a contiguous buffer, got " +
+                              std::string(py::str(py::type::of(object))) +
+                              ". Hint: pass bytes or a C-contiguous array.");
+    }
+}
+
+std::string describe(const py::array &a) {
+    std::string s = std::string(py::str(a.dtype())) + " (";
+    for (py::ssize_t i = 0; i < a.ndim(); i++) {
+        if (i) s += ", ";
+        s += std::to_string(a.shape(i));
+    }
+    return s + ")";
+}
+
+void *elements(const py::array &a, const char *where, const char *name, const char *dtype,
+               std::initializer_list<py::ssize_t> shape, Access access) {
+    const bool is_dtype = a.dtype().is(py::dtype(dtype)) || a.dtype().equal(py::dtype(dtype));
+    bool is_shape = a.ndim() == static_cast<py::ssize_t>(shape.size());
+    py::ssize_t axis = 0;
+    for (py::ssize_t n : shape) {
+        is_shape = is_shape && (n < 0 || a.shape(axis) == n);
+        axis++;
+    }
+    const std::string place = std::string("[") + where + "] expected " + name + " to be ";
+    if (!is_dtype || !is_shape) {
+        std::string want = std::string(dtype) + " (";
+        for (py::ssize_t n : shape)
+            want += (want.back() == '(' ? "" : ", ") + (n < 0 ? std::string("any") : std::to_string(n));
+        throw py::value_error(place + want + "), got " + describe(a) + ".");
+    }
+    if (!(a.flags() & py::array::c_style))
+        throw py::value_error(place + "C-contiguous, got strides. Hint: np.ascontiguousarray.");
+    if (access == Access::write && !a.writeable())
+        throw py::value_error(place + "writable, got a read-only array. Hint: lock the surface for writing.");
+    return const_cast<void *>(a.data());
+}
+
+} // namespace anefast::bind
+
+// Parts that are still to land; see setup.py.
+namespace anefast::bind {
+void init_device(py::module_ &) __attribute__((weak));
+void init_mil(py::module_ &) __attribute__((weak));
+void init_arrays(py::module_ &) __attribute__((weak));
+void init_training(py::module_ &) __attribute__((weak));
+} // namespace anefast::bind
+
+PYBIND11_MODULE(_C, m) {
+    m.doc() = "The native side of anefast: devices, programs, surfaces, blobs and the CPU's kernels.";
+    using namespace anefast::bind;
+    init_errors(m);
+    if (init_device) init_device(m);
+    if (init_mil) init_mil(m);
+    if (init_arrays) init_arrays(m);
+    if (init_training) init_training(m);
+}

@@ -1,0 +1,182 @@
+// Blob files, half conversion and the matrix product, over arrays and buffers.
+#include "bind.h"
+
+#include <cstring>
+#include <vector>
+
+#include "../blob.h"
+#include "../cpu/gemm.h"
+#include "../half.h"
+
+namespace anefast::bind {
+
+namespace {
+
+struct Spelled {
+    blob_dtype dtype;
+    const char *numpy;
+    size_t bytes;
+};
+
+const Spelled SPELLED[] = {
+    {BLOB_FP16, "float16", 2}, {BLOB_FP32, "float32", 4}, {BLOB_INT8, "int8", 1},
+    {BLOB_UINT8, "uint8", 1},  {BLOB_INT16, "int16", 2},  {BLOB_UINT16, "uint16", 2},
+    {BLOB_INT32, "int32", 4},  {BLOB_UINT32, "uint32", 4},
+};
+
+py::tuple layout(const std::vector<size_t> &nbytes) {
+    std::vector<uint64_t> records(nbytes.size()), data(nbytes.size());
+    const size_t total = blob_layout(nbytes.data(), nbytes.size(), records.data(), data.data());
+    return py::make_tuple(records, data, total);
+}
+
+py::bytes write(const std::vector<py::array> &tensors) {
+    std::vector<blob_dtype> dtypes;
+    std::vector<size_t> bytes;
+    for (const py::array &a : tensors) {
+        const Spelled *found = nullptr;
+        for (const Spelled &s : SPELLED)
+            if (a.dtype().equal(py::dtype(s.numpy))) found = &s;
+        if (!found)
+            throw py::value_error("[blob_write] expected fp16, fp32 or an integer of 1, 2 or 4 bytes, got " +
+                                  describe(a) + ".");
+        if (!(a.flags() & py::array::c_style))
+            throw py::value_error("[blob_write] expected C-contiguous tensors, got strides. Hint: "
+                                  "np.ascontiguousarray.");
+        dtypes.push_back(found->dtype);
+        bytes.push_back(static_cast<size_t>(a.nbytes()));
+    }
+    std::vector<uint64_t> records(bytes.size()), data(bytes.size());
+    const size_t total = blob_layout(bytes.data(), bytes.size(), records.data(), data.data());
+    auto file = py::reinterpret_steal<py::bytes>(
+        PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(total)));
+    if (!file) throw py::error_already_set();
+    auto *base = reinterpret_cast<uint8_t *>(PyBytes_AS_STRING(file.ptr()));
+    std::memset(base, 0, total);
+    blob_write_records(base, dtypes.data(), bytes.data(), bytes.size());
+    for (size_t i = 0; i < tensors.size(); i++)
+        if (bytes[i]) std::memcpy(base + data[i], tensors[i].data(), bytes[i]);
+    return file;
+}
+
+py::array read(const py::object &file, uint64_t offset) {
+    const View view(file, "blob_read");
+    // The reader checks everything; the dtype is only guessed here so that it can be asked about.
+    uint32_t said = BLOB_FP16;
+    if (view.bytes() >= 8 && offset <= view.bytes() - 8) std::memcpy(&said, view.data() + offset + 4, 4);
+    const Spelled *found = nullptr;
+    for (const Spelled &s : SPELLED)
+        if (static_cast<uint32_t>(s.dtype) == said) found = &s;
+    const uint8_t *data = nullptr;
+    size_t bytes = 0;
+    const char *wrong = blob_find(view.data(), view.bytes(), offset, found ? found->dtype : BLOB_FP16,
+                                  &data, &bytes);
+    if (wrong)
+        throw py::value_error("[blob_read] at offset " + std::to_string(offset) + ": " + wrong);
+    if (!found || bytes % found->bytes != 0)
+        throw py::value_error("[blob_read] expected whole elements of a known dtype at offset " +
+                              std::to_string(offset) + ", got " + std::to_string(bytes) +
+                              " bytes of dtype " + std::to_string(said) + ".");
+    py::array result(py::dtype(found->numpy), std::vector<py::ssize_t>{static_cast<py::ssize_t>(bytes / found->bytes)});
+    if (bytes) std::memcpy(result.mutable_data(), data, bytes);
+    return result;
+}
+
+void same_size(const char *where, const py::array &x, const py::array &out) {
+    if (x.size() != out.size())
+        throw py::value_error(std::string("[") + where + "] expected as many elements out as in, got " +
+                              describe(x) + " and " + describe(out) + ".");
+}
+
+// Any shape, so `elements` (which checks one) does not fit.
+void *flat(const py::array &a, const char *where, const char *dtype, bool writable) {
+    if (!a.dtype().equal(py::dtype(dtype)) || !(a.flags() & py::array::c_style) ||
+        (writable && !a.writeable()))
+        throw py::value_error(std::string("[") + where + "] expected a C-contiguous " +
+                              (writable ? "writable " : "") + dtype + " array, got " + describe(a) +
+                              (a.flags() & py::array::c_style ? "" : " with strides") + ".");
+    return const_cast<void *>(a.data());
+}
+
+void from_floats(const py::array &x, const py::array &out) {
+    const char *where = "half_from_floats";
+    const auto *from = static_cast<const float *>(flat(x, where, "float32", false));
+    auto *to = static_cast<uint16_t *>(flat(out, where, "float16", true));
+    same_size(where, x, out);
+    const auto n = static_cast<size_t>(x.size());
+    py::gil_scoped_release free;
+    half_from_floats(from, to, n);
+}
+
+void to_floats(const py::array &h, const py::array &out) {
+    const char *where = "half_to_floats";
+    const auto *from = static_cast<const uint16_t *>(flat(h, where, "float16", false));
+    auto *to = static_cast<float *>(flat(out, where, "float32", true));
+    same_size(where, h, out);
+    const auto n = static_cast<size_t>(h.size());
+    py::gil_scoped_release free;
+    half_to_floats(from, to, n);
+}
+
+void from_floats_transposed(const py::array &x, const py::array &out) {
+    const char *where = "half_from_floats_transposed";
+    const auto *from = elements_of<const float>(x, where, "x", "float32", {-1, -1});
+    const py::ssize_t rows = x.shape(0), columns = x.shape(1);
+    auto *to = elements_of<uint16_t>(out, where, "out", "float16", {columns, rows}, Access::write);
+    py::gil_scoped_release free;
+    half_from_floats_transposed(from, to, static_cast<size_t>(rows), static_cast<size_t>(columns));
+}
+
+MatrixView matrix(const py::array &a, const char *name) {
+    const bool half = a.dtype().equal(py::dtype("float16"));
+    if ((!half && !a.dtype().equal(py::dtype("float32"))) || a.ndim() != 2)
+        throw py::value_error(std::string("[gemm] expected ") + name +
+                              " to be a float16 or float32 matrix, got " + describe(a) + ".");
+    const py::ssize_t size = half ? 2 : 4;
+    if (a.strides(0) % size || a.strides(1) % size)
+        throw py::value_error(std::string("[gemm] expected strides of ") + name + " in whole elements.");
+    return {a.data(), half ? Elem::f16 : Elem::f32, a.strides(0) / size, a.strides(1) / size};
+}
+
+void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, bool accumulate, bool reference) {
+    Gemm g{};
+    g.a = matrix(a, "a");
+    g.b = matrix(b, "b");
+    const MatrixView c = matrix(out, "out");
+    g.m = a.shape(0), g.k = a.shape(1), g.n = b.shape(1);
+    if (b.shape(0) != g.k || out.shape(0) != g.m || out.shape(1) != g.n)
+        throw py::value_error("[gemm] expected (m, k) by (k, n) into (m, n), got " + describe(a) + " by " +
+                              describe(b) + " into " + describe(out) + ".");
+    if (!out.writeable() || (g.n > 1 && c.col_stride != 1))
+        throw py::value_error("[gemm] expected out to be writable with contiguous rows.");
+    if (accumulate && c.elem != Elem::f32)
+        throw py::value_error("[gemm] expected float32 out to accumulate into, got " + describe(out) + ".");
+    g.c = const_cast<void *>(c.data);
+    g.c_elem = c.elem;
+    g.c_row_stride = c.row_stride;
+    g.accumulate = accumulate;
+    py::gil_scoped_release free;
+    if (reference) gemm_reference(g);
+    else gemm(g);
+}
+
+} // namespace
+
+void init_arrays(py::module_ &m) {
+    m.def("blob_layout", &layout, py::arg("nbytes"),
+          "Where tensors of these sizes go in one file: (record offsets, data offsets, file size).");
+    m.def("blob_write", &write, py::arg("tensors"), "A whole blob file holding these arrays, in order.");
+    m.def("blob_read", &read, py::arg("file"), py::arg("offset"),
+          "The tensor whose record is at `offset`, copied, one-dimensional. ValueError on a bad file.");
+    m.def("half_from_floats", &from_floats, py::arg("x"), py::arg("out"), "fp32 to fp16, nearest even.");
+    m.def("half_to_floats", &to_floats, py::arg("h"), py::arg("out"), "fp16 to fp32, exact.");
+    m.def("half_from_floats_transposed", &from_floats_transposed, py::arg("x"), py::arg("out"),
+          "x (r, c) fp32 into out (c, r) fp16.");
+    m.def("half_isa", &half_isa);
+    m.def("gemm", &gemm_arrays, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
+          py::arg("reference") = false,
+          "out = a b, or out += a b: (m, k) by (k, n), fp16 or fp32; one fused multiply-add chain per element.");
+    m.def("gemm_isa", &gemm_isa);
+}
+
+} // namespace anefast::bind

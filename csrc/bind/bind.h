@@ -1,0 +1,70 @@
+// What the binding files share: argument checks and the way a C error becomes a Python exception.
+// Nothing here computes. Read csrc/bind.cpp for the module, then one file per topic.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <initializer_list>
+#include <memory>
+#include <string>
+
+#include "../anefast.h"
+
+namespace anefast::bind {
+
+namespace py = pybind11;
+
+void init_errors(py::module_ &m);
+void init_device(py::module_ &m);
+void init_mil(py::module_ &m);
+void init_arrays(py::module_ &m); // blobs, halves and the matrix product
+void init_training(py::module_ &m);
+
+// Raises what `error` says: MILError, ValueError, CompileError, EvaluationError, AneUnavailable...
+[[noreturn]] void raise(const anefast_error &error);
+[[noreturn]] void raise_mil(int line, int column, const std::string &message);
+
+// A contiguous, readable view of any buffer, held until destroyed (with the GIL).
+class View {
+  public:
+    View(const py::object &object, const char *where);
+    ~View() { PyBuffer_Release(&view_); }
+    View(const View &) = delete;
+    View &operator=(const View &) = delete;
+    const uint8_t *data() const { return static_cast<const uint8_t *>(view_.buf); }
+    size_t bytes() const { return static_cast<size_t>(view_.len); }
+
+  private:
+    Py_buffer view_;
+};
+
+enum class Access { read, write };
+
+// The elements of a C-contiguous array of exactly this dtype ("float16", ...) and shape, or a
+// ValueError that says where, what was expected and what came. -1 in `shape` matches any length.
+void *elements(const py::array &a, const char *where, const char *name, const char *dtype,
+               std::initializer_list<py::ssize_t> shape, Access access);
+
+template <class T>
+T *elements_of(const py::array &a, const char *where, const char *name, const char *dtype,
+               std::initializer_list<py::ssize_t> shape, Access access = Access::read) {
+    return static_cast<T *>(elements(a, where, name, dtype, shape, access));
+}
+
+std::string describe(const py::array &a); // "float32 (3, 4)"
+
+// A surface of an open device. The device outlives it.
+struct Device;
+struct Surface {
+    std::shared_ptr<Device> device;
+    anefast_surface *handle = nullptr;
+    ~Surface();
+    size_t bytes() const;
+    void *lock(bool read_only) const; // raises
+    void unlock(bool read_only) const;
+    void unlock_quietly(bool read_only) const; // for a lock we know we hold
+};
+
+} // namespace anefast::bind

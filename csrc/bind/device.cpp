@@ -1,0 +1,211 @@
+// Device, Program, Surface and Port: the contract of csrc/anefast.h as Python objects. Which executor
+// answers is decided once, by name, in Device's constructor; nothing after it asks.
+#include "bind.h"
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace anefast::bind {
+
+struct Device {
+    const anefast_executor *executor;
+    anefast_device *handle = nullptr;
+
+    Device(const std::string &name, const std::string &options) {
+        if (name == "host") executor = anefast_host_executor();
+        else if (name == "ane") executor = anefast_ane_executor();
+        else
+            throw py::value_error("[device] expected \"host\" or \"ane\", got \"" + name + "\".");
+        anefast_error error;
+        anefast_status status;
+        {
+            py::gil_scoped_release free;
+            status = executor->open(options.c_str(), &handle, &error);
+        }
+        if (status != ANEFAST_OK) raise(error);
+    }
+    ~Device() {
+        if (handle) executor->close(handle);
+    }
+    Device(const Device &) = delete;
+    Device &operator=(const Device &) = delete;
+};
+
+Surface::~Surface() {
+    if (handle) device->executor->surface_release(handle);
+}
+
+size_t Surface::bytes() const { return device->executor->surface_bytes(handle); }
+
+void *Surface::lock(bool read_only) const {
+    void *base = nullptr;
+    anefast_error error;
+    if (device->executor->surface_lock(handle, read_only, &base, &error) != ANEFAST_OK) raise(error);
+    return base;
+}
+
+void Surface::unlock(bool read_only) const {
+    anefast_error error;
+    if (device->executor->surface_unlock(handle, read_only, &error) != ANEFAST_OK) raise(error);
+}
+
+void Surface::unlock_quietly(bool read_only) const {
+    anefast_error error;
+    device->executor->surface_unlock(handle, read_only, &error);
+}
+
+namespace {
+
+struct Port {
+    std::string name, dtype;
+    std::vector<int64_t> shape, strides;
+    size_t bytes;
+};
+
+std::vector<Port> ports(const anefast_port *p, size_t n) {
+    std::vector<Port> all(n);
+    for (size_t i = 0; i < n; i++)
+        all[i] = {p[i].name,
+                  p[i].dtype,
+                  {p[i].shape, p[i].shape + p[i].rank},
+                  {p[i].strides, p[i].strides + p[i].rank},
+                  p[i].bytes};
+    return all;
+}
+
+py::tuple as_tuple(const std::vector<int64_t> &v) {
+    py::tuple t(v.size());
+    for (size_t i = 0; i < v.size(); i++) t[i] = v[i];
+    return t;
+}
+
+// The handle is shared so that an evaluation under way keeps an unloaded program alive until it ends.
+struct Program {
+    std::shared_ptr<Device> device;
+    std::shared_ptr<anefast_program> handle;
+    std::vector<Port> inputs, outputs;
+    size_t bytes = 0;
+
+    void evaluate(const std::vector<std::shared_ptr<Surface>> &in,
+                  const std::vector<std::shared_ptr<Surface>> &out) const {
+        std::shared_ptr<anefast_program> held = handle;
+        anefast_error error;
+        if (!held) {
+            error.status = ANEFAST_EVALUATE;
+            std::strcpy(error.message, "[evaluate] expected a loaded program, got one that was unloaded. "
+                                       "Hint: compile it again.");
+            raise(error);
+        }
+        anefast_status status;
+        {
+            py::gil_scoped_release free;
+            std::vector<anefast_surface *> handles;
+            handles.reserve(in.size() + out.size());
+            for (const auto *list : {&in, &out})
+                for (const auto &s : *list) handles.push_back(s ? s->handle : nullptr);
+            status = device->executor->evaluate(held.get(), handles.data(), in.size(),
+                                                handles.data() + in.size(), out.size(), &error);
+        }
+        if (status != ANEFAST_OK) raise(error);
+    }
+};
+
+std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const std::string &text,
+                                 const py::object &blobs) {
+    std::vector<std::string> paths;
+    std::vector<std::unique_ptr<View>> views;
+    for (auto item : blobs.attr("items")()) {
+        auto pair = item.cast<std::pair<std::string, py::object>>();
+        paths.push_back(pair.first);
+        views.push_back(std::make_unique<View>(pair.second, "compile"));
+    }
+    std::vector<anefast_blob> raw;
+    for (size_t i = 0; i < paths.size(); i++)
+        raw.push_back({paths[i].c_str(), views[i]->data(), views[i]->bytes()});
+
+    anefast_program *handle = nullptr;
+    anefast_error error;
+    anefast_status status;
+    const anefast_executor *executor = device->executor;
+    {
+        py::gil_scoped_release free;
+        status = executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(),
+                                   &handle, &error);
+    }
+    if (status != ANEFAST_OK) raise(error);
+    auto program = std::make_shared<Program>();
+    program->device = device;
+    // The deleter holds the device too: it must not close before its last program is gone.
+    program->handle = {handle, [device](anefast_program *p) { device->executor->unload(p); }};
+    const anefast_port *p;
+    size_t n = executor->inputs(handle, &p);
+    program->inputs = ports(p, n);
+    n = executor->outputs(handle, &p);
+    program->outputs = ports(p, n);
+    program->bytes = executor->program_bytes(handle);
+    return program;
+}
+
+std::shared_ptr<Surface> make_surface(const std::shared_ptr<Device> &device, size_t bytes) {
+    auto surface = std::make_shared<Surface>();
+    surface->device = device;
+    anefast_error error;
+    if (device->executor->surface_create(device->handle, bytes, &surface->handle, &error) != ANEFAST_OK)
+        raise(error);
+    return surface;
+}
+
+py::array lock(py::object self, bool read_only) {
+    auto &surface = self.cast<Surface &>();
+    void *base = surface.lock(read_only);
+    const auto n = static_cast<py::ssize_t>(surface.bytes());
+    py::array_t<uint8_t> view({n}, {py::ssize_t{1}}, static_cast<uint8_t *>(base), std::move(self));
+    if (read_only)
+        py::detail::array_proxy(view.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+    return std::move(view);
+}
+
+} // namespace
+
+void init_device(py::module_ &m) {
+    py::class_<Port>(m, "Port", "A function input or output as the program lays it out.")
+        .def_readonly("name", &Port::name)
+        .def_readonly("dtype", &Port::dtype)
+        .def_property_readonly("shape", [](const Port &p) { return as_tuple(p.shape); })
+        .def_property_readonly("strides", [](const Port &p) { return as_tuple(p.strides); },
+                               "In bytes; rows start every 64-byte-rounded width.")
+        .def_readonly("nbytes", &Port::bytes)
+        .def("__repr__", [](const Port &p) {
+            return "Port(" + p.name + ": " + p.dtype + " " +
+                   std::string(py::repr(as_tuple(p.shape))) + ", " + std::to_string(p.bytes) + " bytes)";
+        });
+
+    py::class_<Surface, std::shared_ptr<Surface>>(
+        m, "Surface", "Memory a device reads and writes; the CPU may touch it only while locked.")
+        .def_property_readonly("nbytes", &Surface::bytes)
+        .def("lock", &lock, py::arg("read_only") = false,
+             "Returns the bytes as a uint8 array, to use until unlock with the same read_only.")
+        .def("unlock", &Surface::unlock, py::arg("read_only") = false)
+        .def("__repr__", [](const Surface &s) { return "Surface(" + std::to_string(s.bytes()) + " bytes)"; });
+
+    py::class_<Program, std::shared_ptr<Program>>(m, "Program", "A compiled program, loaded on its device.")
+        .def_property_readonly("inputs", [](const Program &p) { return p.inputs; })
+        .def_property_readonly("outputs", [](const Program &p) { return p.outputs; })
+        .def_readonly("nbytes", &Program::bytes, "Weights and intermediate buffers, without surfaces.")
+        .def("evaluate", &Program::evaluate, py::arg("inputs"), py::arg("outputs"),
+             "Runs once, synchronously. Surfaces are in the order of inputs and outputs.")
+        .def("unload", [](Program &p) { p.handle.reset(); });
+
+    py::class_<Device, std::shared_ptr<Device>>(m, "Device", "An executor that was opened.")
+        .def(py::init<const std::string &, const std::string &>(), py::arg("name"), py::arg("options") = "")
+        .def_property_readonly("name", [](const Device &d) { return d.executor->name; })
+        .def_property_readonly("description", [](const Device &d) { return d.executor->describe(d.handle); })
+        .def_property_readonly("label", [](const Device &d) { return d.executor->label(d.handle); })
+        .def("compile", &compile, py::arg("text"), py::arg("blobs"),
+             "Compiles and loads MIL text; blobs map BLOBFILE paths to whole files, which are copied.")
+        .def("surface", &make_surface, py::arg("nbytes"), "Zero-filled memory for a port.")
+        .def("__repr__", [](const Device &d) { return std::string("Device(") + d.executor->describe(d.handle) + ")"; });
+}
+
+} // namespace anefast::bind

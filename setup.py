@@ -1,0 +1,152 @@
+"""Builds anefast._C (csrc/) and, where it is present, the Cython room anefast.optim._fused.
+
+Not here: metadata, which is in pyproject.toml. Switches, read from the environment:
+ANEFAST_DEBUG_BUILD=1 (-O1 -g, assertions on), ANEFAST_SANITIZE=1 (address and undefined behaviour),
+ANEFAST_BUILD_JOBS=n (compilers at once; default: the CPUs this process may use).
+
+Objects live in build/ with their dependency files, so a second editable build compiles what changed
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+os.chdir(ROOT)
+
+DARWIN = sys.platform == "darwin"
+DEBUG = os.environ.get("ANEFAST_DEBUG_BUILD") == "1"
+SANITIZE = os.environ.get("ANEFAST_SANITIZE") == "1"
+
+# -ffp-contract=off: a fused multiply-add is written where it is meant, never found by the compiler,
+# or the same graph would round differently on two machines. No -march: one wheel, run-time choice.
+COMMON = ["-ffp-contract=off", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+COMMON += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
+LINK = ["-pthread"]
+if SANITIZE:
+    COMMON += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    LINK += ["-fsanitize=address,undefined"]
+# Per language, because clang stops at a C++ standard on a C file.
+PER_SUFFIX = {
+    ".c": ["-std=c11"],
+    ".m": ["-std=gnu11", "-fobjc-arc"],
+    ".cpp": ["-std=c++17", "-fvisibility-inlines-hidden"],
+}
+
+
+def sources() -> list[str]:
+    """Every C, C++ and, on a Mac, Objective-C file under csrc, in a stable order."""
+    found = [p for s in (".c", ".cpp") for p in Path("csrc").rglob("*" + s)]
+    if DARWIN:
+        machine = list(Path("csrc/ane").glob("*.m"))
+        if machine:
+            found = [p for p in found if p != Path("csrc/ane/none.c")] + machine
+    waiting = {  # bindings of parts that have not landed yet are left out until they do
+        "csrc/bind/arrays.cpp": ["csrc/half.c", "csrc/blob.c", "csrc/cpu/gemm.cpp"],
+        "csrc/bind/mil.cpp": ["csrc/mil/parse.cpp"],
+        "csrc/bind/device.cpp": ["csrc/host/executor.cpp"],
+        "csrc/bind/training.cpp": ["csrc/cpu/head.cpp"],
+    }
+    for binding, needs in waiting.items():
+        if not all(Path(n).exists() for n in needs):
+            found = [p for p in found if p != Path(binding)]
+    return sorted(p.as_posix() for p in found)
+
+
+def extensions() -> list[Extension]:
+    import pybind11
+
+    link = list(LINK)
+    if DARWIN:
+        link += ["-framework", "Foundation", "-framework", "IOSurface"]
+    native = Extension(
+        "anefast._C",
+        sources(),
+        include_dirs=["csrc", pybind11.get_include()],
+        language="c++",
+        extra_link_args=link,
+    )
+    found = [native]
+    if Path("anefast/optim/_fused.pyx").exists():
+        from Cython.Build import cythonize
+
+        fused = Extension(
+            "anefast.optim._fused", ["anefast/optim/_fused.pyx"], extra_link_args=list(LINK)
+        )
+        found += cythonize([fused], language_level=3, annotate=False)
+    return found
+
+
+def is_fresh(obj: str, source: str) -> bool:
+    """True where `obj` is newer than its source and than every file of ours it included."""
+    try:
+        built = os.path.getmtime(obj)
+        words = Path(obj).with_suffix(".d").read_text().replace("\\\n", " ").split()[1:]
+        # Headers from elsewhere (pybind11 in a build environment that is gone) do not count.
+        ours = [w for w in words if not os.path.isabs(w)]
+        return all(os.path.getmtime(w) < built for w in [source, *ours])
+    except OSError:
+        return False
+
+
+class Build(build_ext):
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        tag = f"{sys.implementation.cache_tag}-{self.plat_name}"
+        self.build_temp = os.path.join("build", tag + "-debug" * DEBUG + "-sanitize" * SANITIZE)
+
+    def build_extensions(self) -> None:
+        compiler: Any = self.compiler
+        jobs = int(os.environ.get("ANEFAST_BUILD_JOBS", "0")) or cpus()
+        compile_one = compiler._compile
+
+        def compile_all(  # the signature is setuptools'
+            sources: list[str],
+            output_dir: str | None = None,
+            macros: Any = None,
+            include_dirs: list[str] | None = None,
+            debug: bool = False,
+            extra_preargs: list[str] | None = None,
+            extra_postargs: list[str] | None = None,
+            depends: list[str] | None = None,
+        ) -> list[str]:
+            macros, objects, post, pp, build = compiler._setup_compile(
+                output_dir, macros, include_dirs, sources, depends, extra_postargs
+            )
+            cc_args = compiler._get_cc_args(pp, debug, extra_preargs)
+
+            def one(obj: str) -> None:
+                source = build[obj][0]
+                suffix = os.path.splitext(source)[1]
+                flags = [*post, *COMMON, *PER_SUFFIX.get(suffix, []), "-MMD"]
+                stamp = Path(obj).with_suffix(".flags")
+                said = shlex.join([*map(str, macros or []), *flags])
+                if is_fresh(obj, source) and stamp.exists() and stamp.read_text() == said:
+                    return
+                compile_one(obj, source, suffix, cc_args, flags, pp)
+                stamp.write_text(said)
+
+            with ThreadPoolExecutor(jobs) as pool:
+                list(pool.map(one, [o for o in objects if o in build]))
+            return list(objects)
+
+        compiler.compile = compile_all
+        super().build_extensions()
+
+
+def cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": Build})
