@@ -1,0 +1,185 @@
+"""llama2.c's tokenizer.bin: the ids run.c gives, by a heap and a cache in place of rescans.
+
+Not here: SentencePiece .model files; llama2.c's own export turns those into this format. Read
+base.py first.
+
+File, little-endian: int32 longest piece in bytes; then per id: float32 score, int32 length, the
+piece. The number of ids is not stored, so it is "until the end". Ids 0, 1, 2 are <unk>, <s>, </s>;
+ids 3..258 are spelled <0x00>..<0xFF> and stand for bytes. A file cut exactly between two pieces
+cannot be told from a smaller vocabulary, unless the caller says how many ids the model has.
+
+Encoding, as run.c defines it: put a space in front of non-empty text; one token per character (its
+bytes when it is no piece); then, while any neighbours together spell a piece, merge the pair of
+best score, leftmost among equals.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+import re
+import struct
+from pathlib import Path
+
+from .base import FIRST_BYTE, Pieces, check_id, utf8, write
+
+MAX_FILE_BYTES = 64 << 20
+MAX_CACHED_WORDS = 1 << 18
+MAX_CACHED_CHARACTERS = 64
+NEVER = -1e10  # run.c starts its search for the best score here: pieces at or below it never merge
+
+_WORD = re.compile(r" *[^ ]+| +")  # cuts only between a non-space and the space after it
+_SPACE_INSIDE = re.compile(rb"[^ ] ")
+
+
+class Llama2cTokenizer(Pieces):
+    """A vocabulary of scored pieces.
+
+    pieces: vocab_size byte strings in id order. scores: vocab_size floats, higher merges earlier.
+    Raises ValueError when ids 3..258 are not the 256 bytes: nothing could then be encoded for
+    certain.
+    """
+
+    bos_id = 1
+    eos_id = 2
+
+    def __init__(self, pieces: list[bytes], scores: list[float], name: str = "llama2c") -> None:
+        self.name = name
+        self.vocab_size = len(pieces)
+        self.pieces = pieces
+        self.scores = scores
+        if any(
+            pieces[i + FIRST_BYTE : i + FIRST_BYTE + 1] != [b"<0x%02X>" % i] for i in range(256)
+        ):
+            raise ValueError(
+                f"[tokenizer] expected the bytes <0x00>..<0xFF> at ids 3..258, {name} has others. "
+                "Hint: is this a llama2.c tokenizer.bin?"
+            )
+        self._ids = {piece: i for i, piece in reversed(list(enumerate(pieces)))}  # lowest id wins
+        # A merge across the start of a word would have to spell non-space, space: if no piece
+        # does, words are independent and each is merged once. Otherwise the whole text is one word.
+        self.by_word = b" " in self._ids and not any(_SPACE_INSIDE.search(p) for p in pieces)
+        self._cache: dict[str, list[int]] = {}
+
+    def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
+        ids = [self.bos_id] if bos else []
+        if text:
+            text = " " + text
+            if self.by_word:
+                cache = self._cache
+                for word in _WORD.findall(text):
+                    merged = cache.get(word)
+                    if merged is None:
+                        merged = self._merge(word)
+                        if len(cache) < MAX_CACHED_WORDS and len(word) <= MAX_CACHED_CHARACTERS:
+                            cache[word] = merged
+                    ids += merged
+            else:
+                ids += self._merge(text)
+        if eos:
+            ids.append(self.eos_id)
+        return ids
+
+    def _merge(self, text: str) -> list[int]:
+        """Ids of `text`, no space added: characters, then merges by best score from a heap."""
+        ids: list[int] = []
+        for character in text:
+            raw = utf8(character)
+            known = self._ids.get(raw)
+            ids += [known] if known is not None else [FIRST_BYTE + byte for byte in raw]
+        # A linked list over positions; dead ones have id -1. A heap entry is stale when either id
+        # has changed.
+        n = len(ids)
+        right = list(range(1, n + 1))
+        left = list(range(-1, n - 1))
+        heap: list[tuple[float, int, int, int, int]] = []
+
+        def offer(i: int, j: int) -> None:
+            merged = self._ids.get(self.pieces[ids[i]] + self.pieces[ids[j]])
+            if merged is not None and self.scores[merged] > NEVER:
+                heapq.heappush(heap, (-self.scores[merged], i, ids[i], ids[j], merged))
+
+        for i in range(n - 1):
+            offer(i, i + 1)
+        while heap:
+            _, i, a, b, merged = heapq.heappop(heap)
+            j = right[i]
+            if ids[i] != a or j >= n or ids[j] != b:
+                continue
+            ids[i], ids[j] = merged, -1
+            right[i] = k = right[j]
+            if k < n:
+                left[k] = i
+                offer(i, k)
+            if left[i] >= 0:
+                offer(left[i], i)
+        return [token for token in ids if token >= 0]
+
+    def piece(self, token: int, previous: int | None = None) -> bytes:
+        check_id(token, self.vocab_size, self.name)
+        if token in (self.bos_id, self.eos_id):
+            return b""
+        if FIRST_BYTE <= token < FIRST_BYTE + 256:
+            return bytes((token - FIRST_BYTE,))
+        text = self.pieces[token]
+        # the space that encode put in front of the text comes off again, but only at its start
+        return text[1:] if previous == self.bos_id and text.startswith(b" ") else text
+
+    def to_bytes(self) -> bytes:
+        longest = max(len(piece) for piece in self.pieces)
+        parts = [struct.pack("<i", longest)]
+        for score, piece in zip(self.scores, self.pieces, strict=True):
+            parts += [struct.pack("<fi", score, len(piece)), piece]
+        return b"".join(parts)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        return write(Path(folder) / "tokenizer.bin", self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], vocab_size: int | None = None) -> Llama2cTokenizer:
+        """Reads a tokenizer.bin; ValueError if unsound or not of vocab_size pieces (when given)."""
+        path = Path(path)
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise _unsound(path, f"at most {MAX_FILE_BYTES} bytes", f"{size}")
+        pieces, scores = parse(path.read_bytes(), path)
+        if vocab_size is not None and len(pieces) != vocab_size:
+            raise ValueError(
+                f"[tokenizer] expected {vocab_size} pieces, {path} has {len(pieces)}. "
+                "Hint: use the tokenizer this model was trained with, or fetch the file again."
+            )
+        return cls(pieces, scores, f"llama2c:{path.name}")
+
+
+def parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[bytes], list[float]]:
+    """Pieces and scores of a tokenizer.bin; every length is checked before it is believed."""
+    if len(content) < 4:
+        raise _unsound(path, "a 4-byte header", f"{len(content)} bytes")
+    (longest,) = struct.unpack_from("<i", content)
+    pieces: list[bytes] = []
+    scores: list[float] = []
+    at = 4
+    while at < len(content):
+        where = f"piece {len(pieces)} at byte {at}"
+        if len(content) - at < 8:
+            raise _unsound(path, f"8 bytes of score and length for {where}", f"{len(content) - at}")
+        score, length = struct.unpack_from("<fi", content, at)
+        at += 8
+        if not 0 < length <= longest:
+            raise _unsound(path, f"a length in 1..{longest} for {where}", f"{length}")
+        if length > len(content) - at:
+            raise _unsound(path, f"{length} bytes for {where}", f"{len(content) - at}")
+        if not math.isfinite(score):
+            raise _unsound(path, f"a finite score for {where}", f"{score}")
+        pieces.append(content[at : at + length])
+        scores.append(score)
+        at += length
+    return pieces, scores
+
+
+def _unsound(path: str | os.PathLike[str], expected: str, got: str) -> ValueError:
+    return ValueError(
+        f"[tokenizer] expected {expected}, {path} has {got}. "
+        "Hint: it is truncated, or not a llama2.c tokenizer.bin."
+    )
