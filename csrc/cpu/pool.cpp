@@ -1,0 +1,315 @@
+// The pool: worker threads that take indices of open regions first, of queued jobs second, then spin a
+// little and sleep. What it promises is in pool.h.
+//
+// A region lives on its caller's stack. A worker joins it under the mutex (`users`), takes indices from its
+// atomic counter without it, and leaves; the caller takes it off the list and waits for users == 0.
+// Jobs are coarser, so every index of a job is taken under the mutex: a worker looks for regions between two.
+#include "pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace anefast {
+namespace {
+
+using Body = std::function<void(int64_t)>;
+
+constexpr auto SPIN = std::chrono::microseconds(20); // about what a sleep and a wake-up cost
+
+void relax() {
+#if defined(__x86_64__) || defined(_M_X64)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+template <class Ready> bool spin_until(Ready ready) {
+    const auto end = std::chrono::steady_clock::now() + SPIN;
+    do {
+        for (int i = 0; i < 32; ++i) {
+            if (ready())
+                return true;
+            relax();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+}
+
+struct Region {
+    Region(const Body &b, int64_t n) : body(b), count(n) {}
+    const Body &body;
+    const int64_t count;
+    alignas(64) std::atomic<int64_t> next{0};
+    alignas(64) std::atomic<int> users{0}; // workers inside; joined under the mutex
+};
+
+struct Job {
+    const void *key;
+    int64_t count, next, done;
+    Body body;
+};
+
+thread_local bool inside_body = false;
+
+void run_region(Region &region) {
+    inside_body = true;
+    for (int64_t i; (i = region.next.fetch_add(1, std::memory_order_relaxed)) < region.count;)
+        region.body(i);
+    inside_body = false;
+}
+
+int default_threads() {
+    if (const char *text = std::getenv("ANEFAST_NUM_THREADS")) {
+        const int n = std::atoi(text);
+        if (n > 0)
+            return std::min(n, 1024);
+    }
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+        return CPU_COUNT(&set);
+#endif
+    return std::max(1u, std::thread::hardware_concurrency());
+}
+
+struct State {
+    std::mutex mutex;
+    std::condition_variable work;     // workers sleep here
+    std::condition_variable finished; // callers sleep here: a region was left, a job's index has run
+    std::vector<Region *> regions;    // open, oldest first
+    std::list<Job> jobs;              // unfinished, oldest first
+    std::vector<std::thread> workers;
+    std::atomic<int> threads{1};
+    std::atomic<uint64_t> news{0}; // counts regions, jobs and freed keys: what a spinning worker watches
+    int sleepers = 0;
+    bool stopping = false;
+
+    void start(int n) {
+        threads = n;
+        for (int i = 1; i < n; ++i)
+            workers.emplace_back([this] { serve(); });
+    }
+
+    void stop() {
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            stopping = true;
+            ++news;
+        }
+        work.notify_all();
+        for (std::thread &worker : workers)
+            worker.join();
+        workers.clear();
+        stopping = false;
+    }
+
+    // The oldest job with an index left whose key no older unfinished job holds. Mutex held.
+    std::list<Job>::iterator startable() {
+        for (auto job = jobs.begin(); job != jobs.end(); ++job) {
+            if (job->next == job->count)
+                continue;
+            const bool held = std::any_of(jobs.begin(), job, [&](const Job &j) { return j.key == job->key; });
+            if (!held)
+                return job;
+        }
+        return jobs.end();
+    }
+
+    // Runs one index of one job; false where none can start. Takes the lock held and gives it back held.
+    bool run_job(std::unique_lock<std::mutex> &lock) {
+        const auto job = startable();
+        if (job == jobs.end())
+            return false;
+        const int64_t index = job->next++;
+        lock.unlock();
+        inside_body = true;
+        job->body(index); // a list element does not move, and stays until done == count
+        inside_body = false;
+        lock.lock();
+        if (++job->done == job->count) {
+            Body body = std::move(job->body);
+            jobs.erase(job);
+            ++news; // its key is free
+            finished.notify_all();
+            if (sleepers && !jobs.empty())
+                work.notify_all();
+            lock.unlock();
+            body = nullptr; // what it owns may be large, or take locks of its own
+            lock.lock();
+        }
+        return true;
+    }
+
+    void serve() {
+        std::unique_lock<std::mutex> lock(mutex);
+        while (!stopping) {
+            const auto open = std::find_if(regions.begin(), regions.end(), [](const Region *r) {
+                return r->next.load(std::memory_order_relaxed) < r->count;
+            });
+            if (open != regions.end()) {
+                Region &region = **open;
+                region.users.fetch_add(1, std::memory_order_relaxed);
+                lock.unlock();
+                run_region(region);
+                // The region may be gone after the last of these, so nothing of it is touched below.
+                const bool last = region.users.fetch_sub(1, std::memory_order_acq_rel) == 1;
+                lock.lock();
+                if (last)
+                    finished.notify_all();
+                continue;
+            }
+            if (run_job(lock))
+                continue;
+            const uint64_t seen = news.load(std::memory_order_relaxed);
+            lock.unlock();
+            spin_until([&] { return news.load(std::memory_order_acquire) != seen; });
+            lock.lock();
+            if (news.load(std::memory_order_relaxed) == seen) {
+                ++sleepers;
+                work.wait(lock, [&] { return news.load(std::memory_order_relaxed) != seen; });
+                --sleepers;
+            }
+        }
+    }
+
+    void parallel(int64_t count, const Body &body) {
+        Region region(body, count);
+        bool wake;
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            regions.push_back(&region);
+            news.fetch_add(1, std::memory_order_release);
+            wake = sleepers > 0;
+        }
+        if (wake) {
+            if (count > 2)
+                work.notify_all();
+            else
+                work.notify_one();
+        }
+        run_region(region);
+        const auto left = [&] { return region.users.load(std::memory_order_acquire) == 0; };
+        std::unique_lock<std::mutex> lock(mutex);
+        regions.erase(std::find(regions.begin(), regions.end(), &region));
+        if (left())
+            return;
+        lock.unlock();
+        if (spin_until(left))
+            return;
+        lock.lock();
+        finished.wait(lock, left);
+    }
+
+    void enqueue(const void *key, int64_t count, Body body) {
+        bool wake;
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            jobs.push_back(Job{key, count, 0, 0, std::move(body)});
+            news.fetch_add(1, std::memory_order_release);
+            wake = sleepers > 0;
+        }
+        if (wake)
+            work.notify_all();
+    }
+
+    void drain() {
+        std::unique_lock<std::mutex> lock(mutex);
+        while (!jobs.empty()) {
+            if (run_job(lock))
+                continue;
+            const uint64_t seen = news.load(std::memory_order_relaxed);
+            finished.wait(lock, [&] { return jobs.empty() || news.load(std::memory_order_relaxed) != seen; });
+        }
+    }
+};
+
+// Made at first use and never destroyed: a worker may outlive static destructors. After fork the child has
+// no workers and perhaps a locked mutex, so it forgets the state and makes its own; queued jobs stay the
+// parent's.
+std::atomic<State *> current{nullptr};
+std::mutex *making = new std::mutex;
+int chosen_threads = 0;
+
+State &state() {
+    State *s = current.load(std::memory_order_acquire);
+    if (s)
+        return *s;
+    std::lock_guard<std::mutex> lock(*making);
+    s = current.load(std::memory_order_relaxed);
+    if (!s) {
+        static bool registered = false;
+#ifndef _WIN32
+        if (!registered)
+            pthread_atfork(nullptr, nullptr, [] {
+                current.store(nullptr);
+                making = new std::mutex;
+                inside_body = false;
+            });
+#endif
+        registered = true;
+        s = new State;
+        s->start(chosen_threads ? chosen_threads : default_threads());
+        current.store(s, std::memory_order_release);
+    }
+    return *s;
+}
+
+} // namespace
+
+Pool &Pool::shared() {
+    static Pool pool;
+    return pool;
+}
+
+int Pool::threads() const { return state().threads; }
+
+void Pool::set_threads(int n) {
+    State &s = state();
+    n = std::max(1, std::min(n, 1024));
+    if (n == s.threads)
+        return;
+    s.stop();
+    chosen_threads = n;
+    s.start(n);
+}
+
+void Pool::parallel(int64_t count, const Body &body) {
+    if (count <= 0)
+        return;
+    if (count == 1 || inside_body || state().threads == 1) {
+        const bool outer = inside_body;
+        inside_body = true;
+        for (int64_t i = 0; i < count; ++i)
+            body(i);
+        inside_body = outer;
+        return;
+    }
+    state().parallel(count, body);
+}
+
+void Pool::enqueue(const void *key, int64_t count, Body body) {
+    if (count > 0)
+        state().enqueue(key, count, std::move(body));
+}
+
+void Pool::drain() { state().drain(); }
+
+} // namespace anefast
