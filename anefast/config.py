@@ -1,8 +1,9 @@
 """Every setting of a run and its default: frozen dataclasses, checked when they are built.
 
-This is the one place a default lives; flags, TOML files and presets only override it. It is not the command line
-(that is cli.py, which layers flag > file > preset > default) and it imports nothing else of ours.
-Read next: presets.py for the named models, cli.py for the layering, train.py for what the values do.
+This is the one place a default lives; flags, TOML files and presets only override it. It is not the
+command line (that is cli.py, which layers flag > file > preset > default) and it imports nothing
+else of ours. Read next: presets.py for the named models, cli.py for the layering, train.py for what
+the values do.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _checking: ContextVar[bool] = ContextVar("anefast_config_checking", default=True
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work. The message is one line: what was expected, what was given, a hint."""
+    """A setting that cannot work. The message is one line: expected, got, hint."""
 
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Build configs without checks: a file may be wrong until a flag on top of it puts it right (cli.py)."""
+    """Build configs without checks: a file may be wrong until a flag on top puts it right."""
     token = _checking.set(False)
     try:
         yield
@@ -141,6 +142,11 @@ class ModelConfig(_Checked):
         return ModelConfig(**{**model_settings(self), **changes})
 
     @property
+    def head_size(self) -> int:
+        """Channels of one head, derived or given."""
+        return self.head_dim or self.dim // self.n_heads
+
+    @property
     def n_params(self) -> int:
         """How many weights the model has (vocab_size must be known)."""
         q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
@@ -173,10 +179,8 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
 class DataConfig(_Checked):
     """What is read and in which pieces."""
 
-    source: str = "stories"  # "stories" (built in), a text file, a folder, or uint16 .bin shards. Short: --data.
-    tokenizer: str = (
-        "bytes"  # "bytes", a llama2.c tokenizer.bin, or bpe:N (needs an extra). Short: --tokenizer.
-    )
+    source: str = "stories"  # "stories" (built in), text file, folder, .bin shards; --data.
+    tokenizer: str = "bytes"  # "bytes", a tokenizer file, or bpe:2048; --tokenizer.
     seq_len: int = 128  # Tokens per sequence S; a multiple of 32.
     batch: int = 8  # Sequences per micro-batch B.
     val_fraction: float = 0.1  # Part of the text held out for validation.
@@ -212,12 +216,12 @@ class OptimConfig(_Checked):
     warmup_steps: int = 100  # Updates of linear warm-up.
     min_lr_ratio: float = 0.1  # The cosine ends at this part of lr.
     clip: float = 1.0  # Largest global gradient norm; 0 turns clipping off.
-    accumulation: int = (
-        100  # Micro-batches per update: recompiling weights is dear, so updates are rare.
-    )
-    # Multiply lr by accumulation. For an lr that was tuned with one micro-batch per update and small enough to grow:
-    # an update then goes as far as that many small ones would have. Off by default, because Adam's step hardly
-    # depends on the gradient's size, and the square root of accumulation is often closer.
+    # Micro-batches per update. High, because an update means new weights on the device.
+    accumulation: int = 100
+    # Multiply lr by accumulation. For an lr that was tuned with one micro-batch per update and
+    # small enough to grow: an update then goes as far as that many small ones would have. Off by
+    # default, because Adam's step hardly depends on the gradient's size, and the square root of
+    # accumulation is often closer.
     scale_lr_with_accumulation: bool = False
 
     @property
@@ -252,8 +256,8 @@ class OptimConfig(_Checked):
 class LossScaleConfig(_Checked):
     """Keeps small gradients above the smallest fp16 number."""
 
-    # The factor on the gradient of the SUM of token losses. That sum is already batch * seq_len times larger than
-    # the mean, so this is small beside the 65536 seen where the mean is scaled.
+    # The factor on the gradient of the SUM of token losses. That sum is already batch * seq_len
+    # times larger than the mean, so this is small beside the 65536 seen where the mean is scaled.
     initial: float = 64.0
     dynamic: bool = True  # Halve after an overflow, double after growth_interval good updates.
     growth_interval: int = 200  # Good updates before the factor doubles.
@@ -315,7 +319,8 @@ class TrainConfig(_Checked):
         _need_choice("device", self.device, ("auto", "host", "ane"))
         _need(
             self.data.seq_len <= self.model.max_seq_len,
-            f"data.seq_len {self.data.seq_len} is longer than model.max_seq_len {self.model.max_seq_len}",
+            f"data.seq_len {self.data.seq_len} is longer than model.max_seq_len "
+            f"{self.model.max_seq_len}",
             "shorten the sequence or raise model.max_seq_len",
         )
         _need(
@@ -339,7 +344,8 @@ class TrainConfig(_Checked):
 def _need_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(
-            f"[config] {name} must be one of {', '.join(choices)}, got {value!r}.{suggest(value, choices)}"
+            f"[config] {name} must be one of {', '.join(choices)}, got {value!r}."
+            f"{suggest(value, choices)}"
         )
 
 
@@ -349,18 +355,18 @@ def suggest(word: str, known: Iterator[str] | typing.Iterable[str]) -> str:
     return f" Hint: did you mean {close[0]}?" if close else ""
 
 
-# ---- settings: the same values as plain nested dicts, the form of a TOML file -------------------------------------
+# ---- settings: the same values as plain nested dicts, the form of a TOML file ----
 
 
 def to_settings(config: TrainConfig) -> dict[str, Any]:
-    """`config` as nested plain dicts; derived sizes are 0, so that they stay derived when a file is edited."""
+    """`config` as nested plain dicts; derived sizes are 0, so that an edited file derives them."""
     values = dataclasses.asdict(config)
     values["model"] = model_settings(config.model)
     return values
 
 
 def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
-    """Nested plain dicts -> a checked TrainConfig. Missing keys keep their default; unknown ones are an error."""
+    """Nested dicts -> a checked TrainConfig. Missing keys keep their default, unknown ones raise."""
     check_keys(settings)
     values = dict(settings)
     for name, kind in sections().items():

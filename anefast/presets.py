@@ -1,7 +1,8 @@
 """Named starting points: the settings in which each differs from the defaults in config.py.
 
-Not a second set of defaults: whatever a preset does not mention comes from the dataclasses. The shapes of the stories
-family are those of the public llama2.c checkpoints; their vocabularies are 512 and 32,000 pieces.
+Not a second set of defaults: whatever a preset does not mention comes from the dataclasses. The
+shapes of the stories family are those of the public llama2.c checkpoints; their vocabularies are
+512 and 32,000 pieces.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import Any
 
 from anefast.config import ConfigError, suggest
 
-# Small models are updated often: one accumulated batch of a few thousand tokens is plenty for them, and on the host
-# executor an update costs no recompilation, which is what the default of 100 micro-batches is there to spread.
+# Small models are updated often: one accumulated batch of a few thousand tokens is plenty for them,
+# and on the host executor an update costs no recompilation, which is what the default of 100 micro-
+# batches is there to spread.
 _PRESETS: dict[str, dict[str, Any]] = {
     # The default run: learns the built-in stories in a minute or two on two slow cores.
     "tiny": {
@@ -79,8 +81,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "data": {"seq_len": 256, "batch": 1},
         "optim": {"lr": 4e-4, "warmup_steps": 1000},
     },
-    # rope_theta 100000 and eps 1e-5 as in the published config.json of the base model. Its own weights use RoPE over
-    # halves, ours over neighbouring pairs: importing them permutes the rows of wq and wk.
+    # rope_theta 100000 and eps 1e-5 as in the published config.json of the base model. Its own
+    # weights use RoPE over halves, ours over neighbouring pairs: importing them permutes the rows
+    # of wq and wk.
     "smollm2-135m": {
         "steps": 10000,
         "eval_every": 500,
@@ -106,7 +109,7 @@ def preset_names() -> list[str]:
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """What preset `name` changes, as nested dicts (a copy). ConfigError with a suggestion when there is none."""
+    """What preset `name` changes, as nested dicts. ConfigError with a suggestion when unknown."""
     if name not in _PRESETS:
         hint = suggest(name, _PRESETS) or f" Hint: one of {', '.join(_PRESETS)}."
         raise ConfigError(f"[config] unknown preset {name!r}.{hint}")

@@ -1,0 +1,97 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The three loops over every weight, each a single pass: accumulate, squared norm, AdamW.
+
+Not here: which weights decay, schedules, or what a step is (adamw.py). Every loop runs in one fixed order on one
+thread without the GIL, so the same inputs give the same bytes. All arrays are flat fp32.
+"""
+
+from libc.math cimport sqrtf
+
+import numpy as np
+
+
+def accumulate_(float[::1] total, const float[::1] part, float factor=1.0):
+    """total += factor * part, element by element, rounded to fp32 after the product and after the sum."""
+    cdef Py_ssize_t i, n = total.shape[0]
+    cdef const float* p
+    cdef float* t
+    if part.shape[0] != n:
+        raise ValueError(f"[accumulate] expected {n} values, got {part.shape[0]}.")
+    if n == 0:
+        return
+    t = &total[0]
+    p = &part[0]
+    with nogil:
+        for i in range(n):
+            t[i] += factor * p[i]
+
+
+def squared_norm(const float[::1] x):
+    """Sum of squares in double: eight running sums, element i in sum i % 8, added up in order at the end."""
+    cdef Py_ssize_t i, j, n = x.shape[0]
+    cdef double[8] sums
+    cdef double total = 0.0
+    cdef const float* p
+    for j in range(8):
+        sums[j] = 0.0
+    if n == 0:
+        return 0.0
+    p = &x[0]
+    with nogil:
+        for i in range(0, n - 7, 8):
+            for j in range(8):
+                sums[j] += <double>p[i + j] * <double>p[i + j]
+        for i in range(n - n % 8, n):
+            sums[i % 8] += <double>p[i] * <double>p[i]
+        for j in range(8):
+            total += sums[j]
+    return total
+
+
+def adamw_(
+    float[::1] weight,
+    float[::1] grad,
+    float[::1] mean,
+    float[::1] square,
+    float factor,
+    float lr,
+    float beta1,
+    float beta2,
+    float eps,
+    float decay,
+    double bias1,
+    double bias2,
+):
+    """One AdamW update of one tensor; each array is read and written once, and `grad` is left zero.
+
+    factor: what the accumulated gradient is multiplied by first (loss scale, token count and clipping in one).
+    decay: decoupled weight decay. bias1, bias2: 1 - beta ** step.
+    """
+    cdef Py_ssize_t i, n = weight.shape[0]
+    cdef float g, m, v
+    cdef float keep = <float>(1.0 - <double>lr * <double>decay)
+    cdef float rate = <float>(<double>lr / bias1)
+    cdef float correct = <float>(1.0 / bias2 ** 0.5)
+    cdef float rest1 = <float>(1.0 - <double>beta1), rest2 = <float>(1.0 - <double>beta2)
+    cdef float* w_
+    cdef float* g_
+    cdef float* m_
+    cdef float* v_
+    if grad.shape[0] != n or mean.shape[0] != n or square.shape[0] != n:
+        raise ValueError(f"[adamw] weight, gradient and moments differ in size: {n}, {grad.shape[0]}, "
+                         f"{mean.shape[0]}, {square.shape[0]}.")
+    if n == 0:
+        return
+    w_ = &weight[0]
+    g_ = &grad[0]
+    m_ = &mean[0]
+    v_ = &square[0]
+    with nogil:
+        for i in range(n):
+            g = g_[i] * factor
+            g_[i] = 0.0
+            m = beta1 * m_[i] + rest1 * g
+            v = beta2 * v_[i] + rest2 * g * g
+            m_[i] = m
+            v_[i] = v
+            w_[i] = w_[i] * keep - rate * m / (sqrtf(v) * correct + eps)

@@ -1,0 +1,77 @@
+"""AdamW over a dictionary of fp32 weights, with clipping and unscaling folded into the update.
+
+Decay is decoupled (Loshchilov and Hutter) and touches matrices only: a norm's gain is a scale, and
+pulling it to zero is no regularisation. The gradients are read twice in all, once for the global
+norm and once for the update, however many factors apply. The loops are in _fused.pyx.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from anefast.config import OptimConfig
+from anefast.optim import _fused
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one call of `AdamW.update` did."""
+
+    grad_norm: (
+        float  # global norm of the unscaled gradient, before clipping; inf or nan on overflow
+    )
+    overflow: bool  # the gradient was not finite, so nothing was changed
+
+
+class AdamW:
+    """AdamW for `params`, changed in place. `mean` and `square` are fp32, of the same shapes."""
+
+    def __init__(self, params: Arrays, config: OptimConfig) -> None:
+        for name, p in params.items():
+            if p.dtype != np.float32 or not p.flags.c_contiguous:
+                raise ValueError(
+                    f"[adamw] {name} expected C-contiguous float32, got {p.dtype}. "
+                    "Hint: np.ascontiguousarray(p, np.float32)."
+                )
+        self.params = params
+        self.config = config
+        self.mean = {name: np.zeros_like(p) for name, p in params.items()}
+        self.square = {name: np.zeros_like(p) for name, p in params.items()}
+        self.step = 0  # updates made; skipped ones do not count
+
+    def update(self, grads: Arrays, factor: float, lr: float) -> Update:
+        """Clip and apply `factor * grads` at rate `lr`; `grads` is left zero in any case.
+
+        factor: 1 / (loss scale * tokens) for accumulated sums. A gradient that is not finite
+        changes neither weights nor moments nor the step count.
+        """
+        norm = global_norm(grads) * factor
+        if not math.isfinite(norm):
+            for g in grads.values():
+                g.fill(0)
+            return Update(norm, overflow=True)
+        c = self.config
+        if c.clip and norm > c.clip:
+            factor *= c.clip / norm
+        self.step += 1
+        bias1, bias2 = 1.0 - c.beta1**self.step, 1.0 - c.beta2**self.step
+        for name, p in self.params.items():
+            decay = c.weight_decay if p.ndim >= 2 else 0.0
+            _fused.adamw_(
+                p.reshape(-1), grads[name].reshape(-1),
+                self.mean[name].reshape(-1), self.square[name].reshape(-1),
+                factor, lr, c.beta1, c.beta2, c.eps, decay, bias1, bias2,
+            )  # fmt: skip
+        return Update(norm, overflow=False)
+
+
+def global_norm(grads: Arrays) -> float:
+    """Root of the sum of squares over all tensors, in double, tensors in the dictionary's order."""
+    return math.sqrt(sum(_fused.squared_norm(g.reshape(-1)) for g in grads.values()))

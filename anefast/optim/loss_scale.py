@@ -1,0 +1,52 @@
+"""The factor that keeps fp16 gradients representable: halved on overflow, doubled when calm.
+
+It multiplies the gradient of the sum of token losses where the backward pass begins, and is divided
+out again in the optimiser. Factors are powers of two, so that multiplying and dividing loses no
+bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anefast.config import LossScaleConfig
+
+SMALLEST = (
+    2.0**-24
+)  # gradients that still overflow here come from a broken model, not from the scale
+
+
+class LossScale:
+    """The current factor and the good updates since it last changed."""
+
+    def __init__(self, config: LossScaleConfig) -> None:
+        self.config = config
+        self.value = config.initial
+        self.good_updates = 0
+
+    def update(self, overflow: bool) -> None:
+        """Take note of an update; `overflow`: its gradients were not finite and it was skipped."""
+        if not self.config.dynamic:
+            return
+        if overflow:
+            self.value = max(self.value / 2, SMALLEST)
+            self.good_updates = 0
+            return
+        self.good_updates += 1
+        if self.good_updates >= self.config.growth_interval:
+            self.value = min(self.value * 2, max(self.config.maximum, self.value))
+            self.good_updates = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """True when an overflow can no longer be blamed on the scale."""
+        return not self.config.dynamic or self.value <= SMALLEST
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {"value": self.value, "good_updates": self.good_updates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.value = float(state["value"])
+        self.good_updates = int(state["good_updates"])
