@@ -1,0 +1,135 @@
+"""Graph to graph: expand composites, fold constants, share equal nodes, drop dead ones.
+
+Every pass is a plain function, deterministic, and leaves inputs and parameters as the very tensors
+they were. A rewritten node keeps the scope and direction of the one it stands for; of several equal
+nodes the first stays. `simplify` is all of them in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .graph import Graph
+from .op import OPS
+from .tensor import Tensor, constant, place
+
+Build = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
+
+
+def simplify(graph: Graph) -> Graph:
+    """Ready to be cut. Composites are gone; no two nodes compute the same."""
+    return share(fold(share(expand(graph))))
+
+
+def rebuild(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+    """The same node over other inputs of the same shapes. Leaves stay themselves; the rest is made
+    anew even if nothing changed, so that creation order stays the order of the old graph."""
+    if node.is_leaf:
+        return node
+    return Tensor(
+        node.op, inputs, node.attrs, node.shape, node.dtype, node.name, node.scope, node.direction
+    )
+
+
+def rewrite(graph: Graph, build: Build) -> Graph:
+    """Replaces every node, in order, by build(node, its rewritten inputs). Dead nodes fall away."""
+    done: dict[Tensor, Tensor] = {}
+    for t in graph.nodes:
+        inputs = tuple(done[x] for x in t.inputs)
+        with place(t.scope, t.direction):
+            done[t] = build(t, inputs)
+    return Graph(graph.inputs, {name: done[t] for name, t in graph.outputs.items()})
+
+
+def substitute(graph: Graph, by: Mapping[Tensor, Tensor]) -> Graph:
+    """The graph with some tensors replaced by others of the same shape. New ir.inputs are found and
+    come after the old; inputs no longer used stay listed."""
+    done: dict[Tensor, Tensor] = {}
+    for t in graph.nodes:
+        done[t] = by[t] if t in by else rebuild(t, tuple(done[x] for x in t.inputs))
+    outputs = {name: done[t] for name, t in graph.outputs.items()}
+    old = [by.get(t, t) for t in graph.inputs]
+    new = [t for t in Graph(None, outputs).inputs if t not in set(old)]
+    return Graph([t for t in old if t.op == "input"] + new, outputs)
+
+
+def expand(graph: Graph) -> Graph:
+    """Composites into simple ops, and theirs in turn."""
+    done: dict[Tensor, Tensor] = {}
+
+    def flat(t: Tensor) -> Tensor:
+        if t not in done:
+            inputs = tuple(flat(x) for x in t.inputs)
+            node = rebuild(t, inputs)
+            make = None if t.is_leaf else OPS[t.op].expand
+            done[t] = flat(make(node)) if make else node
+            done[done[t]] = done[t]  # met again as the input of an expansion
+        return done[t]
+
+    def build(t: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        return flat(t)  # its inputs are done already, so recursion stays within one composite
+
+    return rewrite(graph, build)
+
+
+def fold(graph: Graph) -> Graph:
+    """Nodes of constants become constants (not conv and matmul), in float64, rounded once when the
+    device stores them. Also drops multiplying by one and adding zero."""
+
+    def build(t: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        if not t.is_leaf and t.op not in ("conv", "matmul") and OPS[t.op].device:
+            if all(x.op == "constant" for x in inputs):
+                values = [np.asarray(x.value, dtype=np.float64) for x in inputs]
+                with np.errstate(all="ignore"):
+                    return constant(OPS[t.op].meaning(values, t.attrs))
+            if t.op in _NEUTRAL:
+                for x, other in (inputs, inputs[::-1]):
+                    if _is(other, _NEUTRAL[t.op]) and x.shape == t.shape:
+                        return x
+            if t.op == "reshape" and inputs[0].op == "reshape":
+                return _reshape_again(t, inputs[0].inputs[0])
+        return rebuild(t, inputs)
+
+    return rewrite(graph, build)
+
+
+_NEUTRAL = {"mul": 1.0, "add": 0.0}
+
+
+def _is(t: Tensor, value: float) -> bool:
+    return t.op == "constant" and t.size == 1 and float(t.value.reshape(())) == value
+
+
+def _reshape_again(t: Tensor, x: Tensor) -> Tensor:
+    return x if x.shape == t.shape else rebuild(t, (x,))
+
+
+def share(graph: Graph) -> Graph:
+    """Common-subexpression elimination. Equal means: same op, attributes and inputs. Constants are
+    equal by their bytes, parameters by name; inputs are never merged."""
+    first: dict[Hashable, Tensor] = {}
+
+    def build(t: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        key: Hashable
+        if t.op == "input":
+            return t
+        elif t.op == "parameter":
+            key = (t.op, t.name, t.shape)
+        elif t.op == "constant":
+            key = (t.op, t.shape, t.value.dtype.str, _digest(t.value))
+        else:
+            attrs = tuple(sorted(t.attrs.items(), key=lambda kv: kv[0]))
+            key = (t.op, attrs, tuple(x.order for x in inputs))
+        if key not in first:
+            first[key] = rebuild(t, inputs)
+        return first[key]
+
+    return rewrite(graph, build)
+
+
+def _digest(value: np.ndarray[Any, Any]) -> bytes:
+    return hashlib.blake2b(value.tobytes(), digest_size=16).digest()
