@@ -1,0 +1,353 @@
+// The matrix product: which kernels, how C is cut into tasks, and the order tasks keep. Numbers are gemm.h's.
+//
+// B is packed to fp32 panels once for all tasks, in steps of at most PACK_FLOATS; C is cut into tiles of rows
+// by columns, one task each. Inside a task, k goes in blocks short enough for a panel of B to stay in the first
+// cache, and each chain resumes from the fp32 partial that the block before it stored, so blocks never show.
+// A is read where it lies when it is fp32 with contiguous k, else converted block by block.
+#include "gemm.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../half.h"
+#include "gemm_kernels.h"
+#include "pool.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace anefast {
+namespace {
+
+constexpr int64_t K_BLOCK = 384;            // nr * K_BLOCK floats of B, streamed once per mr rows
+constexpr int64_t PACK_FLOATS = 512 * 1024; // of B per step: 2 MB
+constexpr int64_t COLUMNS_MOST = 256, ROWS_MOST = 96;
+constexpr int64_t SERIAL_PRODUCTS = 400 * 1000;   // below this one thread is done before another wakes
+constexpr int64_t TASK_PRODUCTS = 4 * 1000 * 1000; // about 80 us of one core
+
+#if defined(__x86_64__)
+bool has_avx2() {
+    unsigned a, b, c, d; // __builtin_cpu_supports has no name for F16C in older clangs
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+           (c & bit_F16C);
+}
+bool has_avx512() { return has_avx2() && __builtin_cpu_supports("avx512f"); }
+#else
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+#endif
+
+// ANEFAST_ISA names the path to take; one that this processor or build lacks is passed over.
+const GemmKernels &choose() {
+    const char *text = std::getenv("ANEFAST_ISA");
+    const std::string wish = text ? text : "";
+    const auto free_or = [&](const char *name) { return wish.empty() || wish == name; };
+    const GemmKernels *const avx512 = gemm_kernels_avx512(), *const avx2 = gemm_kernels_avx2(),
+                             *const neon = gemm_kernels_neon();
+    if (avx512 && has_avx512() && free_or("avx512"))
+        return *avx512;
+    if (avx2 && has_avx2() && (free_or("avx2") || wish == "avx512"))
+        return *avx2;
+    if (neon && free_or("neon"))
+        return *neon;
+    return *gemm_kernels_portable();
+}
+
+const GemmKernels &kernels() {
+    static const GemmKernels &k = choose();
+    return k;
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Memory a thread keeps between products, aligned for whole vectors.
+struct Scratch {
+    std::unique_ptr<float[]> memory;
+    int64_t size = 0;
+    float *get(int64_t floats) {
+        if (floats > size) {
+            memory.reset(); // the old one first: the peak is one buffer
+            memory.reset(new float[floats + 16]);
+            size = floats;
+        }
+        const auto at = reinterpret_cast<uintptr_t>(memory.get());
+        return reinterpret_cast<float *>(round_up(at, 64));
+    }
+};
+thread_local Scratch a_scratch, partial_scratch, b_scratch;
+
+// One product as a list of tasks 0..count-1, to be started in order by any threads:
+// for each step (columns outer, k inner): pack_tasks that fill the panels, then tile_tasks that use them.
+struct Plan {
+    Gemm g;
+    bool alone; // all tasks on one thread, B packed into its own scratch
+    int64_t step_k, step_columns, tile_rows, tile_columns; // k and columns of a step; of a task
+    std::unique_ptr<float[]> packed_memory;                // where not alone
+    float *packed;
+    std::unique_ptr<float[]> partial; // fp32 C of a column step, where C is fp16 and k takes several steps
+    std::atomic<int64_t> done{0};
+
+    Plan(const Gemm &product, int64_t tasks_wanted) : g(product) {
+        const GemmKernels &kern = kernels();
+        const int64_t products = g.m * g.n * std::max<int64_t>(g.k, 1);
+        alone = tasks_wanted <= 1 || products <= SERIAL_PRODUCTS;
+        const int64_t n = round_up(g.n, kern.nr);
+        step_columns = std::min(n, std::max(kern.nr, PACK_FLOATS / 256 / kern.nr * kern.nr));
+        step_k = std::min(g.k, std::max<int64_t>(PACK_FLOATS / step_columns / K_BLOCK * K_BLOCK, K_BLOCK));
+        if (step_k < g.k) // equal steps
+            step_k = ceil_div(g.k, ceil_div(g.k, step_k));
+        if (step_k == g.k)
+            step_columns = std::min(n, std::max(kern.nr, PACK_FLOATS / std::max<int64_t>(g.k, 1) / kern.nr * kern.nr));
+
+        tile_columns = std::min(step_columns, COLUMNS_MOST);
+        int64_t rows = ROWS_MOST;
+        if (!alone) {
+            rows = std::min(rows, TASK_PRODUCTS / std::max<int64_t>(step_k * tile_columns, 1));
+            rows = std::min(rows, ceil_div(g.m, std::max<int64_t>(1, tasks_wanted / ceil_div(step_columns, tile_columns))));
+        }
+        tile_rows = std::max(round_up(std::min(rows, g.m), kern.mr), std::min(4 * kern.mr, round_up(g.m, kern.mr)));
+        if (tile_rows < g.m) // even out the last one
+            tile_rows = round_up(ceil_div(g.m, ceil_div(g.m, tile_rows)), kern.mr);
+        while (!alone && tile_columns > 4 * kern.nr && ceil_div(g.m, tile_rows) * ceil_div(step_columns, tile_columns) < tasks_wanted)
+            tile_columns = round_up(tile_columns / 2, kern.nr);
+
+        packed = nullptr;
+        if (!alone) {
+            packed_memory.reset(new float[step_k * step_columns + 16]);
+            packed = reinterpret_cast<float *>(round_up(reinterpret_cast<uintptr_t>(packed_memory.get()), 64));
+        }
+        if (g.c_elem == Elem::f16 && step_k < g.k)
+            partial.reset(new float[g.m * step_columns]);
+    }
+
+    int64_t k_steps() const { return std::max<int64_t>(1, ceil_div(g.k, std::max<int64_t>(step_k, 1))); }
+    int64_t columns_of(int64_t column_step) const {
+        return std::min(step_columns, g.n - column_step * step_columns);
+    }
+    int64_t pack_tasks(int64_t columns) const { // a task packs some 16k elements
+        return ceil_div(ceil_div(columns, kernels().nr), panels_per_task());
+    }
+    int64_t panels_per_task() const { return std::max<int64_t>(1, 16384 / (std::max<int64_t>(step_k, 1) * kernels().nr)); }
+    int64_t tile_tasks(int64_t columns) const {
+        return ceil_div(g.m, tile_rows) * ceil_div(columns, tile_columns);
+    }
+    int64_t tasks() const {
+        const int64_t full = g.n / step_columns, rest = g.n % step_columns;
+        const auto of = [&](int64_t columns) { return pack_tasks(columns) + tile_tasks(columns); };
+        return k_steps() * (full * of(step_columns) + (rest ? of(rest) : 0));
+    }
+
+    void wait_for(int64_t finished) const {
+        for (int spins = 0; done.load(std::memory_order_acquire) < finished; ++spins)
+            if (spins > 1000)
+                std::this_thread::yield(); // the one we wait for may have lost its processor
+    }
+
+    void run(int64_t task) {
+        const int64_t per_step = pack_tasks(step_columns) + tile_tasks(step_columns);
+        const int64_t column_step = std::min(task / (per_step * k_steps()), ceil_div(g.n, step_columns) - 1);
+        int64_t first = column_step * per_step * k_steps(); // of the phase this task is in
+        const int64_t columns = columns_of(column_step), packs = pack_tasks(columns), tiles = tile_tasks(columns);
+        const int64_t k_step = (task - first) / (packs + tiles);
+        first += k_step * (packs + tiles);
+        const bool is_pack = task - first < packs;
+        if (!is_pack)
+            first += packs;
+        if (!alone)
+            wait_for(first); // every task of the phases before: none of this phase can have finished earlier
+        else if (is_pack)
+            packed = b_scratch.get(step_k * step_columns);
+        if (is_pack)
+            pack(task - first, column_step * step_columns, columns, k_step * step_k);
+        else
+            tile(task - first, column_step * step_columns, columns, k_step * step_k);
+        done.fetch_add(1, std::memory_order_release);
+    }
+
+    void run_all() {
+        for (int64_t i = 0, n = tasks(); i < n; ++i)
+            run(i);
+    }
+
+    void pack(int64_t index, int64_t column, int64_t columns, int64_t k_first) const {
+        const GemmKernels &kern = kernels();
+        const int64_t k_count = std::min(step_k, g.k - k_first);
+        const int64_t per = panels_per_task(), last = std::min((index + 1) * per, ceil_div(columns, kern.nr));
+        for (int64_t p = index * per; p < last; ++p)
+            kern.pack_b(g.b, k_first, k_count, column + p * kern.nr, std::min(kern.nr, columns - p * kern.nr),
+                        packed + p * kern.nr * step_k);
+    }
+
+    void tile(int64_t index, int64_t step_column, int64_t step_width, int64_t k_first) const {
+        const GemmKernels &kern = kernels();
+        const int64_t across = ceil_div(step_width, tile_columns);
+        const int64_t row = index / across * tile_rows, rows = std::min(tile_rows, g.m - row);
+        const int64_t left = index % across * tile_columns, width = std::min(tile_columns, step_width - left);
+        const int64_t k_count = std::min(step_k, g.k - k_first);
+        const bool half = g.c_elem == Elem::f16;
+        const int64_t c_size = half ? 2 : 4;
+        char *const c = static_cast<char *>(g.c) + (row * g.c_row_stride + step_column + left) * c_size;
+
+        // Where partial sums wait between blocks: C itself, or an fp32 stand-in for an fp16 C.
+        float *sums = reinterpret_cast<float *>(c);
+        int64_t sums_stride = g.c_row_stride;
+        if (half && partial) {
+            sums = partial.get() + row * step_columns + left;
+            sums_stride = step_columns;
+        } else if (half && k_count > K_BLOCK) {
+            sums = partial_scratch.get(tile_rows * tile_columns);
+            sums_stride = tile_columns;
+        }
+
+        const bool in_place = g.a.elem == Elem::f32 && g.a.col_stride == 1;
+        const bool by_rows = !in_place && g.a.col_stride == 1;
+        const int64_t block = k_count > K_BLOCK ? ceil_div(k_count, ceil_div(k_count, K_BLOCK)) : std::max<int64_t>(k_count, 1);
+        int64_t k = 0;
+        do { // at least once: with no k at all, C is still written
+            const int64_t kc = std::min(block, k_count - k);
+            const float *a = static_cast<const float *>(g.a.data) + row * g.a.row_stride + k_first + k;
+            int64_t a_stride = g.a.row_stride;
+            if (!in_place) {
+                float *const mine = a_scratch.get(tile_rows * round_up(block, 16));
+                a_stride = by_rows ? round_up(block, 16) : 0;
+                if (by_rows)
+                    kern.pack_a_rows(g.a, row, rows, k_first + k, kc, mine, a_stride);
+                else
+                    kern.pack_a_panels(g.a, row, rows, k_first + k, kc, mine);
+                a = mine;
+            }
+            const bool begins = k_first + k == 0, ends = k_first + k + kc == g.k;
+            for (int64_t j = 0; j < width; j += kern.nr)
+                for (int64_t i = 0; i < rows; i += kern.mr) {
+                    Tile t;
+                    t.rows = std::min(kern.mr, rows - i);
+                    t.columns = std::min(kern.nr, width - j);
+                    t.k_count = kc;
+                    t.a = a_stride ? a + i * a_stride : a + i * kc;
+                    t.a_row_stride = a_stride;
+                    t.b = packed + (left + j) * step_k + k * kern.nr;
+                    t.start = begins && !g.accumulate ? nullptr : sums + i * sums_stride + j;
+                    t.start_row_stride = sums_stride;
+                    t.c_half = half && ends;
+                    t.c = t.c_half ? static_cast<void *>(c + (i * g.c_row_stride + j) * 2) : sums + i * sums_stride + j;
+                    t.c_row_stride = t.c_half ? g.c_row_stride : sums_stride;
+                    kern.tile(t);
+                }
+            k += kc;
+        } while (k < k_count);
+    }
+};
+
+bool empty(const Gemm &g) { return g.m <= 0 || g.n <= 0; }
+
+// Enough tasks for threads to even out, no more: each one converts its own rows of A.
+int64_t tasks_wanted() {
+    const int threads = Pool::shared().threads();
+    return threads == 1 ? 1 : threads * 4;
+}
+
+} // namespace
+
+void gemm(const Gemm &g) {
+    if (empty(g))
+        return;
+    Plan plan(g, tasks_wanted());
+    if (plan.alone)
+        return plan.run_all();
+    Pool::shared().parallel(plan.tasks(), [&](int64_t i) { plan.run(i); });
+}
+
+void gemm_batch(const Gemm *g, int64_t count) {
+    if (count == 1)
+        return gemm(*g);
+    const int64_t wanted = tasks_wanted();
+    if (count >= wanted || wanted == 1) { // products enough to go round: each stays on one thread
+        int64_t products = 0;
+        for (int64_t i = 0; i < count; ++i)
+            products += g[i].m * g[i].n * g[i].k;
+        const int64_t group = std::max<int64_t>(1, std::min(count / wanted, SERIAL_PRODUCTS / 4 * count / std::max<int64_t>(products, 1)));
+        const auto run = [&](int64_t at) {
+            for (int64_t i = at * group; i < std::min(count, (at + 1) * group); ++i)
+                if (!empty(g[i]))
+                    Plan(g[i], 1).run_all();
+        };
+        const int64_t groups = ceil_div(count, group);
+        if (products <= SERIAL_PRODUCTS)
+            for (int64_t i = 0; i < groups; ++i)
+                run(i);
+        else
+            Pool::shared().parallel(groups, run);
+        return;
+    }
+    std::vector<std::unique_ptr<Plan>> plans;
+    std::vector<int64_t> ends; // plan i has the tasks from ends[i - 1] to ends[i]
+    int64_t tasks = 0;
+    for (int64_t i = 0; i < count; ++i)
+        if (!empty(g[i])) {
+            plans.push_back(std::make_unique<Plan>(g[i], ceil_div(wanted, count)));
+            ends.push_back(tasks += plans.back()->alone ? 1 : plans.back()->tasks());
+        }
+    Pool::shared().parallel(tasks, [&](int64_t task) {
+        const auto i = std::upper_bound(ends.begin(), ends.end(), task) - ends.begin();
+        if (plans[i]->alone)
+            plans[i]->run_all();
+        else
+            plans[i]->run(task - (i ? ends[i - 1] : 0));
+    });
+}
+
+void gemm_enqueue(const void *key, const Gemm &g) {
+    if (empty(g))
+        return;
+    // The plan, with its packed B, is made when the first task runs: a long queue must not hold them all.
+    struct Later {
+        Gemm g;
+        std::once_flag made;
+        std::unique_ptr<Plan> plan;
+    };
+    auto later = std::make_shared<Later>();
+    later->g = g;
+    const int64_t wanted = tasks_wanted();
+    const int64_t tasks = [&] {
+        Plan shape(g, wanted);
+        return shape.alone ? 1 : shape.tasks();
+    }();
+    Pool::shared().enqueue(key, tasks, [later, wanted](int64_t i) {
+        std::call_once(later->made, [&] { later->plan = std::make_unique<Plan>(later->g, wanted); });
+        if (later->plan->alone)
+            later->plan->run_all();
+        else
+            later->plan->run(i);
+    });
+}
+
+void gemm_reference(const Gemm &g) {
+    const auto at = [](const MatrixView &v, int64_t i, int64_t j) {
+        const int64_t e = i * v.row_stride + j * v.col_stride;
+        return v.elem == Elem::f32 ? static_cast<const float *>(v.data)[e]
+                                   : half_to_float(static_cast<const uint16_t *>(v.data)[e]);
+    };
+    for (int64_t i = 0; i < g.m; ++i)
+        for (int64_t j = 0; j < g.n; ++j) {
+            const int64_t e = i * g.c_row_stride + j;
+            float sum = g.accumulate ? static_cast<float *>(g.c)[e] : 0;
+            for (int64_t k = 0; k < g.k; ++k)
+                sum = std::fma(at(g.a, i, k), at(g.b, k, j), sum);
+            if (g.c_elem == Elem::f32)
+                static_cast<float *>(g.c)[e] = sum;
+            else
+                static_cast<uint16_t *>(g.c)[e] = half_from_float(sum);
+        }
+}
+
+const char *gemm_isa() { return kernels().isa; }
+
+} // namespace anefast

@@ -1,0 +1,140 @@
+// The inner loops of the matrix product, written once against a vector type and compiled per instruction set.
+//
+// Not a header to include alone. The including file has opened its namespace and target and defined
+//   Vec, WIDTH, load(const float *), store(float *, Vec), splat(float), fma(Vec a, float b, Vec c) = a * b + c,
+//   load_half(const uint16_t *), store_half(uint16_t *, Vec), transpose(Vec[WIDTH]), MR, NV (vectors per tile row).
+// No standard templates may be instantiated here: the linker could keep this file's copy for everyone.
+
+constexpr int NR = NV * WIDTH;
+
+static inline float element(const MatrixView &v, int64_t i, int64_t j) {
+    const int64_t at = i * v.row_stride + j * v.col_stride;
+    return v.elem == Elem::f32 ? static_cast<const float *>(v.data)[at]
+                               : half_to_float(static_cast<const uint16_t *>(v.data)[at]);
+}
+
+static inline const float *as_f32(const MatrixView &v) { return static_cast<const float *>(v.data); }
+static inline const uint16_t *as_f16(const MatrixView &v) { return static_cast<const uint16_t *>(v.data); }
+
+// ROWS x NR elements of C in registers; a broadcast from A feeds NV fused multiply-adds.
+template <int ROWS, bool PANEL> static void tile_rows(const Tile &t) {
+    Vec sum[ROWS][NV];
+    for (int i = 0; i < ROWS; ++i)
+        for (int v = 0; v < NV; ++v)
+            sum[i][v] = t.start ? load(t.start + i * t.start_row_stride + v * WIDTH) : splat(0);
+
+    const float *a = t.a, *b = t.b;
+    const int64_t row_stride = PANEL ? 1 : t.a_row_stride, step = PANEL ? MR : 1;
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < t.k_count; ++k, a += step, b += NR) {
+        Vec bv[NV];
+        for (int v = 0; v < NV; ++v)
+            bv[v] = load(b + v * WIDTH);
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; ++i)
+            for (int v = 0; v < NV; ++v)
+                sum[i][v] = fma(bv[v], a[i * row_stride], sum[i][v]);
+    }
+
+    for (int i = 0; i < ROWS; ++i)
+        for (int v = 0; v < NV; ++v)
+            if (t.c_half)
+                store_half(static_cast<uint16_t *>(t.c) + i * t.c_row_stride + v * WIDTH, sum[i][v]);
+            else
+                store(static_cast<float *>(t.c) + i * t.c_row_stride + v * WIDTH, sum[i][v]);
+}
+
+template <int ROWS> static void tile_at_most(const Tile &t) {
+    if (t.rows == ROWS)
+        return t.a_row_stride ? tile_rows<ROWS, false>(t) : tile_rows<ROWS, true>(t);
+    if constexpr (ROWS > 1)
+        tile_at_most<ROWS - 1>(t);
+}
+
+static void tile(const Tile &t) {
+    if (t.columns == NR)
+        return tile_at_most<MR>(t);
+    // A narrow tile goes through a full-width copy, so that nothing outside C is touched.
+    alignas(64) float from[MR * NR];
+    alignas(64) float to[MR * NR];
+    Tile full = t;
+    full.columns = NR;
+    full.c = to;
+    full.c_row_stride = NR;
+    if (t.start) {
+        for (int64_t i = 0; i < t.rows; ++i)
+            for (int64_t j = 0; j < NR; ++j)
+                from[i * NR + j] = j < t.columns ? t.start[i * t.start_row_stride + j] : 0;
+        full.start = from;
+        full.start_row_stride = NR;
+    }
+    tile_at_most<MR>(full);
+    const int64_t size = t.c_half ? sizeof(uint16_t) : sizeof(float);
+    for (int64_t i = 0; i < t.rows; ++i)
+        memcpy(static_cast<char *>(t.c) + i * t.c_row_stride * size,
+               reinterpret_cast<const char *>(to) + i * NR * size, t.columns * size);
+}
+
+static void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
+                   float *out) {
+    const bool half = b.elem == Elem::f16;
+    if (columns == NR && b.col_stride == 1) { // rows are contiguous: copy or convert
+        for (int64_t k = 0; k < k_count; ++k) {
+            const int64_t at = (k_first + k) * b.row_stride + column;
+            for (int v = 0; v < NV; ++v)
+                store(out + k * NR + v * WIDTH, half ? load_half(as_f16(b) + at + v * WIDTH)
+                                                     : load(as_f32(b) + at + v * WIDTH));
+        }
+        return;
+    }
+    int64_t k = 0;
+    if (columns == NR && b.row_stride == 1) // columns are contiguous: transpose WIDTH x WIDTH squares
+        for (; k + WIDTH <= k_count; k += WIDTH)
+            for (int v = 0; v < NV; ++v) {
+                Vec square[WIDTH];
+                for (int j = 0; j < WIDTH; ++j) {
+                    const int64_t at = k_first + k + (column + v * WIDTH + j) * b.col_stride;
+                    square[j] = half ? load_half(as_f16(b) + at) : load(as_f32(b) + at);
+                }
+                transpose(square);
+                for (int j = 0; j < WIDTH; ++j)
+                    store(out + (k + j) * NR + v * WIDTH, square[j]);
+            }
+    for (; k < k_count; ++k)
+        for (int64_t j = 0; j < NR; ++j)
+            out[k * NR + j] = j < columns ? element(b, k_first + k, column + j) : 0;
+}
+
+static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
+                        float *out, int64_t out_stride) {
+    const bool half = a.elem == Elem::f16;
+    for (int64_t i = 0; i < rows; ++i, out += out_stride) {
+        const int64_t at = (row + i) * a.row_stride + k_first;
+        int64_t k = 0;
+        for (; k + WIDTH <= k_count; k += WIDTH)
+            store(out + k, half ? load_half(as_f16(a) + at + k) : load(as_f32(a) + at + k));
+        for (; k < k_count; ++k)
+            out[k] = element(a, row + i, k_first + k);
+    }
+}
+
+static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
+                          float *out) {
+    const bool half = a.elem == Elem::f16;
+    for (int64_t i0 = 0; i0 < rows; i0 += MR, out += k_count * MR) {
+        const int64_t count = rows - i0 < MR ? rows - i0 : MR;
+        // Whole vectors may read and write past the panel's MR rows, while there are rows to read and a next
+        // k to overwrite what they spilled.
+        constexpr int64_t SPAN = (MR + WIDTH - 1) / WIDTH * WIDTH;
+        int64_t k = 0;
+        if (a.row_stride == 1 && i0 + SPAN <= rows)
+            for (; (k + 1) * MR + SPAN <= k_count * MR; ++k) {
+                const int64_t at = row + i0 + (k_first + k) * a.col_stride;
+                for (int64_t i = 0; i < SPAN; i += WIDTH)
+                    store(out + k * MR + i, half ? load_half(as_f16(a) + at + i) : load(as_f32(a) + at + i));
+            }
+        for (; k < k_count; ++k)
+            for (int64_t i = 0; i < MR; ++i)
+                out[k * MR + i] = i < count ? element(a, row + i0 + i, k_first + k) : 0;
+    }
+}
