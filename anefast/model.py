@@ -1,0 +1,132 @@
+"""A model in the hand: configuration, parameters, tokenizer; load, save, generate, train.
+
+    >>> import anefast
+    >>> model = anefast.Model.load("runs/my-run")           # doctest: +SKIP
+    >>> print(model.generate("Once upon a time", tokens=64))  # doctest: +SKIP
+
+What it is not: a device. Programs are compiled by what it makes, `training_step` and `inference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anefast import llama2c
+from anefast.checkpoint import find_checkpoint, load_model
+from anefast.config import ModelConfig
+from anefast.fuse import find_plan
+from anefast.nn import Params, count, init_params
+from anefast.runtime import Device, Inference, TrainingStep
+from anefast.sampling import sample
+from anefast.tokenizer import Tokenizer, open_tokenizer
+
+
+@dataclass
+class Model:
+    """A Llama-family model. `params` are fp32 arrays by name (`anefast.nn.shapes`)."""
+
+    config: ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, tokenizer: Tokenizer, seed: int = 1337) -> Model:
+        """A model with freshly drawn parameters."""
+        return cls(config, init_params(config, seed), tokenizer)
+
+    @classmethod
+    def load(cls, path: str | Path, tokenizer: str = "") -> Model:
+        """Opens a run folder, one of its checkpoints, or a llama2.c `.bin` file.
+
+        `tokenizer` is "bytes" or a tokenizer file; a run brings its own, a `.bin` file needs one.
+        Raises ValueError or FileNotFoundError with one clear line.
+        """
+        path = Path(path)
+        if path.is_dir():
+            folder = find_checkpoint(path)
+            config, params = load_model(folder)
+            source = tokenizer or str(folder)
+        else:
+            config, params = llama2c.load(path)
+            source = tokenizer
+        if not source:
+            raise ValueError(
+                f"[model] expected a tokenizer for {path}. Hint: llama2.c keeps it apart, "
+                "pass its tokenizer .bin."
+            )
+        opened = open_tokenizer(source)
+        if opened.vocab_size > config.vocab_size:
+            raise ValueError(
+                f"[model] expected a tokenizer of at most {config.vocab_size} ids, "
+                f"got {opened.vocab_size} in {source}."
+            )
+        return cls(config, params, opened)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable scalars."""
+        return count(self.config)
+
+    def training_step(
+        self, device: Device | None = None, batch: int = 1, seq: int = 256, plan: str = "unfused"
+    ) -> TrainingStep:
+        """Compiles forward and backward for micro-batches of `batch` x `seq` tokens."""
+        return TrainingStep(
+            self.config, self.params, device or Device(), batch, seq, find_plan(plan)
+        )
+
+    def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:
+        """Forward programs for next-token logits, compiled as lengths are met."""
+        return Inference(self.config, self.params, device or Device(), find_plan(plan))
+
+    def stream(
+        self,
+        prompt: str = "",
+        tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        device: Device | None = None,
+    ) -> Iterator[int]:
+        """Yields token ids after `prompt`, until BOS or EOS, `tokens` ids, or the context is full.
+
+        temperature 0 takes the likeliest token; top_k 0 and top_p 1 are off.
+        """
+        rng = np.random.default_rng(seed)
+        ids = [int(i) for i in self.tokenizer.encode(prompt, bos=True)]
+        limit = self.config.max_seq_len
+        if len(ids) > limit:
+            raise ValueError(
+                f"[generate] expected a prompt of at most {limit} tokens, got {len(ids)}."
+            )
+        inference = self.inference(device)
+        try:
+            while tokens > 0 and len(ids) <= limit:
+                token = sample(inference.logits(ids), temperature, top_k, top_p, rng)
+                if token in (self.tokenizer.bos_id, self.tokenizer.eos_id):
+                    return
+                yield token
+                ids.append(token)
+                tokens -= 1
+        finally:
+            inference.close()
+
+    def generate(
+        self,
+        prompt: str = "",
+        tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        device: Device | None = None,
+    ) -> str:
+        """`prompt` and its continuation as text. Arguments as in `stream`."""
+        ids = list(self.tokenizer.encode(prompt, bos=True))
+        ids += self.stream(prompt, tokens, temperature, top_k, top_p, seed, device)
+        return self.tokenizer.decode(ids)

@@ -1,0 +1,65 @@
+"""The parameters of a Llama-family model: names, shapes, initial values.
+
+One name follows a weight everywhere: config, graph, MIL, checkpoint, log. Arrays are fp32,
+row-major, `[out, in]` for matrices. Read `llama.py` next for the graph that uses them.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+from anefast.config import ModelConfig
+
+Params = dict[str, npt.NDArray[np.float32]]
+
+INIT_STD = 0.02
+
+
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter's shape by name, in the order all files and loops use."""
+    c, hidden = config.dim, config.hidden_dim
+    q, kv = config.n_heads * config.head_size, config.n_kv_heads * config.head_size
+    out: dict[str, tuple[int, ...]] = {"tok_embeddings": (config.vocab_size, c)}
+    for i in range(config.n_layers):
+        attn, ffn = f"layers.{i}.attn", f"layers.{i}.ffn"
+        out |= {f"{attn}.norm": (c,), f"{attn}.wq": (q, c), f"{attn}.wk": (kv, c)}
+        out |= {f"{attn}.wv": (kv, c), f"{attn}.wo": (c, q)}
+        out |= {f"{ffn}.norm": (c,), f"{ffn}.w1": (hidden, c), f"{ffn}.w2": (c, hidden)}
+        out |= {f"{ffn}.w3": (hidden, c)}
+    out["norm"] = (c,)
+    if not config.tied:
+        out["output"] = (config.vocab_size, c)
+    return out
+
+
+def count(config: ModelConfig) -> int:
+    """Number of trainable scalars (a tied classifier counts once)."""
+    return sum(math.prod(shape) for shape in shapes(config).values())
+
+
+def classifier(params: Params) -> str:
+    """Name of the classifier's weight: `output`, or `tok_embeddings` where they are tied."""
+    return "output" if "output" in params else "tok_embeddings"
+
+
+def init_params(config: ModelConfig, seed: int) -> Params:
+    """Draws initial parameters: normal(0, 0.02) matrices, norms of one.
+
+    The matrices that write to the residual stream (`wo`, `w2`) are narrower by sqrt(2 L), after
+    GPT-2 (Radford et al. 2019, section 2.3). Each tensor has a stream of its own, keyed by seed
+    and name, so a model with one more layer starts with the same values in the others.
+    """
+    residual_std = INIT_STD / math.sqrt(2 * config.n_layers)
+    params: Params = {}
+    for name, shape in shapes(config).items():
+        if name.endswith("norm"):
+            params[name] = np.ones(shape, np.float32)
+            continue
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        std = residual_std if name.endswith((".wo", ".w2")) else INIT_STD
+        params[name] = rng.standard_normal(shape, np.float32) * np.float32(std)
+    return params

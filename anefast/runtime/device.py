@@ -1,0 +1,87 @@
+"""Devices: the Python side of the one door (`csrc/anefast.h`).
+
+`ane` and `host` are driven alike; nothing above this file asks which one it has. `auto` is the ANE
+where there is one, else the host twin, and says why.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from anefast import _C
+
+log = logging.getLogger("anefast")
+
+DEVICES = ("auto", "ane", "host")
+
+Half = npt.NDArray[np.float16]
+
+
+class Device:
+    """An open executor.
+
+    `description` is a line for run headers. `label` is what numbers from it may be called in the
+    ANE's terms: `measured` on a real one, `emulated` on the host twin.
+    """
+
+    def __init__(self, name: str = "auto", options: str = "") -> None:
+        if name not in DEVICES:
+            near = difflib.get_close_matches(name, DEVICES, n=1)
+            hint = f" Hint: did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"[device] expected one of {', '.join(DEVICES)}, got {name!r}.{hint}")
+        self._native = open_first(("ane", "host") if name == "auto" else (name,), options)
+        self.name: str = self._native.name
+        self.description: str = self._native.description
+        self.label: str = self._native.label
+
+    def compile(self, text: str, blobs: Mapping[str, memoryview]) -> _C.Program:
+        """Compiles and loads MIL text. Raises MILError where it is refused, CompileError else."""
+        return self._native.compile(text, blobs)
+
+    def surface(self, shape: tuple[int, ...]) -> Surface:
+        """A zero-filled surface for one fp16 tensor of `shape`; the last axis a multiple of 32."""
+        return Surface(self._native.surface(2 * int(np.prod(shape))), shape)
+
+
+def open_first(names: tuple[str, ...], options: str) -> _C.Device:
+    """Opens the first device that this machine has; the last one's error is the caller's."""
+    for name in names[:-1]:
+        try:
+            return _C.Device(name, options)
+        except _C.AneUnavailable as reason:
+            log.debug("device %s: %s", name, reason)
+    return _C.Device(names[-1], options)
+
+
+class Surface:
+    """Memory shared with the device that holds one fp16 tensor, packed.
+
+    Rows of a multiple of 32 halves are multiples of the 64-byte row stride, so packed bytes and the
+    device's layout agree and nothing is copied at the seam.
+    """
+
+    def __init__(self, native: _C.Surface, shape: tuple[int, ...]) -> None:
+        self.native, self.shape = native, shape
+
+    @contextmanager
+    def read(self) -> Iterator[Half]:
+        """The tensor, locked for reading while the context lasts. Do not keep the array."""
+        yield from self._locked(read_only=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Half]:
+        """The tensor, locked for writing while the context lasts. Do not keep the array."""
+        yield from self._locked(read_only=False)
+
+    def _locked(self, read_only: bool) -> Iterator[Half]:
+        data = self.native.lock(read_only)
+        try:
+            yield data[: 2 * int(np.prod(self.shape))].view(np.float16).reshape(self.shape)
+        finally:
+            self.native.unlock(read_only)

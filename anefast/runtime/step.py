@@ -1,0 +1,111 @@
+"""One training step: tokens in, loss and weight gradients out.
+
+tokens -> embedding (CPU) -> layers (device) -> final norm, classifier, cross-entropy (CPU) ->
+layers backward (device) -> embedding gradient (CPU). Every weight gradient of the layers is queued
+on the CPU as soon as its operands exist and runs while the device goes on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from anefast import _C
+from anefast.config import ModelConfig
+from anefast.fuse import Plan, cut
+from anefast.ir import Tensor
+from anefast.nn import GRAD, Params, classifier, training_graph
+from anefast.runtime.device import Device
+from anefast.runtime.sequence import Sequence
+
+Tokens = npt.NDArray[np.int32]
+
+
+class TrainingStep:
+    """The compiled step of one model for micro-batches of `batch` sequences of `seq` tokens.
+
+    `params` and `grads` are fp32 arrays by name. `grads` accumulate over micro-steps until the
+    caller zeroes them; they are gradients of loss_scale x the SUM of token losses.
+    """
+
+    def __init__(
+        self, config: ModelConfig, params: Params, device: Device, batch: int, seq: int, plan: Plan
+    ) -> None:
+        self.config, self.params, self.device = config, params, device
+        self.grads: Params = {name: np.zeros_like(p) for name, p in params.items()}
+        self._shape = (batch, seq)
+        graph = training_graph(config, batch, seq)
+        schedule = cut(graph, plan.key)
+        self.sequence = Sequence(device, schedule, plan)
+        names = [kernel.name for kernel in self.sequence.kernels]
+        self._forward = [i for i, name in enumerate(names) if name.startswith("forward.")]
+        self._backward = [i for i, name in enumerate(names) if name.startswith("backward.")]
+        surface = self.sequence.surfaces
+        self._x, self._dh = (surface[t] for t in graph.inputs)
+        self._h, self._dx = surface[graph.outputs["h"]], surface[graph.outputs["dx"]]
+        owner = {t: name.removeprefix(GRAD) for name, t in graph.outputs.items()}
+        self._jobs = [[(owner[n], n) for n in nodes] for nodes in schedule.cpu_nodes]
+        self._queue = _C.Queue()
+        self._nll = np.zeros((batch, seq), np.float32)
+        self.update_weights()
+
+    def update_weights(self) -> None:
+        """Takes over changed `params`: programs with baked weights are compiled again."""
+        self.sequence.load(self.params)
+
+    def micro_step(self, x: Tokens, y: Tokens, loss_scale: float) -> tuple[float, int]:
+        """Forward and backward of one micro-batch.
+
+        x, y: int32 [B, S] tokens and targets; a target below 0 is left out. Returns the sum of
+        token losses in nats and how many tokens it is of. Gradients are in `grads` after `wait()`.
+        """
+        params, grads, head = self.params, self.grads, classifier(self.params)
+        self.wait()  # surfaces are written again from here on
+        self._run_forward(x)
+        with self._h.read() as h, self._dh.write() as dh:
+            loss, tokens = _C.head_loss_grad(
+                h, params["norm"], params[head], y, self.config.norm_eps, loss_scale,
+                self._nll, dh, grads["norm"], grads[head],
+            )  # fmt: skip
+        for i in self._backward:
+            self.sequence.run([i])
+            for name, node in self._jobs[i]:
+                self._enqueue(name, node)
+        with self._dx.read() as dx:
+            _C.embed_grad(x, dx, grads["tok_embeddings"])
+        return loss, tokens
+
+    def evaluate(self, x: Tokens, y: Tokens) -> tuple[float, int]:
+        """Forward only. Returns the sum of token losses in nats and the number of tokens."""
+        self.wait()
+        self._run_forward(x)
+        params = self.params
+        with self._h.read() as h:
+            return _C.head_loss(
+                h, params["norm"], params[classifier(params)], y, self.config.norm_eps, self._nll
+            )
+
+    @property
+    def nll(self) -> npt.NDArray[np.float32]:
+        """Token losses of the last micro-step or evaluation, [B, S] nats."""
+        return self._nll
+
+    def wait(self) -> None:
+        """Returns when every queued weight gradient is in `grads`."""
+        self._queue.wait()
+
+    def close(self) -> None:
+        """Waits for queued work and unloads the programs."""
+        self.wait()
+        self.sequence.close()
+
+    def _run_forward(self, x: Tokens) -> None:
+        if x.shape != self._shape:
+            raise ValueError(f"[step] expected tokens of shape {self._shape}, got {x.shape}.")
+        with self._x.write() as out:
+            _C.embed(x, self.params["tok_embeddings"], out)
+        self.sequence.run(self._forward)
+
+    def _enqueue(self, name: str, node: Tensor) -> None:
+        operands = [self.sequence.surfaces[t].native for t in node.inputs]
+        getattr(self._queue, node.op)(*operands, self.grads[name], *self._shape)
