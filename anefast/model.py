@@ -19,7 +19,7 @@ from anefast import llama2c
 from anefast.checkpoint import find_checkpoint, load_model
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
-from anefast.nn import Params, count, init_params
+from anefast.nn import Params, init_params
 from anefast.runtime import Device, Inference, TrainingStep
 from anefast.sampling import sample
 from anefast.tokenizer import Tokenizer, open_tokenizer
@@ -65,11 +65,6 @@ class Model:
                 f"got {opened.vocab_size} in {source}."
             )
         return cls(config, params, opened)
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of trainable scalars."""
-        return count(self.config)
 
     def training_step(
         self, device: Device | None = None, batch: int = 1, seq: int = 256, plan: str = "unfused"

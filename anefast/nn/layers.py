@@ -39,7 +39,7 @@ def rope_tables(
 
 def rope(x: ir.Tensor, heads: int, config: ModelConfig) -> ir.Tensor:
     """Rotates channel pairs (2i, 2i + 1) of every head, llama2.c's interleaved form."""
-    tables = rope_tables(config.head_size, x.shape[3], config.rope_theta)
+    tables = rope_tables(config.head_dim, x.shape[3], config.rope_theta)
     cos, sin = (np.tile(t, (heads, 1))[None, :, None, :].astype(np.float16) for t in tables)
     return ir.rope(x, ir.constant(cos, name="rope.cos"), ir.constant(sin, name="rope.sin"))
 
@@ -62,7 +62,7 @@ def heads_of(x: ir.Tensor, heads: int, groups: int) -> ir.Tensor:
 
 def attention(x: ir.Tensor, name: str, config: ModelConfig) -> ir.Tensor:
     """x + scale * Wo softmax(q k / sqrt(D) + mask) v. x: [B, C, 1, S] -> the same shape."""
-    heads, kv_heads, size = config.n_heads, config.n_kv_heads, config.head_size
+    heads, kv_heads, size = config.n_heads, config.n_kv_heads, config.head_dim
     batch, _, _, seq = x.shape
     with ir.scope(f"{name}.qkv"):
         xn = rms_norm(x, f"{name}.norm", config.norm_eps)

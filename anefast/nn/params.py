@@ -16,13 +16,11 @@ from anefast.config import ModelConfig
 
 Params = dict[str, npt.NDArray[np.float32]]
 
-INIT_STD = 0.02
-
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter's shape by name, in the order all files and loops use."""
     c, hidden = config.dim, config.hidden_dim
-    q, kv = config.n_heads * config.head_size, config.n_kv_heads * config.head_size
+    q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     out: dict[str, tuple[int, ...]] = {"tok_embeddings": (config.vocab_size, c)}
     for i in range(config.n_layers):
         attn, ffn = f"layers.{i}.attn", f"layers.{i}.ffn"
@@ -36,30 +34,25 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return out
 
 
-def count(config: ModelConfig) -> int:
-    """Number of trainable scalars (a tied classifier counts once)."""
-    return sum(math.prod(shape) for shape in shapes(config).values())
-
-
 def classifier(params: Params) -> str:
     """Name of the classifier's weight: `output`, or `tok_embeddings` where they are tied."""
     return "output" if "output" in params else "tok_embeddings"
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
-    """Draws initial parameters: normal(0, 0.02) matrices, norms of one.
+    """Draws initial parameters: normal(0, init_std) matrices, norms of one.
 
     The matrices that write to the residual stream (`wo`, `w2`) are narrower by sqrt(2 L), after
     GPT-2 (Radford et al. 2019, section 2.3). Each tensor has a stream of its own, keyed by seed
     and name, so a model with one more layer starts with the same values in the others.
     """
-    residual_std = INIT_STD / math.sqrt(2 * config.n_layers)
+    residual_std = config.init_std / math.sqrt(2 * config.n_layers)
     params: Params = {}
     for name, shape in shapes(config).items():
         if name.endswith("norm"):
             params[name] = np.ones(shape, np.float32)
             continue
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        std = residual_std if name.endswith((".wo", ".w2")) else INIT_STD
+        std = residual_std if name.endswith((".wo", ".w2")) else config.init_std
         params[name] = rng.standard_normal(shape, np.float32) * np.float32(std)
     return params

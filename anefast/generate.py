@@ -1,0 +1,60 @@
+"""`python -m anefast.generate RUN_OR_CHECKPOINT --prompt "Once"`: a story from a trained model.
+
+Text streams to standard output as it is made; what it was made with and how fast goes to standard
+error, so that the output can be piped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from anefast.cli import command
+from anefast.model import Model
+from anefast.runtime import Device
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What to continue, and how."""
+
+    model: Annotated[str, tyro.conf.Positional]  # A run folder, a checkpoint, or a llama2.c .bin.
+    prompt: str = ""  # Text to continue.
+    tokens: int = 256  # At most this many new tokens.
+    temperature: float = 0.8  # 0 takes the likeliest token; higher is more varied.
+    top_k: int = 0  # Only among the k likeliest; 0 is off.
+    top_p: float = 0.95  # Only among the likeliest that together have this probability; 1 is off.
+    seed: int = 0  # The same seed gives the same text.
+    tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
+    device: str = "auto"  # auto, ane or host.
+
+
+def generate(config: GenerateConfig) -> None:
+    """Prints the prompt and its continuation, then the speed."""
+    model = Model.load(config.model, config.tokenizer)
+    device = Device(config.device)
+    print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
+    ids = [int(i) for i in model.tokenizer.encode(config.prompt, bos=True)]
+    shown = model.tokenizer.decode(ids)
+    print(shown, end="", flush=True)
+    start, made = time.perf_counter(), 0
+    for token in model.stream(
+        config.prompt, config.tokens, config.temperature, config.top_k, config.top_p, config.seed, device
+    ):  # fmt: skip
+        ids.append(token)
+        made += 1
+        text = model.tokenizer.decode(ids)
+        if not text.endswith("\ufffd"):  # the middle of a UTF-8 character: wait for the rest
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    seconds = time.perf_counter() - start
+    print(flush=True)
+    print(f"{made} tokens in {seconds:.2f} s: {made / seconds:.1f} tok/s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    command(GenerateConfig, generate)
