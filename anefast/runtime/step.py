@@ -13,7 +13,7 @@ import numpy.typing as npt
 from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut
-from anefast.ir import Tensor
+from anefast.ir import terms
 from anefast.nn import GRAD, Params, classifier, training_graph
 from anefast.runtime.device import Device
 from anefast.runtime.sequence import Sequence
@@ -43,7 +43,7 @@ class TrainingStep:
         surface = self.sequence.surfaces
         self._x, self._dh = (surface[t] for t in graph.inputs)
         self._h, self._dx = surface[graph.outputs["h"]], surface[graph.outputs["dx"]]
-        owner = {t: name.removeprefix(GRAD) for name, t in graph.outputs.items()}
+        owner = {t: name.removeprefix(GRAD) for name, g in graph.outputs.items() for t in terms(g)}
         self._jobs = [[(owner[n], n) for n in nodes] for nodes in schedule.cpu_nodes]
         self._queue = _C.Queue()
         self._nll = np.zeros((batch, seq), np.float32)
@@ -67,10 +67,10 @@ class TrainingStep:
                 h, params["norm"], params[head], y, self.config.norm_eps, loss_scale,
                 self._nll, dh, grads["norm"], grads[head],
             )  # fmt: skip
+        self._enqueue(self._forward)  # what waited for nothing but dh
         for i in self._backward:
             self.sequence.run([i])
-            for name, node in self._jobs[i]:
-                self._enqueue(name, node)
+            self._enqueue([i])
         with self._dx.read() as dx:
             _C.embed_grad(x, dx, grads["tok_embeddings"])
         return loss, tokens
@@ -106,6 +106,9 @@ class TrainingStep:
             _C.embed(x, self.params["tok_embeddings"], out)
         self.sequence.run(self._forward)
 
-    def _enqueue(self, name: str, node: Tensor) -> None:
-        operands = [self.sequence.surfaces[t].native for t in node.inputs]
-        getattr(self._queue, node.op)(*operands, self.grads[name], *self._shape)
+    def _enqueue(self, programs: list[int]) -> None:
+        """Queues the weight gradients whose operands exist once these programs have run."""
+        for i in programs:
+            for name, node in self._jobs[i]:
+                operands = [self.sequence.surfaces[t].native for t in node.inputs]
+                getattr(self._queue, node.op)(*operands, self.grads[name], *self._shape)
