@@ -366,7 +366,7 @@ def to_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_settings(settings: Mapping[str, Any]) -> TrainConfig:
-    """Nested dicts -> a checked TrainConfig. Missing keys keep their default, unknown ones raise."""
+    """Nested dicts -> a checked TrainConfig. Missing keys keep defaults, unknown ones raise."""
     check_keys(settings)
     values = dict(settings)
     for name, kind in sections().items():

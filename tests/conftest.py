@@ -16,5 +16,7 @@ def data_dir() -> Path:
     said = os.environ.get("ANEFAST_TEST_DATA")
     path = Path(said) if said else ROOT.parent / "shared" / "data"
     if not path.is_dir():
-        pytest.skip(f"no shared test data at {path}; set ANEFAST_TEST_DATA to the folder that holds it")
+        pytest.skip(
+            f"no shared test data at {path}; set ANEFAST_TEST_DATA to the folder that holds it"
+        )
     return path
