@@ -1,4 +1,4 @@
-"""Graph: named outputs and what they need. Program: one cut of a graph, the unit MIL is written from.
+"""Graph: named outputs and what they need. Program: one cut of it, the unit of MIL text.
 
 Neither holds values or knows how to run; see interpret.py for a plain run, mil/text.py for text.
 """
@@ -119,8 +119,8 @@ SWAP = (1, 0, 2, 3)  # W (Co, Ci, 1, 1) -> W^T (Ci, Co, 1, 1)
 
 
 def baked(t: Tensor) -> tuple[Tensor, bool] | None:
-    """(parameter, transposed) where t is a parameter, or the transpose that conv's derivative reads:
-    a constant of the program, not a node that runs. None for anything else."""
+    """(parameter, transposed) where t is a parameter, or the transpose that conv's derivative
+    reads: a constant of the program, not a node that runs. None for anything else."""
     if t.op == "parameter":
         return t, False
     if t.op == "transpose" and t.inputs[0].op == "parameter" and t.attrs["perm"] == SWAP:

@@ -229,7 +229,7 @@ def log(x: Tensor, epsilon: float = 0.0) -> Tensor:
 
 
 def rsqrt(x: Tensor, epsilon: float = 0.0) -> Tensor:
-    """1 / sqrt(x + epsilon). After a reduction write pow(x, -0.5): some chips refuse rsqrt there."""
+    """1 / sqrt(x + epsilon). After a reduction write pow(x, -0.5), for chips that refuse rsqrt."""
     return apply("rsqrt", x, epsilon=float(epsilon))
 
 

@@ -1,0 +1,136 @@
+"""Graph to MIL text: one statement per node, in the graph's order.
+
+The op records say how each op is spelled, so this file names no op. Same program, same bytes;
+weights are referred to by their place in the weight file, never by value. Reads with spelling.py
+(how) and pack.py (the file).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from anefast.ir import OPS, Program, Tensor, baked
+from anefast.ir.op import Const
+from anefast.mil.pack import PATH, BlobLayout, Entry
+from anefast.mil.spelling import DIALECTS, Dialect, identifier, suffix, to_half
+
+
+class Text(NamedTuple):
+    text: str
+    blobs: BlobLayout
+
+
+def emit(program: Program, dialect: str = "ios18") -> Text:
+    """The text of one program and the layout of its weight file.
+
+    dialect: "ios18" or "ios16". Expects a program that rules.check accepts.
+    """
+    if dialect not in DIALECTS:
+        raise ValueError(f"[emit] expected a dialect of {sorted(DIALECTS)}, got {dialect!r}.")
+    return _Writer(program, DIALECTS[dialect]).write()
+
+
+class _Writer:
+    def __init__(self, program: Program, dialect: Dialect) -> None:
+        self.program, self.dialect = program, dialect
+        self.body: list[tuple[str, str, str | int, str]] = []  # type, name, expression, label
+        self.entries: list[Entry] = []
+        self.ports = {t: name for name, t in program.outputs}
+        self.taken = {name for name, _ in [*program.inputs, *program.outputs]}
+        self.ids: dict[Tensor, str] = {t: name for name, t in program.inputs}
+        self.consts: dict[Any, str] = {}  # what a constant is -> its identifier
+        self.counts: dict[str, int] = {}
+
+    def write(self) -> Text:
+        for node in self.program.nodes:
+            if not node.is_leaf and not baked(node):
+                self.statement(node)
+        layout = BlobLayout(self.entries)
+        of = self.dialect
+        ports = ", ".join(f"{of.type(t.dtype, t.shape)} {n}" for n, t in self.program.inputs)
+        lines = [of.head(), "{", f"    func main<{of.name}>({ports}) {{"]
+        for kind, name, value, label in self.body:
+            if isinstance(value, int):  # an entry of the weight file, its offset known only now
+                spelled = of.blob(kind, PATH, layout.offsets[value])
+                value = f"const()[name = {of.string(label)}, val = {spelled}]"
+            lines.append(f"        {kind} {name} = {value};")
+        results = ", ".join(name for name, _ in self.program.outputs)
+        return Text("\n".join([*lines, f"    }} -> ({results});", "}", ""]), layout)
+
+    # One op.
+
+    def statement(self, node: Tensor) -> None:
+        record = OPS[node.op].mil
+        if record is None:
+            raise ValueError(f"[emit] expected simple device ops, got {node!r}. Hint: ir.simplify.")
+        inputs = [self.operand(x) for x in node.inputs]
+        if record.variadic:
+            arguments = [f"{record.operands[0]} = ({', '.join(inputs)})"]
+        else:
+            pairs = zip(record.operands, inputs, strict=True)
+            arguments = [f"{argument} = {value}" for argument, value in pairs]
+        arguments += [f"{c.argument} = {self.argument(c, node)}" for c in record.consts]
+        label = self.label(node)
+        name = self.ports.get(node) or self.unique(label)
+        self.ids[node] = name
+        call = f"{node.op}({', '.join(arguments)})[name = {self.dialect.string(label)}]"
+        self.body.append((self.dialect.type(node.dtype, node.shape), name, call, label))
+
+    def label(self, node: Tensor) -> str:
+        """layers.0.ffn.conv_0, layers.0.ffn.backward.conv_1: counted per scope and op."""
+        path = [node.scope] if node.scope else []
+        if node.direction == "backward":
+            path.append("backward")
+        stem = ".".join([*path, node.op])
+        self.counts[stem] = self.counts.get(stem, -1) + 1
+        return f"{stem}_{self.counts[stem]}"
+
+    def unique(self, label: str) -> str:
+        name = identifier(label)
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    # Constants, each written once, before its first use.
+
+    def operand(self, t: Tensor) -> str:
+        if t in self.ids:
+            return self.ids[t]
+        if found := baked(t):
+            parameter, transposed = found
+            name = parameter.name or ""
+            entry = Entry(name, parameter.shape, transposed)
+            label = f"{name}.transposed" if transposed else name
+            return self.blob(("parameter", name, transposed), t, entry, label)
+        half = to_half(t.value, t.name or "constant")
+        if not t.shape:
+            key = ("scalar", half.tobytes())
+            return self.small(key, f"c_{suffix(f'{float(half):.4g}')}", "float", float(half))
+        return self.blob(
+            ("constant", t.shape, half.tobytes()), t, Entry(None, t.shape, data=half), self.title(t)
+        )
+
+    def title(self, t: Tensor) -> str:
+        return t.name or f"constant_{sum(e.parameter is None for e in self.entries)}"
+
+    def argument(self, const: Const, node: Tensor) -> str:
+        value = const.of(node)
+        key = ("argument", const.argument, repr(value))
+        return self.small(key, f"{const.argument}_{suffix(value)}", const.kind, value)
+
+    def small(self, key: Any, label: str, kind: str, value: Any) -> str:
+        if key not in self.consts:
+            name = self.consts[key] = self.unique(label)
+            of, spelled = self.dialect.constant(kind, value)
+            call = f"const()[name = {self.dialect.string(name)}, val = {spelled}]"
+            self.body.append((of, name, call, name))
+        return self.consts[key]
+
+    def blob(self, key: Any, t: Tensor, entry: Entry, label: str) -> str:
+        if key not in self.consts:
+            self.consts[key] = self.unique(label)
+            of = self.dialect.type(t.dtype, t.shape)
+            self.body.append((of, self.consts[key], len(self.entries), label))
+            self.entries.append(entry)
+        return self.consts[key]
