@@ -1,0 +1,61 @@
+"""From logits to the next token: temperature, top-k, top-p.
+
+Not here: the loop that asks a model for logits (model.py, generate.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+
+def sample(
+    logits: npt.NDArray[np.float32],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> int:
+    """One token drawn from softmax(logits / temperature), cut to the likeliest.
+
+    logits: (V,) float; -inf means never. temperature: 0 takes the largest logit, the lowest index
+    among equals. top_k: only the k largest; 0 is off. top_p: of those, only the fewest that hold at
+    least this share of their probability; 1 is off. Equal logits rank by index. rng: where the one
+    random number comes from; needed unless temperature is 0. ValueError for NaN, +inf or no choice.
+    """
+    if not (temperature >= 0 and math.isfinite(temperature)):
+        raise _expected("a finite temperature >= 0", temperature, "0 is greedy, 0.8 is usual")
+    if top_k < 0:
+        raise _expected("top_k >= 0", top_k, "0 turns it off")
+    if not 0 < top_p <= 1:
+        raise _expected("0 < top_p <= 1", top_p, "1 turns it off")
+    values = np.asarray(logits, np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise _expected("logits of shape (V,)", values.shape, "sample one position at a time")
+    largest = values.max()
+    if not math.isfinite(largest):  # NaN and +inf both surface in the maximum
+        raise _expected("finite logits or -inf", largest, "did the run diverge?")
+    if temperature == 0:
+        return int(values.argmax())
+    if rng is None:
+        raise _expected("a random generator", None, "np.random.default_rng(seed)")
+
+    order = np.argsort(-values, kind="stable")
+    if 0 < top_k < len(order):
+        order = order[:top_k]
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to exp(-inf)
+        weights = np.exp((values[order] - largest) / temperature)
+    cumulative = np.cumsum(weights)
+    if top_p < 1:
+        keep = int(np.searchsorted(cumulative, top_p * cumulative[-1])) + 1
+        cumulative = cumulative[:keep]
+    drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+    # rounding may put the draw on the very end; the last with any weight is meant
+    last = np.searchsorted(cumulative, cumulative[-1])
+    return int(order[min(int(drawn), int(last))])
+
+
+def _expected(what: str, got: object, hint: str) -> ValueError:
+    return ValueError(f"[sampling] expected {what}, got {got}. Hint: {hint}.")
