@@ -174,8 +174,8 @@ PLOTS: dict[str, list[str]] = {
         "ill in bed with a <colour> <body> and felt <gloom>. {hero} wanted to bring a <look> "
         "<food:food>, but there was none at home. {hero.He} walked past the <place:p1!home> and "
         'over the <place:p2!home,p1>. <sights> <meet> "I will give you a {food} if you <hobby> '
-        'with me," {friend} said <adverb>. So they did, for <while>. Then {hero} ran home <adverb> with '
-        "the {food} and <number> <colour> flowers. {hero}'s {kin} <did> and felt <mood>."
+        'with me," {friend} said <adverb>. So they did, for <while>. Then {hero} ran home <adverb> '
+        "with the {food} and <number> <colour> flowers. {hero}'s {kin} <did> and felt <mood>."
     ],
     "ending": [
         "From that <daytime> on, {hero} and {friend} were <friends>. <lesson>",
