@@ -1,0 +1,86 @@
+// The array functions of vecmath.h: vectors of 8 where there is AVX2, of 4 elsewhere, the same bits from both.
+#include "vecmath.h"
+
+#include <cstdlib>
+#include <string>
+
+namespace anefast {
+namespace {
+
+struct Loops {
+    void (*exp)(const float *, float *, int64_t);
+    void (*sigmoid)(const float *, float *, int64_t);
+    void (*tanh)(const float *, float *, int64_t);
+    void (*max_down)(const float *, int64_t, int64_t, int64_t, float *);
+    void (*exp_sum_down)(float *, int64_t, int64_t, int64_t, const float *, float *);
+    void (*scale_down)(float *, int64_t, int64_t, int64_t, const float *);
+};
+
+namespace four {
+constexpr int WIDTH = 4;
+typedef float F __attribute__((vector_size(16)));
+typedef int32_t I __attribute__((vector_size(16)));
+#include "vecmath_loops.h"
+} // namespace four
+
+} // namespace
+} // namespace anefast
+
+#if defined(__x86_64__)
+
+// avx2 without fma: the compiler could not fuse if it wanted to.
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#endif
+namespace anefast {
+namespace {
+namespace eight {
+constexpr int WIDTH = 8;
+typedef float F __attribute__((vector_size(32)));
+typedef int32_t I __attribute__((vector_size(32)));
+#include "vecmath_loops.h"
+} // namespace eight
+} // namespace
+} // namespace anefast
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif
+
+namespace anefast {
+namespace {
+
+const Loops &loops() {
+    static const Loops &chosen = []() -> const Loops & {
+#if defined(__x86_64__)
+        const char *text = std::getenv("ANEFAST_ISA");
+        if (__builtin_cpu_supports("avx2") && std::string(text ? text : "") != "portable")
+            return eight::LOOPS;
+#endif
+        return four::LOOPS;
+    }();
+    return chosen;
+}
+
+} // namespace
+
+void exp_floats(const float *x, float *y, int64_t n) { loops().exp(x, y, n); }
+void sigmoid_floats(const float *x, float *y, int64_t n) { loops().sigmoid(x, y, n); }
+void tanh_floats(const float *x, float *y, int64_t n) { loops().tanh(x, y, n); }
+void max_down(const float *x, int64_t rows, int64_t stride, int64_t n, float *most) {
+    loops().max_down(x, rows, stride, n, most);
+}
+void exp_sum_down(float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum) {
+    loops().exp_sum_down(x, rows, stride, n, most, sum);
+}
+void scale_down(float *x, int64_t rows, int64_t stride, int64_t n, const float *factor) {
+    loops().scale_down(x, rows, stride, n, factor);
+}
+
+} // namespace anefast

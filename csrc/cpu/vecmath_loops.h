@@ -1,0 +1,77 @@
+// The array functions of vecmath.h, compiled once per instruction set by vecmath.cpp. Not a header to include alone:
+// the including file has opened a namespace and defined F and I, vectors of WIDTH floats and int32_t.
+
+#include "vecmath_body.h"
+
+static inline void load(F &v, const float *p) { memcpy(&v, p, sizeof v); }
+static inline void store(float *p, const F &v) { memcpy(p, &v, sizeof v); }
+
+// Whole vectors from memory; what is left goes through a padded copy.
+template <void (*f)(F &)> static void each(const float *x, float *y, int64_t n) {
+    int64_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        F v;
+        load(v, x + i);
+        f(v);
+        store(y + i, v);
+    }
+    if (i < n) {
+        F rest = F{};
+        memcpy(&rest, x + i, (n - i) * sizeof(float));
+        f(rest);
+        memcpy(y + i, &rest, (n - i) * sizeof(float));
+    }
+}
+
+static void max_rows(const float *x, int64_t rows, int64_t stride, int64_t n, float *most) {
+    for (int64_t i = 0; i < rows; ++i, x += stride) {
+        int64_t j = 0;
+        for (; j + WIDTH <= n; j += WIDTH) {
+            F v, m;
+            load(v, x + j);
+            load(m, most + j);
+            m = m < v ? v : m;
+            store(most + j, m);
+        }
+        for (; j < n; ++j)
+            most[j] = most[j] < x[j] ? x[j] : most[j];
+    }
+}
+
+static void exp_sum_rows(float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum) {
+    for (int64_t i = 0; i < rows; ++i, x += stride) {
+        int64_t j = 0;
+        for (; j + WIDTH <= n; j += WIDTH) {
+            F v, m, s;
+            load(v, x + j);
+            load(m, most + j);
+            v = v - m;
+            exp_in(v);
+            store(x + j, v);
+            load(s, sum + j);
+            s = s + v;
+            store(sum + j, s);
+        }
+        for (; j < n; ++j) {
+            x[j] = exp_float(x[j] - most[j]);
+            sum[j] += x[j];
+        }
+    }
+}
+
+static void scale_rows(float *x, int64_t rows, int64_t stride, int64_t n, const float *factor) {
+    for (int64_t i = 0; i < rows; ++i, x += stride) {
+        int64_t j = 0;
+        for (; j + WIDTH <= n; j += WIDTH) {
+            F v, f;
+            load(v, x + j);
+            load(f, factor + j);
+            v = v * f;
+            store(x + j, v);
+        }
+        for (; j < n; ++j)
+            x[j] *= factor[j];
+    }
+}
+
+static constexpr Loops LOOPS{each<exp_in>, each<sigmoid_in>, each<tanh_in>, max_rows, exp_sum_rows, scale_rows};
