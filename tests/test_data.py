@@ -102,7 +102,8 @@ def write(path: Path, text: str) -> Path:
 
 def test_text_documents(tmp_path: Path) -> None:
     path = write(
-        tmp_path / "a.txt", "\ufeff one  two\r\n<|endoftext|>\n\n<|endoftext|>thréé\n" * 40
+        tmp_path / "a.txt",
+        "\ufeff" + " one  two\r\n<|endoftext|>\n\n<|endoftext|>thréé\n<|endoftext|>" * 40,
     )
     data = open_data(path)
     whole = np.concatenate([s.read(0, len(s)) for s in (data.train, data.validation)])
