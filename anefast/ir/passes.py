@@ -57,6 +57,28 @@ def substitute(graph: Graph, by: Mapping[Tensor, Tensor]) -> Graph:
     return Graph([t for t in old if t.op == "input"] + new, outputs)
 
 
+def recompute(graph: Graph, chosen: Callable[[Tensor], bool]) -> Graph:
+    """Lets backward compute chosen forward nodes again instead of reading them: each gets a twin
+    with direction "backward" in the same scope, read by all backward nodes. Run it after simplify:
+    sharing would join the twins again."""
+    done: dict[Tensor, Tensor] = {}
+    twins: dict[Tensor, Tensor] = {}
+
+    def again(t: Tensor) -> Tensor:
+        if t.is_leaf or t.direction == "backward" or not chosen(t):
+            return done[t]
+        if t not in twins:
+            inputs = tuple(again(x) for x in t.inputs)
+            with place(t.scope, "backward"):
+                twins[t] = Tensor(t.op, inputs, t.attrs, t.shape, t.dtype, t.name)
+        return twins[t]
+
+    for t in graph.nodes:
+        read = again if t.direction == "backward" else done.__getitem__
+        done[t] = rebuild(t, tuple(read(x) for x in t.inputs))
+    return Graph(graph.inputs, {name: done[t] for name, t in graph.outputs.items()})
+
+
 def expand(graph: Graph) -> Graph:
     """Composites into simple ops, and theirs in turn."""
     done: dict[Tensor, Tensor] = {}
