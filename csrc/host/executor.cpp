@@ -1,0 +1,277 @@
+// The `host` executor: csrc/anefast.h answered by the CPU. This file is the C seam, so no exception
+// leaves it; plan.h and ops.h do the work.
+#include <cctype>
+#include <cinttypes>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "../anefast.h"
+#include "../cpu/gemm.h"
+#include "../cpu/pool.h"
+#include "../half.h"
+#include "../mil/parse.h"
+#include "ops.h"
+#include "surface.h"
+
+struct anefast_device {
+    std::string description;
+};
+
+struct anefast_program {
+    std::mutex running; // evaluations of one program share its arena
+    anefast::mil::Program mil;
+    anefast::host::Plan plan;
+    std::vector<anefast::host::Step> steps;
+    std::vector<anefast_port> inputs, outputs;
+    std::unique_ptr<uint8_t, void (*)(void *)> arena{nullptr, std::free};
+    std::vector<uintptr_t> bases;
+    size_t bytes = 0;
+};
+
+namespace anefast::host {
+
+namespace {
+
+anefast_status fail(anefast_error *error, anefast_status status, const std::string &message, mil::Position where = {}) {
+    if (error) {
+        error->status = status;
+        error->line = where.line;
+        error->column = where.column;
+        std::snprintf(error->message, sizeof error->message, "%s", message.c_str());
+    }
+    return status;
+}
+
+// Runs body(), turning what it throws into a status.
+template <class F> anefast_status guarded(anefast_error *error, F &&body) {
+    try {
+        return body();
+    } catch (const Refusal &r) {
+        return fail(error, ANEFAST_COMPILE, r.message, r.where);
+    } catch (const std::bad_alloc &) {
+        return fail(error, ANEFAST_MEMORY, "[host] out of memory.");
+    } catch (const std::exception &e) {
+        return fail(error, ANEFAST_COMPILE, std::string("[host] unexpected: ") + e.what());
+    }
+}
+
+anefast_status open(const char *options, anefast_device **device, anefast_error *error) {
+    return guarded(error, [&] {
+        const char *p = options ? options : "";
+        int threads = 0;
+        while (*p) {
+            while (std::isspace(static_cast<unsigned char>(*p))) p++;
+            const char *end = p;
+            while (*end && !std::isspace(static_cast<unsigned char>(*end))) end++;
+            const std::string word(p, end);
+            p = end;
+            if (word.empty()) continue;
+            const size_t equals = word.find('=');
+            const std::string key = word.substr(0, equals);
+            const std::string value = equals == std::string::npos ? "" : word.substr(equals + 1);
+            if (key == "threads") {
+                char *rest;
+                const long n = std::strtol(value.c_str(), &rest, 10);
+                if (value.empty() || *rest || n < 1 || n > 1024)
+                    return fail(error, ANEFAST_INVALID,
+                                "[host] expected threads to be 1 to 1024, got \"" + value + "\".");
+                threads = static_cast<int>(n);
+            } else if (key == "profile") {
+                if (value != "exact")
+                    return fail(error, ANEFAST_INVALID,
+                                "[host] expected profile=exact, the only one there is, got \"" + value + "\".");
+            } else {
+                const bool close = !key.empty() && (key[0] == 't' || key[0] == 'T');
+                return fail(error, ANEFAST_INVALID,
+                            "[host] expected the options threads=N and profile=exact, got \"" + word +
+                                "\". Hint: did you mean " + (close ? "threads=2" : "profile=exact") + "?");
+            }
+        }
+        if (threads) Pool::shared().set_threads(threads);
+        auto d = std::make_unique<anefast_device>();
+        const int n = Pool::shared().threads();
+        d->description = std::string("host (") + gemm_isa() + " + " + half_isa() + ", " + std::to_string(n) +
+                         (n == 1 ? " thread)" : " threads)");
+        *device = d.release();
+        return ANEFAST_OK;
+    });
+}
+
+void close(anefast_device *device) { delete device; }
+const char *describe(const anefast_device *device) { return device->description.c_str(); }
+const char *label(const anefast_device *) { return "emulated"; }
+
+size_t workspace_bytes(const mil::Function &f, const mil::Operation &op) {
+    const auto found = table().find(op.type);
+    return found == table().end() || !found->second.workspace ? 0 : found->second.workspace(f, op);
+}
+
+// Rows of a port between a surface's 64-byte rows and packed memory.
+Step repack(const Port &port, Ref packed, Ref surface, bool into_surface) {
+    const size_t rows = port.rows, bytes = port.row_bytes, stride = port.row_stride;
+    return [=](const Frame &f) {
+        uint8_t *p = f.at(packed), *s = f.at(surface);
+        for (size_t i = 0; i < rows; i++) {
+            if (into_surface) std::memcpy(s + i * stride, p + i * bytes, bytes);
+            else std::memcpy(p + i * bytes, s + i * stride, bytes);
+        }
+    };
+}
+
+anefast_status compile(anefast_device *, const char *text, size_t text_bytes, const anefast_blob *blobs,
+                       size_t n_blobs, anefast_program **result, anefast_error *error) {
+    return guarded(error, [&] {
+        auto program = std::make_unique<anefast_program>();
+        // 1) copy the blobs, parse, pick the function
+        std::vector<mil::Blob> copied;
+        for (size_t i = 0; i < n_blobs; i++) {
+            const auto *data = static_cast<const uint8_t *>(blobs[i].data);
+            copied.push_back({blobs[i].path, std::make_shared<const std::vector<uint8_t>>(data, data + blobs[i].bytes)});
+            program->bytes += blobs[i].bytes;
+        }
+        mil::Error refused;
+        if (!mil::parse({text, text_bytes}, std::move(copied), false, &program->mil, &refused))
+            return fail(error, ANEFAST_MIL, refused.message, refused.where);
+        const mil::Function *f = nullptr;
+        for (const mil::Function &candidate : program->mil.functions)
+            if (!f || candidate.name == "main") f = &candidate;
+        if (!f) return fail(error, ANEFAST_COMPILE, "[host] expected a function, got a program without one.");
+        // 2) every operation known, then places, then steps
+        for (const mil::Operation &op : f->operations)
+            if (!table().count(op.type))
+                throw Refusal{op.where, "[host] " + op.type + " (" + op.label +
+                                            "): expected an operation this executor runs. Hint: write it with "
+                                            "arithmetic, reductions, conv, matmul and layout operations."};
+        program->plan = make_plan(*f, workspace_bytes);
+        const Plan &plan = program->plan;
+        for (size_t i : plan.copied_in)
+            program->steps.push_back(repack(plan.inputs[i], plan.where[plan.inputs[i].value],
+                                            {static_cast<uint32_t>(SURFACES + i), 0}, false));
+        for (size_t i = 0; i < f->operations.size(); i++)
+            if (!plan.is_view[i])
+                program->steps.push_back(table().at(f->operations[i].type).build({*f, f->operations[i], plan, i}));
+        for (size_t j : plan.copied_out)
+            program->steps.push_back(repack(plan.outputs[j], plan.where[plan.outputs[j].value],
+                                            {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
+        // 3) the arena and the ports
+        if (plan.arena_bytes) {
+            const size_t room = (plan.arena_bytes + 4095) / 4096 * 4096;
+            program->arena.reset(static_cast<uint8_t *>(std::aligned_alloc(4096, room)));
+            if (!program->arena) throw std::bad_alloc();
+            program->bytes += room;
+        }
+        program->bases.assign(SURFACES + plan.inputs.size() + plan.outputs.size(), 0);
+        program->bases[ARENA] = reinterpret_cast<uintptr_t>(program->arena.get());
+        for (bool out : {false, true})
+            for (const Port &p : out ? plan.outputs : plan.inputs) {
+                anefast_port c = p.c;
+                c.name = p.name.c_str();
+                c.dtype = p.dtype;
+                (out ? program->outputs : program->inputs).push_back(c);
+            }
+        *result = program.release();
+        return ANEFAST_OK;
+    });
+}
+
+size_t inputs(const anefast_program *program, const anefast_port **ports) {
+    *ports = program->inputs.data();
+    return program->inputs.size();
+}
+
+size_t outputs(const anefast_program *program, const anefast_port **ports) {
+    *ports = program->outputs.data();
+    return program->outputs.size();
+}
+
+size_t program_bytes(const anefast_program *program) { return program->bytes; }
+void unload(anefast_program *program) { delete program; }
+
+anefast_status surface_create(anefast_device *, size_t bytes, anefast_surface **surface, anefast_error *error) {
+    *surface = nullptr;
+    if (bytes == 0) return fail(error, ANEFAST_INVALID, "[surface] expected at least 1 byte, got 0.");
+    *surface = make_surface(bytes);
+    if (!*surface) return fail(error, ANEFAST_MEMORY, "[surface] no memory for " + std::to_string(bytes) + " bytes.");
+    return ANEFAST_OK;
+}
+
+void surface_release(anefast_surface *surface) { free_surface(surface); }
+size_t surface_bytes(const anefast_surface *surface) { return surface->bytes; }
+
+anefast_status surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error) {
+    if (!surface) return fail(error, ANEFAST_INVALID, "[lock] expected a surface, got null.");
+    lock_surface(surface, read_only != 0);
+    *base = surface->base;
+    return ANEFAST_OK;
+}
+
+anefast_status surface_unlock(anefast_surface *surface, int read_only, anefast_error *error) {
+    if (surface && unlock_surface(surface, read_only != 0)) return ANEFAST_OK;
+    return fail(error, ANEFAST_INVALID,
+                std::string("[unlock] expected a surface locked for ") + (read_only ? "reading" : "writing") +
+                    ", got one that is not. Hint: unlock with the read_only of its lock.");
+}
+
+// Null and short surfaces; the rest is asked of the surfaces themselves.
+anefast_status check_ports(const char *side, const std::vector<anefast_port> &ports, anefast_surface *const *surfaces,
+                           size_t n, anefast_error *error) {
+    if (n != ports.size())
+        return fail(error, ANEFAST_INVALID, std::string("[evaluate] expected ") + std::to_string(ports.size()) + " " +
+                                                side + " surfaces, got " + std::to_string(n) + ".");
+    for (size_t i = 0; i < n; i++) {
+        if (!surfaces[i])
+            return fail(error, ANEFAST_INVALID, std::string("[evaluate] expected a surface for ") + side + " " +
+                                                    ports[i].name + ", got none.");
+        if (surfaces[i]->bytes < ports[i].bytes)
+            return fail(error, ANEFAST_EVALUATE,
+                        std::string("[evaluate] status=0x1d: expected ") + side + " " + ports[i].name + " to have " +
+                            std::to_string(ports[i].bytes) + " bytes, got a surface of " +
+                            std::to_string(surfaces[i]->bytes) + ". Hint: rows are rounded up to 64 bytes; use nbytes.");
+    }
+    return ANEFAST_OK;
+}
+
+anefast_status evaluate(anefast_program *program, anefast_surface *const *in, size_t n_in,
+                        anefast_surface *const *out, size_t n_out, anefast_error *error) {
+    return guarded(error, [&] {
+        anefast_status status = check_ports("input", program->inputs, in, n_in, error);
+        if (status == ANEFAST_OK) status = check_ports("output", program->outputs, out, n_out, error);
+        if (status != ANEFAST_OK) return status;
+        std::lock_guard<std::mutex> held(program->running);
+        size_t which;
+        bool is_output;
+        if (const char *wrong = acquire(in, n_in, out, n_out, &which, &is_output))
+            return fail(error, ANEFAST_EVALUATE,
+                        std::string("[evaluate] expected ") + (is_output ? "output " : "input ") +
+                            (is_output ? program->outputs : program->inputs)[which].name + " " + wrong + ".");
+        struct Release {
+            anefast_surface *const *in, *const *out;
+            size_t n_in, n_out;
+            ~Release() { release(in, n_in, out, n_out); }
+        } at_end{in, out, n_in, n_out};
+        for (size_t i = 0; i < n_in; i++) program->bases[SURFACES + i] = reinterpret_cast<uintptr_t>(in[i]->base);
+        for (size_t j = 0; j < n_out; j++)
+            program->bases[SURFACES + n_in + j] = reinterpret_cast<uintptr_t>(out[j]->base);
+        const Frame frame{program->bases.data()};
+        for (const Step &step : program->steps) step(frame);
+        return ANEFAST_OK;
+    });
+}
+
+const anefast_executor HOST = {
+    "host",         open,           close,         describe,        label,         compile,      inputs,  outputs,
+    program_bytes,  unload,         surface_create, surface_release, surface_bytes, surface_lock, surface_unlock,
+    evaluate,
+};
+
+} // namespace
+
+} // namespace anefast::host
+
+const anefast_executor *anefast_host_executor(void) { return &anefast::host::HOST; }

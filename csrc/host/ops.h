@@ -1,0 +1,57 @@
+// One record per operation: how its step is built, and how much scratch memory it wants.
+//
+// A step is built once, at compile, with every shape known; it captures what it needs and is then run
+// with a Frame, which says where memory is today. Families register themselves in ops.cpp's table.
+#pragma once
+
+#include <string>
+#include <unordered_map>
+
+#include "plan.h"
+
+namespace anefast::host {
+
+// What a step's builder sees: its operation, the types, and where the values will be.
+class Builder {
+  public:
+    Builder(const mil::Function &f, const mil::Operation &op, const Plan &plan, size_t index)
+        : f(f), op(op), plan(plan), index(index) {}
+    const mil::Function &f;
+    const mil::Operation &op;
+    const Plan &plan;
+    const size_t index;
+
+    // The value id of a required operand.
+    int32_t operand(const char *name) const;
+    bool has(const char *name) const { return f.operand(op, name) >= 0; }
+    const mil::Type &type(int32_t value) const { return f.values[value].type; }
+    const mil::Type &type(const char *name) const { return type(operand(name)); }
+    Ref at(int32_t value) const { return plan.where[value]; }
+    Ref at(const char *name) const { return at(operand(name)); }
+    int32_t result(size_t i = 0) const { return op.results[i]; }
+    const mil::Type &result_type(size_t i = 0) const { return type(result(i)); }
+    Ref workspace() const { return plan.workspace[index]; }
+    // A constant one-element operand as a number. Refuses anything else.
+    double constant(const char *name) const;
+    // `axis` (or each of `axes`) counted from the front.
+    size_t axis(size_t rank, int32_t fallback = 0) const;
+    std::vector<bool> axes(size_t rank) const; // true where the axis is named; all where none is
+    [[noreturn]] void refuse(const std::string &why) const;
+};
+
+struct Record {
+    Step (*build)(const Builder &b);
+    size_t (*workspace)(const mil::Function &f, const mil::Operation &op) = nullptr;
+};
+
+using Table = std::unordered_map<std::string, Record>;
+void add_elementwise(Table &t);
+void add_unary(Table &t);
+void add_reductions(Table &t);
+void add_normalisers(Table &t);
+void add_linear(Table &t);
+void add_layout(Table &t);
+
+const Table &table();
+
+} // namespace anefast::host
