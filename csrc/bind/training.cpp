@@ -1,0 +1,244 @@
+// The CPU's side of a training step: embedding, head, weight gradients, threads.
+//
+// Arrays are C-contiguous; fp16 ones are (B, C, 1, S), usually views of locked surfaces. The GIL is
+// released while anything is computed.
+#include "bind.h"
+
+#include <atomic>
+#include <deque>
+#include <functional>
+
+#include "../cpu/embed.h"
+#include "../cpu/head.h"
+#include "../cpu/pool.h"
+#include "../cpu/weight_grad.h"
+
+namespace anefast::bind {
+
+namespace {
+
+// B, C, S of an fp16 (B, C, 1, S) array.
+struct Extent {
+    py::ssize_t b, c, s;
+};
+
+Extent extent(const py::array &a, const char *where, const char *name) {
+    elements(a, where, name, "float16", {-1, -1, 1, -1}, Access::read);
+    return {a.shape(0), a.shape(1), a.shape(3)};
+}
+
+[[noreturn]] void bad_token(const char *where, const char *name, int64_t at, int64_t seq, int64_t vocab) {
+    throw py::value_error(std::string("[") + where + "] expected " + name + " below " + std::to_string(vocab) +
+                          ", got another at (" + std::to_string(at / seq) + ", " + std::to_string(at % seq) + ").");
+}
+
+void embed_arrays(const py::array &tokens, const py::array &weight, const py::array &out) {
+    const char *where = "embed";
+    const Extent e = extent(out, where, "out");
+    const auto *t = elements_of<const int32_t>(tokens, where, "tokens", "int32", {e.b, e.s});
+    const auto *w = elements_of<const float>(weight, where, "weight", "float32", {-1, e.c});
+    auto *o = elements_of<uint16_t>(out, where, "out", "float16", {e.b, e.c, 1, e.s}, Access::write);
+    const int64_t vocab = weight.shape(0);
+    int64_t bad;
+    {
+        py::gil_scoped_release free;
+        bad = embed({t, e.b, e.s, e.c, vocab}, w, o);
+    }
+    if (bad >= 0) bad_token(where, "tokens", bad, e.s, vocab);
+}
+
+void embed_grad_arrays(const py::array &tokens, const py::array &dx, const py::array &dweight) {
+    const char *where = "embed_grad";
+    const Extent e = extent(dx, where, "dx");
+    const auto *t = elements_of<const int32_t>(tokens, where, "tokens", "int32", {e.b, e.s});
+    auto *w = elements_of<float>(dweight, where, "dweight", "float32", {-1, e.c}, Access::write);
+    const auto *d = static_cast<const uint16_t *>(dx.data());
+    const int64_t vocab = dweight.shape(0);
+    int64_t bad;
+    {
+        py::gil_scoped_release free;
+        bad = embed_grad({t, e.b, e.s, e.c, vocab}, d, w);
+    }
+    if (bad >= 0) bad_token(where, "tokens", bad, e.s, vocab);
+}
+
+Head head_of(const char *where, const py::array &h, const py::array &norm, const py::array &weight, double epsilon) {
+    const Extent e = extent(h, where, "h");
+    const auto *n = elements_of<const float>(norm, where, "norm", "float32", {e.c});
+    const auto *w = elements_of<const float>(weight, where, "weight", "float32", {-1, e.c});
+    return {static_cast<const uint16_t *>(h.data()), n, w, e.b, e.s, e.c, weight.shape(0), static_cast<float>(epsilon)};
+}
+
+py::tuple loss_tuple(const char *where, const HeadLoss &l, const Head &head) {
+    if (l.bad >= 0) bad_token(where, "targets", l.bad, head.seq, head.vocab);
+    return py::make_tuple(l.sum, l.count);
+}
+
+py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::array &weight, const py::array &targets,
+                           double epsilon, const py::array &nll) {
+    const char *where = "head_loss";
+    const Head head = head_of(where, h, norm, weight, epsilon);
+    const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
+    auto *n = elements_of<float>(nll, where, "nll", "float32", {head.batch, head.seq}, Access::write);
+    HeadLoss loss;
+    {
+        py::gil_scoped_release free;
+        loss = head_loss(head, t, n);
+    }
+    return loss_tuple(where, loss, head);
+}
+
+py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const py::array &weight,
+                                const py::array &targets, double epsilon, double scale, const py::array &nll,
+                                const py::array &dh, const py::array &dnorm, const py::array &dweight) {
+    const char *where = "head_loss_grad";
+    const Head head = head_of(where, h, norm, weight, epsilon);
+    const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
+    auto *n = elements_of<float>(nll, where, "nll", "float32", {head.batch, head.seq}, Access::write);
+    auto *d = elements_of<uint16_t>(dh, where, "dh", "float16", {head.batch, head.channels, 1, head.seq}, Access::write);
+    auto *dn = elements_of<float>(dnorm, where, "dnorm", "float32", {head.channels}, Access::write);
+    auto *dw = elements_of<float>(dweight, where, "dweight", "float32", {head.vocab, head.channels}, Access::write);
+    HeadLoss loss;
+    {
+        py::gil_scoped_release free;
+        loss = head_loss_grad(head, t, static_cast<float>(scale), n, d, dn, dw);
+    }
+    return loss_tuple(where, loss, head);
+}
+
+void head_logits_arrays(const py::array &h, const py::array &norm, const py::array &weight, double epsilon,
+                        const py::array &positions, const py::array &out) {
+    const char *where = "head_logits";
+    const Head head = head_of(where, h, norm, weight, epsilon);
+    const auto *p = elements_of<const int32_t>(positions, where, "positions", "int32", {head.batch});
+    auto *o = elements_of<float>(out, where, "out", "float32", {head.batch, head.vocab}, Access::write);
+    int64_t bad;
+    {
+        py::gil_scoped_release free;
+        bad = head_logits(head, p, o);
+    }
+    if (bad >= 0)
+        throw py::value_error("[head_logits] expected positions in [0, " + std::to_string(head.seq) +
+                              "), got another for sequence " + std::to_string(bad) + ".");
+}
+
+// Weight gradients in the background. A job's surfaces stay locked for reading until it has run; its
+// accumulator is kept alive until then and must not be read before wait().
+class Queue {
+  public:
+    ~Queue() { wait(); }
+
+    void weight_grad(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, const py::array &acc,
+                     int64_t batch, int64_t seq) {
+        const char *where = "weight_grad";
+        auto *a = elements_of<float>(acc, where, "acc", "float32", {-1, -1}, Access::write);
+        const int64_t co = acc.shape(0), ci = acc.shape(1);
+        const auto *d = take(where, "dy", dy, batch, co, seq), *f = take(where, "x", x, batch, ci, seq, dy.get());
+        submit(acc, a, {dy, x}, [=] { anefast::weight_grad(d, f, a, batch, seq, co, ci); });
+    }
+
+    void scale_grad(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, const py::array &acc,
+                    int64_t batch, int64_t seq) {
+        const char *where = "scale_grad";
+        auto *a = elements_of<float>(acc, where, "acc", "float32", {-1}, Access::write);
+        const int64_t c = acc.shape(0);
+        const auto *d = take(where, "dy", dy, batch, c, seq), *f = take(where, "x", x, batch, c, seq, dy.get());
+        submit(acc, a, {dy, x}, [=] { anefast::scale_grad(d, f, a, batch, seq, c); });
+    }
+
+    void bias_grad(const std::shared_ptr<Surface> &dy, const py::array &acc, int64_t batch, int64_t seq) {
+        const char *where = "bias_grad";
+        auto *a = elements_of<float>(acc, where, "acc", "float32", {-1}, Access::write);
+        const int64_t c = acc.shape(0);
+        const auto *d = take(where, "dy", dy, batch, c, seq);
+        submit(acc, a, {dy}, [=] { anefast::bias_grad(d, a, batch, seq, c); });
+    }
+
+    void wait() {
+        if (!jobs_.empty()) {
+            py::gil_scoped_release free;
+            Pool::shared().drain();
+        }
+        reap();
+    }
+
+  private:
+    struct Job {
+        py::array acc;
+        std::shared_ptr<std::atomic<bool>> done;
+    };
+
+    // Locks a surface that holds at least (batch, channels, 1, seq) fp16 for reading. Where that fails, the
+    // job's other surface, `locked`, is let go.
+    static const uint16_t *take(const char *where, const char *name, const std::shared_ptr<Surface> &s, int64_t batch,
+                                int64_t channels, int64_t seq, const Surface *locked = nullptr) {
+        std::string wrong;
+        const std::string place = std::string("[") + where + "] expected ";
+        if (!s) wrong = place + name + " to be a surface, got None.";
+        else if (batch < 1 || seq < 1 || seq % 32)
+            wrong = place + "batch >= 1 and seq a positive multiple of 32, got " + std::to_string(batch) + " and " +
+                    std::to_string(seq) + ".";
+        else if (static_cast<int64_t>(s->bytes() / 2) / batch / seq < channels)
+            wrong = place + name + " to hold (" + std::to_string(batch) + ", " + std::to_string(channels) + ", 1, " +
+                    std::to_string(seq) + ") fp16, got a surface of " + std::to_string(s->bytes()) + " bytes.";
+        if (!wrong.empty()) {
+            if (locked) locked->unlock_quietly(true);
+            throw py::value_error(wrong);
+        }
+        return static_cast<const uint16_t *>(s->lock(true));
+    }
+
+    void submit(const py::array &acc, const void *key, std::vector<std::shared_ptr<Surface>> surfaces,
+                const std::function<void()> &start) {
+        reap();
+        auto done = std::make_shared<std::atomic<bool>>(false);
+        jobs_.push_back({acc, done});
+        py::gil_scoped_release free;
+        start();
+        // Behind the sums, on their key: it runs when they have.
+        Pool::shared().enqueue(key, 1, [done, surfaces = std::move(surfaces)](int64_t) {
+            for (const auto &s : surfaces) s->unlock_quietly(true);
+            done->store(true, std::memory_order_release);
+        });
+    }
+
+    void reap() { // needs the GIL: arrays are let go
+        while (!jobs_.empty() && jobs_.front().done->load(std::memory_order_acquire)) jobs_.pop_front();
+    }
+
+    std::deque<Job> jobs_;
+};
+
+} // namespace
+
+void init_training(py::module_ &m) {
+    using py::arg;
+    m.def("embed", &embed_arrays, arg("tokens"), arg("weight"), arg("out"),
+          "out (B, C, 1, S) fp16 = rows of weight (V, C) fp32 named by tokens (B, S) int32.");
+    m.def("embed_grad", &embed_grad_arrays, arg("tokens"), arg("dx"), arg("dweight"),
+          "dweight (V, C) fp32 += dx (B, C, 1, S) fp16 at tokens; positions in ascending order.");
+    m.def("head_loss", &head_loss_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"), arg("epsilon"),
+          arg("nll"), "Final norm, classifier and cross-entropy: (sum of nll over targets >= 0, their count).");
+    m.def("head_loss_grad", &head_loss_grad_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"),
+          arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
+          "head_loss with gradients of scale * sum: dh is written, dnorm and dweight are added to.");
+    m.def("head_logits", &head_logits_arrays, arg("h"), arg("norm"), arg("weight"), arg("epsilon"), arg("positions"),
+          arg("out"), "out (B, V) fp32: the logits at one position of each sequence.");
+    m.def("threads", [] { return Pool::shared().threads(); });
+    m.def("set_threads", [](int n) {
+        if (n < 1 || n > 1024) throw py::value_error("[set_threads] expected 1 to 1024, got " + std::to_string(n) + ".");
+        py::gil_scoped_release free;
+        Pool::shared().set_threads(n);
+    }, arg("n"));
+    py::class_<Queue>(m, "Queue", "Parameter gradients, summed on the CPU while the device works.")
+        .def(py::init<>())
+        .def("weight_grad", &Queue::weight_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"),
+             "acc (Co, Ci) fp32 += sum over b, s of dy[b, :, s] x[b, :, s]^T.")
+        .def("scale_grad", &Queue::scale_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"),
+             "acc (C,) fp32 += sum over b, s of dy * x.")
+        .def("bias_grad", &Queue::bias_grad, arg("dy"), arg("acc"), arg("batch"), arg("seq"),
+             "acc (C,) fp32 += sum over b, s of dy.")
+        .def("wait", &Queue::wait, "Runs what is left; accumulators may be read when it returns.");
+}
+
+} // namespace anefast::bind
