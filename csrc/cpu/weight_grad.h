@@ -2,7 +2,7 @@
 //
 // Each call returns at once; Pool::drain() finishes them. The caller keeps every buffer alive and unchanged
 // until then. Calls on the same acc run one after the other, so sums have one order whatever the threads:
-// batch ascending, then sequence ascending, in fp32.
+// for weights batch ascending, then sequence ascending, in fp32; for channel sums eight interleaved lanes in double.
 #pragma once
 
 #include <cstdint>

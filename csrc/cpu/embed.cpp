@@ -1,0 +1,71 @@
+// Token embedding: gather, round and transpose a block of tokens at a time; the gradient the other way round.
+#include "embed.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "../half.h"
+#include "pool.h"
+
+namespace anefast {
+namespace {
+
+constexpr int64_t TOKENS = 32;    // one surface row of 64 bytes per channel
+constexpr int64_t CHANNELS = 64;  // of the gradient, per task
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t first_bad(const Embedding &e) {
+    for (int64_t i = 0; i < e.batch * e.seq; ++i)
+        if (e.tokens[i] < 0 || e.tokens[i] >= e.vocab)
+            return i;
+    return -1;
+}
+
+} // namespace
+
+int64_t embed(const Embedding &e, const float *weight, uint16_t *out) {
+    const int64_t bad = first_bad(e), C = e.channels, S = e.seq, across = ceil_div(S, TOKENS);
+    if (bad >= 0)
+        return bad;
+    Pool::shared().parallel(e.batch * across, [&](int64_t task) {
+        const int64_t b = task / across, s = task % across * TOKENS, count = std::min(TOKENS, S - s);
+        std::vector<uint16_t> rows(count * C);
+        for (int64_t i = 0; i < count; ++i)
+            half_from_floats(weight + e.tokens[b * S + s + i] * C, rows.data() + i * C, C);
+        for (int64_t c = 0; c < C; ++c) {
+            uint16_t *const to = out + (b * C + c) * S + s;
+            for (int64_t i = 0; i < count; ++i)
+                to[i] = rows[i * C + c];
+        }
+    });
+    return -1;
+}
+
+int64_t embed_grad(const Embedding &e, const uint16_t *dx, float *dweight) {
+    const int64_t bad = first_bad(e), C = e.channels, S = e.seq;
+    if (bad >= 0)
+        return bad;
+    // A task owns some channels of every token's row and meets the positions in order.
+    Pool::shared().parallel(ceil_div(C, CHANNELS), [&](int64_t task) {
+        const int64_t c0 = task * CHANNELS, count = std::min(CHANNELS, C - c0);
+        float row[TOKENS], block[TOKENS * CHANNELS];
+        for (int64_t b = 0; b < e.batch; ++b)
+            for (int64_t s = 0; s < S; s += TOKENS) {
+                const int64_t tokens = std::min(TOKENS, S - s);
+                for (int64_t c = 0; c < count; ++c) {
+                    half_to_floats(dx + (b * C + c0 + c) * S + s, row, tokens);
+                    for (int64_t i = 0; i < tokens; ++i)
+                        block[i * CHANNELS + c] = row[i];
+                }
+                for (int64_t i = 0; i < tokens; ++i) {
+                    float *const to = dweight + e.tokens[b * S + s + i] * C + c0;
+                    for (int64_t c = 0; c < count; ++c)
+                        to[c] += block[i * CHANNELS + c];
+                }
+            }
+    });
+    return -1;
+}
+
+} // namespace anefast
