@@ -76,6 +76,8 @@ def test_thousands_of_stories_give_their_choices_back(told: list[Story]) -> None
     for tale in told:
         assert recognise(tale.text) == tale
         assert 300 <= len(tale.text) <= 1000 and tale.text.isascii()
+        assert "  " not in tale.text and tale.text.count("\n") == 2
+        assert not set("<>{}|") & set(tale.text)
 
 
 def test_probability_is_the_product_of_choices(told: list[Story]) -> None:

@@ -6,14 +6,16 @@ differently.
 
 from __future__ import annotations
 
+from .words import words_of
+
 PLOTS: dict[str, list[str]] = {
     "story": ["<opening> <likes>\n<oneday> <plot>\n<ending>"],
     "opening": [
         "Once upon a time there was a <trait> <kind:kind> named <name:hero>. {hero.He} lived "
         "<near> <place:home> with {hero.his} <relative:kin>.",
-        "Once there was a <trait> <kind:kind> called <name:hero>, who lived in a <look> <house> "
+        "Once there was a <trait> <kind:kind> called <name:hero>, who lived in a <housing> <house> "
         "<near> <place:home> with {hero.his} <relative:kin>.",
-        "Long ago, in a <look> <house> <near> <place:home>, lived a <trait> <kind:kind> named "
+        "Long ago, in a <housing> <house> <near> <place:home>, lived a <trait> <kind:kind> named "
         "<name:hero> and {hero.his} <trait> <relative:kin>.",
         "In a <colour> <house> <near> <place:home> there lived a <trait> <kind:kind> "
         "whose name was <name:hero>. {hero.His} <relative:kin> lived there too.",
@@ -29,14 +31,14 @@ PLOTS: dict[str, list[str]] = {
         "<wear>.",
         "All the <birds> knew {hero.him}, because {hero.he} could <hobby:hobby> so well.",
         "{hero.He} could <hobby:hobby> all day, but {hero.he} did not like to <hobby!hobby>.",
-        "When it was <weather>, {hero} would <hobby:hobby> and eat a <look> <food>.",
+        "When it was <weather>, {hero} would <hobby:hobby> and eat a <taste> <food>.",
     ],
     "wear": ["coat", "hat", "scarf", "ribbon", "vest", "cape", "belt", "shawl"],
     "oneday": [
-        "One <weather> <daytime>,",
-        "On the first <weather> <daytime> of the <season>,",
-        "Then, on a <weather> <daytime>,",
-        "It was a <weather> <daytime>, and",
+        "One <weather:sky> <daytime:time>,",
+        "On the first <weather:sky> <daytime:time> of the <season>,",
+        "Then, on a <weather:sky> <daytime:time>,",
+        "It was a <weather:sky> <daytime:time>, and",
     ],
     "season": ["spring", "summer", "winter", "year", "month", "week"],
     "plot": [
@@ -67,10 +69,10 @@ PLOTS: dict[str, list[str]] = {
         '"<ohno>!" <said> {hero}. {hero.He} felt <gloom>.',
         '{hero} felt <gloom>. "<ohno>!" {hero.he} <said>.',
         "{hero.He} sat down <spot> and felt very <gloom>.",
-        "A <look> tear ran down {hero.his} <body>.",
+        "A <tear> tear ran down {hero.his} <body>.",
     ],
     "offer": [
-        '"Do not be <gloom>," {friend} <said>. "I will help you."',
+        '"Do not worry," {friend} <said>. "I have a <look> <toy> and <number> <stuff>."',
         '"Let me help," {friend} said <adverb>.',
         '"Two can do more than one," said the {fkind} and <did>.',
         '{friend} <did>. "I have an idea," {friend.he} said <adverb>.',
@@ -79,18 +81,39 @@ PLOTS: dict[str, list[str]] = {
     "thanks": [
         '"Thank you, {friend}!" <said> {hero}.',
         '{hero} hugged {friend} and <did>. "You are <trait> and <trait>!"',
-        "{hero} gave {friend} a <look> <food> to say thank you.",
+        "{hero} gave {friend} a <taste> <food> to say thank you.",
         "They both <did> and danced until {friend}'s <body> hurt.",
     ],
+    "tear": words_of("big, small, salty, warm, single, round"),
+    "worked": words_of(
+        "This time it worked!, And then it worked!, Hop! It worked!, All at once it worked!, "
+        "It worked!, Hooray! It worked!, Before long it worked!, Oh! It worked!"
+    ),
+    "nothing": words_of(
+        "Nothing came up., No leaf came up., Only a weed came up., The ground stayed bare., "
+        "Not one leaf was seen., A crow dug there., It did not grow."
+    ),
+    "smell": words_of(
+        "It smelled so good!, How good it smelled!, What luck!, Yum!, That was a surprise!, "
+        "Nobody was near., There was no name on it."
+    ),
+    "slowly": words_of(
+        "Little by little, Soon, After that, In the end, Before long, At last, By and by"
+    ),
+    "wentto": words_of(
+        "They walked to, They ran to, On they went to, They looked in, Off they went to"
+    ),
+    "pointed": words_of("pointed up, thought hard, smiled, jumped, nodded, looked round, sniffed"),
+    "hooray": words_of("Hooray, Yes, There it was, At last, It was true, What joy"),
     "lost": [
         "<colour:hue> <toy:toy> to the <place:place!home>. <sights> But when {hero.he} stopped to "
         "<hobby>, the {toy} was gone! <sadly> {hero.He} looked <spot:a> and <spot:b!a>, but it was "
         '<notthere>. <meet> "I lost my {hue} {toy}," said {hero}. <offer> They looked for '
-        "<while>. At last {friend} saw something {hue} <spot!a,b>. It was the {toy}! <thanks>"
+        "<while>. At last {friend} saw something {hue} <spot!a,b>. <hooray>, the {toy}! <thanks>"
     ],
     "notthere": ["not there", "nowhere", "too dark to see", "no use"],
     "found": [
-        "a <look> <food:food> <spot>. It smelled so good! {hero.He} wanted to eat it all alone, "
+        "a <taste> <food:food> <spot>. <smell> {hero.He} wanted to eat it all alone, "
         'next to the <place!home>. <meet> "I am so hungry," {friend} said <adverb>. "I have not '
         'eaten since <meal>." {hero} thought for <while>. <sharing> "It tastes better with a '
         'friend," {hero.he} <said>. {friend} <did>. Then they played <game> and watched <number> '
@@ -109,7 +132,7 @@ PLOTS: dict[str, list[str]] = {
     ],
     "thanks_back": [
         '"You can play with it too," said the {fkind}, and they played <game>.',
-        "To say thank you, {friend} gave {hero} a <look> <food>.",
+        "To say thank you, {friend} gave {hero} a <taste> <food>.",
         '"Let us <hobby> together," {friend.he} said <adverb>.',
         "They took turns with the {toy} until <number> stars came out.",
     ],
@@ -123,11 +146,11 @@ PLOTS: dict[str, list[str]] = {
     "sad_sound": ["sad", "tiny", "strange", "soft", "lonely", "funny", "faint"],
     "baby_home": [
         "sound <spot:a>. It was a <colour> baby <baby:baby>! <babytalk> {hero.He} picked up the "
-        "{baby} <adverb> and wrapped it in a <colour> <toy_soft>. They walked to the "
-        "<place:p1!home>, but nobody was there. They walked to the <place:p2!home,p1>, but found "
-        'only <number> <birds>. <meet> <offer> "I saw a <gloom> mother {baby} <near> '
-        '<place!p1,p2>." '
-        "They ran there <adverb>. The mother {baby} <did> and gave them a <look> <food>. <thanks>"
+        "{baby} <adverb> and wrapped it in a <colour> <toy_soft>. <wentto> the "
+        "<place:p1!home>, but nobody was there. <wentto> the <place:p2!home,p1>, but found "
+        'only <number> <birds>. <meet> <offer> {friend} <pointed>. "I saw a <gloom> '
+        'mother {baby} <near> <place!p1,p2>." '
+        "They ran there <adverb>. The mother {baby} <did> and gave them a <taste> <food>. <thanks>"
     ],
     "babytalk": [
         '"I want my mother," it <said>.',
@@ -140,7 +163,7 @@ PLOTS: dict[str, list[str]] = {
         "<skill:skill>. {hero.He} went to the <place:place!home> and tried. <fall> {hero.He} tried "
         "<times> times, but {hero.he} could not do it. <sadly> <meet> "
         '"It took me <times> days to learn," {friend} said <adverb>. "Try once more, and keep your '
-        '<body> up." {hero} took a deep breath and went <adverb>. This time it worked! {hero.He} '
+        '<body> up." {hero} took a deep breath and went <adverb>. <worked> {hero.He} '
         "could <skill_done>. <thanks>"
     ],
     "skill_done": ["really {skill}", "{skill} all alone", "at last {skill}"],
@@ -154,15 +177,15 @@ PLOTS: dict[str, list[str]] = {
         "<place:place!home> to <hobby>. <sights> {hero} had always been afraid of <fear:fear>. "
         "Suddenly the sky turned <colour>. {hero.He} hid <spot> and shook from <body:b1> to "
         '<body!b1>. <meet> "I am afraid of {fear}," {hero} said <adverb>. "So am I, sometimes," '
-        'said {friend}. "When I am, I <hobby> and think of a <look> <food>." They held a <colour> '
-        "<toy> and played <game> for <while>. Little by little {hero} felt <mood>.",
+        'said {friend}. "When I am, I <hobby> and think of a <taste> <food>." They held a <colour> '
+        "<toy> and played <game> for <while>. <slowly> {hero} felt <mood>.",
     ],
     "seeds": [
         "<look> <seed:seed> seed from {hero.his} {kin}. {hero.He} planted it <near> "
-        "<place:place!home> and waited <number> days. Nothing came up. <sadly> <meet> <seedtalk> "
+        "<place:place!home> and waited <number> days. <nothing> <sadly> <meet> <seedtalk> "
         "So {hero} watered it every <daytime> and sang to it <adverb>. After <number> weeks a "
         "<colour> leaf came out, then <number> more. A <look> <bug> came to live there. By the end "
-        "of the <season> the {seed} plant was taller than {friend}! They made a <look> <food> and "
+        "of the <season> the {seed} plant was taller than {friend}! They made a <taste> <food> and "
         "ate it with <number> <birds>.",
     ],
     "seedtalk": [
@@ -171,18 +194,18 @@ PLOTS: dict[str, list[str]] = {
         '{friend} looked at the ground <adverb>. "It is only asleep," {friend.he} <said>.',
     ],
     "sick": [
-        "ill in bed with a <colour> <body> and felt <gloom>. {hero} wanted to bring a <look> "
+        "ill in bed with a <colour> <body> and felt <gloom>. {hero} wanted to bring a <taste> "
         "<food:food>, but there was none at home. {hero.He} walked past the <place:p1!home> and "
         'over the <place:p2!home,p1>. <sights> <meet> "I will give you a {food} if you <hobby> '
         'with me," {friend} said <adverb>. So they did, for <while>. Then {hero} ran home <adverb> '
         "with the {food} and <number> <colour> flowers. {hero}'s {kin} <did> and felt <mood>."
     ],
     "ending": [
-        "From that <daytime> on, {hero} and {friend} were <friends>. <lesson>",
+        "From that {time} on, {hero} and {friend} were <friends>. <lesson>",
         "That night {hero} told {hero.his} {kin} about {friend}. <lesson>",
         "{hero} went home with a <mood> heart and a <look> <toy>. <lesson>",
         "When the <number> stars came out, {friend} walked {hero} home. <lesson>",
-        "And {hero.he} never forgot that <weather> <daytime> with {friend}. <lesson>",
+        "And {hero.he} never forgot that {sky} {time} with {friend}. <lesson>",
     ],
     "lesson": [
         "{hero.He} had learned to be <trait>.",
