@@ -241,9 +241,7 @@ def test_fill_refuses_what_fp16_cannot_hold():
         w[3, 4] = bad
         with pytest.raises(OverflowError, match=r"layers\.0\.ffn\.w1 .* got 1 of 6144 values"):
             layout.fill({"layers.0.ffn.w1": w})
-    with pytest.raises(
-        ValueError, match=r"layers\.0\.ffn\.w1 of \[96, 64, 1, 1\]"
-    ):
+    with pytest.raises(ValueError, match=r"layers\.0\.ffn\.w1 of \[96, 64, 1, 1\]"):
         layout.fill({"layers.0.ffn.w1": w.T})
     with pytest.raises(KeyError, match=r"expected a weight 'layers\.0\.ffn\.w1'"):
         layout.fill({})
