@@ -80,9 +80,8 @@ class ModelConfig(_Checked):
     dim: int = 128  # Width C of the residual stream.
     n_layers: int = 3  # Number of layers.
     n_heads: int = 4  # Query heads.
-    n_kv_heads: int = (
-        0  # Key/value heads; query head h reads h // (heads / kv heads). 0: as n_heads.
-    )
+    # Key/value heads, each read by n_heads / n_kv_heads query heads. 0: as n_heads.
+    n_kv_heads: int = 0
     head_dim: int = 0  # Size of one head, even. 0: dim // n_heads.
     hidden_dim: int = 0  # Width of the SwiGLU. 0: 8/3 of dim, rounded up to a multiple of 32.
     vocab_size: int = 0  # Rows of the embedding. 0: as many as the tokenizer has.
@@ -179,12 +178,14 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
 class DataConfig(_Checked):
     """What is read and in which pieces."""
 
-    source: str = "stories"  # "stories" (built in), text file, folder, .bin shards; --data.
-    tokenizer: str = "bytes"  # "bytes", a tokenizer file, or bpe:2048; --tokenizer.
+    # Built-in "stories" or "stories:N", a text file, a folder, or uint16 .bin. Short: --data.
+    source: str = "stories"
+    tokenizer: str = "bytes"  # "bytes", a tokenizer file, or bpe:2048. Short: --tokenizer.
     seq_len: int = 128  # Tokens per sequence S; a multiple of 32.
     batch: int = 8  # Sequences per micro-batch B.
     val_fraction: float = 0.1  # Part of the text held out for validation.
     order: str = "shuffled"  # "shuffled" windows, or "sequential".
+    collapse_spaces: bool = False  # Runs of spaces become one, as usual for TinyStories.
     seed: int = 0  # Decides the shuffling and the built-in stories.
 
     def _check(self) -> None:
@@ -298,9 +299,7 @@ class TrainConfig(_Checked):
     device: str = "auto"  # "auto", "host" or "ane".
     plan: str = "unfused"  # How the step is cut into programs.
     out: str = ""  # The run folder; empty: runs/<time>_<preset>.
-    resume: str = (
-        ""  # Continue this run folder or checkpoint, bit for bit ("latest": the newest run).
-    )
+    resume: str = ""  # Continue this run or checkpoint, bit for bit; "latest" is the newest run.
     init: str = ""  # Start from the weights of a run, a checkpoint or a llama2.c .bin.
     prompt: str = ""  # Begin the closing sample with this text.
     sample_tokens: int = 200  # Tokens of the closing sample; 0: none.
