@@ -175,10 +175,13 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, Any]]:
-    """The model of a checkpoint: config and fp32 weights by name. CheckpointError in one line."""
+    """The model of a checkpoint, or of a run's newest: config and fp32 weights by name.
+
+    CheckpointError in one line when it is missing, damaged or not of a model.
+    """
     from anefast.nn import shapes
 
-    folder = Path(folder)
+    folder = find_checkpoint(folder)
     state = load_state(folder)
     try:
         config = ModelConfig(**state["model"])
