@@ -48,17 +48,19 @@ class RunFolder:
         self._timings: IO[bytes] | None = None
         self._made = False
         made = not path.exists()
+        if not resume and path.is_dir() and not (path / LOCK).exists():
+            _check_unused(path)  # before a lock is left in a folder that is somebody's own
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path)
         except OSError as error:
             raise RunError(f"[run] cannot use {path}: {error.strerror}.") from None
-        if not resume and (held := [p.name for p in path.iterdir() if p.name != LOCK]):
-            self.close()
-            raise RunError(
-                f"[run] {path} already holds {sorted(held)[0]}. "
-                f"Hint: --resume {path} continues it; another --out starts afresh."
-            )
+        if not resume:
+            try:
+                _check_unused(path)
+            except RunError:
+                self.close()
+                raise
 
         self._made = made
 
@@ -197,6 +199,15 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _check_unused(path: Path) -> None:
+    if held := sorted(p.name for p in path.iterdir() if p.name != LOCK):
+        run = (path / CONFIG).is_file()
+        continues = f"--resume {path} continues this run; " if run else ""
+        raise RunError(
+            f"[run] {path} already holds {held[0]}. Hint: {continues}another --out starts afresh."
+        )
 
 
 def _lock(path: Path) -> int:

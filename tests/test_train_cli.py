@@ -135,7 +135,10 @@ BAD = [
     (["--model.n-kv-heads", "3"], "not divisible by model.n_kv_heads 3"),
     (["--model.vocab-size", "100"], "at least the tokenizer's 259, got 100"),
     (["--preset", "stories15"], "did you mean stories15m?"),
-    (["--model.n-layer", "2"], "unknown flag --model.n-layer. Hint: did you mean --model.n-layers?"),
+    (
+        ["--model.n-layer", "2"],
+        "unknown flag --model.n-layer. Hint: did you mean --model.n-layers?",
+    ),
     (["--dta", "x"], "unknown flag --dta. Hint: did you mean --data?"),
     (["key.toml"], "unknown setting 'optim.learning_rate' in key.toml"),
     (["type.toml"], "steps expected int, got 'many' (str) in type.toml"),
