@@ -54,6 +54,7 @@ def sources() -> list[str]:
         "csrc/bind/arrays.cpp": ["csrc/half.c", "csrc/blob.c", "csrc/cpu/gemm.cpp"],
         "csrc/bind/mil.cpp": ["csrc/mil/parse.cpp"],
         "csrc/bind/device.cpp": ["csrc/mil/parse.cpp"],
+        "csrc/bind/queue.cpp": ["csrc/mil/parse.cpp"],
         "csrc/bind/training.cpp": ["csrc/cpu/head.cpp", "csrc/cpu/embed.cpp"],
     }
     waiting |= {p.as_posix(): ["csrc/mil/parse.cpp"] for p in Path("csrc/host").glob("*.cpp")}

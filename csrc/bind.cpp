@@ -44,9 +44,7 @@ void init_errors(py::module_ &m) {
 }
 
 void raise_mil(int line, int column, const std::string &message) {
-    std::string said = message;
-    if (line > 0) said += " (line " + std::to_string(line) + ", column " + std::to_string(column) + ")";
-    py::object instance = errors().mil(said);
+    py::object instance = errors().mil(message); // which says the position itself
     instance.attr("line") = line;
     instance.attr("column") = column;
     PyErr_SetObject(errors().mil.ptr(), instance.ptr());
@@ -119,6 +117,7 @@ void init_device(py::module_ &) __attribute__((weak));
 void init_mil(py::module_ &) __attribute__((weak));
 void init_arrays(py::module_ &) __attribute__((weak));
 void init_training(py::module_ &) __attribute__((weak));
+void init_queue(py::module_ &) __attribute__((weak));
 } // namespace anefast::bind
 
 PYBIND11_MODULE(_C, m) {
@@ -129,4 +128,5 @@ PYBIND11_MODULE(_C, m) {
     if (init_mil) init_mil(m);
     if (init_arrays) init_arrays(m);
     if (init_training) init_training(m);
+    if (init_queue) init_queue(m);
 }

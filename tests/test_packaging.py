@@ -1,0 +1,72 @@
+"""What ships: the module, its types, and metadata that says the same thing everywhere."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from pathlib import Path
+
+import anefast
+from anefast import _C
+
+ROOT = Path(__file__).resolve().parent.parent
+STUB = ROOT / "anefast" / "_C.pyi"
+
+
+def stub() -> dict[str, set[str]]:
+    """Public names of the stub: module level under "", members under their class."""
+    names: dict[str, set[str]] = {"": set()}
+    for node in ast.parse(STUB.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names[""].add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names[node.name] = {
+                n.name for n in node.body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"
+            } | {
+                n.target.id
+                for n in node.body
+                if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+            }
+    return names
+
+
+def public(thing: object) -> set[str]:
+    return {n for n in vars(thing) if not n.startswith("_")}
+
+
+def test_the_stub_is_the_module() -> None:
+    said = stub()
+    assert said[""] == public(_C)
+    for name in said[""]:
+        thing = getattr(_C, name)
+        if isinstance(thing, type):
+            assert said[name] == public(thing), name
+        assert thing.__doc__ or not isinstance(thing, type), name
+
+
+def test_typed_marker_and_presets_are_package_data() -> None:
+    package = Path(anefast.__file__).parent
+    assert (package / "py.typed").is_file()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    shipped = project["tool"]["setuptools"]["package-data"]["anefast"]
+    assert {"py.typed", "*.pyi", "**/*.toml"} <= set(shipped)
+
+
+def test_the_version_is_said_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["version"] == getattr(anefast, "__version__", "0.1.0")
+
+
+def test_sources_are_in_the_manifest() -> None:
+    """The sdist is built from MANIFEST.in: headers and tests come by folder, so none is forgotten."""
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    assert "graft csrc" in manifest and "graft tests" in manifest
+    used = {p.suffix for p in (ROOT / "csrc").rglob("*") if p.is_file()}
+    assert used <= {".c", ".cpp", ".h", ".m", ".inl"}
+
+
+def test_only_the_bindings_know_python() -> None:
+    for path in (ROOT / "csrc").rglob("*.*"):
+        if path.name == "bind.cpp" or path.parent.name == "bind":
+            continue
+        assert "pybind11" not in path.read_text() and "Python.h" not in path.read_text(), path
