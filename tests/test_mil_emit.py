@@ -263,6 +263,7 @@ def one(y: ir.Tensor, x: ir.Tensor) -> ir.Program:
 x = ir.input("x", (1, 4, 1, 32))
 odd = ir.input("odd", (1, 4, 1, 30))
 e = ir.exp(x)
+w = ir.input("w", (1, 4, 1, 32))
 BROKEN = {
     "[p] expected ports whose names sort": lambda: ir.Program.cut(
         "p", [("a", x)], [("z9", ir.exp(x)), ("z10", ir.exp(x))]
@@ -287,6 +288,9 @@ BROKEN = {
     "[p tile] expected axis 1 up to 65536": lambda: one(ir.tile(x, (1, 20000, 1, 1)), x),
     "[p conv] expected sums of up to 16384": lambda: one(
         ir.conv(ir.tile(x, (1, 8000, 1, 1)), ir.parameter("w", (1, 32000, 1, 1))), x
+    ),
+    "[p conv] expected a conv weight that is baked": lambda: ir.Program.cut(
+        "p", [("a", x), ("b", w)], [("z", ir.conv(x, ir.reshape(w, (32, 4, 1, 1))))]
     ),
     "[p] expected constants that fp16 does not round to 0": lambda: one(x + 1e-8, x),
 }

@@ -6,7 +6,7 @@ wrong without it.
 
 from __future__ import annotations
 
-from anefast.ir import OPS, Program, ShapeError, Tensor
+from anefast.ir import OPS, Program, ShapeError, Tensor, baked
 from anefast.mil.spelling import identifier
 
 ROW = 32  # halves in the 64 bytes that device rows are padded to
@@ -77,7 +77,12 @@ def _node(program: str, t: Tensor) -> None:
         raise ShapeError(where, f"axis 1 up to {MAX_CHANNELS}", list(t.shape), "split it")
     terms = 0
     if t.op == "conv":
-        terms = t.inputs[1].shape[1]
+        weight = t.inputs[1]
+        terms = weight.shape[1]
+        if not baked(weight) and weight.op != "constant":
+            # Taken on some chips for one sequence; from two on, the compiler crashed.
+            hint = "write a product with data as matmul"
+            raise ShapeError(where, "a conv weight that is baked", repr(weight), hint)
     elif t.op == "matmul":
         terms = t.inputs[0].shape[-2 if t.attrs["transpose_x"] else -1]
     if terms > MAX_TERMS:
