@@ -1,0 +1,347 @@
+// The grammar of MIL text, by recursive descent, checking types as it goes.
+//
+//     program   "program" "(" 1.3 ")" [attributes] "{" function... "}"
+//     function  "func" name "<" ios18 ">" "(" type name, ... ")" [attributes]
+//               "{" statement... "}" "->" "(" name, ... ")" ";"
+//     statement type name, ... "=" op "(" argument = value, ... ")" [attributes] ";"
+//     value     a name | type "(" payload ")" | "(" value, ... ")"      (the last: a tuple)
+//
+// Nesting is bounded (a tuple holds no tuple, a list no deeper than its rank), so is the stack.
+// Payloads are in values.cpp, what ops want in ops.cpp. Every limit that keeps hostile text from
+// costing more than its length is where the text is read.
+#include "parse.h"
+
+#include <map>
+#include <new>
+#include <stdexcept>
+
+#include "lex.h"
+#include "ops.h"
+#include "values.h"
+
+namespace anefast::mil {
+
+namespace {
+
+class Parser {
+public:
+    Parser(std::string_view text, const BlobTable &blobs) : lexer_(text), blobs_(blobs) {}
+
+    void program(Program *program) {
+        lexer_.expect("program", "to begin the text");
+        lexer_.expect("(", "after program");
+        const Token version = lexer_.expect(Token::number, "a version such as 1.3");
+        if (version.spelling.find_first_not_of("0123456789.") != std::string_view::npos || version.spelling.size() > 16)
+            fail(version.where, "a version such as 1.3", described(version));
+        program->version = version.spelling;
+        lexer_.expect(")", "after the version");
+        skip_attributes();
+        lexer_.expect("{", "to open the program");
+        while (!lexer_.now().is("}")) {
+            const Position where = lexer_.now().where;
+            function(&program->functions.emplace_back());
+            for (size_t i = 0; i + 1 < program->functions.size(); i++)
+                if (program->functions[i].name == program->functions.back().name)
+                    fail(where, "a new function name", quoted(program->functions.back().name) + " again");
+            if (program->functions.size() > MAX_FUNCTIONS) fail(where, "at most " + std::to_string(MAX_FUNCTIONS) + " functions", "more");
+        }
+        const Token close = lexer_.take();
+        if (program->functions.empty()) fail(close.where, "a function", described(close));
+        if (lexer_.now().kind != Token::end) fail(lexer_.now().where, "nothing after the program", described(lexer_.now()));
+    }
+
+private:
+    static constexpr size_t MAX_FUNCTIONS = 256, MAX_ATTRIBUTE_DEPTH = 64;
+
+    // [name = anything, ...]: its meaning is nobody's business here, its brackets must balance.
+    void skip_attributes() {
+        if (!lexer_.now().is("[")) return;
+        const Position where = lexer_.now().where;
+        skip_balanced(where, false);
+    }
+
+    // Skips to the matching bracket; or, `inside` a list of attributes, to the next "," or "]".
+    void skip_balanced(Position where, bool inside) {
+        std::string open; // the closing brackets we wait for
+        for (;;) {
+            const Token token = lexer_.now();
+            const char c = token.kind == Token::mark ? token.spelling[0] : '\0';
+            if (token.kind == Token::end) fail(token.where, "the end of the attribute that began at line " + std::to_string(where.line), described(token));
+            if (inside && open.empty() && (c == ',' || c == ']')) return;
+            lexer_.take();
+            if (c == '(' || c == '[' || c == '{') {
+                open += c == '(' ? ')' : c == '[' ? ']' : '}';
+                if (open.size() > MAX_ATTRIBUTE_DEPTH) fail(token.where, "attributes nested at most " + std::to_string(MAX_ATTRIBUTE_DEPTH) + " deep", "more");
+            } else if (c == ')' || c == ']' || c == '}') {
+                if (open.empty() || open.back() != c)
+                    fail(token.where, open.empty() ? "an attribute" : "\"" + open.substr(open.size() - 1) + "\"", described(token));
+                open.pop_back();
+                if (open.empty() && !inside) return;
+            } else if (c == '<' && inside) {
+                skip_angles(token.where); // commas between them belong to a type
+            }
+        }
+    }
+
+    void skip_angles(Position where) {
+        for (size_t depth = 1; depth;) {
+            const Token token = lexer_.take();
+            if (token.kind == Token::end) fail(token.where, "the end of the type that began at line " + std::to_string(where.line), described(token));
+            depth += token.is("<");
+            depth -= token.is(">");
+        }
+    }
+
+    void function(Function *f) {
+        function_ = f;
+        ids_.clear();
+        constexpr_.clear();
+        lexer_.expect("func", "to begin a function, or \"}\" to end the program");
+        f->name = lexer_.expect(Token::name, "a function name").spelling;
+        lexer_.expect("<", "and an opset such as <ios18> after the function name");
+        const Token opset = lexer_.expect(Token::name, "an opset such as ios18");
+        opset_ = opset_number(opset);
+        f->opset = opset.spelling;
+        lexer_.expect(">", "after the opset");
+
+        lexer_.expect("(", "to open the parameters");
+        if (!lexer_.now().is(")")) {
+            do {
+                const Token at = lexer_.now();
+                const Type type = parse_type(lexer_);
+                if (type.dtype == DType::string) fail(at.where, "a tensor of numbers as parameter", described(type));
+                const int32_t id = define(lexer_.expect(Token::name, "a parameter name"), type);
+                f->inputs.push_back(id);
+            } while (lexer_.accept(","));
+        }
+        lexer_.expect(")", "or \",\" after a parameter");
+        skip_attributes();
+
+        lexer_.expect("{", "to open the function");
+        while (!lexer_.now().is("}")) statement();
+        lexer_.take();
+        lexer_.expect("->", "and the results after the function");
+        lexer_.expect("(", "to open the results");
+        std::map<int32_t, bool> seen;
+        do {
+            const Token name = lexer_.expect(Token::name, "the name of a result");
+            const int32_t id = resolve(name);
+            if (!seen.emplace(id, true).second) fail(name.where, "each result once", described(name) + " again");
+            if (f->values[static_cast<size_t>(id)].type.dtype == DType::string) fail(name.where, "a tensor of numbers as result", "a string");
+            f->outputs.push_back(id);
+        } while (lexer_.accept(","));
+        lexer_.expect(")", "or \",\" after a result");
+        lexer_.expect(";", "after the results");
+    }
+
+    static int opset_number(const Token &token) {
+        std::string_view s = token.spelling;
+        if (s.substr(0, 3) == "ios" && s.size() == 5 && s[3] >= '1' && s[3] <= '9' && s[4] >= '0' && s[4] <= '9') {
+            const int number = (s[3] - '0') * 10 + (s[4] - '0');
+            if (number >= 15) return number;
+        }
+        fail(token.where, "an opset: ios15, ios16, ios17, ios18", described(token));
+    }
+
+    int32_t add(Value value, bool is_constexpr = false) {
+        function_->values.push_back(std::move(value));
+        constexpr_.push_back(is_constexpr);
+        return static_cast<int32_t>(function_->values.size()) - 1;
+    }
+
+    int32_t define(const Token &name, const Type &type) {
+        Value value;
+        value.type = type;
+        return define(name, std::move(value), false);
+    }
+
+    int32_t define(const Token &name, Value value, bool is_constexpr) {
+        const auto [entry, fresh] = ids_.emplace(name.spelling, static_cast<int32_t>(function_->values.size()));
+        if (!fresh) {
+            const Position first = function_->values[static_cast<size_t>(entry->second)].where;
+            fail(name.where, "a new name", described(name) + ", which line " + std::to_string(first.line) + " has defined");
+        }
+        value.name = name.spelling;
+        value.where = name.where;
+        return add(std::move(value), is_constexpr);
+    }
+
+    int32_t resolve(const Token &name) const {
+        const auto entry = ids_.find(name.spelling);
+        if (entry == ids_.end()) fail(name.where, "a name defined above", described(name));
+        return entry->second;
+    }
+
+    struct Declared {
+        Type type;
+        Token name;
+        Position where; // of the type
+    };
+
+    void statement() {
+        std::vector<Declared> declared;
+        do {
+            const Position where = lexer_.now().where;
+            if (!starts_type(lexer_.now())) fail(where, "a type, to begin a statement, or \"}\"", described(lexer_.now()));
+            Type type = parse_type(lexer_);
+            declared.push_back({std::move(type), lexer_.expect(Token::name, "the name of a result"), where});
+        } while (lexer_.accept(","));
+        lexer_.expect("=", "after the result");
+        const Token type = lexer_.expect(Token::name, "an operation");
+        if (type.is("const")) constant(declared, type);
+        else operation(declared, type);
+        lexer_.expect(";", "after the statement");
+    }
+
+    // T name = const()[name = ..., val = T(...)];
+    void constant(const std::vector<Declared> &declared, const Token &op) {
+        if (declared.size() != 1) fail(op.where, "one result of const", std::to_string(declared.size()));
+        lexer_.expect("(", "after const");
+        lexer_.expect(")", "(the value of a const goes into its attribute val)");
+        lexer_.expect("[", "to open the attributes of const");
+        Value value;
+        bool found = false;
+        do {
+            const Token name = lexer_.expect(Token::name, "an attribute name");
+            lexer_.expect("=", "after the attribute name");
+            if (!name.is("val")) {
+                skip_balanced(name.where, true);
+                continue;
+            }
+            if (found) fail(name.where, "one val", "another");
+            found = true;
+            const Position where = lexer_.now().where;
+            const Type type = parse_type(lexer_);
+            if (!(type == declared[0].type))
+                fail(where, described(declared[0].type) + " as declared", described(type));
+            parse_payload(lexer_, type, blobs_, &value);
+        } while (lexer_.accept(","));
+        const Token close = lexer_.expect("]", "or \",\" after an attribute");
+        if (!found) fail(close.where, "val among the attributes of const", described(close));
+        define(declared[0].name, std::move(value), false);
+    }
+
+    void operation(const std::vector<Declared> &declared, const Token &type) {
+        const OpRecord *record = find_op(type.spelling);
+        if (!record) {
+            const std::string near = nearest_op(type.spelling);
+            fail(type.where, near.empty() ? "a known operation" : "a known operation (did you mean " + near + "?)", described(type));
+        }
+        Operation op;
+        op.type = record->name;
+        op.where = type.where;
+        std::vector<Position> positions;
+        lexer_.expect("(", "after the operation");
+        if (!lexer_.now().is(")")) {
+            do argument(*record, lexer_.expect(Token::name, "an argument name"), &op, &positions);
+            while (lexer_.accept(","));
+        }
+        lexer_.expect(")", "or \",\" after an argument");
+        if (lexer_.accept("[")) {
+            do attribute(*record, &op, &positions);
+            while (lexer_.accept(","));
+            lexer_.expect("]", "or \",\" after an attribute");
+        }
+
+        const std::vector<Type> results = check_operation(*record, {*function_, op, positions, opset_}, constexpr_);
+        if (results.size() != declared.size())
+            fail(type.where, std::to_string(results.size()) + " results of " + op.type, std::to_string(declared.size()));
+        for (size_t i = 0; i < results.size(); i++)
+            if (!(results[i] == declared[i].type))
+                fail(declared[i].where, described(results[i]) + ", which is what " + op.type + " gives,", described(declared[i].type) + " declared");
+        const bool is_constexpr = type.spelling.substr(0, 10) == "constexpr_";
+        for (const Declared &result : declared) {
+            Value value;
+            value.type = result.type;
+            op.results.push_back(define(result.name, std::move(value), is_constexpr));
+        }
+        function_->operations.push_back(std::move(op));
+    }
+
+    void argument(const OpRecord &record, const Token &name, Operation *op, std::vector<Position> *positions) {
+        const Parameter *parameter = record.find(name.spelling);
+        if (!parameter) fail(name.where, std::string("an argument of ") + record.name + " (" + parameter_names(record) + ")", described(name));
+        if (op->find(name.spelling)) fail(name.where, "each argument once", described(name) + " again");
+        lexer_.expect("=", "after the argument name");
+        const Position where = lexer_.now().where;
+        Argument argument;
+        argument.name = parameter->name;
+        if (parameter->role == Role::tuple) {
+            lexer_.expect("(", "to open the tuple of values");
+            do argument.values.push_back(value());
+            while (lexer_.accept(","));
+            lexer_.expect(")", "or \",\" after a value");
+        } else {
+            argument.values.push_back(value());
+        }
+        op->arguments.push_back(std::move(argument));
+        positions->push_back(where);
+    }
+
+    // In brackets after an operation: its label; for some ops (constexpr_...) its arguments; what is
+    // neither is passed over, except where a misspelt argument would go unnoticed.
+    void attribute(const OpRecord &record, Operation *op, std::vector<Position> *positions) {
+        const Token name = lexer_.expect(Token::name, "an attribute name");
+        if (record.find(name.spelling)) return argument(record, name, op, positions);
+        lexer_.expect("=", "after the attribute name");
+        if (!name.is("name")) {
+            if (op->type.compare(0, 10, "constexpr_") == 0)
+                fail(name.where, "an attribute of " + op->type + " (name, " + parameter_names(record) + ")", described(name));
+            return skip_balanced(name.where, true);
+        }
+        const Position where = lexer_.now().where;
+        const Type type = parse_type(lexer_);
+        if (!(type == Type{DType::string, {}})) fail(where, "a string as name", described(type));
+        Value label;
+        parse_payload(lexer_, type, blobs_, &label);
+        op->label = label.strings[0];
+    }
+
+    int32_t value() {
+        const Token token = lexer_.now();
+        if (starts_type(token)) {
+            const Type type = parse_type(lexer_);
+            Value value;
+            value.where = token.where;
+            parse_payload(lexer_, type, blobs_, &value);
+            return add(std::move(value));
+        }
+        if (token.kind != Token::name || token.is("true") || token.is("false"))
+            fail(token.where, "a name, or a typed value such as int32(1) or bool(true),", described(token));
+        const int32_t id = resolve(token);
+        lexer_.take();
+        return id;
+    }
+
+    Lexer lexer_;
+    const BlobTable &blobs_;
+    Function *function_ = nullptr;
+    int opset_ = 0;
+    std::map<std::string_view, int32_t> ids_; // a tree: no choice of names makes it slow
+    std::vector<bool> constexpr_;             // per value: the result of a constexpr_ op
+};
+
+} // namespace
+
+bool parse(std::string_view text, std::vector<Blob> blobs, bool weights_optional, Program *program, Error *error) {
+    *program = Program{};
+    try {
+        program->blobs = std::move(blobs);
+        BlobTable table;
+        table.optional = weights_optional;
+        for (const Blob &blob : program->blobs)
+            if (blob.bytes) table.by_path.emplace(blob.path, &blob);
+        Parser(text, table).program(program);
+        return true;
+    } catch (const Failure &failure) {
+        *error = {failure.where, failure.message};
+    } catch (const std::bad_alloc &) {
+        *error = {{1, 1}, "[mil] expected memory for the program, got none"};
+    } catch (const std::length_error &) {
+        *error = {{1, 1}, "[mil] expected memory for the program, got none"};
+    }
+    *program = Program{};
+    return false;
+}
+
+} // namespace anefast::mil
