@@ -3,7 +3,7 @@
 // B is packed to fp32 panels once for all tasks, in steps of at most PACK_FLOATS; C is cut into tiles of rows
 // by columns, one task each. Inside a task, k goes in blocks short enough for a panel of B to stay in the first
 // cache, and each chain resumes from the fp32 partial that the block before it stored, so blocks never show.
-// A is read where it lies when it is fp32 with contiguous k, else converted block by block.
+// A is copied or converted block by block into a thread's own memory.
 #include "gemm.h"
 
 #include <algorithm>
@@ -132,10 +132,8 @@ struct Plan {
     int64_t columns_of(int64_t column_step) const {
         return std::min(step_columns, g.n - column_step * step_columns);
     }
-    int64_t pack_tasks(int64_t columns) const { // a task packs some 16k elements
-        return ceil_div(ceil_div(columns, kernels().nr), panels_per_task());
-    }
-    int64_t panels_per_task() const { return std::max<int64_t>(1, 16384 / (std::max<int64_t>(step_k, 1) * kernels().nr)); }
+    int64_t pack_tasks(int64_t columns) const { return ceil_div(std::max<int64_t>(step_k, 1), k_per_pack(columns)); }
+    int64_t k_per_pack(int64_t columns) const { return round_up(ceil_div(16384, columns), 16); }
     int64_t tile_tasks(int64_t columns) const {
         return ceil_div(g.m, tile_rows) * ceil_div(columns, tile_columns);
     }
@@ -180,10 +178,10 @@ struct Plan {
     void pack(int64_t index, int64_t column, int64_t columns, int64_t k_first) const {
         const GemmKernels &kern = kernels();
         const int64_t k_count = std::min(step_k, g.k - k_first);
-        const int64_t per = panels_per_task(), last = std::min((index + 1) * per, ceil_div(columns, kern.nr));
-        for (int64_t p = index * per; p < last; ++p)
-            kern.pack_b(g.b, k_first, k_count, column + p * kern.nr, std::min(kern.nr, columns - p * kern.nr),
-                        packed + p * kern.nr * step_k);
+        const int64_t per = k_per_pack(columns), k = index * per;
+        if (k < k_count)
+            kern.pack_b(g.b, k_first + k, std::min(per, k_count - k), column, columns, packed + k * kern.nr,
+                        kern.nr * step_k);
     }
 
     void tile(int64_t index, int64_t step_column, int64_t step_width, int64_t k_first) const {
@@ -207,7 +205,9 @@ struct Plan {
             sums_stride = tile_columns;
         }
 
-        const bool in_place = g.a.elem == Elem::f32 && g.a.col_stride == 1;
+        // fp32 rows could always be read where they lie, but a straight copy meets far memory more gracefully
+        // than a tile's few words from each of mr rows; it pays once there are a few tiles to share it.
+        const bool in_place = g.a.elem == Elem::f32 && g.a.col_stride == 1 && g.n <= 4 * kern.nr;
         const bool by_rows = !in_place && g.a.col_stride == 1;
         const int64_t block = k_count > K_BLOCK ? ceil_div(k_count, ceil_div(k_count, K_BLOCK)) : std::max<int64_t>(k_count, 1);
         int64_t k = 0;

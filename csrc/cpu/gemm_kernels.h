@@ -29,9 +29,10 @@ struct GemmKernels {
     const char *isa;
     int64_t mr, nr;
     void (*tile)(const Tile &t);
-    // out[k * nr + j] = b(k, first column + j) in fp32, 0 for columns past `columns`.
+    // Panels of nr columns in fp32, the last padded with 0: b(k_first + k, column + p * nr + j) goes to
+    // out[p * panel_stride + k * nr + j].
     void (*pack_b)(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
-                   float *out);
+                   float *out, int64_t panel_stride);
     // Rows of a, whose k are contiguous, as fp32: out[i * out_stride + k].
     void (*pack_a_rows)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
                         float *out, int64_t out_stride);

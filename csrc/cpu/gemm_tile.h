@@ -23,6 +23,13 @@ template <int ROWS, bool PANEL> static void tile_rows(const Tile &t) {
         for (int v = 0; v < NV; ++v)
             sum[i][v] = t.start ? load(t.start + i * t.start_row_stride + v * WIDTH) : splat(0);
 
+    // The tile below is next. Its C is far away as a rule, and no multiplication could start without it.
+    if (t.start)
+        for (int i = 0; i < ROWS; ++i) {
+            __builtin_prefetch(t.start + (MR + i) * t.start_row_stride);
+            __builtin_prefetch(t.start + (MR + i) * t.start_row_stride + NR - 1);
+        }
+
     const float *a = t.a, *b = t.b;
     const int64_t row_stride = PANEL ? 1 : t.a_row_stride, step = PANEL ? MR : 1;
 #pragma GCC unroll 4
@@ -75,34 +82,49 @@ static void tile(const Tile &t) {
                reinterpret_cast<const char *>(to) + i * NR * size, t.columns * size);
 }
 
-static void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
-                   float *out) {
-    const bool half = b.elem == Elem::f16;
-    if (columns == NR && b.col_stride == 1) { // rows are contiguous: copy or convert
-        for (int64_t k = 0; k < k_count; ++k) {
-            const int64_t at = (k_first + k) * b.row_stride + column;
-            for (int v = 0; v < NV; ++v)
-                store(out + k * NR + v * WIDTH, half ? load_half(as_f16(b) + at + v * WIDTH)
-                                                     : load(as_f32(b) + at + v * WIDTH));
-        }
-        return;
-    }
-    int64_t k = 0;
-    if (columns == NR && b.row_stride == 1) // columns are contiguous: transpose WIDTH x WIDTH squares
-        for (; k + WIDTH <= k_count; k += WIDTH)
-            for (int v = 0; v < NV; ++v) {
-                Vec square[WIDTH];
-                for (int j = 0; j < WIDTH; ++j) {
-                    const int64_t at = k_first + k + (column + v * WIDTH + j) * b.col_stride;
-                    square[j] = half ? load_half(as_f16(b) + at) : load(as_f32(b) + at);
-                }
-                transpose(square);
-                for (int j = 0; j < WIDTH; ++j)
-                    store(out + (k + j) * NR + v * WIDTH, square[j]);
-            }
-    for (; k < k_count; ++k)
+// One element at a time: what is left over where whole vectors do not fit, and any strides.
+static void pack_b_plain(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
+                         float *out) {
+    for (int64_t k = 0; k < k_count; ++k)
         for (int64_t j = 0; j < NR; ++j)
             out[k * NR + j] = j < columns ? element(b, k_first + k, column + j) : 0;
+}
+
+static void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
+                   float *out, int64_t panel_stride) {
+    const bool half = b.elem == Elem::f16;
+    const int64_t full = columns / NR;
+    int64_t packed = 0; // k done in the full panels
+    if (b.col_stride == 1) { // rows are contiguous: copy or convert, along the row
+        for (; packed < k_count; ++packed) {
+            const int64_t at = (k_first + packed) * b.row_stride + column;
+            for (int64_t p = 0; p < full; ++p)
+                for (int v = 0; v < NV; ++v) {
+                    const int64_t j = p * NR + v * WIDTH;
+                    store(out + p * panel_stride + packed * NR + v * WIDTH,
+                          half ? load_half(as_f16(b) + at + j) : load(as_f32(b) + at + j));
+                }
+        }
+    } else if (b.row_stride == 1) { // columns are contiguous: transpose WIDTH x WIDTH squares
+        packed = k_count / WIDTH * WIDTH;
+        for (int64_t p = 0; p < full; ++p)
+            for (int64_t k = 0; k < packed; k += WIDTH)
+                for (int v = 0; v < NV; ++v) {
+                    Vec square[WIDTH];
+                    for (int j = 0; j < WIDTH; ++j) {
+                        const int64_t at = k_first + k + (column + p * NR + v * WIDTH + j) * b.col_stride;
+                        square[j] = half ? load_half(as_f16(b) + at) : load(as_f32(b) + at);
+                    }
+                    transpose(square);
+                    for (int j = 0; j < WIDTH; ++j)
+                        store(out + p * panel_stride + (k + j) * NR + v * WIDTH, square[j]);
+                }
+    }
+    for (int64_t p = 0; p < full; ++p)
+        pack_b_plain(b, k_first + packed, k_count - packed, column + p * NR, NR,
+                     out + p * panel_stride + packed * NR);
+    if (full * NR < columns)
+        pack_b_plain(b, k_first, k_count, column + full * NR, columns - full * NR, out + full * panel_stride);
 }
 
 static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
@@ -121,20 +143,27 @@ static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t 
 static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
                           float *out) {
     const bool half = a.elem == Elem::f16;
-    for (int64_t i0 = 0; i0 < rows; i0 += MR, out += k_count * MR) {
-        const int64_t count = rows - i0 < MR ? rows - i0 : MR;
-        // Whole vectors may read and write past the panel's MR rows, while there are rows to read and a next
-        // k to overwrite what they spilled.
-        constexpr int64_t SPAN = (MR + WIDTH - 1) / WIDTH * WIDTH;
-        int64_t k = 0;
-        if (a.row_stride == 1 && i0 + SPAN <= rows)
-            for (; (k + 1) * MR + SPAN <= k_count * MR; ++k) {
-                const int64_t at = row + i0 + (k_first + k) * a.col_stride;
+    // Whole vectors read and write past a panel's MR rows, so they stop where there are no more rows to read, and
+    // before the last k, where nothing would overwrite what they spilled.
+    constexpr int64_t SPAN = (MR + WIDTH - 1) / WIDTH * WIDTH, SPILL = (SPAN - MR + MR - 1) / MR;
+    int64_t wide = 0, wide_k = 0; // rows and k done so
+    if (a.row_stride == 1 && rows >= SPAN && k_count > SPILL) {
+        wide = (rows - SPAN) / MR * MR + MR;
+        wide_k = k_count - SPILL;
+        const int64_t size = half ? 2 : 4, ahead = 16 * a.col_stride * size;
+        for (int64_t k = 0; k < wide_k; ++k) {
+            const int64_t at = row + (k_first + k) * a.col_stride;
+            const char *const line = static_cast<const char *>(a.data) + at * size + ahead;
+            for (int64_t i = 0; i < rows * size; i += 64)
+                __builtin_prefetch(line + i); // k apart lie rows apart, too far for the hardware to guess
+            for (int64_t i0 = 0; i0 < wide; i0 += MR)
                 for (int64_t i = 0; i < SPAN; i += WIDTH)
-                    store(out + k * MR + i, half ? load_half(as_f16(a) + at + i) : load(as_f32(a) + at + i));
-            }
-        for (; k < k_count; ++k)
-            for (int64_t i = 0; i < MR; ++i)
-                out[k * MR + i] = i < count ? element(a, row + i0 + i, k_first + k) : 0;
+                    store(out + i0 * k_count + k * MR + i,
+                          half ? load_half(as_f16(a) + at + i0 + i) : load(as_f32(a) + at + i0 + i));
+        }
     }
+    for (int64_t i0 = 0; i0 < rows; i0 += MR)
+        for (int64_t k = i0 < wide ? wide_k : 0; k < k_count; ++k)
+            for (int64_t i = 0; i < MR; ++i)
+                out[i0 * k_count + k * MR + i] = i0 + i < rows ? element(a, row + i0 + i, k_first + k) : 0;
 }

@@ -20,7 +20,8 @@ static inline void exp_in(F &x) {
     I whole;
     memcpy(&whole, &shifted, sizeof whole);
     whole -= 0x4b400000; // the bits of magic
-    const I half = whole >> 1, first = (half + 127) << 23, second = (whole - half + 127) << 23;
+    const I half = whole >> 1;
+    const I first = ((half + 127) & 255) << 23, second = ((whole - half + 127) & 255) << 23; // masked for NaN's sake
     F scale;
     memcpy(&scale, &first, sizeof scale);
     p = p * scale;
