@@ -16,6 +16,7 @@ import tyro
 from anefast.cli import command
 from anefast.model import Model
 from anefast.runtime import Device
+from anefast.tokenizer import Stream
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,17 @@ def generate(config: GenerateConfig) -> None:
     model = Model.load(config.model, config.tokenizer)
     device = Device(config.device)
     print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
-    ids = [int(i) for i in model.tokenizer.encode(config.prompt, bos=True)]
-    shown = model.tokenizer.decode(ids)
-    print(shown, end="", flush=True)
+    text = Stream(model.tokenizer)
+    for token in model.tokenizer.encode(config.prompt, bos=True):
+        print(text.push(token), end="", flush=True)
     start, made = time.perf_counter(), 0
     for token in model.stream(
         config.prompt, config.tokens, config.temperature, config.top_k, config.top_p, config.seed, device
     ):  # fmt: skip
-        ids.append(token)
         made += 1
-        text = model.tokenizer.decode(ids)
-        if not text.endswith("\ufffd"):  # the middle of a UTF-8 character: wait for the rest
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
+        print(text.push(token), end="", flush=True)
     seconds = time.perf_counter() - start
-    print(flush=True)
+    print(text.close(), flush=True)
     print(f"{made} tokens in {seconds:.2f} s: {made / seconds:.1f} tok/s", file=sys.stderr)
 
 
