@@ -9,14 +9,14 @@ never changes a value, only how often fp16 leaves the device: the cut law (tests
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from anefast.fuse.plan import Key
 from anefast.ir import Graph, Program, Tensor, is_device
 
 T = TypeVar("T")
+Key = Callable[[Tensor], str]  # names the program that a node belongs to
 Home = dict[Tensor, str]  # the program that computes a value
 
 

@@ -1,41 +1,49 @@
 """A plan: where the training step is cut into programs. Data, not code paths.
 
-Cuts follow the scopes that `anefast/nn/layers.py` enters. Today there is one plan, `unfused`, the
-baseline every other one is measured against: attention and FFN apart, so a 12-layer model takes 24
-forward and 48 backward evaluations per micro-step.
+Cuts follow the scopes that `anefast/nn/layers.py` enters: `layers.3.attn.scores` says layer, half
+and part. Read `cut.py` for what a cut does.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from anefast.ir import Tensor
 
-Key = Callable[[Tensor], str]  # the name of the program a node belongs to
+Depth = int | Literal["half", "all"]  # layers per program
 
 
 @dataclass(frozen=True)
 class Plan:
     """How the graph becomes programs.
 
-    `forward` and `backward` are depths of the scope path that make one program: 3 keeps
-    `layers.0.attn` and `layers.0.ffn` apart, 4 also `layers.0.attn.qkv`, `.scores` and `.out`.
+    forward, backward: layers per program; `half` keeps attention and FFN apart, and backward also
+    the three parts of attention, the unfused baseline: 24 forward and 48 backward evaluations per
+    micro-step at 12 layers. `all` is one program.
     """
 
     name: str
-    forward: int
-    backward: int
-    dialect: str = "ios18"
+    forward: Depth
+    backward: Depth
+    dialect: Literal["ios18", "ios16"] = "ios18"
 
     def key(self, node: Tensor) -> str:
-        """The program that `node` runs in."""
+        """The name of the program that `node` runs in, such as `backward.layers.4-7`."""
+        layers, index, half, *part = node.scope.split(".")
         depth = self.forward if node.direction == "forward" else self.backward
-        return ".".join([node.direction, *node.scope.split(".")[:depth]])
+        if depth == "all":
+            return f"{node.direction}.{layers}"
+        if depth == "half":
+            apart = part if node.direction == "backward" else []
+            return ".".join([node.direction, layers, index, half, *apart])
+        first = int(index) // depth * depth
+        span = index if depth == 1 else f"{first}-{first + depth - 1}"
+        return f"{node.direction}.{layers}.{span}"
 
 
-PLANS = {plan.name: plan for plan in [Plan("unfused", forward=3, backward=4)]}
+PLANS = {plan.name: plan for plan in [Plan("unfused", forward="half", backward="half")]}
 
 
 def find_plan(name: str) -> Plan:
