@@ -85,7 +85,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch, after):
         monkeypatch.setattr(checkpoint, "_appear", refuse)
     elif after == 2:
         monkeypatch.setattr(checkpoint, "_fsync", refuse)
-    with pytest.raises(CheckpointError, match="No space left.*step_000001 is whole") as caught:
+    with pytest.raises(CheckpointError, match=r"No space left.*step_000001 is whole") as caught:
         save(tmp_path, 2)
     assert "\n" not in str(caught.value)
     assert [c.name for c in checkpoint.checkpoints(tmp_path)] == ["step_000001"]
@@ -183,7 +183,7 @@ def test_run_folder_that_cannot_be(tmp_path):
             telemetry.RunFolder(path, resume=False)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
-    with pytest.raises(telemetry.RunError, match="already holds mine.txt"):
+    with pytest.raises(telemetry.RunError, match=r"already holds mine\.txt"):
         telemetry.RunFolder(tmp_path / "notes", resume=False)
     shutil.rmtree(tmp_path / "notes")
     with pytest.raises(telemetry.RunError, match="is not a run"):

@@ -61,7 +61,7 @@ def test_flag_over_file_over_preset_over_default(in_folder):
 
 def test_a_flag_may_put_a_file_right():
     Path("run.toml").write_text("[model]\nn_heads = 5\n")
-    with pytest.raises(ConfigError, match="not divisible by model.n_heads 5"):
+    with pytest.raises(ConfigError, match="not divisible by"):
         train_config(["run.toml"])
     assert train_config(["run.toml", "--model.dim", "80"])[0].model.head_dim == 16
 
@@ -175,7 +175,9 @@ def test_bad_requests_get_one_line_and_exit_code_2(capfd, argv, message):
             bigram = None
         inner = partial(fit, model=bigram, device=DEVICE)
     elif "--init" in argv:
-        pytest.importorskip("anefast._C", reason="the native module is not built")
+        pytest.importorskip(
+            "anefast._C", reason="the native module is not built", exc_type=ImportError
+        )
     code, _, err = command(capfd, *argv, fit=inner)
     assert code == 2 and err.count("\n") == 1, err
     assert message in err and err.startswith("["), err

@@ -1,8 +1,11 @@
+# distutils: extra_compile_args = -fno-math-errno -fno-trapping-math
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The three loops over every weight, each a single pass: accumulate, squared norm, AdamW.
 
-Not here: which weights decay, schedules, or what a step is (adamw.py). Every loop runs in one fixed order on one
-thread without the GIL, so the same inputs give the same bytes. All arrays are flat fp32.
+Not here: which weights decay, schedules, what a step is (adamw.py). Every loop runs in one fixed order
+on one thread without the GIL, so the same inputs give the same bytes. All arrays are flat fp32.
+
+No errno from sqrtf: gcc vectorises it only then. The update is bound by memory, not by arithmetic.
 """
 
 from libc.math cimport sqrtf
