@@ -172,7 +172,7 @@ class _Trainer:
         seen = environment(sys.argv, device=device.description, label=device.label)
         self.run.begin(self.config, seen)
         self.run.open_logs(self.progress.step)
-        self.say(f"device: {device.description} ({device.label})")
+        self.say(f"device: {device.description}; programs are {device.label}")
         self.say(f"data: {self.data.description}; {len(self.data.train):,} tokens to train on")
         self.say(f"model: {_count(self.step.params):,} weights; run folder {self.run.path}")
         optim = self.config.optim
@@ -415,7 +415,7 @@ def _finish(trainer: _Trainer, interrupted: bool, device: Device) -> FitResult:
     if trainer.seconds:
         say(
             f"{result.tokens_per_second:,.0f} tokens/s over {trainer.trained:,} tokens "
-            f"({trainer.step.device.label}: {trainer.step.device.description})"
+            f"({trainer.step.device.label} on {trainer.step.device.description})"
         )
     else:
         say(f"nothing to do: the run is at update {p.step}. More updates: --steps N")
