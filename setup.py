@@ -50,17 +50,6 @@ def sources() -> list[str]:
         machine = list(Path("csrc/ane").glob("*.m"))
         if machine:
             found = [p for p in found if p != Path("csrc/ane/none.c")] + machine
-    waiting = {  # bindings of parts that have not landed yet are left out until they do
-        "csrc/bind/arrays.cpp": ["csrc/half.c", "csrc/blob.c", "csrc/cpu/gemm.cpp"],
-        "csrc/bind/mil.cpp": ["csrc/mil/parse.cpp"],
-        "csrc/bind/device.cpp": ["csrc/mil/parse.cpp"],
-        "csrc/bind/queue.cpp": ["csrc/mil/parse.cpp"],
-        "csrc/bind/training.cpp": ["csrc/cpu/head.cpp", "csrc/cpu/embed.cpp"],
-    }
-    waiting |= {p.as_posix(): ["csrc/mil/parse.cpp"] for p in Path("csrc/host").glob("*.cpp")}
-    for binding, needs in waiting.items():
-        if not all(Path(n).exists() for n in needs):
-            found = [p for p in found if p != Path(binding)]
     return sorted(p.as_posix() for p in found)
 
 

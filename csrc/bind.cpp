@@ -111,22 +111,13 @@ void *elements(const py::array &a, const char *where, const char *name, const ch
 
 } // namespace anefast::bind
 
-// Parts that are still to land; see setup.py.
-namespace anefast::bind {
-void init_device(py::module_ &) __attribute__((weak));
-void init_mil(py::module_ &) __attribute__((weak));
-void init_arrays(py::module_ &) __attribute__((weak));
-void init_training(py::module_ &) __attribute__((weak));
-void init_queue(py::module_ &) __attribute__((weak));
-} // namespace anefast::bind
-
 PYBIND11_MODULE(_C, m) {
     m.doc() = "The native side of anefast: devices, programs, surfaces, blobs and the CPU's kernels.";
     using namespace anefast::bind;
     init_errors(m);
-    if (init_device) init_device(m);
-    if (init_mil) init_mil(m);
-    if (init_arrays) init_arrays(m);
-    if (init_training) init_training(m);
-    if (init_queue) init_queue(m);
+    init_device(m);
+    init_mil(m);
+    init_arrays(m);
+    init_training(m);
+    init_queue(m);
 }

@@ -178,7 +178,7 @@ def test_bad_mil_says_where(host: Any) -> None:
     text = Text(a=np.zeros((1, 4, 1, 32), np.float16)).program(["nothing_here"])
     with pytest.raises(_C.MILError, match="nothing_here") as caught:
         host.compile(text, {})
-    assert caught.value.line == 4 and isinstance(caught.value, ValueError)
+    assert caught.value.line == 5 and isinstance(caught.value, ValueError)
 
 
 def test_two_threads_evaluate_at_once(host: Any) -> None:
