@@ -262,7 +262,7 @@ class LossScaleConfig(_Checked):
     initial: float = 64.0
     dynamic: bool = True  # Halve after an overflow, double after growth_interval good updates.
     growth_interval: int = 200  # Good updates before the factor doubles.
-    maximum: float = 4096.0  # The factor never grows past this.
+    maximum: float = 1024.0  # The factor never grows past this.
 
     def _check(self) -> None:
         for name in ("initial", "maximum"):
