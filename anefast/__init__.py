@@ -1,16 +1,21 @@
 """anefast: train transformers on the Apple Neural Engine, and on its host twin anywhere.
 
-    >>> import anefast
-    >>> result = anefast.fit(anefast.preset("tiny"))  # doctest: +SKIP
-    >>> print(result.model.generate("Once"))           # doctest: +SKIP
+>>> import anefast
+>>> result = anefast.fit(anefast.TrainConfig.from_preset("tiny"))  # doctest: +SKIP
+>>> print(result.model.generate("Once"))  # doctest: +SKIP
 """
 
-from anefast.config import ModelConfig, OptimConfig
+from typing import TYPE_CHECKING, Any
+
+from anefast.config import ModelConfig, OptimConfig, TrainConfig
 from anefast.fuse import Plan
 from anefast.model import Model
 from anefast.nn import init_params
 from anefast.runtime import Device
 from anefast.tokenizer import open_tokenizer
+
+if TYPE_CHECKING:
+    from anefast.train import fit
 
 __version__ = "0.1.0"
 
@@ -20,6 +25,17 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "Plan",
+    "TrainConfig",
+    "fit",
     "init_params",
     "open_tokenizer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`fit` lives in the module that `python -m anefast.train` runs, so it is imported late."""
+    if name == "fit":
+        from anefast.train import fit
+
+        return fit
+    raise AttributeError(f"module 'anefast' has no attribute {name!r}")

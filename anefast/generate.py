@@ -43,9 +43,8 @@ def generate(config: GenerateConfig) -> None:
     for token in model.tokenizer.encode(config.prompt, bos=True):
         print(text.push(token), end="", flush=True)
     start, made = time.perf_counter(), 0
-    for token in model.stream(
-        config.prompt, config.tokens, config.temperature, config.top_k, config.top_p, config.seed, device
-    ):  # fmt: skip
+    choice = (config.temperature, config.top_k, config.top_p, config.seed)
+    for token in model.stream(config.prompt, config.tokens, *choice, device):
         made += 1
         print(text.push(token), end="", flush=True)
     seconds = time.perf_counter() - start

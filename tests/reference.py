@@ -51,8 +51,8 @@ def attention_forward(xn, p, name, config):
 
 def attention_backward(do, xn, heads, p, g, name, config):
     size = config.head_dim
-    dq = np.zeros(xn.shape[:2] + (config.n_heads * size,))
-    dk = np.zeros(xn.shape[:2] + (config.n_kv_heads * size,))
+    dq = np.zeros((*xn.shape[:2], config.n_heads * size))
+    dk = np.zeros((*xn.shape[:2], config.n_kv_heads * size))
     dv = np.zeros_like(dk)
     for qs, ks, qh, kh, vh, probs in heads:
         dp = np.einsum("bid,bjd->bij", do[..., qs], vh)

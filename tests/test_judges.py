@@ -24,7 +24,7 @@ def random_case(config, batch=2, seq=64, seed=0):
     """A model with gains and weights far from their initial values, and a batch."""
     rng = np.random.default_rng(seed)
     params = anefast.init_params(config, seed)
-    for name, p in params.items():
+    for p in params.values():
         p += (0.1 * rng.standard_normal(p.shape)).astype(np.float32)
     tokens = rng.integers(0, config.vocab_size, (batch, seq + 1), dtype=np.int32)
     return params, tokens[:, :-1].copy(), tokens[:, 1:].copy()

@@ -40,7 +40,7 @@ class Device:
         self.description: str = self._native.description
         self.label: str = self._native.label
 
-    def compile(self, text: str, blobs: Mapping[str, memoryview]) -> _C.Program:
+    def compile(self, text: str, blobs: Mapping[str, npt.NDArray[np.uint8]]) -> _C.Program:
         """Compiles and loads MIL text. Raises MILError where it is refused, CompileError else."""
         return self._native.compile(text, blobs)
 

@@ -41,12 +41,12 @@ class Inference:
         with bucket.x.write() as x:
             _C.embed(padded, self.params["tok_embeddings"], x)
         bucket.sequence.run(range(len(bucket.sequence.kernels)))
-        out = np.empty((1, self.config.vocab_size), np.float32)
+        out: npt.NDArray[np.float32] = np.empty((1, self.config.vocab_size), np.float32)
         position = np.array([len(tokens) - 1], np.int32)
         head = self.params[classifier(self.params)]
         with bucket.h.read() as h:
             _C.head_logits(h, self.params["norm"], head, self.config.norm_eps, position, out)
-        return out[0]
+        return out.reshape(-1)
 
     def close(self) -> None:
         """Unloads every program."""

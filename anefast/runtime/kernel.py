@@ -58,7 +58,8 @@ class Kernel:
         return results
 
     def __repr__(self) -> str:
-        def side(ports: list[tuple[str, object]]) -> str:
-            return ", ".join(f"{name} {tuple(t.shape)}" for name, t in ports)  # type: ignore[attr-defined]
-
-        return f"Kernel({self.name}: {side(self.program.inputs)} -> {side(self.program.outputs)})"  # type: ignore[arg-type]
+        inputs, outputs = (
+            ", ".join(f"{name} {list(t.shape)}" for name, t in ports)
+            for ports in (self.program.inputs, self.program.outputs)
+        )
+        return f"Kernel({self.name}: {inputs} -> {outputs})"

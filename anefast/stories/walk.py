@@ -22,6 +22,7 @@ this argument as code.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -199,6 +200,6 @@ def _alternative(template: str) -> Alternative:
 def _check_prefix_free(begins: Sequence[str], name: str) -> None:
     """In sorted order, a text that begins another begins its neighbour."""
     ordered = sorted(begins)
-    for a, b in zip(ordered, ordered[1:], strict=False):
+    for a, b in itertools.pairwise(ordered):
         if b.startswith(a):
             raise ValueError(f"[stories] rule {name}: {a!r} begins {b!r}, a reader could not tell.")
