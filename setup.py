@@ -29,7 +29,16 @@ SANITIZE = os.environ.get("ANEFAST_SANITIZE") == "1"
 
 # -ffp-contract=off: a fused multiply-add is written where it is meant, never found by the compiler,
 # or the same graph would round differently on two machines. No -march: one wheel, run-time choice.
-COMMON = ["-ffp-contract=off", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+# Nobody reads errno or the exception flags, and keeping them right would forbid vector comparisons.
+COMMON = [
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-pthread",
+    "-Wall",
+    "-Wextra",
+]
 COMMON += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
 LINK = ["-pthread"]
 if SANITIZE:

@@ -3,11 +3,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Buffer
 
 F32 = npt.NDArray[np.float32]
 F16 = npt.NDArray[np.float16]
 I32 = npt.NDArray[np.int32]
+Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]  # anything contiguous
 
 class MILError(ValueError):
     line: int

@@ -1,4 +1,4 @@
-"""What every test may ask for. Shared data lives outside the repository; its absence skips, aloud."""
+"""What every test may ask for. Shared data lives outside the repository; absence skips, aloud."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def literal(value: object) -> str:
 
 
 class Text:
-    """A program under construction. Values are names; `op` takes an array that has the result's type."""
+    """A program under construction. Values are names; `op` takes an array of the result's type."""
 
     def __init__(self, **inputs: np.ndarray) -> None:
         self.inputs = inputs
@@ -52,7 +52,7 @@ class Text:
         return f"v{self.count}"
 
     def const(self, value: Any) -> str:
-        """A constant: str, bool, int (int32), list of int or bool, or an array (0-d for a scalar)."""
+        """A constant: str, bool, int (int32), list of int or bool, or array (0-d for a scalar)."""
         name = self.fresh()
         if isinstance(value, str):
             kind, text = "string", f'string("{value}")'
@@ -150,7 +150,7 @@ def run(
 
 
 def run_op(device: Any, kind: str, like: Any, **arguments: Any) -> Any:
-    """One operation. Arrays of rank >= 1 given as `In(array)` are inputs; the rest are constants."""
+    """One operation. Arrays given as `In(array)` are inputs; the rest are constants."""
     feeds: dict[str, np.ndarray] = {}
     named: dict[str, Any] = {}
 

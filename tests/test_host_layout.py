@@ -98,7 +98,9 @@ def test_slice_by_index(host: Any, index: Any, arguments: Any) -> None:
 def test_split(host: Any, axis: int, batch: int) -> None:
     x = normal(batch, 6, 1, 96, seed=4)
     want = np.split(x, 3, axis)
-    for got, w in zip(run_op(host, "split", want, x=In(x), num_splits=3, axis=axis), want, strict=True):
+    for got, w in zip(
+        run_op(host, "split", want, x=In(x), num_splits=3, axis=axis), want, strict=True
+    ):
         same(got, w)
     n = x.shape[axis]
     want = np.split(x, [n // 3], axis)
@@ -132,7 +134,9 @@ def test_views_of_views_reach_the_outputs(host: Any) -> None:
     flat = t.op("reshape", x[:, :4].reshape(1, 2, 2, 64), x=half, shape=[1, 2, 2, 64])
     back = t.op("reshape", x[:, :4], x=flat, shape=[1, 4, 1, 64])
     doubled = t.op("add", x[:, :4], x=back, y=rest)
-    joined = t.op("concat", np.tile(x, (1, 2, 1, 1)), values=(doubled, y, doubled), axis=1, interleave=False)
+    joined = t.op(
+        "concat", np.tile(x, (1, 2, 1, 1)), values=(doubled, y, doubled), axis=1, interleave=False
+    )
     again = t.op("identity", np.tile(x, (1, 2, 1, 1)), x=joined)
     got = run(host, t.program([flat, again, rest, y]), {}, {"a": x})
     s = np.square(x.astype(np.float32)).astype(np.float16)
@@ -181,11 +185,15 @@ def test_random_graphs_keep_every_value_they_still_need(host: Any, seed: int) ->
             begin = int(rng.integers(0, a.shape[1] - 7))
             want = a[:, begin : begin + 8]
             size = [1, 8, 1, width]
-            values.append((t.op("slice_by_size", want, x=p, begin=[0, begin, 0, 0], size=size), want))
+            values.append(
+                (t.op("slice_by_size", want, x=p, begin=[0, begin, 0, 0], size=size), want)
+            )
         else:
             want = (a.astype(np.float32) * np.float32(0.5)).astype(np.float16)
             values.append((t.op("mul", want, x=p, y=np.float16(0.5)), want))
-    kept = {n: v for n, v in [values[i] for i in rng.integers(1, len(values), 5)]} | dict(values[-2:])
+    kept = {n: v for n, v in [values[i] for i in rng.integers(1, len(values), 5)]} | dict(
+        values[-2:]
+    )
     got = run(host, t.program(list(kept)), t.blobs, {"a": x})
     for name, want in kept.items():
         same(got[name], want)

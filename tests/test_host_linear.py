@@ -117,7 +117,9 @@ def test_conv_with_a_window(
 def test_matmul(host: Any, x: Any, y: Any, tx: bool, ty: bool) -> None:
     a, b = normal(*x, seed=5), normal(*y, seed=6)
     want = chain(a, b)
-    given = [np.ascontiguousarray(np.swapaxes(m, -1, -2)) if t else m for m, t in ((a, tx), (b, ty))]
+    given = [
+        np.ascontiguousarray(np.swapaxes(m, -1, -2)) if t else m for m, t in ((a, tx), (b, ty))
+    ]
     arguments = dict(transpose_x=tx, transpose_y=ty)
     same_bits(run_op(host, "matmul", want, x=In(given[0]), y=In(given[1]), **arguments), want)
     same_bits(run_op(host, "matmul", want, x=In(given[0]), y=given[1], **arguments), want)

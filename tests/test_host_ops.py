@@ -1,7 +1,7 @@
 """Every elementwise, unary, reducing and normalising operation of the host against NumPy.
 
-The meaning: operands as they are, arithmetic wide, one rounding to the result's dtype. Linear algebra
-is in test_host_linear.py, movement of data in test_host_layout.py.
+The meaning: operands as they are, arithmetic wide, one rounding to the result's dtype. Linear
+algebra is in test_host_linear.py, movement of data in test_host_layout.py.
 """
 
 from __future__ import annotations
@@ -260,7 +260,13 @@ def test_compare_and_select(host: Any) -> None:
 
 @pytest.mark.parametrize("to", ["fp32", "int32", "bool", "fp16", "int8"])
 def test_cast(host: Any, to: str) -> None:
-    numpy = {"fp32": np.float32, "fp16": np.float16, "int32": np.int32, "bool": bool, "int8": np.int8}
+    numpy = {
+        "fp32": np.float32,
+        "fp16": np.float16,
+        "int32": np.int32,
+        "bool": bool,
+        "int8": np.int8,
+    }
     x = normal(1, 3, 1, 65, seed=5, scale=20)
     x.ravel()[::7] = 0
     want = x.astype(numpy[to])

@@ -58,7 +58,7 @@ def test_the_version_is_said_once() -> None:
 
 
 def test_sources_are_in_the_manifest() -> None:
-    """The sdist is built from MANIFEST.in: headers and tests come by folder, so none is forgotten."""
+    """MANIFEST.in makes the sdist: headers and tests come by folder, so none is forgotten."""
     manifest = (ROOT / "MANIFEST.in").read_text()
     assert "graft csrc" in manifest and "graft tests" in manifest
     used = {p.suffix for p in (ROOT / "csrc").rglob("*") if p.is_file()}

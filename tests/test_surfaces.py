@@ -229,7 +229,9 @@ def test_threads_never_change_a_byte(host: Any) -> None:
             surfaces = [host.surface(p.nbytes) for p in (*program.inputs, *program.outputs)]
             write_port(surfaces[0], program.inputs[0], x)
             program.evaluate(surfaces[:1], surfaces[1:])
-            seen.append([read_port(o, p) for o, p in zip(surfaces[1:], program.outputs, strict=True)])
+            seen.append(
+                [read_port(o, p) for o, p in zip(surfaces[1:], program.outputs, strict=True)]
+            )
     finally:
         _C.set_threads(before)
     for one, two in zip(*seen, strict=True):

@@ -24,6 +24,31 @@ void parallel_turns(size_t total, size_t turns, const std::function<void(int64_t
     for (size_t i = 0; i < turns; i++) body(static_cast<int64_t>(i));
 }
 
+// NaN where there is one. Eight running maxima: a lone one would wait for itself.
+float largest(const float *x, size_t n) {
+    typedef float F __attribute__((vector_size(16)));
+    typedef int32_t I __attribute__((vector_size(16)));
+    const float least = -std::numeric_limits<float>::infinity();
+    F low = {least, least, least, least}, high = low;
+    auto join = [](F top, F v) {
+        const I take = (v > top) | (v != v);
+        return reinterpret_cast<F>((reinterpret_cast<I>(v) & take) | (reinterpret_cast<I>(top) & ~take));
+    };
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        F a, b;
+        std::memcpy(&a, x + i, sizeof a);
+        std::memcpy(&b, x + i + 4, sizeof b);
+        low = join(low, a);
+        high = join(high, b);
+    }
+    low = join(low, high);
+    float top = least;
+    for (size_t j = 0; j < 4; j++) top = (low[j] > top || low[j] != low[j]) ? low[j] : top;
+    for (; i < n; i++) top = (x[i] > top || x[i] != x[i]) ? x[i] : top;
+    return top;
+}
+
 struct Softmax {
     Folded shape;
     Ref x, y;
@@ -34,8 +59,7 @@ struct Softmax {
     void row(const uint8_t *from, uint8_t *to, float *e) const {
         const size_t n = shape.n;
         load(from, e, n);
-        float top = e[0];
-        for (size_t i = 1; i < n; i++) top = (e[i] > top || e[i] != e[i]) ? e[i] : top;
+        const float top = largest(e, n);
         for (size_t i = 0; i < n; i++) e[i] -= top;
         exp_floats(e, e, static_cast<int64_t>(n));
         Sum8 sum;
