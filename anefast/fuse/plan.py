@@ -1,7 +1,7 @@
-"""A plan: where the training step is cut into programs. Data, not code paths.
+"""A plan: how the training step becomes programs. Data, not code paths.
 
 Cuts follow the scopes that `anefast/nn/layers.py` enters: `layers.3.attn.scores` says layer, half
-and part. Read `cut.py` for what a cut does.
+and part. Read `cut.py` for what a cut does, `strategy.py` for how weights and ports are laid out.
 """
 
 from __future__ import annotations
@@ -14,36 +14,64 @@ from anefast.ir import Tensor
 
 Depth = int | Literal["half", "all"]  # layers per program
 
+BACKWARD_READS = ("save", "recompute")
+PORTS = ("several", "packed")
+WEIGHTS = ("const", "packed", "params")
+COMPILE = ("sync", "async")
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How the graph becomes programs.
+    """Where the step is cut, and how values and weights reach the device.
 
     forward, backward: layers per program; `half` keeps attention and FFN apart, and backward also
-    the three parts of attention, the unfused baseline: 24 forward and 48 backward evaluations per
-    micro-step at 12 layers. `all` is one program.
+        the three parts of attention, the unfused baseline: 24 forward and 48 backward evaluations
+        per micro-step at 12 layers. `all` is one program.
+    reads: backward reads what forward returns (`save`), or gets the inputs of the forward
+        programs and computes the rest again (`recompute`).
+    ports: `several`, one surface per value, or `packed`, one input and one output surface per
+        program, values side by side on the channel axis.
+    weights: `const` are baked and compiled again after every update; `packed` ride in the input
+        surface beside the activations; `params` are inputs of their own.
+    compile: `sync` waits for new programs; `async` trains on with the last weights meanwhile, at
+        most one update stale.
     """
 
     name: str
-    forward: Depth
-    backward: Depth
+    forward: Depth = "half"
+    backward: Depth = "half"
+    reads: Literal["save", "recompute"] = "save"
+    ports: Literal["several", "packed"] = "several"
+    weights: Literal["const", "packed", "params"] = "const"
+    compile: Literal["sync", "async"] = "sync"
     dialect: Literal["ios18", "ios16"] = "ios18"
 
     def key(self, node: Tensor) -> str:
         """The name of the program that `node` runs in, such as `backward.layers.4-7`."""
-        layers, index, half, *part = node.scope.split(".")
-        depth = self.forward if node.direction == "forward" else self.backward
+        return self.program(node.scope, node.direction)
+
+    def program(self, scope: str, direction: str) -> str:
+        """The name of the program for nodes of this scope and direction."""
+        layers, index, half, *part = scope.split(".")
+        depth = self.forward if direction == "forward" else self.backward
         if depth == "all":
-            return f"{node.direction}.{layers}"
+            return f"{direction}.{layers}"
         if depth == "half":
-            apart = part if node.direction == "backward" else []
-            return ".".join([node.direction, layers, index, half, *apart])
+            apart = direction == "backward" and self.reads == "save"
+            return ".".join([direction, layers, index, half, *(part if apart else [])])
         first = int(index) // depth * depth
-        span = index if depth == 1 else f"{first}-{first + depth - 1}"
-        return f"{node.direction}.{layers}.{span}"
+        return f"{direction}.{layers}.{index if depth == 1 else f'{first}-{first + depth - 1}'}"
 
 
-PLANS = {plan.name: plan for plan in [Plan("unfused", forward="half", backward="half")]}
+PLANS = {
+    plan.name: plan
+    for plan in [
+        Plan("unfused"),
+        Plan("layer", forward=1, backward=1),
+        Plan("4", forward=4, backward=4),
+        Plan("all", forward="all", backward="all"),
+    ]
+}
 
 
 def find_plan(name: str) -> Plan:

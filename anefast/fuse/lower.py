@@ -1,0 +1,225 @@
+"""Lowers a program to the ports a plan asks for: where values and weights lie in its surfaces.
+
+A cut gives each program one port per value and bakes its weights. Here ports may be packed side by
+side on the channel axis, and weights may become data: inputs of their own, or columns of an input
+surface behind the activations. What is inside stays the same arithmetic, so not a bit changes: a
+baked `conv` and a `matmul` with the weight as data are the same chain of multiply-adds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from anefast import ir
+from anefast.fuse.plan import Plan
+from anefast.ir import Program, Shape, Tensor
+
+ROW = 32  # halves in the 64 bytes that device rows are padded to
+
+
+@dataclass(frozen=True)
+class Region:
+    """A block of a surface: the elements of one value in order, then zeros."""
+
+    value: Tensor  # an activation, or a parameter
+    begin: Shape
+    size: Shape
+
+
+@dataclass(frozen=True)
+class Port:
+    """One surface of a program. `shared` is the activation that it is, if nothing else is in it."""
+
+    name: str
+    shape: Shape
+    regions: tuple[Region, ...]
+    shared: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program ready to be written as MIL, and what its ports hold."""
+
+    program: Program
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+def lower(program: Program, plan: Plan, max_axis: int = 65536) -> Lowered:
+    """`program` with the ports and weights of `plan`; no axis of a port exceeds `max_axis`.
+
+    Raises ValueError where the plan cannot be had for this program.
+    """
+    parameters = [t for t in program.nodes if t.op == "parameter"]
+    inputs = activation_ports("a", [t for _, t in program.inputs], plan, max_axis)
+    if parameters and plan.weights == "packed":
+        inputs = with_weights(inputs, parameters, max_axis)
+    elif parameters and plan.weights == "params":
+        inputs += named([parameter_port(t) for t in parameters], "w")
+    outputs = activation_ports("z", [t for _, t in program.outputs], plan, max_axis)
+
+    feeds = [ir.input(port.name, port.shape) for port in inputs]
+    held = {
+        region.value: taken(feed, port, region)
+        for port, feed in zip(inputs, feeds, strict=True)
+        for region in port.regions
+    }
+    done = rebuilt(program, held)
+    results = [joined([done[r.value] for r in port.regions], port) for port in outputs]
+    lowered = Program.cut(
+        program.name,
+        [(port.name, feed) for port, feed in zip(inputs, feeds, strict=True)],
+        [(port.name, t) for port, t in zip(outputs, results, strict=True)],
+    )
+    return Lowered(lowered, tuple(inputs), tuple(outputs))
+
+
+# Ports
+
+
+def activation_ports(letter: str, values: Sequence[Tensor], plan: Plan, max_axis: int) -> list[Port]:
+    """One port per value, or as few as the channel axis allows, values side by side on it."""
+    if plan.ports == "several" or len(values) == 1:
+        whole = [Port("", t.shape, (Region(t, (0,) * t.rank, t.shape),), t) for t in values]
+        return named(whole, letter)
+    packs: list[list[Region]] = [[]]
+    channels = 0
+    for t in values:
+        batch, seq = t.shape[0], t.shape[-1]
+        size = (batch, t.size // (batch * seq), 1, seq)
+        if channels and channels + size[1] > max_axis:
+            packs.append([])
+            channels = 0
+        packs[-1].append(Region(t, (0, channels, 0, 0), size))
+        channels += size[1]
+    return named([packed(regions) for regions in packs], letter)
+
+
+def packed(regions: list[Region]) -> Port:
+    """A port of regions side by side on the channel axis; one region alone is shared as it is."""
+    last = regions[-1]
+    if len(regions) == 1:
+        whole = Region(last.value, (0,) * last.value.rank, last.value.shape)
+        return Port("", last.value.shape, (whole,), last.value)
+    batch, _, _, seq = last.size
+    return Port("", (batch, last.begin[1] + last.size[1], 1, seq), tuple(regions))
+
+
+def named(ports: list[Port], letter: str) -> list[Port]:
+    """Names that sort in this order: the ANE binds surfaces by sorted name."""
+    digits = len(str(len(ports) - 1))
+    return [
+        Port(f"{letter}{i:0{digits}}_{label(p)}", p.shape, p.regions, p.shared)
+        for i, p in enumerate(ports)
+    ]
+
+
+def label(port: Port) -> str:
+    """What a port is called after its number."""
+    value = port.regions[0].value
+    return "packed" if len(port.regions) > 1 else (value.name or value.op).replace(".", "_")
+
+
+def parameter_port(parameter: Tensor) -> Port:
+    """An input of its own for a weight: [1, 1, Co, Ci] or, for a gain, [1, 1, 1, C]; rows padded."""
+    rows, columns = matrix(parameter)
+    shape = (1, 1, rows, rounded(columns, ROW))
+    return Port("", shape, (Region(parameter, (0, 0, 0, 0), (1, 1, rows, columns)),))
+
+
+def with_weights(ports: list[Port], parameters: list[Tensor], max_axis: int) -> list[Port]:
+    """The port with most channels, weights behind its activations on the last axis.
+
+    A weight's elements fill a block of all R channels row by row. The block is as wide as lets it
+    be reshaped to whole rows of the weight.
+    """
+    flat = [p for p in ports if len(p.shape) == 4 and p.shape[0] == 1 and p.shape[2] == 1]
+    if not flat:
+        raise ValueError(
+            "[plan] packed weights ride beside one sequence, got a program without an input of "
+            "[1, C, 1, S]. Hint: batch 1, or weights as params."
+        )
+    host = max(flat, key=lambda p: p.shape[1])
+    channels, width = host.shape[1], host.shape[3]
+    regions = list(host.regions)
+    for parameter in parameters:
+        rows, columns = matrix(parameter)
+        step = math.lcm(ROW, columns // math.gcd(columns, channels))
+        block = rounded(-(-rows * columns // channels), step)
+        regions.append(Region(parameter, (0, 0, 0, width), (1, channels, 1, block)))
+        width += block
+    if width > max_axis:
+        raise ValueError(
+            f"[plan] expected a last axis of at most {max_axis}, got {width} with the weights "
+            "packed in. Hint: fewer layers per program, or weights as params."
+        )
+    riding = Port(host.name, (1, channels, 1, width), tuple(regions))
+    return [riding if p is host else p for p in ports]
+
+
+def matrix(parameter: Tensor) -> tuple[int, int]:
+    """(Co, Ci) of a weight; (1, C) of a gain."""
+    first, second = parameter.shape[:2]
+    return first, second
+
+
+def rounded(n: int, multiple: int) -> int:
+    """n, rounded up to a multiple."""
+    return -(-n // multiple) * multiple
+
+
+# Inside the program
+
+
+def taken(feed: Tensor, port: Port, region: Region) -> Tensor:
+    """The value that lies in a region of an input port, in its own shape."""
+    block = feed
+    if region.size != port.shape:
+        block = ir.slice_by_size(feed, region.begin, region.size)
+    value = region.value
+    if value.op != "parameter":
+        return ir.reshape(block, value.shape)
+    rows, columns = matrix(value)
+    whole = ir.reshape(block, (1, 1, math.prod(region.size) // columns, columns))
+    if whole.shape[2] > rows:
+        whole = ir.slice_by_size(whole, (0, 0, 0, 0), (1, 1, rows, columns))
+    return whole
+
+
+def joined(values: list[Tensor], port: Port) -> Tensor:
+    """The result that fills an output port."""
+    if port.shared is not None:
+        return values[0]
+    blocks = [ir.reshape(t, r.size) for t, r in zip(values, port.regions, strict=True)]
+    return ir.concat(blocks, axis=1)
+
+
+def rebuilt(program: Program, held: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Every value of the program over the new inputs; weights that are data become matmuls."""
+    done = dict(held)
+    for node in program.nodes:
+        if node in done:
+            continue
+        with ir.place(node.scope, node.direction):
+            done[node] = with_data(node, done) or ir.rebuild(node, tuple(done[x] for x in node.inputs))
+    return done
+
+
+def with_data(node: Tensor, done: Mapping[Tensor, Tensor]) -> Tensor | None:
+    """`node` with its weight as data; None where its weight is baked or it has none."""
+    if not node.inputs:
+        return None
+    x, w = node.inputs[0], node.inputs[-1]
+    parameter = w.inputs[0] if w.op == "transpose" else w
+    if parameter.op != "parameter" or done[parameter] is parameter or node.op == "transpose":
+        return None
+    weight = done[parameter]  # [1, 1, Co, Ci], or [1, 1, 1, C]
+    if node.op != "conv":
+        gain = ir.reshape(weight, parameter.shape)
+        return ir.rebuild(node, tuple(gain if t is parameter else done[t] for t in node.inputs))
+    batch, channels, _, seq = x.shape
+    columns = ir.reshape(done[x], (batch, 1, channels, seq))
+    y = ir.matmul(weight, columns, transpose_x=w is not parameter)
+    return ir.reshape(y, node.shape)
