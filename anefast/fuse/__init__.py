@@ -1,6 +1,19 @@
-"""Plans and cuts: how a training step becomes programs."""
+"""Plans, cuts and lowering: how a training step becomes programs."""
 
 from anefast.fuse.cut import Schedule, cut
-from anefast.fuse.plan import PLANS, Plan, find_plan
+from anefast.fuse.lower import Lowered, Port, Region, lower
+from anefast.fuse.plan import Depth, Plan, find_plan
+from anefast.fuse.recompute import recompute
 
-__all__ = ["PLANS", "Plan", "Schedule", "cut", "find_plan"]
+__all__ = [
+    "Depth",
+    "Lowered",
+    "Plan",
+    "Port",
+    "Region",
+    "Schedule",
+    "cut",
+    "find_plan",
+    "lower",
+    "recompute",
+]

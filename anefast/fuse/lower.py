@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from anefast import ir
 from anefast.fuse.plan import Plan
-from anefast.ir import Program, Shape, Tensor
+from anefast.ir import Program, Tensor, rebuild
+
+Shape = tuple[int, ...]
 
 ROW = 32  # halves in the 64 bytes that device rows are padded to
 
@@ -47,11 +49,12 @@ class Lowered:
     outputs: tuple[Port, ...]
 
 
-def lower(program: Program, plan: Plan, max_axis: int = 65536) -> Lowered:
-    """`program` with the ports and weights of `plan`; no axis of a port exceeds `max_axis`.
+def lower(program: Program, plan: Plan) -> Lowered:
+    """`program` with the ports and weights of `plan`.
 
     Raises ValueError where the plan cannot be had for this program.
     """
+    max_axis = plan.max_axis
     parameters = [t for t in program.nodes if t.op == "parameter"]
     inputs = activation_ports("a", [t for _, t in program.inputs], plan, max_axis)
     if parameters and plan.weights == "packed":
@@ -79,7 +82,9 @@ def lower(program: Program, plan: Plan, max_axis: int = 65536) -> Lowered:
 # Ports
 
 
-def activation_ports(letter: str, values: Sequence[Tensor], plan: Plan, max_axis: int) -> list[Port]:
+def activation_ports(
+    letter: str, values: Sequence[Tensor], plan: Plan, max_axis: int
+) -> list[Port]:
     """One port per value, or as few as the channel axis allows, values side by side on it."""
     if plan.ports == "several" or len(values) == 1:
         whole = [Port("", t.shape, (Region(t, (0,) * t.rank, t.shape),), t) for t in values]
@@ -203,7 +208,7 @@ def rebuilt(program: Program, held: Mapping[Tensor, Tensor]) -> dict[Tensor, Ten
         if node in done:
             continue
         with ir.place(node.scope, node.direction):
-            done[node] = with_data(node, done) or ir.rebuild(node, tuple(done[x] for x in node.inputs))
+            done[node] = with_data(node, done) or rebuild(node, tuple(done[x] for x in node.inputs))
     return done
 
 
@@ -218,7 +223,7 @@ def with_data(node: Tensor, done: Mapping[Tensor, Tensor]) -> Tensor | None:
     weight = done[parameter]  # [1, 1, Co, Ci], or [1, 1, 1, C]
     if node.op != "conv":
         gain = ir.reshape(weight, parameter.shape)
-        return ir.rebuild(node, tuple(gain if t is parameter else done[t] for t in node.inputs))
+        return rebuild(node, tuple(gain if t is parameter else done[t] for t in node.inputs))
     batch, channels, _, seq = x.shape
     columns = ir.reshape(done[x], (batch, 1, channels, seq))
     y = ir.matmul(weight, columns, transpose_x=w is not parameter)

@@ -1,23 +1,31 @@
 """A plan: how the training step becomes programs. Data, not code paths.
 
 Cuts follow the scopes that `anefast/nn/layers.py` enters: `layers.3.attn.scores` says layer, half
-and part. Read `cut.py` for what a cut does, `strategy.py` for how weights and ports are laid out.
+and part. Read `cut.py` for what a cut does, `lower.py` for where values and weights lie.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from anefast.ir import Tensor
 
 Depth = int | Literal["half", "all"]  # layers per program
 
-BACKWARD_READS = ("save", "recompute")
-PORTS = ("several", "packed")
-WEIGHTS = ("const", "packed", "params")
-COMPILE = ("sync", "async")
+WORDS: dict[str, dict[str, str]] = {  # what a plan may be told besides its depths
+    "save": {"reads": "save"},
+    "recompute": {"reads": "recompute"},
+    "ports=several": {"ports": "several"},
+    "ports=packed": {"ports": "packed"},
+    "weights=const": {"weights": "const"},
+    "weights=packed": {"weights": "packed"},
+    "weights=params": {"weights": "params"},
+    "sync": {"compile": "sync"},
+    "async": {"compile": "async"},
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Plan:
         surface beside the activations; `params` are inputs of their own.
     compile: `sync` waits for new programs; `async` trains on with the last weights meanwhile, at
         most one update stale.
+    max_axis: the longest axis of a port that the target takes: 16384 up to M3, 65536 from M4.
     """
 
     name: str
@@ -45,6 +54,7 @@ class Plan:
     weights: Literal["const", "packed", "params"] = "const"
     compile: Literal["sync", "async"] = "sync"
     dialect: Literal["ios18", "ios16"] = "ios18"
+    max_axis: int = 65536
 
     def key(self, node: Tensor) -> str:
         """The name of the program that `node` runs in, such as `backward.layers.4-7`."""
@@ -63,21 +73,38 @@ class Plan:
         return f"{direction}.{layers}.{index if depth == 1 else f'{first}-{first + depth - 1}'}"
 
 
-PLANS = {
-    plan.name: plan
-    for plan in [
-        Plan("unfused"),
-        Plan("layer", forward=1, backward=1),
-        Plan("4", forward=4, backward=4),
-        Plan("all", forward="all", backward="all"),
-    ]
-}
+def find_plan(spec: str) -> Plan:
+    """The plan that `spec` describes: depths, then what differs from the defaults.
+
+    >>> find_plan("unfused").forward, find_plan("4/all,recompute,weights=params").backward
+    ('half', 'all')
+
+    Depths are `unfused`, `layer`, a number of layers, or `all`, for both directions or as
+    forward/backward. Raises ValueError with a suggestion where the spec cannot be read.
+    """
+    depths, *words = spec.split(",")
+    forward, _, backward = depths.partition("/")
+    plan = Plan(spec, depth(forward), depth(backward or forward))
+    for word in words:
+        if word not in WORDS:
+            raise ValueError(unknown("word", word, WORDS))
+        plan = replace(plan, **WORDS[word])  # type: ignore[arg-type]
+    return plan
 
 
-def find_plan(name: str) -> Plan:
-    """The plan called `name`. Raises ValueError with a suggestion where there is none."""
-    if name in PLANS:
-        return PLANS[name]
-    near = difflib.get_close_matches(name, PLANS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(PLANS)}."
-    raise ValueError(f"[plan] expected a known plan, got {name!r}. Hint: {hint}")
+def depth(word: str) -> Depth:
+    """Layers per program, as a plan's spec names them."""
+    named: dict[str, Depth] = {"unfused": "half", "half": "half", "layer": 1, "all": "all"}
+    if word in named:
+        return named[word]
+    if word.isascii() and word.isdigit() and int(word) > 0:
+        return int(word)
+    raise ValueError(unknown("depth", word, named))
+
+
+def unknown(what: str, got: str, known: Iterable[str]) -> str:
+    """One line for a word that no plan has, with the nearest that some has."""
+    known = list(known)
+    near = difflib.get_close_matches(got, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}."
+    return f"[plan] expected a known {what}, got {got!r}. Hint: {hint}"

@@ -13,7 +13,9 @@ from anefast.ir import Graph, Tensor
 
 
 def recompute(graph: Graph, plan: Plan) -> Graph:
-    """`graph` with twins of forward nodes in the backward programs of `plan`."""
+    """`graph` with twins of forward nodes in the backward programs, if `plan` asks for that."""
+    if plan.reads == "save":
+        return graph
 
     def home(node: Tensor) -> str:
         return plan.program(node.scope, "backward")

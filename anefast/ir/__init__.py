@@ -46,7 +46,7 @@ from .ops.layout import (
 )
 from .ops.linear import conv, matmul
 from .ops.reduce import reduce_max, reduce_mean, reduce_sum, softmax
-from .passes import expand, fold, recompute, rewrite, share, simplify, substitute
+from .passes import expand, fold, rebuild, recompute, rewrite, share, simplify, substitute
 from .tensor import ShapeError, Tensor, constant, input, parameter, place, scope
 
 __all__ = [
@@ -86,6 +86,7 @@ __all__ = [
     "pow",
     "reach",
     "real_div",
+    "rebuild",
     "recompute",
     "reduce_max",
     "reduce_mean",

@@ -1,7 +1,7 @@
 """MIL text and weight files, from one cut of a graph. text.py, spelling.py, pack.py, rules.py."""
 
 from anefast.mil import rules
-from anefast.mil.pack import BlobLayout, Entry
+from anefast.mil.pack import BlobLayout, Entry, write
 from anefast.mil.text import Text, emit
 
-__all__ = ["BlobLayout", "Entry", "Text", "emit", "rules"]
+__all__ = ["BlobLayout", "Entry", "Text", "emit", "rules", "write"]

@@ -68,7 +68,7 @@ class BlobLayout:
         file = self._file if self._file is not None else self._blank()
         for entry, at in zip(self.entries, self.data_offsets, strict=True):
             if entry.parameter is not None:
-                _write(file[at : at + entry.nbytes].view(np.float16), entry, weights)
+                write(file[at : at + entry.nbytes].view(np.float16), entry, weights)
         self._file = file
         return {self.path: file}
 
@@ -86,9 +86,10 @@ class BlobLayout:
         return f"BlobLayout({len(self.entries)} tensors, {n} parameters, {self.nbytes} bytes)"
 
 
-def _write(
+def write(
     out: npt.NDArray[np.float16], entry: Entry, weights: Mapping[str, npt.NDArray[Any]]
 ) -> None:
+    """Rounds one weight to fp16 into `out` [elements]; raises as `BlobLayout.fill`."""
     from anefast import _C
 
     name = entry.parameter or ""

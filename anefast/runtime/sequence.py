@@ -1,52 +1,120 @@
 """A sequence of kernels that share surfaces: a cut graph, ready to run.
 
-Each value that crosses between programs has one surface: the output of its producer and, without
-a copy, the input of its readers.
+Each value that crosses between programs has one surface. Where a plan gives it a port of its own,
+that surface is the output of its producer and, without a copy, the input of its readers; where
+ports are packed, values are copied between their own surfaces and the packed ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from anefast.fuse import Plan, Schedule
+import numpy as np
+
+from anefast import mil
+from anefast.fuse import Lowered, Plan, Port, Region, Schedule, lower
 from anefast.ir import Tensor
 from anefast.nn import Params
-from anefast.runtime.device import Device, Surface
+from anefast.runtime.device import Device, Half, Surface
 from anefast.runtime.kernel import Kernel
 
 
+@dataclass(frozen=True)
+class Bound:
+    """A kernel with its surfaces, and what is copied in before and out after it runs."""
+
+    kernel: Kernel
+    inputs: list[Surface]
+    outputs: list[Surface]
+    gathered: list[tuple[Region, Surface]]  # from the value's own surface into the port's
+    scattered: list[tuple[Region, Surface]]
+
+
 class Sequence:
-    """The kernels of a schedule, in order, bound to their surfaces."""
+    """The kernels of a schedule, in order, bound to their surfaces.
+
+    `evaluations`, `copied_bytes` and `staged_bytes` count what was run, copied between surfaces
+    and written of weights that are data.
+    """
 
     def __init__(self, device: Device, schedule: Schedule, plan: Plan) -> None:
+        self._device = device
         self.surfaces: dict[Tensor, Surface] = {}
-        self.kernels = [Kernel(device, p, plan.dialect) for p in schedule.programs]
-        self.evaluations = 0
-        self._bound = []
-        for kernel in self.kernels:
-            program = kernel.program
-            inputs = [self._surface(device, t) for _, t in program.inputs]
-            outputs = [self._surface(device, t) for _, t in program.outputs]
-            self._bound.append((kernel, inputs, outputs))
-
-    def _surface(self, device: Device, value: Tensor) -> Surface:
-        if value not in self.surfaces:
-            self.surfaces[value] = device.surface(value.shape)
-        return self.surfaces[value]
+        self.evaluations = self.copied_bytes = self.staged_bytes = 0
+        self._weights: dict[str, Surface] = {}  # ports that are one whole parameter, by its name
+        self._staged: list[tuple[Region, Surface]] = []
+        self._bound = [self._bind(lower(p, plan), plan) for p in schedule.programs]
+        self.kernels = [bound.kernel for bound in self._bound]
 
     def load(self, params: Params) -> None:
-        """Compiles every kernel whose weights may have changed."""
+        """Takes over `params`: baked weights are compiled again, the others rewritten."""
         for kernel in self.kernels:
             kernel.load(params)
+        for region, surface in self._staged:
+            self.staged_bytes += stage(region, surface, params)
 
     def run(self, which: Iterable[int]) -> None:
         """Evaluates the kernels of these positions, in order."""
         for i in which:
-            kernel, inputs, outputs = self._bound[i]
-            kernel.evaluate(inputs, outputs)
+            bound = self._bound[i]
+            for region, port in bound.gathered:
+                with self.surfaces[region.value].read() as value, port.write() as data:
+                    block(data, region)[...] = value.reshape(region.size)
+                self.copied_bytes += 2 * region.value.size
+            bound.kernel.evaluate(bound.inputs, bound.outputs)
             self.evaluations += 1
+            for region, port in bound.scattered:
+                with port.read() as data, self.surfaces[region.value].write() as value:
+                    value[...] = block(data, region).reshape(value.shape)
+                self.copied_bytes += 2 * region.value.size
 
     def close(self) -> None:
         """Unloads every kernel."""
         for kernel in self.kernels:
             kernel.unload()
+
+    def _bind(self, lowered: Lowered, plan: Plan) -> Bound:
+        gathered: list[tuple[Region, Surface]] = []
+        scattered: list[tuple[Region, Surface]] = []
+        inputs = [self._port(port, gathered) for port in lowered.inputs]
+        outputs = [self._port(port, scattered) for port in lowered.outputs]
+        kernel = Kernel(self._device, lowered.program, plan.dialect)
+        return Bound(kernel, inputs, outputs, gathered, scattered)
+
+    def _port(self, port: Port, copies: list[tuple[Region, Surface]]) -> Surface:
+        """The surface of a port; notes in `copies` which activations must be copied."""
+        if port.shared is not None:
+            return self._value(port.shared)
+        weights = [r for r in port.regions if r.value.op == "parameter"]
+        alone = str(weights[0].value.name) if len(weights) == len(port.regions) == 1 else ""
+        if alone in self._weights:
+            return self._weights[alone]
+        surface = self._device.surface(port.shape)
+        self._staged += [(region, surface) for region in weights]
+        copies += [(r, surface) for r in port.regions if r.value.op != "parameter"]
+        for region, _ in copies:
+            self._value(region.value)
+        if alone:
+            self._weights[alone] = surface
+        return surface
+
+    def _value(self, value: Tensor) -> Surface:
+        if value not in self.surfaces:
+            self.surfaces[value] = self._device.surface(value.shape)
+        return self.surfaces[value]
+
+
+def block(data: Half, region: Region) -> Half:
+    """The part of a surface that is `region`."""
+    return data[tuple(slice(b, b + n) for b, n in zip(region.begin, region.size, strict=True))]
+
+
+def stage(region: Region, surface: Surface, params: Params) -> int:
+    """Writes a weight into its region, rounded to fp16. Returns the bytes written."""
+    weight = region.value
+    halves = np.zeros(int(np.prod(region.size)), np.float16)
+    mil.write(halves[: weight.size], mil.Entry(weight.name, weight.shape), params)
+    with surface.write() as data:
+        block(data, region)[...] = halves.reshape(region.size)
+    return 2 * weight.size

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.config import ModelConfig
-from anefast.fuse import Plan, cut
+from anefast.fuse import Plan, cut, recompute
 from anefast.ir import terms
 from anefast.nn import GRAD, Params, classifier, training_graph
 from anefast.runtime.device import Device
@@ -34,7 +34,7 @@ class TrainingStep:
         self.config, self.params, self.device = config, params, device
         self.grads: Params = {name: np.zeros_like(p) for name, p in params.items()}
         self._shape = (batch, seq)
-        graph = training_graph(config, batch, seq)
+        graph = recompute(training_graph(config, batch, seq), plan)
         schedule = cut(graph, plan.key)
         self.sequence = Sequence(device, schedule, plan)
         names = [kernel.name for kernel in self.sequence.kernels]
