@@ -1,0 +1,127 @@
+"""Forward passes alone, fused as deep as a plan says: arrays in, arrays out.
+
+What `Inference` is for tokens, this is for activations: the trunk of a transformer, or the FFN-only
+proxy, compiled once with baked weights and called from Python. A mega-kernel is the plan `all`:
+every layer in one program, one evaluation per call. Any other plan gives the same bytes in more
+evaluations (the cut law), which is what fusion is measured against.
+
+    >>> import numpy as np
+    >>> from anefast.fuse import Plan
+    >>> from anefast.nn import init_ffn
+    >>> from anefast.runtime import Device
+    >>> params = init_ffn(dim=32, hidden=64, layers=2, seed=0)
+    >>> whole = Plan("whole", forward="all", backward="all")
+    >>> ffn = fused_ffn(32, 64, 2, 64, params, Device("host"), whole)
+    >>> ffn(np.ones((1, 32, 1, 64), np.float16)).shape, ffn.evaluations
+    ((1, 32, 1, 64), 1)
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from anefast.config import ModelConfig
+from anefast.fuse import Plan, cut, find_plan
+from anefast.ir import Graph
+from anefast.nn import Params, ffn_graph, forward_graph
+from anefast.runtime.device import Device, Half
+from anefast.runtime.sequence import Sequence
+
+
+class Fused:
+    """A forward graph with one input `x` and one output `h`, compiled under a plan.
+
+    programs: their names, in the order they run; a call makes one evaluation of each.
+    evaluations: made so far, over all calls.
+    compile_seconds: from the graph to loaded programs: cut, text, weight files, compilation.
+    """
+
+    def __init__(self, graph: Graph, params: Params, device: Device, plan: Plan | str) -> None:
+        self.plan = find_plan(plan) if isinstance(plan, str) else plan
+        start = time.perf_counter()
+        self.sequence = Sequence(device, cut(graph, self.plan.key), self.plan)
+        self.sequence.load(params)
+        self.compile_seconds = time.perf_counter() - start
+        self.programs = tuple(kernel.name for kernel in self.sequence.kernels)
+        self._x = self.sequence.surfaces[graph.inputs[0]]
+        self._h = self.sequence.surfaces[graph.outputs["h"]]
+
+    def __call__(self, x: Half) -> Half:
+        """h of x, both fp16 [1, C, 1, S]. ValueError where x is of another shape or dtype."""
+        shape = self._x.shape
+        if x.shape != shape or x.dtype != np.float16:
+            raise ValueError(
+                f"[fused] expected float16 of shape {shape}, got {x.dtype} of {x.shape}. "
+                "Hint: channels first, [1, C, 1, S]."
+            )
+        with self._x.write() as data:
+            data[:] = x
+        self.sequence.run(range(len(self.programs)))
+        with self._h.read() as data:
+            return data.copy()
+
+    @property
+    def evaluations(self) -> int:
+        return self.sequence.evaluations
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of fp16 weights and constants in the programs, and of the surfaces around them."""
+        baked = sum(
+            2 * int(np.prod(t.shape, dtype=np.int64))
+            for kernel in self.sequence.kernels
+            for t in kernel.program.nodes
+            if t.op in ("parameter", "constant") and t.shape
+        )
+        return baked + sum(s.native.nbytes for s in self.sequence.surfaces.values())
+
+    def close(self) -> None:
+        """Unloads the programs. Safe to call twice."""
+        self.sequence.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        _, channels, _, seq = self._x.shape
+        count = f"{len(self.programs)} program{'s' if len(self.programs) > 1 else ''}"
+        return f"Fused({channels} channels, {seq} positions, plan {self.plan.name}: {count})"
+
+
+def fused_ffn(
+    dim: int,
+    hidden: int,
+    layers: int,
+    seq: int,
+    params: Params,
+    device: Device,
+    plan: Plan | str = "all",
+) -> Fused:
+    """The FFN-only proxy (`nn/ffn.py`); any sizes, `seq` a multiple of 32.
+
+    params: fp32 by name, such as `init_ffn` draws.
+    """
+    return Fused(ffn_graph(dim, hidden, layers, 1, seq), params, device, plan)
+
+
+def fused_transformer(
+    config: ModelConfig, params: Params, seq: int, device: Device, plan: Plan | str = "all"
+) -> Fused:
+    """Every layer of a Llama trunk: norm, attention, residual, norm, gated SiLU FFN, residual.
+
+    seq: a multiple of 32. params: fp32 by name, of a whole model; embedding, last norm and
+    classifier are not used here: `x` is the embedded sequence and `h` the last residual stream.
+    """
+    return Fused(forward_graph(config, 1, seq), params, device, plan)
