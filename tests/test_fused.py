@@ -7,20 +7,13 @@ import pytest
 
 import anefast
 from anefast.config import ModelConfig
-from anefast.fuse import Plan, cut
+from anefast.fuse import cut, find_plan
 from anefast.nn import ffn_shapes, init_ffn, training_graph
 from anefast.presets import preset_settings
 from anefast.runtime import fused_ffn, fused_transformer
 from tests.reference import attention_forward, relative_error, rms_forward, silu
 from tests.test_judges import CONFIGS, random_case
 
-PLANS = {
-    "half": Plan("half", forward="half", backward="half"),
-    "layer": Plan("layer", forward=1, backward=1),
-    "4": Plan("4", forward=4, backward=4),
-    "all": Plan("all", forward="all", backward="all"),
-}
-WHOLE = PLANS["all"]
 FFNS = [(64, 128, 12, 64), (40, 72, 3, 128), (32, 24, 5, 256), (1, 1, 1, 32)]  # D, H, layers, S
 
 
@@ -63,7 +56,7 @@ def trunk_float64(x, params, config):
 def test_ffn_against_numpy_float64(device, sizes):
     dim, hidden, layers, seq = sizes
     params, x = init_ffn(dim, hidden, layers, seed=1), signal(dim, seq)
-    with fused_ffn(dim, hidden, layers, seq, params, device, WHOLE) as ffn:
+    with fused_ffn(dim, hidden, layers, seq, params, device, "all") as ffn:
         h = ffn(x)
     want = ffn_float64(x, params, layers)
     assert h.dtype == np.float16 and h.shape == x.shape
@@ -78,15 +71,15 @@ def test_transformer_against_numpy_float64(device, name):
     config = CONFIGS[name]
     params, _, _ = random_case(config)
     x = signal(config.dim, 64)
-    with fused_transformer(config, params, 64, device, WHOLE) as trunk:
+    with fused_transformer(config, params, 64, device, "all") as trunk:
         assert relative_error(trunk(x), trunk_float64(x, params, config)) < 1e-2
 
 
 def test_every_plan_gives_the_same_ffn_bytes_in_its_number_of_evaluations(device):
     params, x = init_ffn(48, 80, 12, seed=2), signal(48, 64)
     results = {}
-    for plan, count in (("all", 1), ("4", 3), ("layer", 12), ("half", 12)):
-        with fused_ffn(48, 80, 12, 64, params, device, PLANS[plan]) as ffn:
+    for plan, count in (("all", 1), ("4", 3), ("layer", 12), ("unfused", 12)):
+        with fused_ffn(48, 80, 12, 64, params, device, plan) as ffn:
             results[plan] = ffn(x).tobytes()
             assert (len(ffn.programs), ffn.evaluations) == (count, count), plan
             assert ffn(x).tobytes() == results[plan]  # and again, from the same surfaces
@@ -100,8 +93,10 @@ def test_every_plan_gives_the_same_transformer_bytes(device, name):
     params, _, _ = random_case(config)
     x = signal(config.dim, 96)
     results = set()
-    for plan, count in (("all", 1), ("4", 2), ("layer", 5), ("half", 10)):
-        with fused_transformer(config, params, 96, device, PLANS[plan]) as trunk:
+    plans = [("all", 1), ("4", 2), ("layer", 5), ("unfused", 10)]
+    plans += [("all,weights=packed", 1), ("4,weights=params,ports=packed", 2)]
+    for plan, count in plans:
+        with fused_transformer(config, params, 96, device, plan) as trunk:
             results.add(trunk(x).tobytes())
             assert (len(trunk.programs), trunk.evaluations) == (count, count), plan
     assert len(results) == 1
@@ -112,11 +107,11 @@ def test_programs_of_a_training_step(preset, unfused):
     """6 a layer unfused: attention and FFN forward; FFN and three parts of attention backward."""
     config = ModelConfig(**preset_settings(preset)["model"])
     graph = training_graph(config, 1, 256)
-    for plan, count in (("half", unfused), ("layer", unfused // 3), ("all", 2)):
-        names = [p.name for p in cut(graph, PLANS[plan].key).programs]
+    for plan, count in (("unfused", unfused), ("layer", unfused // 3), ("all", 2)):
+        names = [p.name for p in cut(graph, find_plan(plan).key).programs]
         assert len(names) == count, plan
         assert sum(n.startswith("forward.") for n in names) == (
-            count // 3 if plan == "half" else count // 2
+            count // 3 if plan == "unfused" else count // 2
         )
 
 
@@ -124,9 +119,9 @@ def test_a_fused_program_holds_each_weight_once(device):
     params = init_ffn(64, 96, 4, seed=0)
     weights = sum(2 * p.size for p in params.values())
     surface = 2 * 64 * 64
-    for plan, boundaries in (("all", 0), ("layer", 3)):
-        with fused_ffn(64, 96, 4, 64, params, device, PLANS[plan]) as ffn:
-            assert 0 <= ffn.nbytes - weights - (2 + boundaries) * surface < 4096
+    for plan, surfaces in (("all", 2), ("layer", 5), ("all,weights=params", 2)):
+        with fused_ffn(64, 96, 4, 64, params, device, plan) as ffn:
+            assert 0 <= ffn.nbytes - weights - surfaces * surface < 4096, plan
             assert ffn.compile_seconds > 0
 
 
@@ -143,7 +138,7 @@ def test_parameters_of_the_proxy():
 
 def test_mistakes_are_named(device):
     params = init_ffn(32, 64, 2, seed=0)
-    with fused_ffn(32, 64, 2, 64, params, device, WHOLE) as ffn:
+    with fused_ffn(32, 64, 2, 64, params, device, "all") as ffn:
         with pytest.raises(
             ValueError, match=r"\[fused\] expected float16 of shape \(1, 32, 1, 64\)"
         ):
@@ -153,12 +148,12 @@ def test_mistakes_are_named(device):
         assert ffn.evaluations == 0
         assert "1 program)" in repr(ffn)
     with pytest.raises(ValueError, match="multiple of 32"):
-        fused_ffn(32, 64, 2, 48, params, device, WHOLE)
+        fused_ffn(32, 64, 2, 48, params, device, "all")
     with pytest.raises(ValueError, match="layers of at least 1, got 0"):
-        fused_ffn(32, 64, 0, 64, params, device, WHOLE)
-    with pytest.raises(ValueError, match="known plan, got 'al'"):
+        fused_ffn(32, 64, 0, 64, params, device, "all")
+    with pytest.raises(ValueError, match=r"got 'al'\. Hint: did you mean 'all'"):
         fused_ffn(32, 64, 2, 64, params, device, "al")
     with pytest.raises(KeyError, match=r"layers\.2\.ffn"):
-        fused_ffn(32, 64, 3, 64, params, device, WHOLE)
+        fused_ffn(32, 64, 3, 64, params, device, "all")
     with pytest.raises(ValueError, match=r"layers\.0\.ffn\.w1"):
-        fused_ffn(32, 96, 2, 64, params, device, WHOLE)
+        fused_ffn(32, 96, 2, 64, params, device, "all")

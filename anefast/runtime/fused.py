@@ -1,17 +1,15 @@
 """Forward passes alone, fused as deep as a plan says: arrays in, arrays out.
 
 What `Inference` is for tokens, this is for activations: the trunk of a transformer, or the FFN-only
-proxy, compiled once with baked weights and called from Python. A mega-kernel is the plan `all`:
-every layer in one program, one evaluation per call. Any other plan gives the same bytes in more
-evaluations (the cut law), which is what fusion is measured against.
+proxy, compiled once and called from Python. A mega-kernel is the plan `all`: every layer in one
+program, one evaluation per call. Any other plan gives the same bytes in more evaluations (the cut
+law), which is what fusion is measured against. A plan is a `Plan` or what `find_plan` reads.
 
     >>> import numpy as np
-    >>> from anefast.fuse import Plan
     >>> from anefast.nn import init_ffn
     >>> from anefast.runtime import Device
     >>> params = init_ffn(dim=32, hidden=64, layers=2, seed=0)
-    >>> whole = Plan("whole", forward="all", backward="all")
-    >>> ffn = fused_ffn(32, 64, 2, 64, params, Device("host"), whole)
+    >>> ffn = fused_ffn(32, 64, 2, 64, params, Device("host"), "all")
     >>> ffn(np.ones((1, 32, 1, 64), np.float16)).shape, ffn.evaluations
     ((1, 32, 1, 64), 1)
 """
@@ -70,14 +68,17 @@ class Fused:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of fp16 weights and constants in the programs, and of the surfaces around them."""
+        """Bytes of fp16 weights and constants in the programs, and of every surface around them."""
         baked = sum(
             2 * int(np.prod(t.shape, dtype=np.int64))
             for kernel in self.sequence.kernels
             for t in kernel.program.nodes
             if t.op in ("parameter", "constant") and t.shape
         )
-        return baked + sum(s.native.nbytes for s in self.sequence.surfaces.values())
+        around = [*self.sequence.surfaces.values()]
+        for bound in self.sequence._bound:
+            around += [*bound.inputs, *bound.outputs]
+        return baked + sum({s.native: s.native.nbytes for s in around}.values())
 
     def close(self) -> None:
         """Unloads the programs. Safe to call twice."""
