@@ -2,6 +2,7 @@
 // (values.cpp knows what they mean for which dtype).
 #include "lex.h"
 
+#include <array>
 #include <cstdio>
 
 namespace anefast::mil {
@@ -11,10 +12,24 @@ namespace {
 constexpr size_t MAX_TEXT_BYTES = size_t{1} << 28; // keeps positions in 32 bits
 constexpr size_t MAX_QUOTE_BYTES = 32;
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
-bool is_name(char c) { return is_letter(c) || is_digit(c) || c == '.' || c == '@' || c == '$'; }
-bool is_hex(char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
+enum : uint8_t { LETTER = 1, DIGIT = 2, IN_NAME = 4, HEX = 8, MARK = 16 };
+
+constexpr auto CLASSES = [] { // of every byte, since each is asked several times
+    std::array<uint8_t, 256> of{};
+    for (int c = 'a'; c <= 'z'; c++) of[c] = of[c - 'a' + 'A'] = LETTER | IN_NAME;
+    for (int c = '0'; c <= '9'; c++) of[c] = DIGIT | IN_NAME | HEX;
+    for (int c = 'a'; c <= 'f'; c++) of[c] = of[c - 'a' + 'A'] = LETTER | IN_NAME | HEX;
+    of['_'] = LETTER | IN_NAME;
+    of['.'] = of['@'] = of['$'] = IN_NAME;
+    for (const char c : {'(', ')', '[', ']', '{', '}', '<', '>', ',', '=', ';', ':', '?'}) of[static_cast<uint8_t>(c)] = MARK;
+    return of;
+}();
+
+bool is(char c, uint8_t what) { return CLASSES[static_cast<uint8_t>(c)] & what; }
+bool is_digit(char c) { return is(c, DIGIT); }
+bool is_letter(char c) { return is(c, LETTER); }
+bool is_name(char c) { return is(c, IN_NAME); }
+bool is_hex(char c) { return is(c, HEX); }
 
 int nibble(char c) { return is_digit(c) ? c - '0' : (c | 0x20) - 'a' + 10; }
 
@@ -142,6 +157,10 @@ void Lexer::read() {
     if (at_ >= text_.size()) return token(Token::end);
 
     const char c = byte();
+    if (is(c, MARK)) {
+        at_++;
+        return token(Token::mark);
+    }
     if (is_letter(c) || c == '@' || c == '$') {
         while (at_ < text_.size() && is_name(byte())) at_++;
         return token(Token::name);
@@ -171,10 +190,6 @@ void Lexer::read() {
     }
     if (c == '-' && byte(1) == '>') {
         at_ += 2;
-        return token(Token::mark);
-    }
-    if (std::string_view("()[]{}<>,=;:?").find(c) != std::string_view::npos) {
-        at_++;
         return token(Token::mark);
     }
     fail(where, "MIL text", quoted(text_.substr(start, 1)));

@@ -27,7 +27,10 @@ struct Token {
     std::string_view spelling; // points into the MIL text; a text token keeps its quotes
     Position where;
 
-    bool is(std::string_view what) const { return (kind == mark || kind == name) && spelling == what; }
+    bool is(std::string_view what) const { // most calls ask for a mark of one byte: no memcmp for those
+        return (kind == mark || kind == name) && spelling.size() == what.size() && spelling[0] == what[0] &&
+               (what.size() == 1 || spelling == what);
+    }
 };
 
 // "end of text", or the quoted spelling.

@@ -54,8 +54,9 @@ std::vector<OpRecord> records() {
         unary("softplus"), unary("identity", ANY), unary("logical_not", BOOL),
         unary_epsilon("rsqrt"), unary_epsilon("log"), unary_epsilon("inverse"),
         unary_alpha("leaky_relu"), unary_alpha("elu"), unary_alpha("threshold", NUMBER), unary_alpha("thresholded_relu"),
-        unary_alpha_beta("clip"), unary_alpha_beta("sigmoid_hard"), unary_alpha_beta("scaled_tanh"),
+        unary_alpha_beta("sigmoid_hard"), unary_alpha_beta("scaled_tanh"),
         unary_alpha_beta("linear_activation"), unary_alpha_beta("clamped_relu"),
+        {"clip", 15, FLOAT, FLOAT, {in("x"), scalar("alpha"), scalar("beta")}, rules::clip},
         {"gelu", 15, FLOAT, FLOAT, {in("x"), may("mode", Role::text)}, rules::gelu},
         {"cast", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("dtype", Role::text)}, rules::cast},
 
@@ -222,30 +223,29 @@ std::string spelled(DTypes dtypes) {
 }
 
 std::vector<Type> check_operation(const OpRecord &record, const Call &call, const std::vector<bool> &constexpr_results) {
-    const std::string of = std::string(" of ") + record.name;
     if (call.opset < record.since)
         fail(call.op.where, "opset ios" + std::to_string(record.since) + " or later for " + record.name, "ios" + std::to_string(call.opset));
-    for (const Parameter &parameter : record.parameters)
-        if (!parameter.optional && !call.has(parameter.name))
-            fail(call.op.where, "argument " + quoted(parameter.name) + of, "only " + std::to_string(call.op.arguments.size()) + " without it");
 
     DTypes t = call.opset >= 17 ? record.dtypes17 : record.dtypes;
     const char *t_from = nullptr; // the argument that settled T
     for (const Parameter &parameter : record.parameters) {
+        const auto what = [&] { return quoted(parameter.name) + " of " + record.name; };
         const Argument *argument = call.op.find(parameter.name);
-        if (!argument) continue;
-        const std::string what = quoted(parameter.name) + of;
+        if (!argument) {
+            if (parameter.optional) continue;
+            fail(call.op.where, "argument " + what(), "only " + std::to_string(call.op.arguments.size()) + " without it");
+        }
         for (const int32_t id : argument->values) {
             const Value &value = call.function.values[static_cast<size_t>(id)];
             if (wants_constant(parameter) && !value.is_const && !constexpr_results[static_cast<size_t>(id)])
-                call.wrong(parameter.name, "a constant for " + what, value.name.empty() ? "a computed value" : "the computed value " + quoted(value.name));
+                call.wrong(parameter.name, "a constant for " + what(), value.name.empty() ? "a computed value" : "the computed value " + quoted(value.name));
             const DTypes wanted = allowed(parameter.role, t, call.opset);
             if (!(only(value.type.dtype) & wanted))
-                call.wrong(parameter.name, what + " to be " + spelled(wanted) + (t_from && parameter.role <= Role::tuple ? std::string(" like ") + quoted(t_from) : ""),
+                call.wrong(parameter.name, what() + " to be " + spelled(wanted) + (t_from && parameter.role <= Role::tuple ? std::string(" like ") + quoted(t_from) : ""),
                            described(value.type));
             const int fixed = fixed_rank(parameter.role);
             if (fixed >= 0 && static_cast<int>(value.type.shape.size()) != fixed)
-                call.wrong(parameter.name, what + (fixed ? " to be a list" : " to be a scalar"), described(value.type));
+                call.wrong(parameter.name, what() + (fixed ? " to be a list" : " to be a scalar"), described(value.type));
             if (!t_from && (parameter.role == Role::tensor || parameter.role == Role::tuple)) {
                 t = only(value.type.dtype);
                 t_from = parameter.name;
@@ -289,6 +289,11 @@ std::vector<int32_t> Call::ints(std::string_view name, std::vector<int32_t> fall
 int32_t Call::integer(std::string_view name, int32_t fallback) const {
     needs_data(name);
     return function.integer(op, name, fallback);
+}
+
+double Call::number(std::string_view name, double fallback) const {
+    needs_data(name);
+    return function.number(op, name, fallback);
 }
 
 bool Call::flag(std::string_view name, bool fallback) const {

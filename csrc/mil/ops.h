@@ -54,6 +54,7 @@ struct Call {
     // Constant arguments. They fail where a weight file that was not given holds the answer.
     std::vector<int32_t> ints(std::string_view name, std::vector<int32_t> fallback = {}) const;
     int32_t integer(std::string_view name, int32_t fallback) const;
+    double number(std::string_view name, double fallback) const;
     bool flag(std::string_view name, bool fallback) const;
     std::vector<bool> flags(std::string_view name, size_t n) const; // false n times where absent
     std::string text(std::string_view name, std::string fallback) const;

@@ -248,7 +248,7 @@ private:
             fail(type.where, std::to_string(results.size()) + " results of " + op.type, std::to_string(declared.size()));
         for (size_t i = 0; i < results.size(); i++)
             if (!(results[i] == declared[i].type))
-                fail(declared[i].where, described(results[i]) + ", which is what " + op.type + " gives,", described(declared[i].type) + " declared");
+                fail(declared[i].where, described(results[i]) + " (what " + op.type + " gives)", described(declared[i].type) + " declared");
         const bool is_constexpr = type.spelling.substr(0, 10) == "constexpr_";
         for (const Declared &result : declared) {
             Value value;
@@ -307,7 +307,7 @@ private:
             return add(std::move(value));
         }
         if (token.kind != Token::name || token.is("true") || token.is("false"))
-            fail(token.where, "a name, or a typed value such as int32(1) or bool(true),", described(token));
+            fail(token.where, "a name, or a typed value such as int32(1) or bool(true)", described(token));
         const int32_t id = resolve(token);
         lexer_.take();
         return id;

@@ -13,7 +13,7 @@ std::string described_shape(const std::vector<int32_t> &shape); // "[1, 4]"
 
 // rules_elementwise.cpp: shapes stay or broadcast
 Types same(const Call &), binary(const Call &), compare(const Call &), select(const Call &), cast(const Call &);
-Types gelu(const Call &), softmax(const Call &), cumsum(const Call &);
+Types clip(const Call &), gelu(const Call &), softmax(const Call &), cumsum(const Call &);
 Types quantize(const Call &), dequantize(const Call &), affine_dequantize(const Call &), lut_to_dense(const Call &);
 
 // rules_reduce.cpp: over axes

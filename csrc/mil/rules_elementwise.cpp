@@ -37,6 +37,12 @@ Types select(const Call &call) {
     return {{a.dtype, broadcast(call, call.type("cond").shape, broadcast(call, a.shape, b.shape))}};
 }
 
+Types clip(const Call &call) {
+    const double alpha = call.number("alpha", 0), beta = call.number("beta", 1);
+    if (!(alpha < beta)) call.wrong("beta", "alpha of clip below beta", "alpha " + std::to_string(alpha) + ", beta " + std::to_string(beta));
+    return same(call);
+}
+
 Types gelu(const Call &call) {
     const std::string mode = call.text("mode", "EXACT");
     if (mode != "EXACT" && mode != "TANH_APPROXIMATION" && mode != "SIGMOID_APPROXIMATION")
