@@ -1,5 +1,6 @@
 /* fp16 <-> fp32, one contract: round to nearest even, subnormals kept, overflow to infinity, NaNs
- * stay NaN (quieted). Picks F16C, AVX-512 or NEON at run time; portable C elsewhere. */
+ * stay NaN (quieted). Picks F16C at run time on x86, NEON on arm64;
+ * portable C elsewhere. */
 #ifndef ANEFAST_HALF_H
 #define ANEFAST_HALF_H
 

@@ -109,7 +109,7 @@ GOOD = _C.blob_write([np.arange(100, dtype=np.float16)])
     ids=range(22),
 )
 def test_files_that_lie(file: bytes, offset: int) -> None:
-    with pytest.raises(ValueError, match="expected|dtype|data"):
+    with pytest.raises(ValueError, match=r"expected|dtype|data"):
         _C.blob_read(file, offset)
 
 

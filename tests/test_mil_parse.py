@@ -1,6 +1,7 @@
 """The reader of MIL text: what public programs write must parse, what is wrong must be refused in
 words and with a position, and no bytes whatever may crash, hang or slow it."""
 
+# ruff: noqa: E501  (MIL statements, and what is wrong with them, one to a line)
 from __future__ import annotations
 
 import random
