@@ -99,7 +99,7 @@ def head(torch: Any, rounds: int, c: int = 288, v: int = 32000) -> None:
             x = torch.nn.functional.rms_norm(th, (c,), tn, 1e-5)
             loss = torch.nn.functional.cross_entropy(x @ tw.T, tt, reduction="sum")
             loss.backward()  # adds into the parameters' gradients, as ours does
-            return float(loss)
+            return float(loss.detach())
 
         variants["torch"] = step
     report(f"head V={v} C={c} and grad", 6.0 * v * c * TOKENS, alternate(variants, rounds, 0))
