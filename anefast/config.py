@@ -298,6 +298,15 @@ class TrainConfig(_Checked):
     seed: int = 0  # Decides the initial weights.
     device: str = "auto"  # "auto", "host" or "ane".
     plan: str = "unfused"  # How the step is cut into programs.
+    # Plans that compile async: the part of the next accumulation that still runs on the programs of
+    # the update before. Fixed, so that a run repeats and resumes bit for bit; 0 swaps as soon as the
+    # new ones are ready, and then it does not.
+    swap_after: float = 0.5
+    # Compiles one process is meant to make: some systems were seen to fail after about 119.
+    max_compiles: int = 500
+    # Past that: "continue" with a warning, or "checkpoint-restart" in a new process.
+    on_budget: str = "continue"
+    cache_mb: int = 256  # MiB of loaded programs above which idle ones are unloaded.
     out: str = ""  # The run folder; empty: runs/<time>_<preset>.
     resume: str = ""  # Continue this run or checkpoint, bit for bit; "latest" is the newest run.
     init: str = ""  # Start from the weights of a run, a checkpoint or a llama2.c .bin.
@@ -309,13 +318,19 @@ class TrainConfig(_Checked):
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
 
     def _check(self) -> None:
-        for name in ("steps", "eval_batches", "keep_last"):
+        for name in ("steps", "eval_batches", "keep_last", "max_compiles"):
             value = getattr(self, name)
             _need(value >= 1, f"{name} must be at least 1, got {value}", "see --help")
-        for name in ("eval_every", "checkpoint_every", "seed", "sample_tokens"):
+        for name in ("eval_every", "checkpoint_every", "seed", "sample_tokens", "cache_mb"):
             value = getattr(self, name)
             _need(value >= 0, f"{name} must not be negative, got {value}", "see --help")
         _need_choice("device", self.device, ("auto", "host", "ane"))
+        _need_choice("on_budget", self.on_budget, ("continue", "checkpoint-restart"))
+        _need(
+            0 <= self.swap_after <= 1,
+            f"swap_after must lie in [0, 1], got {self.swap_after}",
+            "0.5 swaps programs in the middle of the next accumulation",
+        )
         _need(
             self.data.seq_len <= self.model.max_seq_len,
             f"data.seq_len {self.data.seq_len} is longer than model.max_seq_len "

@@ -67,12 +67,21 @@ class Model:
         return cls(config, params, opened)
 
     def training_step(
-        self, device: Device | None = None, batch: int = 1, seq: int = 256, plan: str = "unfused"
+        self,
+        device: Device | None = None,
+        batch: int = 1,
+        seq: int = 256,
+        plan: str = "unfused",
+        swap_at: int | None = 1,
+        load: bool = True,
     ) -> TrainingStep:
-        """Compiles forward and backward for micro-batches of `batch` x `seq` tokens."""
-        return TrainingStep(
-            self.config, self.params, device or Device(), batch, seq, find_plan(plan)
-        )
+        """Compiles forward and backward for micro-batches of `batch` x `seq` tokens.
+
+        swap_at: for a plan that compiles async, how many micro-steps after an update its programs
+        take over (None: when ready). load=False leaves the first compile to `update_weights`.
+        """
+        cut, device = find_plan(plan), device or Device()
+        return TrainingStep(self.config, self.params, device, batch, seq, cut, swap_at, load)
 
     def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:
         """Forward programs for next-token logits, compiled as lengths are met."""

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from anefast.cli import Failure, describe_origins, guarded, run_of, train_config
 from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, to_settings
 from anefast.data import Order, TokenData, open_data
 from anefast.optim import AdamW, LossScale, learning_rate
+from anefast.restart import restart, restarts
 from anefast.telemetry import (
     METRICS,
     TIMINGS,
@@ -55,6 +56,7 @@ log = logging.getLogger("anefast")
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
+Restart = Callable[[Path], NoReturn]  # goes on with the run in a new process
 HOPELESS_OVERFLOWS = 30  # this many in a row halve any loss scale to nothing: it is not the scale
 
 
@@ -98,14 +100,17 @@ def fit(
     on_step: Callable[[Row], None] | None = None,
     show: Say | None = None,
     bar: bool = False,
+    restart: Restart | None = None,
 ) -> FitResult:
     """Trains, and leaves a run folder behind.
 
     model, data, device: used in place of what `config` describes; a model brings its own shape and
     tokenizer. on_step: called with the metrics row after every update. show: takes each line of
     progress (default: the "anefast" logger). bar: draw a progress bar on stderr. SIGINT or SIGTERM
-    stop at the next micro-step with a checkpoint; a second one raises KeyboardInterrupt. What the
-    caller can put right is a ValueError in one line.
+    stop at the next micro-step with a checkpoint (compiling async: at the next one that no stale
+    programs run); a second one raises KeyboardInterrupt. restart: how to replace the process when
+    it has used up its compiles; without one, a run that would need it is refused. What the caller
+    can put right is a ValueError in one line.
     """
     say = show or log.info
     # 1) where the run lives; nobody else writes there until we are done
@@ -118,23 +123,30 @@ def fit(
         if device is None:
             from anefast.runtime import Device
 
-            device = Device(config.device)
+            device = Device(config.device, cache_bytes=config.cache_mb << 20)
         step = model.training_step(
-            device=device, batch=config.data.batch, seq=config.data.seq_len, plan=config.plan
-        )
-        try:
-            trainer = _Trainer(config, run, model, data, step, say, on_step)
-            trainer.begin(resumed)
-            # 3) train
-            with _stopping() as stop:
-                trainer.train(stop, bar)
-            interrupted = trainer.progress.step < config.steps
-        finally:
-            step.close()
-        # 4) say how it went
-        return _finish(trainer, interrupted, device)
+            device=device, batch=config.data.batch, seq=config.data.seq_len, plan=config.plan,
+            swap_at=_swap_at(config), load=resumed is None,
+        )  # fmt: skip
+        with step.compiler.budget.guard(config.max_compiles, say):
+            try:
+                trainer = _Trainer(config, run, model, data, step, say, on_step)
+                trainer.begin(resumed, can_restart=restart is not None)
+                # 3) train
+                with _stopping() as stop:
+                    trainer.train(stop, bar)
+                interrupted = trainer.progress.step < config.steps
+            finally:
+                step.close()
+            # 4) say how it went
+            if not (interrupted and trainer.out_of_compiles and not stop.requested):
+                return _finish(trainer, interrupted, device)
     finally:
         run.close()
+    # 5) or go on where compiles are counted from 0 again
+    assert restart is not None  # see _check_budget
+    say(f"{config.max_compiles} compiles are used up; a new process goes on from {trainer.saved}")
+    restart(out)
 
 
 class _Trainer:
@@ -161,15 +173,18 @@ class _Trainer:
         self.progress = Progress(fingerprint=data.fingerprint)
         self.overflows = 0  # in a row
         self.saved: Path | None = None
+        self.out_of_compiles = False  # going on is another process's business
         self.seconds, self.trained = 0.0, 0  # in this session
 
-    def begin(self, resumed: Path | None) -> None:
+    def begin(self, resumed: Path | None, can_restart: bool = False) -> None:
         """Restores a checkpoint if there is one, notes what this run is, measures the start."""
         checkpoint.sweep(self.run.path)
         if resumed is not None:
             self._restore(resumed)
         device = self.step.device
-        seen = environment(sys.argv, device=device.description, label=device.label)
+        seen = environment(
+            sys.argv, device=device.description, label=device.label, restarts=restarts()
+        )
         self.run.begin(self.config, seen)
         self.run.open_logs(self.progress.step)
         self.say(f"device: {device.description}; programs are {device.label}")
@@ -184,9 +199,14 @@ class _Trainer:
             self._log({"step": 0, "tokens": 0, "val/loss": self.evaluate()}, {"step": 0})
             self.progress.first_val = self.progress.last_val
             self.say(f"step 0 val {self.progress.first_val:.4f}")
+        self._check_budget(can_restart)
 
     def train(self, stop: _Stop, bar: bool) -> None:
-        """Updates until the last one or until `stop`, which is looked at between micro-steps."""
+        """Updates until the last one or until `stop`, which is looked at between micro-steps.
+
+        Nothing stops while the device is an update behind: a checkpoint has the newest weights
+        only, and resuming from it would not repeat the micro-steps on the ones before.
+        """
         config, p = self.config, self.progress
         accumulation = config.optim.accumulation
         total = config.steps * accumulation
@@ -195,7 +215,10 @@ class _Trainer:
         ) as shown:
             while p.step < config.steps:
                 began = time.perf_counter()
-                while p.micro < accumulation and not stop.requested:
+                while p.micro < accumulation:
+                    leaves = stop.requested or self.out_of_compiles
+                    if leaves and not self.step.compiler.stale:
+                        break
                     x, y = self.batches.batch(p.step * accumulation + p.micro)
                     loss, tokens = self.step.micro_step(x, y, self.scale.value)
                     p.loss_sum += loss
@@ -246,7 +269,8 @@ class _Trainer:
             row["val/loss"] = self.evaluate()
         rate = config.optim.accumulation * config.data.batch * config.data.seq_len / seconds
         timing = {"step": step, "time": time.time(), "ms": seconds * 1e3, "tok_per_s": rate}
-        self._log(row, {**timing, "peak_mem_mb": peak_memory_bytes() / 2**20})
+        timing |= {"peak_mem_mb": peak_memory_bytes() / 2**20, **self.step.compiler.report()}
+        self._log(row, timing)
         if row["overflow"]:
             self.say(
                 f"step {step} skipped: gradients overflowed, loss scale now {self.scale.value:g}"
@@ -265,6 +289,30 @@ class _Trainer:
             self.save(row.get("val/loss"))
         if self.on_step is not None:
             self.on_step(row)
+        if config.on_budget == "checkpoint-restart" and not self.step.compiler.affords():
+            self.out_of_compiles = True
+
+    def _check_budget(self, can_restart: bool) -> None:
+        """Refuses a run that could not go on where its process has used up its compiles."""
+        config, compiler = self.config, self.step.compiler
+        left = config.steps - self.progress.step
+        if config.on_budget != "checkpoint-restart" or compiler.affords(left):
+            return
+        from anefast.runtime import CompileBudgetError
+
+        if not can_restart:
+            raise CompileBudgetError(
+                f"[train] expected {left} updates within max_compiles {config.max_compiles}, but "
+                f"each takes {compiler.per_update} compiles and a process that is not the train "
+                "command cannot be replaced. Hint: python -m anefast.train, fewer steps, or "
+                "on_budget continue."
+            )
+        if not compiler.affords():
+            raise CompileBudgetError(
+                f"[train] expected max_compiles of at least {compiler.needs()}, which the start "
+                f"and one update take, got {config.max_compiles}. Hint: raise it, or choose a "
+                "plan with fewer programs."
+            )
 
     def evaluate(self) -> float:
         """Mean loss over the validation batches, weighted by token, in nats."""
@@ -280,6 +328,7 @@ class _Trainer:
         p, name = self.progress, checkpoint.checkpoint_name
         if self.saved is not None and self.saved.name == name(p.step, p.micro):
             return
+        self.step.settle()  # from here on this run is on the newest weights, as a resumed one is
         if best := val_loss is not None and val_loss < p.best_val:
             p.best_val = val_loss if val_loss is not None else p.best_val
         self.run.sync()
@@ -390,6 +439,14 @@ def _check_same(config: TrainConfig, run: Path) -> None:
                 f"[train] {name} is {value}, the run in {run} was started with {was[name]}. "
                 "Hint: keep it, or start a new run with --init."
             )
+    from anefast.fuse import find_plan
+
+    before = str(was.get("plan", config.plan))  # any cut gives the same bytes, stale weights do not
+    if find_plan(before).compile != find_plan(config.plan).compile:
+        raise ConfigError(
+            f"[train] plan {config.plan} compiles another way than the run's {before}. "
+            "Hint: keep async or sync, or start a new run with --init."
+        )
 
 
 def _finish(trainer: _Trainer, interrupted: bool, device: Device) -> FitResult:
@@ -455,6 +512,14 @@ def _stopping() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
+def _swap_at(config: TrainConfig) -> int | None:
+    """At which micro-step of an accumulation the programs of new weights take over."""
+    if config.swap_after == 0:
+        return None
+    accumulation = config.optim.accumulation
+    return min(math.ceil(config.swap_after * accumulation), accumulation - 1)
+
+
 def _new_run_name(config: TrainConfig) -> str:
     """runs/<time>_<preset>, with a number behind when two runs start in one second."""
     name = f"runs/{time.strftime('%Y-%m-%dT%H-%M-%S')}_{config.preset}"
@@ -511,7 +576,7 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
         say = _printer(bar)
         for line in describe_origins(config, origins):
             say(line)
-        fit(config, show=say, bar=bar)
+        fit(config, show=say, bar=bar, restart=restart)
 
     sys.exit(guarded(run))
 

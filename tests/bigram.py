@@ -6,6 +6,7 @@ and its signals can be tested without a device. Not a test: no assertion is made
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,19 @@ from anefast.tokenizer import ByteTokenizer
 DEVICE = SimpleNamespace(description="a table in NumPy", label="emulated")
 
 
+class NoCompiler:
+    """Nothing to compile: never stale, never out of budget."""
+
+    stale, per_update = False, 0
+    budget = SimpleNamespace(guard=lambda limit, warn: nullcontext())
+
+    def affords(self, updates=1):
+        return True
+
+    def report(self):
+        return {}
+
+
 class BigramStep:
     def __init__(self, params, poison=()):
         self.params = params
@@ -25,6 +39,7 @@ class BigramStep:
         self.poison = set(poison)  # micro-steps whose gradient overflows
         self.made = 0
         self.closed = False
+        self.compiler = NoCompiler()
         self._waiting = []
 
     def _losses(self, x, y):
@@ -56,6 +71,9 @@ class BigramStep:
     def update_weights(self):
         pass
 
+    def settle(self):
+        pass
+
     def close(self):
         self.closed = True
 
@@ -74,7 +92,7 @@ class BigramModel:
         }
         self.poison = poison
 
-    def training_step(self, device=None, batch=1, seq=32, plan="unfused"):
+    def training_step(self, **options):
         return BigramStep(self.params, self.poison)
 
     def generate(self, prompt="", tokens=8, seed=0, device=None):

@@ -14,7 +14,7 @@ LAYERS = [
     {"fuse"},
     {"runtime"},
     {"optim", "data", "stories", "tokenizer", "sampling", "llama2c", "checkpoint", "telemetry"},
-    {"model", "cli"},
+    {"model", "cli", "restart"},
     {"train", "generate"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}

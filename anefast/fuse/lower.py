@@ -123,8 +123,11 @@ def named(ports: list[Port], letter: str) -> list[Port]:
 
 def label(port: Port) -> str:
     """What a port is called after its number."""
+    if len(port.regions) > 1:
+        return "packed"
     value = port.regions[0].value
-    return "packed" if len(port.regions) > 1 else (value.name or value.op).replace(".", "_")
+    name = (value.name or value.op).split(".")
+    return "_".join(name[2:] if name[0] == "layers" else name)  # equal layers, equal texts
 
 
 def parameter_port(parameter: Tensor) -> Port:

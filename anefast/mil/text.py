@@ -7,12 +7,15 @@ weights are referred to by their place in the weight file, never by value. Reads
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from anefast.ir import OPS, Program, Tensor, baked
 from anefast.ir.op import Const
 from anefast.mil.pack import PATH, BlobLayout, Entry
 from anefast.mil.spelling import DIALECTS, Dialect, identifier, suffix, to_half
+
+LAYER = re.compile(r"layers\.(\d+)")
 
 
 class Text(NamedTuple):
@@ -40,6 +43,7 @@ class _Writer:
         self.ids: dict[Tensor, str] = {t: name for name, t in program.inputs}
         self.consts: dict[Any, str] = {}  # what a constant is -> its identifier
         self.counts: dict[str, int] = {}
+        self.first_layer = None if any(map(baked, program.nodes)) else first_layer(program)
 
     def write(self) -> Text:
         for node in self.program.nodes:
@@ -77,13 +81,24 @@ class _Writer:
         self.body.append((self.dialect.type(node.dtype, node.shape), name, call, label))
 
     def label(self, node: Tensor) -> str:
-        """layers.0.ffn.conv_0, layers.0.ffn.backward.conv_1: counted per scope and op."""
-        path = [node.scope] if node.scope else []
+        """layers.0.ffn.conv_0, layers.0.ffn.backward.conv_1: counted per scope and op.
+
+        Without weights inside, layers count from the program's first: first.ffn.mul_0. Then equal
+        programs of different layers have equal texts and are compiled once.
+        """
+        path = [self.local(node.scope)] if node.scope else []
         if node.direction == "backward":
             path.append("backward")
         stem = ".".join([*path, node.op])
         self.counts[stem] = self.counts.get(stem, -1) + 1
         return f"{stem}_{self.counts[stem]}"
+
+    def local(self, scope: str) -> str:
+        layer = LAYER.match(scope)
+        if self.first_layer is None or layer is None:
+            return scope
+        after = int(layer[1]) - self.first_layer
+        return (f"first+{after}" if after else "first") + scope[layer.end() :]
 
     def unique(self, label: str) -> str:
         name = identifier(label)
@@ -134,3 +149,9 @@ class _Writer:
             self.body.append((of, self.consts[key], len(self.entries), label))
             self.entries.append(entry)
         return self.consts[key]
+
+
+def first_layer(program: Program) -> int | None:
+    """The lowest layer that a node of the program belongs to; None where there are no layers."""
+    found = [int(m[1]) for m in (LAYER.match(n.scope) for n in program.nodes) if m]
+    return min(found, default=None)

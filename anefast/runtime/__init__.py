@@ -1,5 +1,8 @@
 """Devices, kernels and the compiled step."""
 
+from anefast.runtime.budget import CompileBudgetError
+from anefast.runtime.cache import CompileCache, Lease
+from anefast.runtime.compiler import CompileLog, CompileService
 from anefast.runtime.device import DEVICES, Device, Surface
 from anefast.runtime.fused import Fused, fused_ffn, fused_transformer
 from anefast.runtime.infer import Inference
@@ -9,10 +12,15 @@ from anefast.runtime.step import TrainingStep
 
 __all__ = [
     "DEVICES",
+    "CompileBudgetError",
+    "CompileCache",
+    "CompileLog",
+    "CompileService",
     "Device",
     "Fused",
     "Inference",
     "Kernel",
+    "Lease",
     "Sequence",
     "Surface",
     "TrainingStep",

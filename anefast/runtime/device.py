@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.runtime.budget import PROCESS
+from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
 
 log = logging.getLogger("anefast")
 
@@ -27,10 +29,13 @@ class Device:
     """An open executor.
 
     `description` is a line for run headers. `label` is what numbers from it may be called in the
-    ANE's terms: `measured` on a real one, `emulated` on the host twin.
+    ANE's terms: `measured` on a real one, `emulated` on the host twin. `programs` keeps loaded
+    programs, up to `cache_bytes` of them.
     """
 
-    def __init__(self, name: str = "auto", options: str = "") -> None:
+    def __init__(
+        self, name: str = "auto", options: str = "", cache_bytes: int = LIMIT_BYTES
+    ) -> None:
         if name not in DEVICES:
             near = difflib.get_close_matches(name, DEVICES, n=1)
             hint = f" Hint: did you mean {near[0]!r}?" if near else ""
@@ -39,14 +44,29 @@ class Device:
         self.name: str = self._native.name
         self.description: str = self._native.description
         self.label: str = self._native.label
+        self._compile = counted(self._native)
+        self.programs = CompileCache(self._compile, options, cache_bytes)
 
-    def compile(self, text: str, blobs: Mapping[str, npt.NDArray[np.uint8]]) -> _C.Program:
-        """Compiles and loads MIL text. Raises MILError where it is refused, CompileError else."""
-        return self._native.compile(text, blobs)
+    def compile(self, text: str, blobs: Blobs) -> _C.Program:
+        """Compiles and loads MIL text. Raises MILError where it is refused, CompileError else.
+
+        Always a new program, the caller's own; `programs.acquire` shares equal ones.
+        """
+        return self._compile(text, blobs)
 
     def surface(self, shape: tuple[int, ...]) -> Surface:
         """A zero-filled surface for one fp16 tensor of `shape`; the last axis a multiple of 32."""
         return Surface(self._native.surface(2 * int(np.prod(shape))), shape)
+
+
+def counted(native: _C.Device) -> Callable[[str, Blobs], _C.Program]:
+    """The device's compile, counted against the budget of this process."""
+
+    def compile(text: str, blobs: Blobs) -> _C.Program:
+        PROCESS.spend()
+        return native.compile(text, blobs)
+
+    return compile
 
 
 def open_first(names: tuple[str, ...], options: str) -> _C.Device:

@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
-from anefast import _C, mil
+from anefast import mil
 from anefast.ir import Program
 from anefast.nn import Params
+from anefast.runtime.cache import Blobs, Lease
+from anefast.runtime.compiler import compile_kernel
 from anefast.runtime.device import Device, Half, Surface
 
 
 class Kernel:
     """A program on a device.
 
-    The MIL text is written once; `load` compiles it again with other weights, which is how a
-    baked weight changes. Programs without weights are compiled once.
+    The MIL text is written once and compiled again with other weights, which is how a baked weight
+    changes. A program without weights is compiled once and shared with the kernels of equal text.
+    Training leaves when to compile to compiler.py; `load` is for everybody else.
     """
 
     def __init__(self, device: Device, program: Program, dialect: str) -> None:
         mil.rules.check(program)
         self.device, self.program, self.name = device, program, program.name
         self.text, self._layout = mil.emit(program, dialect)
-        self._native: _C.Program | None = None
+        self._lease: Lease | None = None
         self.compiles = 0
 
+    @property
+    def baked(self) -> bool:
+        """Whether the program holds parameters, so that an update means another program."""
+        return bool(self._layout.parameters)
+
+    @property
+    def loaded(self) -> bool:
+        return self._lease is not None
+
     def load(self, params: Params) -> None:
-        """Compiles with the values of `params` (fp32, by name); the old program is unloaded."""
-        if self._native is not None and not self._layout.parameters:
-            return
-        fresh = self.device.compile(self.text, self._layout.fill(params))
-        self.compiles += 1
+        """Loads the program for the values of `params` (fp32, by name), compiled if need be."""
+        if self.baked or not self.loaded:
+            self.adopt(compile_kernel(self.device.programs, self, self.fill(params), keep=True))
+
+    def fill(self, params: Params) -> Blobs:
+        """The weight files with these values, in a buffer that the next call rewrites."""
+        return self._layout.fill(params)
+
+    def adopt(self, lease: Lease) -> None:
+        """Runs this program from now on; the one before is given back."""
         self.unload()
-        self._native = fresh
+        self._lease = lease
+        self.compiles += 1
 
     def unload(self) -> None:
-        """Frees the device's program. Safe to call twice."""
-        if self._native is not None:
-            self._native.unload()
-            self._native = None
+        """Gives the device's program back. Safe to call twice."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
 
     def evaluate(self, inputs: list[Surface], outputs: list[Surface]) -> None:
         """Runs on surfaces in port order. Raises EvaluationError."""
-        if self._native is None:
+        if self._lease is None:
             raise RuntimeError(f"[kernel] expected {self.name} to be loaded. Hint: call load().")
-        self._native.evaluate([s.native for s in inputs], [s.native for s in outputs])
+        self._lease.native.evaluate([s.native for s in inputs], [s.native for s in outputs])
 
     def run(self, **arrays: Half) -> dict[str, Half]:
         """Runs on arrays by port name, copying in and out. For tests and notebooks."""

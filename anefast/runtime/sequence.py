@@ -51,6 +51,10 @@ class Sequence:
         """Takes over `params`: baked weights are compiled again, the others rewritten."""
         for kernel in self.kernels:
             kernel.load(params)
+        self.stage(params)
+
+    def stage(self, params: Params) -> None:
+        """Rewrites the weights that are data; nothing is compiled."""
         for region, surface in self._staged:
             self.staged_bytes += stage(region, surface, params)
 

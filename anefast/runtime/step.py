@@ -15,6 +15,7 @@ from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, recompute
 from anefast.ir import terms
 from anefast.nn import GRAD, Params, classifier, training_graph
+from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device
 from anefast.runtime.sequence import Sequence
 
@@ -25,11 +26,22 @@ class TrainingStep:
     """The compiled step of one model for micro-batches of `batch` sequences of `seq` tokens.
 
     `params` and `grads` are fp32 arrays by name. `grads` accumulate over micro-steps until the
-    caller zeroes them; they are gradients of loss_scale x the SUM of token losses.
+    caller zeroes them; they are gradients of loss_scale x the SUM of token losses. Under a
+    plan that compiles `async`, changed weights reach the device `swap_at` micro-steps after an
+    update (None: when ready; see compiler.py). Without `load` nothing is compiled before the first
+    `update_weights`.
     """
 
     def __init__(
-        self, config: ModelConfig, params: Params, device: Device, batch: int, seq: int, plan: Plan
+        self,
+        config: ModelConfig,
+        params: Params,
+        device: Device,
+        batch: int,
+        seq: int,
+        plan: Plan,
+        swap_at: int | None = 1,
+        load: bool = True,
     ) -> None:
         self.config, self.params, self.device = config, params, device
         self.grads: Params = {name: np.zeros_like(p) for name, p in params.items()}
@@ -37,6 +49,7 @@ class TrainingStep:
         graph = recompute(training_graph(config, batch, seq), plan)
         schedule = cut(graph, plan.key)
         self.sequence = Sequence(device, schedule, plan)
+        self.compiler = CompileService(device.programs, self.sequence.kernels, plan.compile, swap_at)
         names = [kernel.name for kernel in self.sequence.kernels]
         self._forward = [i for i, name in enumerate(names) if name.startswith("forward.")]
         self._backward = [i for i, name in enumerate(names) if name.startswith("backward.")]
@@ -47,11 +60,17 @@ class TrainingStep:
         self._jobs = [[(owner[n], n) for n in nodes] for nodes in schedule.cpu_nodes]
         self._queue = _C.Queue()
         self._nll = np.zeros((batch, seq), np.float32)
-        self.update_weights()
+        if load:
+            self.update_weights()
 
     def update_weights(self) -> None:
-        """Takes over changed `params`: programs with baked weights are compiled again."""
-        self.sequence.load(self.params)
+        """Takes over changed `params`: baked weights by compiling, others by rewriting."""
+        self.compiler.update(self.params)
+        self.sequence.stage(self.params)
+
+    def settle(self) -> None:
+        """Returns when every program is that of `params` as they were at the last update."""
+        self.compiler.settle()
 
     def micro_step(self, x: Tokens, y: Tokens, loss_scale: float) -> tuple[float, int]:
         """Forward and backward of one micro-batch.
@@ -61,6 +80,7 @@ class TrainingStep:
         """
         params, grads, head = self.params, self.grads, classifier(self.params)
         self.wait()  # surfaces are written again from here on
+        self.compiler.edge()
         self._run_forward(x)
         with self._h.read() as h, self._dh.write() as dh:
             loss, tokens = _C.head_loss_grad(
@@ -76,8 +96,10 @@ class TrainingStep:
         return loss, tokens
 
     def evaluate(self, x: Tokens, y: Tokens) -> tuple[float, int]:
-        """Forward only. Returns the sum of token losses in nats and the number of tokens."""
+        """Forward only, with the newest weights. Returns the sum of token losses in nats and the
+        number of tokens."""
         self.wait()
+        self.settle()
         self._run_forward(x)
         params = self.params
         with self._h.read() as h:
@@ -97,6 +119,7 @@ class TrainingStep:
     def close(self) -> None:
         """Waits for queued work and unloads the programs."""
         self.wait()
+        self.compiler.close()
         self.sequence.close()
 
     def _run_forward(self, x: Tokens) -> None:
