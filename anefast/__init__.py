@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from anefast.config import ModelConfig, OptimConfig, TrainConfig
 from anefast.fuse import Plan
 from anefast.model import Model
-from anefast.nn import init_params
-from anefast.runtime import Device
+from anefast.nn import init_ffn, init_params
+from anefast.runtime import Device, fused_ffn, fused_transformer
 from anefast.tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ __all__ = [
     "Plan",
     "TrainConfig",
     "fit",
+    "fused_ffn",
+    "fused_transformer",
+    "init_ffn",
     "init_params",
     "open_tokenizer",
 ]
