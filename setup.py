@@ -50,6 +50,8 @@ PER_SUFFIX = {
     ".m": ["-std=gnu11", "-fobjc-arc"],
     ".cpp": ["-std=c++17", "-fvisibility-inlines-hidden"],
 }
+# The bindings convert arguments and call: more than -O1 buys build time only, a minute of it.
+BINDINGS = [] if DEBUG else ["-O1"]
 
 
 def sources() -> list[str]:
@@ -128,6 +130,7 @@ class Build(build_ext):
                 source = build[obj][0]
                 suffix = os.path.splitext(source)[1]
                 flags = [*post, *COMMON, *PER_SUFFIX.get(suffix, []), "-MMD"]
+                flags += BINDINGS if source.startswith("csrc/bind") else []
                 stamp = Path(obj).with_suffix(".flags")
                 said = shlex.join([*map(str, macros or []), *flags])
                 if is_fresh(obj, source) and stamp.exists() and stamp.read_text() == said:
