@@ -299,7 +299,7 @@ class TrainConfig(_Checked):
     device: str = "auto"  # "auto", "host" or "ane".
     plan: str = "unfused"  # How the step is cut into programs.
     # Plans that compile async: the part of the next accumulation that still runs on the programs of
-    # the update before. Fixed, so that a run repeats and resumes bit for bit; 0 swaps as soon as the
+    # the update before. Fixed, so that a run repeats and resumes bit for bit; 0 swaps once the
     # new ones are ready, and then it does not.
     swap_after: float = 0.5
     # Compiles one process is meant to make: some systems were seen to fail after about 119.

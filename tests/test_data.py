@@ -109,10 +109,7 @@ def test_text_documents(tmp_path: Path) -> None:
     data = open_data(path)
     whole = np.concatenate([s.read(0, len(s)) for s in (data.train, data.validation)])
     text = ["one  two", "thréé"] * 40
-    assert (
-        whole.tolist()[1:]
-        == [i for t in text for i in TOKENS.encode(t)][1:]
-    )
+    assert whole.tolist()[1:] == [i for t in text for i in TOKENS.encode(t)][1:]
     assert len(data.validation) == pytest.approx(len(whole) / 10, abs=1)
     assert data.floor is None and data.tokenizer.name == "bytes"
     narrow = open_data(path, collapse_spaces=True)

@@ -88,7 +88,7 @@ def test_probability_is_the_product_of_choices(told: list[Story]) -> None:
 
         def count(begins: Sequence[str], at: int, sizes: list[int] = sizes) -> int:
             sizes.append(len(begins))
-            return next(taken)  # noqa: B023
+            return next(taken)
 
         assert grammar().derive(count).text == tale.text
         assert tale.one_in == math.prod(sizes)

@@ -131,7 +131,7 @@ def label(port: Port) -> str:
 
 
 def parameter_port(parameter: Tensor) -> Port:
-    """An input of its own for a weight: [1, 1, Co, Ci] or, for a gain, [1, 1, 1, C]; rows padded."""
+    """An input of its own: [1, 1, Co, Ci] of a weight, [1, 1, 1, C] of a gain; rows padded."""
     rows, columns = matrix(parameter)
     shape = (1, 1, rows, rounded(columns, ROW))
     return Port("", shape, (Region(parameter, (0, 0, 0, 0), (1, 1, rows, columns)),))

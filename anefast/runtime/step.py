@@ -49,7 +49,9 @@ class TrainingStep:
         graph = recompute(training_graph(config, batch, seq), plan)
         schedule = cut(graph, plan.key)
         self.sequence = Sequence(device, schedule, plan)
-        self.compiler = CompileService(device.programs, self.sequence.kernels, plan.compile, swap_at)
+        self.compiler = CompileService(
+            device.programs, self.sequence.kernels, plan.compile, swap_at
+        )
         names = [kernel.name for kernel in self.sequence.kernels]
         self._forward = [i for i, name in enumerate(names) if name.startswith("forward.")]
         self._backward = [i for i, name in enumerate(names) if name.startswith("backward.")]
