@@ -153,5 +153,6 @@ class _Writer:
 
 def first_layer(program: Program) -> int | None:
     """The lowest layer that a node of the program belongs to; None where there are no layers."""
-    found = [int(m[1]) for m in (LAYER.match(n.scope) for n in program.nodes) if m]
+    scopes = (n.scope for n in program.nodes if not n.is_leaf)  # constants are shared by layers
+    found = [int(m[1]) for m in map(LAYER.match, scopes) if m]
     return min(found, default=None)

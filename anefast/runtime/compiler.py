@@ -107,7 +107,8 @@ class CompileService:
     def affords(self, updates: int = 1) -> bool:
         """Whether this process may compile for so many more updates."""
         promised = len(self._pending.kernels) if self._pending else 0  # perhaps made already
-        return self.budget.holds(promised + updates * self.per_update)
+        needed = promised + updates * self.per_update
+        return needed == 0 or self.budget.holds(needed)
 
     @property
     def stale(self) -> bool:
