@@ -297,7 +297,8 @@ class TrainConfig(_Checked):
     keep_last: int = 3  # Newest checkpoints to keep; the best one is kept besides.
     seed: int = 0  # Decides the initial weights.
     device: str = "auto"  # "auto", "host" or "ane".
-    plan: str = "unfused"  # How the step is cut into programs.
+    # How the step is cut into programs: unfused, layer, 4, all, auto; see python -m anefast.plan.
+    plan: str = "unfused"
     # Plans that compile async: the part of the next accumulation that still runs on the programs of
     # the update before. Fixed, so that a run repeats and resumes bit for bit; 0 swaps once the
     # new ones are ready, and then it does not.

@@ -20,7 +20,7 @@ from anefast.checkpoint import find_checkpoint, load_model
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
 from anefast.nn import Params, init_params
-from anefast.runtime import Device, Inference, TrainingStep
+from anefast.runtime import Device, Inference, TrainingStep, resolve
 from anefast.sampling import sample
 from anefast.tokenizer import Tokenizer, open_tokenizer
 
@@ -74,13 +74,18 @@ class Model:
         plan: str = "unfused",
         swap_at: int | None = 1,
         load: bool = True,
+        accumulation: int = 100,
     ) -> TrainingStep:
         """Compiles forward and backward for micro-batches of `batch` x `seq` tokens.
 
         swap_at: for a plan that compiles async, how many micro-steps after an update its programs
         take over (None: when ready). load=False leaves the first compile to `update_weights`.
+        accumulation: micro-steps per update, by which `auto` weighs compiling. Raises ValueError
+        naming the limit where the device cannot hold the plan.
         """
-        cut, device = find_plan(plan), device or Device()
+        device = device or Device()
+        spec, _ = resolve(plan, self.config, device, batch, seq, accumulation)
+        cut = find_plan(spec)
         return TrainingStep(self.config, self.params, device, batch, seq, cut, swap_at, load)
 
     def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:

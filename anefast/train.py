@@ -124,6 +124,7 @@ def fit(
             from anefast.runtime import Device
 
             device = Device(config.device, cache_bytes=config.cache_mb << 20)
+        config = _with_plan(config, model, device, say)
         step = model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=config.plan,
             swap_at=_swap_at(config), load=resumed is None,
@@ -417,6 +418,17 @@ def _open(
     return config, model, data
 
 
+def _with_plan(config: TrainConfig, model: Model, device: Device, say: Say) -> TrainConfig:
+    """The config with what `auto` stands for on this device, which is what the run records."""
+    from anefast.runtime import resolve
+
+    c, n = config.data, config.optim.accumulation
+    plan, why = resolve(config.plan, model.config, device, c.batch, c.seq_len, n)
+    if why:
+        say(f"plan {config.plan} -> {plan}: {why}")
+    return config.replace(plan=plan)
+
+
 def _with_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     if model.vocab_size == 0:
         return model.replace(vocab_size=tokenizer.vocab_size)
@@ -439,10 +451,10 @@ def _check_same(config: TrainConfig, run: Path) -> None:
                 f"[train] {name} is {value}, the run in {run} was started with {was[name]}. "
                 "Hint: keep it, or start a new run with --init."
             )
-    from anefast.fuse import find_plan
+    from anefast.fuse.plan import is_async
 
     before = str(was.get("plan", config.plan))  # any cut gives the same bytes, stale weights do not
-    if find_plan(before).compile != find_plan(config.plan).compile:
+    if is_async(before) != is_async(config.plan):
         raise ConfigError(
             f"[train] plan {config.plan} compiles another way than the run's {before}. "
             "Hint: keep async or sync, or start a new run with --init."

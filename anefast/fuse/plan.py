@@ -13,6 +13,7 @@ from typing import Literal
 
 from anefast.ir import Tensor
 
+AUTO = "auto"
 Depth = int | Literal["half", "all"]  # layers per program
 
 WORDS: dict[str, dict[str, str]] = {  # what a plan may be told besides its depths
@@ -80,8 +81,14 @@ def find_plan(spec: str) -> Plan:
     ('half', 'all')
 
     Depths are `unfused`, `layer`, a number of layers, or `all`, for both directions or as
-    forward/backward. Raises ValueError with a suggestion where the spec cannot be read.
+    forward/backward. `auto` is no plan yet: see choose.py. Raises ValueError with a suggestion
+    where the spec cannot be read.
     """
+    if is_auto(spec):
+        raise ValueError(
+            f"[plan] expected a plan, got {spec!r}, which depends on model and device. "
+            "Hint: training_step and fit resolve it; python -m anefast.plan shows how."
+        )
     depths, *words = spec.split(",")
     forward, _, backward = depths.partition("/")
     plan = Plan(spec, depth(forward), depth(backward or forward))
@@ -90,6 +97,17 @@ def find_plan(spec: str) -> Plan:
             raise ValueError(unknown("word", word, WORDS))
         plan = replace(plan, **WORDS[word])  # type: ignore[arg-type]
     return plan
+
+
+def is_auto(spec: str) -> bool:
+    """Whether a spec asks for the fastest plan rather than for one; words may follow `auto`."""
+    return spec.split(",")[0] == AUTO
+
+
+def is_async(spec: str) -> bool:
+    """Whether a spec, `auto` or not, compiles behind the training."""
+    modes = [w for w in spec.split(",") if w in ("sync", "async")]
+    return modes[-1:] == ["async"]
 
 
 def depth(word: str) -> Depth:

@@ -50,6 +50,7 @@ class BlobLayout:
             _C.blob_layout(sizes) if sizes else ([], [], 0)
         )
         self._file: Bytes | None = None
+        self._fixed: list[tuple[int, Bytes]] | None = None  # what is no parameter, by offset
 
     @property
     def parameters(self) -> list[str]:
@@ -72,14 +73,29 @@ class BlobLayout:
         self._file = file
         return {self.path: file}
 
+    def release(self) -> None:
+        """Lets go of the buffer; the next `fill` makes another."""
+        self._file = None
+
     def _blank(self) -> Bytes:
         """Headers, records and constants; zeros where parameters go."""
         from anefast import _C
 
-        tensors = [
-            np.zeros(e.shape, np.float16) if e.data is None else e.data for e in self.entries
-        ]
-        return np.frombuffer(bytearray(_C.blob_write(tensors)), np.uint8)
+        if self._fixed is None:
+            tensors = [
+                np.zeros(e.shape, np.float16) if e.data is None else e.data for e in self.entries
+            ]
+            whole = np.frombuffer(_C.blob_write(tensors), np.uint8)
+            self._fixed, end = [], 0
+            for entry, at in zip(self.entries, self.data_offsets, strict=True):
+                if entry.parameter is not None:
+                    self._fixed.append((end, whole[end:at].copy()))
+                    end = at + entry.nbytes
+            self._fixed.append((end, whole[end:].copy()))
+        file = np.empty(self.nbytes, np.uint8)
+        for at, part in self._fixed:
+            file[at : at + part.size] = part
+        return file
 
     def __repr__(self) -> str:
         n = len(self.parameters)

@@ -1,5 +1,6 @@
 """Devices, kernels and the compiled step."""
 
+from anefast.runtime.auto import resolve
 from anefast.runtime.budget import CompileBudgetError
 from anefast.runtime.cache import CompileCache, Lease
 from anefast.runtime.compiler import CompileLog, CompileService
@@ -26,4 +27,5 @@ __all__ = [
     "TrainingStep",
     "fused_ffn",
     "fused_transformer",
+    "resolve",
 ]

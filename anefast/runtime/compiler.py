@@ -48,6 +48,7 @@ class Compiled(Protocol):
     @property
     def loaded(self) -> bool: ...
     def fill(self, params: Params) -> Blobs: ...  # a snapshot, in a buffer the kernel owns
+    def unload(self) -> None: ...
     def adopt(self, lease: Lease) -> None: ...  # from now on; releases the one before
 
 
@@ -209,11 +210,13 @@ class CompileService:
         self._recent.compile_ms += pending.ms
 
     def _compile_here(self, kernels: Sequence[Compiled], params: Params) -> None:
-        """One by one, each old program going as the new one comes: never two whole sets."""
+        """One by one, each old program going before the new one comes: never two of one kernel."""
         began, was_stalled = time.perf_counter(), False
         for kernel in kernels:
             was_stalled |= kernel.loaded
-            kernel.adopt(compile_kernel(self.cache, kernel, kernel.fill(params), not kernel.baked))
+            blobs = kernel.fill(params)  # first, for a weight that fp16 cannot hold is told here
+            kernel.unload()
+            kernel.adopt(compile_kernel(self.cache, kernel, blobs, not kernel.baked))
         ms = (time.perf_counter() - began) * 1e3
         self._recent.compiles += len(kernels)
         self._recent.compile_ms += ms

@@ -46,6 +46,7 @@ class Kernel:
     def adopt(self, lease: Lease) -> None:
         """Runs this program from now on; the one before is given back."""
         self.unload()
+        self._layout.release()  # the device has its own copy, and there may be many kernels
         self._lease = lease
         self.compiles += 1
 

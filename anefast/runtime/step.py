@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.config import ModelConfig
-from anefast.fuse import Plan, cut, recompute
+from anefast.fuse import Plan, cut, lower, recompute
+from anefast.fuse.legal import refuse, target_of
 from anefast.ir import terms
 from anefast.nn import GRAD, Params, classifier, training_graph
 from anefast.runtime.compiler import CompileService
@@ -46,8 +47,11 @@ class TrainingStep:
         self.config, self.params, self.device = config, params, device
         self.grads: Params = {name: np.zeros_like(p) for name, p in params.items()}
         self._shape = (batch, seq)
+        target = target_of(device)
+        plan = target.fitted(plan)
         graph = recompute(training_graph(config, batch, seq), plan)
         schedule = cut(graph, plan.key)
+        refuse([lower(p, plan) for p in schedule.programs], plan, target)
         self.sequence = Sequence(device, schedule, plan)
         self.compiler = CompileService(
             device.programs, self.sequence.kernels, plan.compile, swap_at

@@ -1,0 +1,295 @@
+"""What a plan costs, counted: evaluations, bytes, operations, from the programs it really gives.
+
+Nothing here is a guess or a time. The programs are those that `TrainingStep` runs, made by the same
+`recompute`, `cut` and `lower`; this file only adds up what is in them. Read `cost.py` for times and
+memory, `legal.py` for what a device refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+
+from anefast import _C
+from anefast.config import ModelConfig
+from anefast.fuse.cut import Schedule, cut
+from anefast.fuse.lower import Lowered, Port, lower
+from anefast.fuse.plan import Plan
+from anefast.fuse.recompute import recompute
+from anefast.ir import Program, Tensor, baked
+from anefast.nn import shapes, training_graph
+
+HALF = 2  # bytes of an fp16 number
+VIEWS = ("reshape", "expand_dims", "squeeze")  # results that are their operand's bytes
+
+
+@dataclass(frozen=True)
+class ProgramCount:
+    """One program. Bytes are of packed fp16; `lowered` has the ports themselves."""
+
+    name: str
+    lowered: Lowered = field(repr=False)
+    operations: int  # statements of the MIL function that are no constants
+    parameters: int  # baked; 0 means it is compiled once and for all
+    weight_bytes: int  # its weight file, constants included
+    flops: int  # of conv and matmul; a multiply-add is two
+    value_bytes: int  # results of all operations, views left out
+    port_bytes: int  # read and written through ports in one evaluation
+    copied_bytes: int  # moved by the CPU between a value's own surface and a packed port
+    identity: str  # equal for programs of equal text; empty where weights are baked
+    scratch_bytes: int  # most that lives at once inside, a lower bound for any allocator
+
+    @property
+    def direction(self) -> str:
+        """`forward` or `backward`."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """A training step under a plan: its programs, and what lies around them."""
+
+    plan: Plan
+    config: ModelConfig
+    batch: int
+    seq: int
+    programs: tuple[ProgramCount, ...]
+    tap_bytes: int  # surfaces of single values: what crosses programs or feeds weight gradients
+    packed_bytes: int  # surfaces of packed ports
+    weight_surface_bytes: int  # surfaces of weights that are inputs of their own
+    staged_bytes: int  # weights as data, written once per update
+    weight_grad_flops: int  # on the CPU, beside the backward programs
+
+    @property
+    def evaluations(self) -> int:
+        """Of programs, per micro-step."""
+        return len(self.programs)
+
+    @cached_property
+    def distinct(self) -> tuple[ProgramCount, ...]:
+        """Programs a device holds: without weights, equal ones are one (runtime/cache.py)."""
+        return tuple({p.identity or p.name: p for p in self.programs}.values())
+
+    @property
+    def compiles_per_update(self) -> int:
+        """Programs with baked weights; the others are compiled once, at the start."""
+        return sum(p.parameters > 0 for p in self.programs)
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Weight files of all programs that a device holds."""
+        return sum(p.weight_bytes for p in self.distinct)
+
+    @cached_property
+    def most_weight_bytes(self) -> int:
+        """The largest weight file."""
+        return max(p.weight_bytes for p in self.programs)
+
+    @cached_property
+    def moved_bytes(self) -> int:
+        """Through ports and by copies, per micro-step."""
+        return sum(p.port_bytes + p.copied_bytes for p in self.programs)
+
+    @cached_property
+    def flops(self) -> int:
+        """Of the device programs, per micro-step."""
+        return sum(p.flops for p in self.programs)
+
+    @property
+    def surface_bytes(self) -> int:
+        return self.tap_bytes + self.packed_bytes + self.weight_surface_bytes
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in the model, embedding included."""
+        return sum(math.prod(s) for s in shapes(self.config).values())
+
+    @property
+    def head_flops(self) -> int:
+        """Classifier on the CPU: logits, and both of their derivatives."""
+        return 3 * 2 * self.config.vocab_size * self.config.dim * self.batch * self.seq
+
+
+class Counter:
+    """Counts plans of one model, batch and length; graphs and cuts are made once.
+
+    Raises ValueError from `count` where `lower` refuses the plan.
+    """
+
+    def __init__(self, config: ModelConfig, batch: int, seq: int) -> None:
+        self.config, self.batch, self.seq = config, batch, seq
+        self._graph = training_graph(config, batch, seq)
+        self._cuts: dict[tuple[object, ...], Schedule] = {}
+
+    def count(self, plan: Plan) -> StepCount:
+        schedule = self.schedule(plan)
+        lowered = [lower(p, plan) for p in schedule.programs]
+        held = surfaces(lowered)
+        return StepCount(
+            plan,
+            self.config,
+            self.batch,
+            self.seq,
+            tuple(count_program(low) for low in lowered),
+            **held,
+            weight_grad_flops=sum(
+                2 * math.prod(node.shape) * self.batch * self.seq
+                for nodes in schedule.cpu_nodes
+                for node in nodes
+                if node.op == "weight_grad"
+            ),
+        )
+
+    def schedule(self, plan: Plan) -> Schedule:
+        """The cut of this plan, before ports and weights are laid out."""
+        key = (plan.forward, plan.backward, plan.reads)
+        if key not in self._cuts:
+            self._cuts[key] = cut(recompute(self._graph, plan), plan.key)
+        return self._cuts[key]
+
+
+def count_program(lowered: Lowered) -> ProgramCount:
+    """Adds up one lowered program."""
+    program = lowered.program
+    ops = [t for t in program.nodes if not t.is_leaf and not baked(t)]
+    parameters, file = weight_file(ops)
+    return ProgramCount(
+        program.name,
+        lowered,
+        operations=len(ops),
+        parameters=parameters,
+        weight_bytes=file,
+        flops=sum(flops(t) for t in ops),
+        value_bytes=sum(nbytes(t) for t in ops if t.op not in VIEWS),
+        port_bytes=sum(HALF * math.prod(p.shape) for p in (*lowered.inputs, *lowered.outputs)),
+        copied_bytes=sum(
+            nbytes(r.value)
+            for port in (*lowered.inputs, *lowered.outputs)
+            if port.shared is None
+            for r in port.regions
+            if r.value.op != "parameter"
+        ),
+        identity="" if parameters else identity(program),
+        scratch_bytes=scratch(program, ops),
+    )
+
+
+def weight_file(ops: Iterable[Tensor]) -> tuple[int, int]:
+    """(parameters baked, bytes of the weight file) of a program; each tensor is there once."""
+    sizes: dict[object, int] = {}
+    names: set[str] = set()
+    for node in ops:
+        for x in node.inputs:
+            if found := baked(x):
+                parameter, transposed = found
+                names.add(str(parameter.name))
+                sizes["parameter", parameter.name, transposed] = nbytes(parameter)
+            elif x.op == "constant" and x.shape:
+                sizes[x] = nbytes(x)
+    if not sizes:
+        return 0, 0
+    return len(names), _C.blob_layout(list(sizes.values()))[2]
+
+
+def identity(program: Program) -> str:
+    """What the text of a program without weights says, but for the names of its layers."""
+    place: dict[Tensor, object] = {t: name for name, t in program.inputs}
+    lines: list[object] = [(name, t.shape) for name, t in program.inputs]
+    for t in program.nodes:
+        place.setdefault(t, t.order if t.op == "constant" else len(place))
+        attrs = sorted(t.attrs.items()) if t.op != "constant" else []
+        lines.append((t.op, t.shape, attrs, [place[x] for x in t.inputs]))
+    lines.append([(name, place[t]) for name, t in program.outputs])
+    return hashlib.sha256(repr(lines).encode()).hexdigest()
+
+
+def flops(t: Tensor) -> int:
+    """Of a product; 0 for what is no product."""
+    if t.op == "conv":
+        return 2 * t.size * t.inputs[1].shape[1]
+    if t.op == "matmul":
+        return 2 * t.size * t.inputs[0].shape[-2 if t.attrs["transpose_x"] else -1]
+    return 0
+
+
+def scratch(program: Program, ops: Sequence[Tensor]) -> int:
+    """Most bytes alive at once of values that are in no port.
+
+    As the host places them: views are their operand's bytes, and what is concatenated is computed
+    where the concat wants it.
+    """
+    root: dict[Tensor, Tensor] = {}
+
+    def of(t: Tensor) -> Tensor:
+        while t in root:
+            t = root[t]
+        return t
+
+    for t in ops:
+        if t.op in VIEWS or (t.op == "slice_by_size" and contiguous(t)):
+            root[t] = of(t.inputs[0])
+    made = {t for t in ops if t not in root}
+    for t in ops:
+        if t.op == "concat" and math.prod(t.shape[: t.attrs["axis"]]) == 1:
+            root |= {of(x): t for x in t.inputs if of(x) in made and of(x).size == x.size}
+    born: dict[Tensor, int] = {}
+    dies: dict[Tensor, int] = {}
+    for i, t in enumerate(ops):
+        for x in (t, *t.inputs):
+            born.setdefault(of(x), i)
+            dies[of(x)] = i
+    ports = {of(t) for _, t in (*program.inputs, *program.outputs)}
+    steps = [0] * (len(ops) + 1)
+    for t in made - ports:
+        if t not in root:
+            steps[born[t]] += nbytes(t)
+            steps[dies[t] + 1] -= nbytes(t)
+    return max(accumulate(steps))
+
+
+def contiguous(t: Tensor) -> bool:
+    """Whether a slice is one run of its operand: whole behind some axis, single before it."""
+    whole = t.inputs[0].shape
+    cut_at = [i for i, (n, m) in enumerate(zip(t.shape, whole, strict=True)) if n != m]
+    return not cut_at or (len(cut_at) == 1 and math.prod(whole[: cut_at[0]]) == 1)
+
+
+def surfaces(lowered: Iterable[Lowered]) -> dict[str, int]:
+    """Bytes by kind, shared as `runtime/sequence.py` shares them."""
+    values: set[Tensor] = set()
+    weights: dict[str, int] = {}
+    packed = staged = 0
+    for port in (p for low in lowered for p in (*low.inputs, *low.outputs)):
+        if port.shared is not None:
+            values.add(port.shared)
+            continue
+        held = [r.value for r in port.regions]
+        if name := alone(port):
+            if name in weights:
+                continue
+            weights[name] = HALF * math.prod(port.shape)
+        else:
+            packed += HALF * math.prod(port.shape)
+        staged += sum(nbytes(t) for t in held if t.op == "parameter")
+        values |= {t for t in held if t.op != "parameter"}
+    return {
+        "tap_bytes": sum(nbytes(t) for t in values),
+        "packed_bytes": packed,
+        "weight_surface_bytes": sum(weights.values()),
+        "staged_bytes": staged,
+    }
+
+
+def alone(port: Port) -> str:
+    """The name of the parameter that a port is and nothing else; empty where there is more."""
+    value = port.regions[0].value
+    return str(value.name) if len(port.regions) == 1 and value.op == "parameter" else ""
+
+
+def nbytes(t: Tensor) -> int:
+    """Of a value as the device has it, packed fp16."""
+    return HALF * t.size

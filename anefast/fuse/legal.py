@@ -1,0 +1,166 @@
+"""What a target refuses, said before a program is compiled, with the limit by name.
+
+`mil/rules.py` holds what is true of every chip; here are limits that differ from chip to chip, and
+those that come from a plan as a whole. A caution is no refusal: reports about it contradict each
+other, so the plan may be asked for, but `auto` prefers one without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from anefast import mil
+from anefast.fuse.chips import CHIPS, Chip, chip_of
+from anefast.fuse.count import Counter, StepCount
+from anefast.fuse.lower import Lowered, Port
+from anefast.fuse.plan import Plan
+from anefast.ir import ShapeError
+
+MAX_COMPILES = 500  # per process, a guard: 119 to 312 and more were seen
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A limit that a plan breaks. `limit` fits a table; `message` is a line of its own."""
+
+    limit: str
+    message: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What programs are for: a chip's limits, or the host's, which has the newest chip's."""
+
+    name: str
+    chip: Chip
+
+    def fitted(self, plan: Plan) -> Plan:
+        """`plan` with this target's longest axis, by which packed ports are split."""
+        return replace(plan, max_axis=int(self.chip.max_axis.value))
+
+
+HOST = Target("host", CHIPS["m5"])
+
+
+class Described(Protocol):
+    """What a device is to this file."""
+
+    label: str
+    description: str
+
+
+def target_of(device: Described) -> Target:
+    """What programs for this device must respect."""
+    if device.label == "emulated":
+        return HOST
+    chip = chip_of(device.description)
+    return Target(chip.name, chip)
+
+
+def check(
+    plan: Plan, counter: Counter, target: Target, max_compiles: int = MAX_COMPILES
+) -> tuple[list[Violation], StepCount | None]:
+    """What `target` refuses about `plan`, and the counts of the plan where it can be had at all."""
+    plan = target.fitted(plan)
+    try:
+        count = counter.count(plan)
+    except ValueError as error:
+        return [_not_lowered(error, counter.batch, target)], None
+    found = violations([p.lowered for p in count.programs], target)
+    n = len(count.distinct)
+    sets = 2 if plan.compile == "async" and count.compiles_per_update else 1
+    loaded = target.chip.loaded_programs
+    if target is not HOST and n * sets > loaded.value:
+        found.append(
+            Violation(
+                f"{n * sets} programs > {loaded.value:.0f} loaded",
+                f"expected at most {loaded.value:.0f} programs loaded at once, got {n * sets}. "
+                "Hint: more layers per program.",
+                loaded.source,
+            )
+        )
+    if n > max_compiles:
+        found.append(
+            Violation(
+                f"{n} programs > {max_compiles} compiles",
+                f"expected at most {max_compiles} compiles per process, got {n} at the start "
+                "alone. Hint: more layers per program.",
+                "the guard MAX_COMPILES",
+            )
+        )
+    return found, count
+
+
+def violations(programs: Iterable[Lowered], target: Target) -> list[Violation]:
+    """Limits on single programs that these break: one violation per limit, the first program's."""
+    found: dict[str, Violation] = {}
+    for lowered in programs:
+        for violation in _of_program(lowered, target):
+            found.setdefault(violation.limit.split(" ")[0], violation)
+    return list(found.values())
+
+
+def refuse(programs: Iterable[Lowered], plan: Plan, target: Target) -> None:
+    """Raises ValueError naming the first limit that `plan` breaks on `target`."""
+    for violation in violations(programs, target):
+        raise ValueError(
+            f"[plan] {plan.name} cannot run on {target.name}: {violation.message} "
+            f"({violation.source})"
+        )
+
+
+def caution(count: StepCount, target: Target) -> str:
+    """Why a legal plan may still be refused by this chip; empty where no report says so."""
+    several = any(len(p.lowered.inputs) > 1 for p in count.programs)
+    return target.chip.several_inputs if several and target is not HOST else ""
+
+
+def _of_program(lowered: Lowered, target: Target) -> Iterable[Violation]:
+    chip, name = target.chip, lowered.program.name
+    for port in (*lowered.inputs, *lowered.outputs):
+        channels, other = axes(port)
+        for axis, got, cap in (
+            ("channels", channels, chip.max_channels),
+            ("axis", other, chip.max_axis),
+        ):
+            if got > cap.value:
+                yield Violation(
+                    f"{axis} {got} > {cap.value:.0f}",
+                    f"expected a port {'axis' if axis == 'axis' else 'of channels'} up to "
+                    f"{cap.value:.0f}, got {got} in {port.name} of {name}. "
+                    "Hint: fewer layers per program, or other weights or ports.",
+                    cap.source,
+                )
+        if chip.max_offset and target is not HOST:
+            offset = max(r.begin[-1] for r in port.regions)
+            if offset > chip.max_offset.value:
+                yield Violation(
+                    f"slice offset {offset} > {chip.max_offset.value:.0f}",
+                    f"expected slices of the last axis to start by {chip.max_offset.value:.0f}, "
+                    f"got {offset} in {port.name} of {name}. Hint: weights as params or const.",
+                    chip.max_offset.source,
+                )
+    try:
+        mil.rules.check(lowered.program)
+    except ShapeError as error:
+        yield Violation("refused by the ANE's rules", str(error), "anefast.mil.rules")
+
+
+def axes(port: Port) -> tuple[int, int]:
+    """(axis 1, longest axis behind it) of a port."""
+    return (port.shape[1] if len(port.shape) > 1 else 1), max(port.shape[2:], default=1)
+
+
+def _not_lowered(error: ValueError, batch: int, target: Target) -> Violation:
+    """A plan that cannot even be written for this model: packed weights, as it stands."""
+    text = str(error)
+    if "beside one sequence" in text and batch > 1:
+        return Violation(f"packed weights: batch {batch} > 1", text, "anefast.fuse.lower")
+    if "last axis of at most" in text:
+        got = text.partition("got ")[2].split(" ")[0]
+        cap = target.chip.max_axis
+        return Violation(f"axis {got} > {cap.value:.0f}", text, cap.source)
+    return Violation("cannot be lowered", text, "anefast.fuse.lower")

@@ -1,0 +1,245 @@
+"""`python -m anefast.plan`: every way to cut a training step, what each costs, and why one wins.
+
+What it is not: plans themselves (fuse/plan.py) or their costs (fuse/cost.py). It compiles nothing
+but, once per machine, the calibration's few small programs; with --chip not even those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from anefast.cli import command
+from anefast.config import ConfigError, TrainConfig
+from anefast.fuse.chips import find_chip
+from anefast.fuse.choose import Candidate, Choice, choose
+from anefast.fuse.cost import Cost, Memory, modelled
+from anefast.fuse.legal import HOST, MAX_COMPILES, Target, target_of
+from anefast.fuse.plan import is_auto
+
+MB = 1e6  # bytes; the headers say MB
+
+
+@dataclass(frozen=True)
+class PlanCommand:
+    """Weigh the plans for a model on this device, or on a chip that is not here."""
+
+    model: str = "tiny"  # A preset: its shape, batch, sequence and accumulation.
+    chip: str = ""  # m1, m1-pro, m2, m3, m4, m4-max, m5; empty: this device.
+    batch: int = 0  # Sequences per micro-batch; 0: the preset's.
+    seq: int = 0  # Tokens per sequence; 0: the preset's.
+    accumulation: int = 0  # Micro-batches per update; 0: the preset's.
+    plan: str = "auto"  # auto, with words that hold for every candidate: auto,async
+    device: str = "auto"  # auto, host or ane, where no chip is named.
+    max_compiles: int = MAX_COMPILES  # Per process.
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Exit codes: 0, or 2 for a request that makes no sense."""
+    command(PlanCommand, lambda c: print("\n".join(report(c))), argv)
+
+
+def report(asked: PlanCommand) -> list[str]:
+    """The lines of the report."""
+    config = settings(asked)
+    if not is_auto(asked.plan):
+        raise ConfigError(
+            f"[plan] expected --plan to start with auto, got {asked.plan!r}. "
+            "Hint: name a plan in anefast.train; here all are weighed."
+        )
+    if asked.chip:
+        chip = find_chip(asked.chip)
+        target, rates = Target(chip.name, chip), modelled(chip)
+    else:
+        from anefast.runtime import Device
+        from anefast.runtime.calibrate import calibrate
+
+        device = Device(asked.device)
+        target, rates = target_of(device), calibrate(device)
+    accumulation = config.optim.accumulation
+    choice = choose(
+        config.model, config.data.batch, config.data.seq_len, accumulation, target, rates,
+        asked.plan, asked.max_compiles,
+    )  # fmt: skip
+    return [
+        *heading(asked.model, config, choice, target),
+        "",
+        *table(choice),
+        "",
+        *reasons(choice, target),
+    ]
+
+
+def settings(asked: PlanCommand) -> TrainConfig:
+    """The preset with what the flags change. ConfigError in one line."""
+    config = TrainConfig.from_preset(asked.model)
+    for name, value in (("batch", asked.batch), ("seq", asked.seq)):
+        if value < 0:
+            raise ConfigError(f"[plan] --{name} must not be negative, got {value}.")
+    data, model = config.data, config.model
+    data = data.replace(batch=asked.batch or data.batch, seq_len=asked.seq or data.seq_len)
+    if model.vocab_size == 0:
+        from anefast.tokenizer import open_tokenizer
+
+        model = model.replace(vocab_size=open_tokenizer("bytes").vocab_size)
+    optim = config.optim
+    if asked.accumulation:
+        optim = optim.replace(accumulation=asked.accumulation)
+    return config.replace(data=data, model=model, optim=optim)
+
+
+def heading(name: str, config: TrainConfig, choice: Choice, target: Target) -> list[str]:
+    """What was asked, for which target, and where the times come from."""
+    cost = cost_of(choice.winner)
+    chip, model = target.chip, config.model
+    caps = "no limits of its own, so it keeps to those of the newest chip"
+    if target is not HOST:
+        caps = f"axes up to {chip.max_axis.value:.0f}"
+        caps += f", {chip.loaded_programs.value:.0f} programs loaded at once"
+    return [
+        f"{name}: {cost.count.parameter_count / 1e6:.1f}M weights, {model.n_layers} layers; "
+        f"{config.data.batch} x {config.data.seq_len} tokens per micro-step, "
+        f"{config.optim.accumulation} micro-steps per update",
+        f"{target.name}: {caps}",
+        f"times are {cost.rates.label}: counts x rates, {cost.rates.source}",
+    ]
+
+
+# The table.
+
+Column = tuple[str, str, Callable[[Cost, int], str]]  # header, unit, cell
+
+COLUMNS: tuple[Column, ...] = (
+    ("evals", "/step", lambda c, _: str(c.count.evaluations)),
+    ("progs", "", lambda c, _: str(len(c.count.distinct))),
+    ("weights", "MB max", lambda c, _: number(c.count.most_weight_bytes / MB)),
+    ("in all", "MB", lambda c, _: number(c.count.weight_bytes / MB)),
+    ("moved", "MB/step", lambda c, _: number(c.count.moved_bytes / MB)),
+    ("compiles", "/update", lambda c, _: str(c.count.compiles_per_update)),
+    ("compile", "s", lambda c, _: f"{c.compile:.2f}" if c.compile else "-"),
+    ("K", "steps", lambda c, _: str(c.hides) if c.compile else "-"),
+    ("memory", "MB", lambda c, _: f"{c.memory.peak / MB:.0f}"),
+    ("step", "ms", lambda c, _: number(1e3 * c.step)),
+    ("+update", "ms", lambda c, n: number(1e3 * c.per_micro_step(n))),
+)
+
+
+def table(choice: Choice) -> list[str]:
+    """One line per candidate, the fastest first, the refused last with their limit."""
+    known = [c for c in choice.candidates if c.cost is not None]
+    known.sort(key=lambda c: cost_of(c).per_micro_step(choice.accumulation))
+    rows = [[cell(cost_of(c), choice.accumulation) for _, _, cell in COLUMNS] for c in known]
+    names = [c.spec for c in choice.candidates]
+    first = max(map(len, names)) + 2
+    widths = [
+        max(len(header), len(unit), *(len(row[i]) for row in rows))
+        for i, (header, unit, _) in enumerate(COLUMNS)
+    ]
+
+    def line(mark: str, name: str, cells: Sequence[str]) -> str:
+        right = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return f"{mark:2}{name:{first}}{right}".rstrip()
+
+    lines = [
+        line("", "plan", [header for header, _, _ in COLUMNS]),
+        line("", "", [unit for _, unit, _ in COLUMNS]),
+    ]
+    for candidate, row in zip(known, rows, strict=True):
+        mark = "*" if candidate is choice.winner else "?" if candidate.caution else ""
+        lines.append(line(mark, candidate.spec, row))
+    for candidate in choice.candidates:
+        if candidate.cost is None:
+            limits = "; ".join(v.limit for v in candidate.refused)
+            lines.append(f"  {candidate.spec:{first}}refused: {limits}")
+    return lines
+
+
+def number(value: float) -> str:
+    """Three digits, never an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def cost_of(candidate: Candidate) -> Cost:
+    """The cost of a candidate that has one."""
+    assert candidate.cost is not None
+    return candidate.cost
+
+
+# The words under it.
+
+
+def reasons(choice: Choice, target: Target) -> list[str]:
+    """Why the winner won, where its memory goes, what was refused or doubted."""
+    winner, best, n = choice.winner, cost_of(choice.winner), choice.accumulation
+    lines = [f"* plan {winner.spec}: {why(choice)}"]
+    lines.append(f"  memory: {itemised(best.memory)}")
+    if best.compile:
+        lines.append(
+            f"  K: compiled in the background (async), {best.hides} micro-steps per update hide "
+            f"{best.compile:.2f} s; here an update has {n}"
+        )
+    doubted = [c for c in choice.candidates if c.caution and c.cost is not None]
+    if doubted:
+        quickest = min(doubted, key=lambda c: cost_of(c).per_micro_step(n))
+        lines.append(f"? {doubted[0].caution}")
+        ms = 1e3 * cost_of(quickest).per_micro_step(n)
+        if ms < 1e3 * best.per_micro_step(n):
+            lines.append(
+                f"  not chosen for that reason; {quickest.spec} would take {number(ms)} ms"
+            )
+    sources = {v.limit.split(" ")[0]: v.source for c in choice.candidates for v in c.refused}
+    lines += [f"  refused by {limit}: {source}" for limit, source in sources.items()]
+    return lines
+
+
+def why(choice: Choice) -> str:
+    """The winner against the unfused baseline, in the parts that differ most."""
+    best, n = cost_of(choice.winner), choice.accumulation
+    base = choice.baseline
+    total = 1e3 * best.per_micro_step(n)
+    if base is None or base is best:
+        return f"{number(total)} ms per micro-step, nothing legal is faster"
+    fewer = base.count.evaluations - best.count.evaluations
+    dispatch = fewer * best.rates.dispatch
+    compiles = f"{best.count.compiles_per_update} instead of {base.count.compiles_per_update}"
+    parts = {
+        f"{fewer} evaluations fewer": dispatch,
+        "less to compute, move and copy": base.step - best.step - dispatch,
+        f"programs to compile per update, {compiles}": (base.compile - best.compile) / n,
+    }
+    saved = sorted(((s, p) for p, s in parts.items() if s > 0), reverse=True)
+    before = number(1e3 * base.per_micro_step(n))
+    return (
+        f"{number(total)} ms per micro-step with updates; {base.count.plan.name} {before} ms. "
+        + ("Saved by " + ", ".join(f"{p} ({number(1e3 * s)} ms)" for s, p in saved))
+    )
+
+
+def itemised(m: Memory) -> str:
+    """Where the bytes are, in MB, and how much that is of what training needs in any case."""
+    needed = {
+        "weights": m.weights,
+        "gradients": m.gradients,
+        "moments": m.moments,
+        "taps": m.taps,
+    }
+    more = {
+        "ports": m.ports,
+        "programs": m.programs,
+        "scratch": m.scratch,
+        "compiling": m.compiling,
+    }
+
+    def total(parts: dict[str, int]) -> str:
+        return " + ".join(
+            f"{name} {size / MB:.0f}" for name, size in parts.items() if size > MB / 2
+        )
+
+    return (
+        f"{total(needed)} + {total(more)} = {m.peak / MB:.0f} MB, "
+        f"{m.peak / m.needed:.2f} x the first four"
+    )
+
+
+if __name__ == "__main__":
+    main()

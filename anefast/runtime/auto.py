@@ -1,0 +1,28 @@
+"""From a plan's spec to a plan, where the model and the device are known.
+
+`auto` needs both, so it is resolved here and nowhere earlier. What it becomes is an ordinary spec:
+that is what a run records and what a resumed run goes on with.
+"""
+
+from __future__ import annotations
+
+from anefast.config import ModelConfig
+from anefast.fuse.choose import choose
+from anefast.fuse.legal import target_of
+from anefast.fuse.plan import is_auto
+from anefast.runtime.calibrate import calibrate
+from anefast.runtime.device import Device
+
+
+def resolve(
+    spec: str, config: ModelConfig, device: Device, batch: int, seq: int, accumulation: int
+) -> tuple[str, str]:
+    """(the spec that `auto` stands for here, half a line saying why); any other spec as it is.
+
+    The first call on a machine takes a second or two more: it calibrates. Raises ValueError where
+    no plan is legal.
+    """
+    if not is_auto(spec):
+        return spec, ""
+    choice = choose(config, batch, seq, accumulation, target_of(device), calibrate(device), spec)
+    return choice.spec, choice.reason()

@@ -1,0 +1,220 @@
+"""What this device does per second, found out in a second or two and remembered.
+
+A handful of small programs whose work is known are timed: an empty one for the cost of a dispatch,
+a chain of products, a product that is all weights, one layer of a transformer, and the CPU's share.
+The rates go to a file in the user's cache, keyed by machine, device and version, so that `auto`
+decides alike from run to run. Delete the file to measure again. What a rate is used for is
+`fuse/cost.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+
+from anefast import _C, ir
+from anefast.config import ModelConfig
+from anefast.fuse import Region, find_plan
+from anefast.fuse.cost import Rates
+from anefast.fuse.count import Counter
+from anefast.nn import Params, init_params
+from anefast.runtime.device import Device
+from anefast.runtime.kernel import Kernel
+from anefast.runtime.sequence import Sequence, stage
+
+log = logging.getLogger("anefast")
+
+SHORTEST = 0.02  # s that one figure is measured for, at least
+FORMAT = 1  # of the cached file, counted up when rates mean something else
+LAYER = ModelConfig(dim=256, n_layers=1, n_heads=4, hidden_dim=704, vocab_size=32)
+SEQ = 256
+
+
+def calibrate(device: Device, cache: Path | None = None) -> Rates:
+    """Rates of this device: from the cache, else measured now. `cache`: the file to use."""
+    path = cache or cache_file()
+    key = machine(device)
+    known = _read(path)
+    if key in known:
+        return known[key]
+    began = time.perf_counter()
+    rates = measure(device)
+    log.debug("calibrated %s in %.1f s", device.description, time.perf_counter() - began)
+    _write(path, {**known, key: rates})
+    return rates
+
+
+def machine(device: Device) -> str:
+    """The key of a calibration: anything that could change a rate and can be known."""
+    from anefast import __version__
+
+    parts = [device.description, platform.machine(), platform.processor(), str(os.cpu_count())]
+    return f"anefast {__version__} format {FORMAT}: {', '.join(parts)}"
+
+
+def cache_file() -> Path:
+    """calibration.json in the user's cache folder; ANEFAST_CACHE names another folder."""
+    if said := os.environ.get("ANEFAST_CACHE"):
+        return Path(said) / "calibration.json"
+    home = Path.home()
+    mac = home / "Library" / "Caches"
+    base = (
+        mac if sys.platform == "darwin" else Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
+    )
+    return base / "anefast" / "calibration.json"
+
+
+def measure(device: Device) -> Rates:
+    """Times each kind of work. Single figures are the best of several runs: load only adds."""
+    # 1) a program that does nothing to speak of
+    small = ir.input("a0_x", (1, 32, 1, 32))
+    gain = {"w": np.ones(32, np.float32)}
+    empty = Timed(device, "empty", small, small * ir.parameter("w", (1, 32, 1, 1)), gain)
+    per_program = empty.compile_seconds()
+    dispatch = empty.seconds()
+    # 2) products: a chain that is all arithmetic, and one that is all weights
+    x = ir.input("a0_x", (1, 512, 1, SEQ))
+    y, chain = x, {}
+    for i in range(4):
+        chain[f"w{i}"] = np.full((512, 512), 1e-3, np.float32)
+        y = ir.conv(y, ir.parameter(f"w{i}", (512, 512, 1, 1)))
+    flops = 4 * 2 * 512 * 512 * SEQ / _over(Timed(device, "chain", x, y, chain).seconds(), dispatch)
+    x = ir.input("a0_x", (1, 2048, 1, 32))
+    heavy = {"w": np.full((2048, 2048), 1e-3, np.float32)}
+    heavy_bytes = 2 * 2048 * 2048
+    product = ir.conv(x, ir.parameter("w", (2048, 2048, 1, 1)))
+    weights = Timed(device, "weights", x, product, heavy)
+    compile_weights = weights.compile_seconds()
+    weight_bytes = heavy_bytes / _over(weights.seconds(), dispatch)
+    # 3) a real layer, forward and backward: what is left is moving values
+    counter, whole = Counter(LAYER, 1, SEQ), find_plan("all")
+    count = counter.count(whole)
+    layer = Sequence(device, counter.schedule(whole), whole)
+    params = init_params(LAYER, 0)
+    compile_layer = best(lambda: layer.load(params))
+    spent = best(lambda: layer.run(range(count.evaluations)))
+    layer.close()
+    products = sum(max(p.flops / flops, p.weight_bytes / weight_bytes) for p in count.programs)
+    moved = sum(p.value_bytes + p.port_bytes for p in count.programs)
+    value_bytes = moved / _over(spent, count.evaluations * dispatch + products)
+    # 4) compiling: per program, per byte, per operation
+    per_byte = max(0.0, compile_weights - per_program) / heavy_bytes
+    ops = sum(p.operations for p in count.programs)
+    rest = compile_layer - count.evaluations * per_program - per_byte * count.weight_bytes
+    # 5) the CPU's side
+    return Rates(
+        label=device.label,
+        source=f"calibrated on {device.description}",
+        dispatch=dispatch,
+        flops=flops,
+        weight_bytes=weight_bytes,
+        value_bytes=value_bytes,
+        copied_bytes=_copies(device),
+        staged_bytes=_stages(device),
+        cpu_flops=_weight_gradients(device),
+        compile_program=per_program,
+        compile_op=max(0.0, rest) / ops,
+        compile_byte=per_byte,
+        beside=device.label != "emulated",
+    )
+
+
+class Timed:
+    """A program of one input and one output, loaded and ready to be timed."""
+
+    def __init__(
+        self, device: Device, name: str, x: ir.Tensor, y: ir.Tensor, params: Params
+    ) -> None:
+        program = ir.Program.cut(name, [("a0_x", x)], [("z0_y", y)])
+        self.kernel = Kernel(device, program, "ios18")
+        self.kernel.load(params)
+        self.params = params
+        self.inputs, self.outputs = [device.surface(x.shape)], [device.surface(y.shape)]
+
+    def compile_seconds(self) -> float:
+        """Filling the weight file and compiling once more; at once where there are no weights."""
+        return best(lambda: self.kernel.load(self.params))
+
+    def seconds(self) -> float:
+        """One evaluation; the program is unloaded afterwards."""
+        found = best(lambda: self.kernel.evaluate(self.inputs, self.outputs))
+        self.kernel.unload()
+        return found
+
+
+def best(call: Callable[[], object]) -> float:
+    """Seconds of the fastest call of three or more, SHORTEST s in all; the first only warms up."""
+    call()
+    fastest, spent, calls = float("inf"), 0.0, 0
+    while spent < SHORTEST or calls < 3:
+        began = time.perf_counter()
+        call()
+        took = time.perf_counter() - began
+        fastest, spent, calls = min(fastest, took), spent + took, calls + 1
+    return fastest
+
+
+def _over(seconds: float, known: float) -> float:
+    """What is left of a time after what is known to be in it; never less than a tenth."""
+    return max(seconds - known, seconds / 10)
+
+
+def _copies(device: Device) -> float:
+    a, b = device.surface((1, 1024, 1, 512)), device.surface((1, 1024, 1, 512))
+
+    def copy() -> None:
+        with a.read() as source, b.write() as to:
+            to[...] = source
+
+    return 2 * 1024 * 512 / best(copy)
+
+
+def _stages(device: Device) -> float:
+    weight = ir.parameter("w", (1024, 512, 1, 1))
+    surface = device.surface((1, 1, 1024, 512))
+    region = Region(weight, (0, 0, 0, 0), (1, 1, 1024, 512))
+    params = {"w": np.ones((1024, 512), np.float32)}
+    return 2 * 1024 * 512 / best(lambda: stage(region, surface, params))
+
+
+def _weight_gradients(device: Device) -> float:
+    dy, x = device.surface((1, 512, 1, SEQ)), device.surface((1, 512, 1, SEQ))
+    queue, grad = _C.Queue(), np.zeros((512, 512), np.float32)
+
+    def gradient() -> None:
+        for _ in range(4):
+            queue.weight_grad(dy.native, x.native, grad, 1, SEQ)
+        queue.wait()
+
+    return 4 * 2 * 512 * 512 * SEQ / best(gradient)
+
+
+def _read(path: Path) -> dict[str, Rates]:
+    """Calibrations in the file; a file that is absent or damaged holds none."""
+    names = {f.name for f in fields(Rates)}
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return {k: Rates(**v) for k, v in found.items() if set(v) == names}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write(path: Path, known: dict[str, Rates]) -> None:
+    """Remembers; a cache that cannot be written costs time and nothing else."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({k: asdict(v) for k, v in known.items()}, indent=1)
+        temporary.write_text(text + "\n", "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        log.debug("calibration not remembered in %s: %s", path, error.strerror)
