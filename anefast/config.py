@@ -302,7 +302,8 @@ class TrainConfig(_Checked):
     # Plans that compile async: the part of the next accumulation that still runs on the programs of
     # the update before. Fixed, so that a run repeats and resumes bit for bit; 0 swaps once the
     # new ones are ready, and then it does not.
-    swap_after: float = 0.5
+    # A smaller part learns better, a larger one hides a longer compile (compiler.py has numbers).
+    swap_after: float = 0.25
     # Compiles one process is meant to make: some systems were seen to fail after about 119.
     max_compiles: int = 500
     # Past that: "continue" with a warning, or "checkpoint-restart" in a new process.
@@ -330,7 +331,7 @@ class TrainConfig(_Checked):
         _need(
             0 <= self.swap_after <= 1,
             f"swap_after must lie in [0, 1], got {self.swap_after}",
-            "0.5 swaps programs in the middle of the next accumulation",
+            "0.25 swaps programs after a quarter of the next accumulation",
         )
         _need(
             self.data.seq_len <= self.model.max_seq_len,

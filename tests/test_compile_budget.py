@@ -30,11 +30,12 @@ NESTED = {
     "optim": {"lr": 1e-2, "warmup_steps": 2, "accumulation": 6},
 }
 PLAIN = {"steps": 9, "eval_every": 4, "eval_batches": 1, "sample_tokens": 0, "device": "host"}
+SWAP = {"swap_after": 0.5}  # after 3 of 6 micro-steps
 START, UPDATE = 6, 5  # compiles: one of the six programs has no weights
 
 
 def config(out, plan="unfused,async", **changes):
-    settings = {**NESTED, **PLAIN, "plan": plan, "out": str(out), **changes}
+    settings = {**NESTED, **PLAIN, "plan": plan, "out": str(out), **SWAP, **changes}
     return TrainConfig.from_preset("tiny", **settings)
 
 
@@ -111,7 +112,7 @@ def test_async_cannot_become_sync_in_mid_run(whole):
 
 def command(out, plan, *flags):
     settings = {
-        **{k: v for k, v in PLAIN.items()}, "plan": plan, "preset": "tiny", "out": str(out),
+        **PLAIN, **SWAP, "plan": plan, "preset": "tiny", "out": str(out),
         **{f"{section}.{k}": v for section, part in NESTED.items() for k, v in part.items()},
     }  # fmt: skip
     words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
