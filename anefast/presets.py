@@ -15,11 +15,12 @@ from anefast.config import ConfigError, suggest
 # and on the host executor an update costs no recompilation, which is what the default of 100 micro-
 # batches is there to spread.
 _PRESETS: dict[str, dict[str, Any]] = {
-    # The default run: learns the built-in stories in a minute or two on two slow cores.
+    # The default run: learns the built-in stories in a minute or two on two slow cores. So narrow a
+    # model starts slowly at the usual 0.02: 300 updates reach 1.36 nats with it, 1.07 with 0.04.
     "tiny": {
-        "steps": 200,
-        "eval_every": 50,
-        "model": {"dim": 128, "n_layers": 3, "n_heads": 4, "max_seq_len": 256},
+        "steps": 1000,
+        "eval_every": 200,
+        "model": {"dim": 128, "n_layers": 3, "n_heads": 4, "max_seq_len": 256, "init_std": 0.05},
         "data": {"seq_len": 128, "batch": 8},
         "optim": {"lr": 3e-3, "warmup_steps": 20, "accumulation": 1},
     },
