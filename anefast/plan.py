@@ -113,14 +113,21 @@ COLUMNS: tuple[Column, ...] = (
     ("evals", "/step", lambda c, _: str(c.count.evaluations)),
     ("progs", "", lambda c, _: str(len(c.count.distinct))),
     ("weights", "MB max", lambda c, _: number(c.count.most_weight_bytes / MB)),
-    ("in all", "MB", lambda c, _: number(c.count.weight_bytes / MB)),
+    ("all", "MB", lambda c, _: number(c.count.weight_bytes / MB)),
     ("moved", "MB/step", lambda c, _: number(c.count.moved_bytes / MB)),
-    ("compiles", "/update", lambda c, _: str(c.count.compiles_per_update)),
+    ("built", "/update", lambda c, _: str(c.count.compiles_per_update)),
     ("compile", "s", lambda c, _: f"{c.compile:.2f}" if c.compile else "-"),
-    ("K", "steps", lambda c, _: str(c.hides) if c.compile else "-"),
+    ("K", "", lambda c, _: str(c.hides) if c.compile else "-"),
     ("memory", "MB", lambda c, _: f"{c.memory.peak / MB:.0f}"),
     ("step", "ms", lambda c, _: number(1e3 * c.step)),
     ("+update", "ms", lambda c, n: number(1e3 * c.per_micro_step(n))),
+)
+
+
+LEGEND = (
+    "evals: evaluations per micro-step; moved: through ports and by copies; built: programs",
+    "compiled anew per update, taking compile s in all, which async hides from K micro-steps per",
+    "update on; step: one micro-step; +update: with its share of an update",
 )
 
 
@@ -130,14 +137,14 @@ def table(choice: Choice) -> list[str]:
     known.sort(key=lambda c: cost_of(c).per_micro_step(choice.accumulation))
     rows = [[cell(cost_of(c), choice.accumulation) for _, _, cell in COLUMNS] for c in known]
     names = [c.spec for c in choice.candidates]
-    first = max(map(len, names)) + 2
+    first = max(map(len, names)) + 1
     widths = [
         max(len(header), len(unit), *(len(row[i]) for row in rows))
         for i, (header, unit, _) in enumerate(COLUMNS)
     ]
 
     def line(mark: str, name: str, cells: Sequence[str]) -> str:
-        right = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        right = " ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         return f"{mark:2}{name:{first}}{right}".rstrip()
 
     lines = [
@@ -151,7 +158,7 @@ def table(choice: Choice) -> list[str]:
         if candidate.cost is None:
             limits = "; ".join(v.limit for v in candidate.refused)
             lines.append(f"  {candidate.spec:{first}}refused: {limits}")
-    return lines
+    return [*lines, *LEGEND]
 
 
 def number(value: float) -> str:
@@ -171,12 +178,12 @@ def cost_of(candidate: Candidate) -> Cost:
 def reasons(choice: Choice, target: Target) -> list[str]:
     """Why the winner won, where its memory goes, what was refused or doubted."""
     winner, best, n = choice.winner, cost_of(choice.winner), choice.accumulation
-    lines = [f"* plan {winner.spec}: {why(choice)}"]
-    lines.append(f"  memory: {itemised(best.memory)}")
+    lines = f"* plan {winner.spec}: {why(choice)}".split("\n")
+    lines += f"  memory: {itemised(best.memory)}".split("\n")
     if best.compile:
         lines.append(
-            f"  K: compiled in the background (async), {best.hides} micro-steps per update hide "
-            f"{best.compile:.2f} s; here an update has {n}"
+            f"  K: in the background (async), {best.hides} micro-steps hide {best.compile:.2f} s "
+            f"of compiling; an update has {n}"
         )
     doubted = [c for c in choice.candidates if c.caution and c.cost is not None]
     if doubted:
@@ -188,7 +195,7 @@ def reasons(choice: Choice, target: Target) -> list[str]:
                 f"  not chosen for that reason; {quickest.spec} would take {number(ms)} ms"
             )
     sources = {v.limit.split(" ")[0]: v.source for c in choice.candidates for v in c.refused}
-    lines += [f"  refused by {limit}: {source}" for limit, source in sources.items()]
+    lines += [f"  refused for its {limit}: {source}" for limit, source in sources.items()]
     return lines
 
 
@@ -209,10 +216,8 @@ def why(choice: Choice) -> str:
     }
     saved = sorted(((s, p) for p, s in parts.items() if s > 0), reverse=True)
     before = number(1e3 * base.per_micro_step(n))
-    return (
-        f"{number(total)} ms per micro-step with updates; {base.count.plan.name} {before} ms. "
-        + ("Saved by " + ", ".join(f"{p} ({number(1e3 * s)} ms)" for s, p in saved))
-    )
+    head = f"{number(total)} ms per micro-step with updates, {base.count.plan.name} {before} ms"
+    return "\n      ".join([head, *(f"{number(1e3 * s)} ms saved: {p}" for s, p in saved)])
 
 
 def itemised(m: Memory) -> str:
@@ -227,6 +232,7 @@ def itemised(m: Memory) -> str:
         "ports": m.ports,
         "programs": m.programs,
         "scratch": m.scratch,
+        "logits": m.logits,
         "compiling": m.compiling,
     }
 
@@ -236,8 +242,8 @@ def itemised(m: Memory) -> str:
         )
 
     return (
-        f"{total(needed)} + {total(more)} = {m.peak / MB:.0f} MB, "
-        f"{m.peak / m.needed:.2f} x the first four"
+        f"{total(needed)} = {m.needed / MB:.0f} MB\n"
+        f"      + {total(more)} = {m.peak / MB:.0f} MB, {m.peak / m.needed:.2f} x"
     )
 
 

@@ -9,6 +9,7 @@ model that uses the rates, `legal.py` for the limits.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,9 +68,7 @@ _FASTER = "scaled by 60 kernels in 3.2-3.7 s against 7.1-8.5 s on M1 Pro (maderi
 _OP_NEW, _MB_NEW = Figure(1.3, _FASTER), Figure(1.7, _FASTER)
 _M1_TFLOPS = Figure(12, f"{GUIDE} roofline, M1")
 
-_SEVERAL = (
-    f"programs with several inputs: {SEED} saw the parser refuse them all, other M1 owners did not"
-)
+_SEVERAL = f"several inputs per program: refused in {SEED}, taken on other M1s"
 
 
 def _chip(name: str, **given: Figure | str | None) -> Chip:
@@ -164,7 +163,7 @@ def chip_of(description: str) -> Chip:
     Caps rise with the generation, so an unknown variant is taken for its generation's base chip,
     and what names no generation for the oldest.
     """
-    words = description.lower().replace("-", " ").split()
+    words = re.findall(r"[a-z0-9]+", description.lower())
     for i, word in enumerate(words):
         variant = f"{word}-{words[i + 1]}" if i + 1 < len(words) else word
         if variant in CHIPS or word in CHIPS:

@@ -16,6 +16,7 @@ from anefast.fuse.chips import Chip
 from anefast.fuse.count import ProgramCount, StepCount
 
 FLOAT = 4  # bytes of an fp32 number
+LOGITS = 256  # tokens: csrc/cpu/head.cpp
 BACKGROUND = 1.13  # evaluations while another thread compiles: maderix/ANE issue 24
 WORTHWHILE = 1.03  # a plan must be this much faster to be preferred to a simpler one
 
@@ -69,6 +70,7 @@ class Memory:
     ports: int  # surfaces of packed ports and of weights that are data
     programs: int  # weight files as the programs keep them; twice with async
     scratch: int  # inside programs
+    logits: int  # of the tokens that the classifier takes at once, on the CPU
     compiling: int  # the largest weight file once more, while its program is compiled
 
     @property
@@ -78,7 +80,8 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        return self.needed + self.ports + self.programs + self.scratch + self.compiling
+        more = self.programs + self.scratch + self.logits + self.compiling
+        return self.needed + self.ports + more
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class Cost:
             ports=count.packed_bytes + count.weight_surface_bytes,
             programs=count.weight_bytes + twice,
             scratch=sum(p.scratch_bytes for p in count.distinct),
+            logits=FLOAT * count.config.vocab_size * min(LOGITS, count.batch * count.seq),
             compiling=count.most_weight_bytes,
         )
 

@@ -227,6 +227,7 @@ class CompileService:
             blobs = kernel.fill(params)  # first, for a weight that fp16 cannot hold is told here
             kernel.unload()
             kernel.adopt(compile_kernel(self.cache, kernel, blobs, not kernel.baked))
+            del blobs  # else it lives on beside the next one
         ms = (time.perf_counter() - began) * 1e3
         self._recent.compiles += len(kernels)
         self._recent.compile_ms += ms

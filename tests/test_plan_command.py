@@ -1,0 +1,60 @@
+"""`python -m anefast.plan` as a user meets it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from anefast.plan import PlanCommand, main, report
+
+WIDTH = 120
+
+
+def lines(**asked):
+    return report(PlanCommand(**asked))
+
+
+def test_stories110m_on_a_chip_that_is_not_here():
+    began = time.process_time()
+    told = lines(model="stories110m", chip="m1-pro")
+    assert time.process_time() - began < 5
+    assert "modelled" in told[2] and "measured" not in " ".join(told)
+    header = next(i for i, line in enumerate(told) if line.startswith("  plan "))
+    assert "ms" in told[header + 1] and "MB" in told[header + 1]
+    rows = {line[2:].split()[0]: line for line in told[header + 2 :] if line[2:3].isalnum()}
+    assert rows["unfused"].split()[-11:][:1] == ["72"]
+    assert rows["all"].split()[-11:][:1] == ["2"]
+    refused = [line for line in told if "refused: " in line]
+    assert any("axis 111616 > 16384" in line for line in refused)
+    assert sum(line.startswith("* plan") for line in told) == 1
+    assert all(len(line) <= WIDTH for line in told), max(told, key=len)
+
+
+def test_this_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
+    told = lines(model="tiny", device="host")
+    assert told[1].startswith("host") and "emulated" in told[2]
+    assert (tmp_path / "calibration.json").exists()
+    assert told == lines(model="tiny", device="host")  # remembered, so the same table
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (["--model", "stories11m"], "did you mean stories1"),
+        (["--chip", "m1pro"], "did you mean m1-pro"),
+        (["--seq", "100"], "use 128"),
+        (["--batch", "-1"], "must not be negative"),
+        (["--plan", "all"], "start with auto"),
+        (["--plan", "auto,asyn"], "did you mean 'async'"),
+        (["--modle", "tiny"], "did you mean --model"),
+        (["--chip", "m3", "--max-compiles", "1"], "no plan can run on m3"),
+    ],
+)
+def test_requests_that_make_no_sense(flags, hint, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([*flags] if "--chip" in flags else [*flags, "--chip", "m1"])
+    told = capsys.readouterr()
+    assert left.value.code == 2
+    assert told.out == "" and told.err.count("\n") == 1 and hint in told.err
