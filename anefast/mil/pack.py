@@ -50,7 +50,6 @@ class BlobLayout:
             _C.blob_layout(sizes) if sizes else ([], [], 0)
         )
         self._file: Bytes | None = None
-        self._fixed: list[tuple[int, Bytes]] | None = None  # what is no parameter, by offset
 
     @property
     def parameters(self) -> list[str]:
@@ -81,20 +80,11 @@ class BlobLayout:
         """Headers, records and constants; zeros where parameters go."""
         from anefast import _C
 
-        if self._fixed is None:
-            tensors = [
-                np.zeros(e.shape, np.float16) if e.data is None else e.data for e in self.entries
-            ]
-            whole = np.frombuffer(_C.blob_write(tensors), np.uint8)
-            self._fixed, end = [], 0
-            for entry, at in zip(self.entries, self.data_offsets, strict=True):
-                if entry.parameter is not None:
-                    self._fixed.append((end, whole[end:at].copy()))
-                    end = at + entry.nbytes
-            self._fixed.append((end, whole[end:].copy()))
-        file = np.empty(self.nbytes, np.uint8)
-        for at, part in self._fixed:
-            file[at : at + part.size] = part
+        file = np.zeros(self.nbytes, np.uint8)
+        _C.blob_write_records(file, [e.nbytes for e in self.entries])
+        for entry, at in zip(self.entries, self.data_offsets, strict=True):
+            if entry.data is not None:
+                file[at : at + entry.nbytes].view(np.float16)[:] = entry.data.reshape(-1)
         return file
 
     def __repr__(self) -> str:

@@ -59,6 +59,16 @@ py::bytes write(const std::vector<py::array> &tensors) {
     return file;
 }
 
+void write_records(py::array_t<uint8_t, py::array::c_style> file, const std::vector<size_t> &nbytes) {
+    std::vector<uint64_t> records(nbytes.size()), data(nbytes.size());
+    const size_t total = blob_layout(nbytes.data(), nbytes.size(), records.data(), data.data());
+    if (static_cast<size_t>(file.nbytes()) != total)
+        throw py::value_error("[blob_write_records] expected a file of " + std::to_string(total) +
+                              " bytes, got " + std::to_string(file.nbytes()) + ".");
+    const std::vector<blob_dtype> dtypes(nbytes.size(), BLOB_FP16);
+    blob_write_records(file.mutable_data(), dtypes.data(), nbytes.data(), nbytes.size());
+}
+
 py::array read(const py::object &file, uint64_t offset) {
     const View view(file, "blob_read");
     // The reader checks everything; the dtype is only guessed here so that it can be asked about.
@@ -166,6 +176,8 @@ void init_arrays(py::module_ &m) {
     m.def("blob_layout", &layout, py::arg("nbytes"),
           "Where tensors of these sizes go in one file: (record offsets, data offsets, file size).");
     m.def("blob_write", &write, py::arg("tensors"), "A whole blob file holding these arrays, in order.");
+    m.def("blob_write_records", &write_records, py::arg("file").noconvert(), py::arg("nbytes"),
+          "Header and records of fp16 tensors, into a zeroed file of blob_layout's size.");
     m.def("blob_read", &read, py::arg("file"), py::arg("offset"),
           "The tensor whose record is at `offset`, copied, one-dimensional. ValueError on a bad file.");
     m.def("half_from_floats", &from_floats, py::arg("x"), py::arg("out"), "fp32 to fp16, nearest even.");
