@@ -131,7 +131,7 @@ print(json.dumps([predicted.peak, kept("VmHWM") - before]))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for memory")
-@pytest.mark.parametrize("spec", ["unfused", "all", "all,weights=params"])
+@pytest.mark.parametrize("spec", ["unfused", "all", "all,async", "all,weights=params"])
 def test_memory_of_the_process_is_as_predicted(spec):
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, spec], capture_output=True, text=True, check=True

@@ -71,7 +71,7 @@ class Memory:
     programs: int  # weight files as the programs keep them; twice with async
     scratch: int  # inside programs
     logits: int  # of the tokens that the classifier takes at once, on the CPU
-    compiling: int  # the largest weight file once more, while its program is compiled
+    compiling: int  # the largest weight file, until its program is compiled; with async every one
 
     @property
     def needed(self) -> int:
@@ -127,17 +127,17 @@ class Cost:
         count = self.count
         numbers = FLOAT * count.parameter_count
         stale = sum(p.weight_bytes for p in count.programs if p.parameters)
-        twice = stale if count.plan.compile == "async" else 0
+        behind = count.plan.compile == "async"  # two sets, and all weight files of the next one
         return Memory(
             weights=numbers,
             gradients=numbers,
             moments=2 * numbers,
             taps=count.tap_bytes,
             ports=count.packed_bytes + count.weight_surface_bytes,
-            programs=count.weight_bytes + twice,
+            programs=count.weight_bytes + (stale if behind else 0),
             scratch=sum(p.scratch_bytes for p in count.distinct),
             logits=FLOAT * count.config.vocab_size * min(LOGITS, count.batch * count.seq),
-            compiling=count.most_weight_bytes,
+            compiling=stale if behind else count.most_weight_bytes,
         )
 
     def _device(self, direction: str) -> float:
