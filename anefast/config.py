@@ -298,7 +298,7 @@ class TrainConfig(_Checked):
     seed: int = 0  # Decides the initial weights.
     device: str = "auto"  # "auto", "host" or "ane".
     # How the step is cut into programs: unfused, layer, 4, all, auto; see python -m anefast.plan.
-    plan: str = "unfused"
+    plan: str = "auto"
     # Plans that compile async: the part of the next accumulation that still runs on the programs of
     # the update before. Fixed, so that a run repeats and resumes bit for bit; 0 swaps once the
     # new ones are ready, and then it does not.

@@ -490,7 +490,11 @@ def _finish(trainer: _Trainer, interrupted: bool, device: Device) -> FitResult:
         say(f"nothing to do: the run is at update {p.step}. More updates: --steps N")
     if config.sample_tokens:
         result.sample = trainer.model.generate(
-            config.prompt, tokens=config.sample_tokens, seed=config.seed, device=device
+            config.prompt,
+            tokens=config.sample_tokens,
+            temperature=0.5,  # a small model's likelier words; generate offers the rest
+            seed=config.seed,
+            device=device,
         )
         write_atomic(run / "sample.txt", (result.sample + "\n").encode("utf-8", "replace"))
         say(f"a sample:\n{result.sample}")
