@@ -33,7 +33,7 @@ from tqdm import tqdm
 from anefast import checkpoint
 from anefast.cli import Failure, describe_origins, guarded, run_of, train_config
 from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, to_settings
-from anefast.data import Order, TokenData, open_data
+from anefast.data import Batches, Order, TokenData, open_data
 from anefast.optim import AdamW, LossScale, learning_rate
 from anefast.restart import restart, restarts
 from anefast.telemetry import (
@@ -120,6 +120,7 @@ def fit(
     try:
         # 2) what is trained, on what
         config, model, data = _open(config, model, data, resumed)
+        _batches(config, data)  # too little data is said before anything is compiled
         if device is None:
             from anefast.runtime import Device
 
@@ -166,8 +167,7 @@ class _Trainer:
         self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
         self.say, self.on_step = say, on_step
         c = config.data
-        order: Order = "sequential" if c.order == "sequential" else "shuffled"
-        self.batches = data.batches(c.batch, c.seq_len, c.seed, order)
+        self.batches = _batches(config, data)
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))
         self.optimizer = AdamW(step.params, config.optim)
         self.scale = LossScale(config.loss_scale)
@@ -427,6 +427,12 @@ def _with_plan(config: TrainConfig, model: Model, device: Device, say: Say) -> T
     if why:
         say(f"plan {config.plan} -> {plan}: {why}")
     return config.replace(plan=plan)
+
+
+def _batches(config: TrainConfig, data: TokenData) -> Batches:
+    c = config.data
+    order: Order = "sequential" if c.order == "sequential" else "shuffled"
+    return data.batches(c.batch, c.seq_len, c.seed, order)
 
 
 def _with_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

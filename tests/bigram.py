@@ -95,7 +95,7 @@ class BigramModel:
     def training_step(self, **options):
         return BigramStep(self.params, self.poison)
 
-    def generate(self, prompt="", tokens=8, seed=0, device=None):
+    def generate(self, prompt="", tokens=8, temperature=0.8, seed=0, device=None):
         return prompt + "." * tokens
 
 
@@ -109,6 +109,7 @@ def settings(out, **changes) -> TrainConfig:
     for name in nested:
         nested[name] |= changes.pop(name, {})
     plain = {"steps": 20, "eval_every": 5, "eval_batches": 2, "out": str(out), **changes}
+    plain = {"plan": "unfused", **plain}  # a table has no programs to plan
     return TrainConfig.from_preset("tiny", **nested, **plain)
 
 
