@@ -15,6 +15,7 @@ LAYERS = [
     {"runtime"},
     {"optim", "data", "stories", "tokenizer", "sampling", "llama2c", "checkpoint", "telemetry"},
     {"model", "cli", "restart"},
+    {"trainer"},
     {"train", "generate", "plan"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}

@@ -24,9 +24,7 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 class Update:
     """What one call of `AdamW.update` did."""
 
-    grad_norm: (
-        float  # global norm of the unscaled gradient, before clipping; inf or nan on overflow
-    )
+    grad_norm: float  # global, of the unscaled gradient, before clipping; inf or nan: overflow
     overflow: bool  # the gradient was not finite, so nothing was changed
 
 
