@@ -61,7 +61,7 @@ def guarded(call: Callable[[], Any]) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, OverflowError, MemoryError) as error:
         line = one_line(error)
         if line is None or os.environ.get("ANEFAST_TRACEBACK"):
             raise

@@ -202,3 +202,14 @@ def test_other_commands_parse_the_same_way():
     assert parse(Other, ["--top-k", "3"]).top_k == 3
     with pytest.raises(ConfigError, match=r"unknown flag --topk. Hint: did you mean --top-k\?"):
         parse(Other, ["--topk", "3"])
+
+
+def test_a_missing_extra_is_one_line(in_folder, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # as if it were not installed
+    Path("my.txt").write_text("Once upon a time. " * 500)
+    code, _, err = command(capfd, "--data", "my.txt", "--tokenizer", "bpe:300", fit=fit)
+    assert code == 2
+    assert err == (
+        "[tokenizer] BPE needs the tokenizers library, which is not installed. "
+        "Hint: pip install 'anefast[bpe]'.\n"
+    )
