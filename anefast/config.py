@@ -141,11 +141,6 @@ class ModelConfig(_Checked):
         return ModelConfig(**{**model_settings(self), **changes})
 
     @property
-    def head_size(self) -> int:
-        """Channels of one head, derived or given."""
-        return self.head_dim or self.dim // self.n_heads
-
-    @property
     def n_params(self) -> int:
         """How many weights the model has (vocab_size must be known)."""
         q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim

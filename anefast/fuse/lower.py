@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from anefast import ir
+from anefast.fuse.cut import Schedule
 from anefast.fuse.plan import Plan
 from anefast.ir import Program, Tensor, rebuild
 
@@ -77,6 +78,11 @@ def lower(program: Program, plan: Plan) -> Lowered:
         [(port.name, t) for port, t in zip(outputs, results, strict=True)],
     )
     return Lowered(lowered, tuple(inputs), tuple(outputs))
+
+
+def lower_all(schedule: Schedule, plan: Plan) -> list[Lowered]:
+    """Every program of a schedule, lowered, in order."""
+    return [lower(program, plan) for program in schedule.programs]
 
 
 # Ports

@@ -98,7 +98,7 @@ def measure(device: Device) -> Rates:
     # 3) a real layer, forward and backward: what is left is moving values
     counter, whole = Counter(LAYER, 1, SEQ), find_plan("all")
     count = counter.count(whole)
-    layer = Sequence(device, counter.schedule(whole), whole)
+    layer = Sequence(device, (p.lowered for p in count.programs), whole.dialect)
     params = init_params(LAYER, 0)
     compile_layer = best(lambda: layer.load(params))
     spent = best(lambda: layer.run(range(count.evaluations)))

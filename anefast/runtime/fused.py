@@ -23,7 +23,7 @@ from typing import Self
 import numpy as np
 
 from anefast.config import ModelConfig
-from anefast.fuse import Plan, cut, find_plan
+from anefast.fuse import Plan, cut, find_plan, lower_all
 from anefast.ir import Graph
 from anefast.nn import Params, ffn_graph, forward_graph
 from anefast.runtime.device import Device, Half
@@ -41,7 +41,8 @@ class Fused:
     def __init__(self, graph: Graph, params: Params, device: Device, plan: Plan | str) -> None:
         self.plan = find_plan(plan) if isinstance(plan, str) else plan
         start = time.perf_counter()
-        self.sequence = Sequence(device, cut(graph, self.plan.key), self.plan)
+        programs = lower_all(cut(graph, self.plan.key), self.plan)
+        self.sequence = Sequence(device, programs, self.plan.dialect)
         self.sequence.load(params)
         self.compile_seconds = time.perf_counter() - start
         self.programs = tuple(kernel.name for kernel in self.sequence.kernels)
@@ -75,10 +76,7 @@ class Fused:
             for t in kernel.program.nodes
             if t.op in ("parameter", "constant") and t.shape
         )
-        around = [*self.sequence.surfaces.values()]
-        for bound in self.sequence._bound:
-            around += [*bound.inputs, *bound.outputs]
-        return baked + sum({s.native: s.native.nbytes for s in around}.values())
+        return baked + self.sequence.surface_bytes
 
     def close(self) -> None:
         """Unloads the programs. Safe to call twice."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.config import ModelConfig
-from anefast.fuse import Plan, cut
+from anefast.fuse import Plan, cut, lower_all
 from anefast.nn import Params, classifier, forward_graph
 from anefast.runtime.device import Device, Surface
 from anefast.runtime.sequence import Sequence
@@ -57,7 +57,8 @@ class Inference:
     def _bucket(self, seq: int) -> Bucket:
         if seq not in self._buckets:
             graph = forward_graph(self.config, 1, seq)
-            sequence = Sequence(self.device, cut(graph, self.plan.key), self.plan)
+            programs = lower_all(cut(graph, self.plan.key), self.plan)
+            sequence = Sequence(self.device, programs, self.plan.dialect)
             sequence.load(self.params)
             x, h = sequence.surfaces[graph.inputs[0]], sequence.surfaces[graph.outputs["h"]]
             self._buckets[seq] = Bucket(seq, sequence, x, h)

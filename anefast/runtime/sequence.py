@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anefast import mil
-from anefast.fuse import Lowered, Plan, Port, Region, Schedule, lower
+from anefast.fuse import Lowered, Port, Region
 from anefast.ir import Tensor
 from anefast.nn import Params
 from anefast.runtime.device import Device, Half, Surface
@@ -32,19 +32,19 @@ class Bound:
 
 
 class Sequence:
-    """The kernels of a schedule, in order, bound to their surfaces.
+    """The kernels of a lowered schedule, in order, bound to their surfaces.
 
     `evaluations`, `copied_bytes` and `staged_bytes` count what was run, copied between surfaces
     and written of weights that are data.
     """
 
-    def __init__(self, device: Device, schedule: Schedule, plan: Plan) -> None:
+    def __init__(self, device: Device, programs: Iterable[Lowered], dialect: str) -> None:
         self._device = device
         self.surfaces: dict[Tensor, Surface] = {}
         self.evaluations = self.copied_bytes = self.staged_bytes = 0
         self._weights: dict[str, Surface] = {}  # ports that are one whole parameter, by its name
         self._staged: list[tuple[Region, Surface]] = []
-        self._bound = [self._bind(lower(p, plan), plan) for p in schedule.programs]
+        self._bound = [self._bind(lowered, dialect) for lowered in programs]
         self.kernels = [bound.kernel for bound in self._bound]
 
     def load(self, params: Params) -> None:
@@ -73,17 +73,25 @@ class Sequence:
                     value[...] = block(data, region).reshape(value.shape)
                 self.copied_bytes += 2 * region.value.size
 
+    @property
+    def surface_bytes(self) -> int:
+        """Bytes of every surface: of values, packed ports and weights that are data."""
+        around = [*self.surfaces.values()]
+        for bound in self._bound:
+            around += [*bound.inputs, *bound.outputs]
+        return sum({s.native: s.native.nbytes for s in around}.values())
+
     def close(self) -> None:
         """Unloads every kernel."""
         for kernel in self.kernels:
             kernel.unload()
 
-    def _bind(self, lowered: Lowered, plan: Plan) -> Bound:
+    def _bind(self, lowered: Lowered, dialect: str) -> Bound:
         gathered: list[tuple[Region, Surface]] = []
         scattered: list[tuple[Region, Surface]] = []
         inputs = [self._port(port, gathered) for port in lowered.inputs]
         outputs = [self._port(port, scattered) for port in lowered.outputs]
-        kernel = Kernel(self._device, lowered.program, plan.dialect)
+        kernel = Kernel(self._device, lowered.program, dialect)
         return Bound(kernel, inputs, outputs, gathered, scattered)
 
     def _port(self, port: Port, copies: list[tuple[Region, Surface]]) -> Surface:
@@ -96,9 +104,10 @@ class Sequence:
             return self._weights[alone]
         surface = self._device.surface(port.shape)
         self._staged += [(region, surface) for region in weights]
-        copies += [(r, surface) for r in port.regions if r.value.op != "parameter"]
-        for region, _ in copies:
-            self._value(region.value)
+        for region in port.regions:
+            if region.value.op != "parameter":
+                self._value(region.value)
+                copies.append((region, surface))
         if alone:
             self._weights[alone] = surface
         return surface

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.config import ModelConfig
-from anefast.fuse import Plan, cut, lower, recompute
+from anefast.fuse import Plan, cut, lower_all, recompute
 from anefast.fuse.legal import refuse, target_of
 from anefast.ir import terms
 from anefast.nn import GRAD, Params, classifier, training_graph
@@ -51,8 +51,9 @@ class TrainingStep:
         plan = target.fitted(plan)
         graph = recompute(training_graph(config, batch, seq), plan)
         schedule = cut(graph, plan.key)
-        refuse([lower(p, plan) for p in schedule.programs], plan, target)
-        self.sequence = Sequence(device, schedule, plan)
+        programs = lower_all(schedule, plan)
+        refuse(programs, plan, target)
+        self.sequence = Sequence(device, programs, plan.dialect)
         self.compiler = CompileService(
             device.programs, self.sequence.kernels, plan.compile, swap_at
         )
