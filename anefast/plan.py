@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from anefast.chips import find_chip
 from anefast.cli import command
 from anefast.config import ConfigError, TrainConfig
-from anefast.fuse.chips import find_chip
 from anefast.fuse.choose import Candidate, Choice, choose
 from anefast.fuse.cost import Cost, Memory, modelled
 from anefast.fuse.legal import HOST, MAX_COMPILES, Target, target_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"_C", "config", "presets"},
+    {"_C", "config", "chips", "presets"},
     {"ir"},
     {"nn"},
     {"mil"},

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from anefast.fuse.chips import Chip
+from anefast.chips import Chip
 from anefast.fuse.count import ProgramCount, StepCount
+from anefast.fuse.rates import rates_of
 
 FLOAT = 4  # bytes of an fp32 number
 LOGITS = 256  # tokens: csrc/cpu/head.cpp
@@ -42,19 +43,20 @@ class Rates:
 
 def modelled(chip: Chip) -> Rates:
     """Rates of a chip that is not here."""
+    rates = rates_of(chip)
     return Rates(
         label="modelled",
-        source=f"figures of {chip.name} in anefast/fuse/chips.py",
-        dispatch=chip.dispatch_us.value * 1e-6,
-        flops=chip.tflops.value * 1e12,
-        weight_bytes=chip.weight_gb_s.value * 1e9,
-        value_bytes=chip.value_gb_s.value * 1e9,
+        source=f"figures of {chip.name} in anefast/fuse/rates.py",
+        dispatch=rates.dispatch_us.value * 1e-6,
+        flops=rates.tflops.value * 1e12,
+        weight_bytes=rates.weight_gb_s.value * 1e9,
+        value_bytes=rates.value_gb_s.value * 1e9,
         copied_bytes=40e9,  # 144 MB of memcpy in 3.4 ms: maderix/ANE issue 24
         staged_bytes=5e9,  # a first guess: nobody has published fp32 to fp16 into a surface
-        cpu_flops=chip.cpu_tflops.value * 1e12,
+        cpu_flops=rates.cpu_tflops.value * 1e12,
         compile_program=0.0,
-        compile_op=chip.compile_ms_op.value * 1e-3,
-        compile_byte=chip.compile_ms_mb.value * 1e-9,
+        compile_op=rates.compile_ms_op.value * 1e-3,
+        compile_byte=rates.compile_ms_mb.value * 1e-9,
         beside=True,
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from anefast import mil
-from anefast.fuse.chips import CHIPS, Chip, chip_of
+from anefast.chips import CHIPS, Chip, chip_of
 from anefast.fuse.count import Counter, StepCount
 from anefast.fuse.lower import Lowered, Port
 from anefast.fuse.plan import Plan
@@ -113,9 +113,19 @@ def refuse(programs: Iterable[Lowered], plan: Plan, target: Target) -> None:
 
 
 def caution(count: StepCount, target: Target) -> str:
-    """Why a legal plan may still be refused by this chip; empty where no report says so."""
-    several = any(len(p.lowered.inputs) > 1 for p in count.programs)
-    return target.chip.several_inputs if several and target is not HOST else ""
+    """Why a legal plan may still be refused or go wrong on this chip; empty: no report says so."""
+    chip, programs = target.chip, [p.lowered for p in count.programs]
+    if target is HOST:
+        return ""
+    if chip.several_inputs and any(len(p.inputs) > 1 for p in programs):
+        return chip.several_inputs
+    ports = [port for p in programs for port in p.inputs]
+    if chip.slice_cap and any(r.begin[-1] for port in ports for r in port.regions):
+        return (
+            f"packed ports: what {chip.name} slices out of them turns to inf above "
+            f"{chip.slice_cap.value:.0f} ({chip.slice_cap.source})"
+        )
+    return ""
 
 
 def _of_program(lowered: Lowered, target: Target) -> Iterable[Violation]:
@@ -133,15 +143,6 @@ def _of_program(lowered: Lowered, target: Target) -> Iterable[Violation]:
                     f"{cap.value:.0f}, got {got} in {port.name} of {name}. "
                     "Hint: fewer layers per program, or other weights or ports.",
                     cap.source,
-                )
-        if chip.max_offset and target is not HOST:
-            offset = max(r.begin[-1] for r in port.regions)
-            if offset > chip.max_offset.value:
-                yield Violation(
-                    f"slice offset {offset} > {chip.max_offset.value:.0f}",
-                    f"expected slices of the last axis to start by {chip.max_offset.value:.0f}, "
-                    f"got {offset} in {port.name} of {name}. Hint: weights as params or const.",
-                    chip.max_offset.source,
                 )
     try:
         mil.rules.check(lowered.program)
