@@ -1,20 +1,21 @@
-/* fp16 <-> fp32 conversion: portable C, F16C on x86 (asked of the CPU once), NEON on arm64.
+/* fp16 <-> fp32 conversion: portable C, F16C and AVX-512 on x86 (asked of the CPU once), NEON on arm64.
  *
  * What it is not: arithmetic in fp16. Halves are storage here; sums and products happen in fp32
- * elsewhere. AVX-512 has no rung of its own: arrays worth converting are bound by memory, and F16C
- * already runs at that speed. Everything agrees bit for bit with the portable version, which is
- * written in integers so that no rounding mode or flush-to-zero setting can bend it.
- * Read tests/test_half.py next.
+ * elsewhere. Everything agrees bit for bit with the portable version, which is written in integers
+ * so that no rounding mode or flush-to-zero setting can bend it. Each instruction set is one row of
+ * a table: two array functions. Rows and transposes are built on them, once for all.
+ * Read tests/test_half.py next, and tests/native/half_check.c, which holds every row to the portable one.
  */
 #include "half.h"
 
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__) || defined(__i386__)
 #define HALF_X86 1
 #include <cpuid.h>
 #include <immintrin.h>
-#include <stdatomic.h>
 #elif defined(__aarch64__)
 #define HALF_NEON 1
 #include <arm_neon.h>
@@ -105,18 +106,31 @@ F16C static void f16c_to_floats(const uint16_t *h, float *x, size_t n) {
     for (; i < n; i++) x[i] = half_to_float(h[i]);
 }
 
-static int has_f16c(void) {
-    /* CPUID traps under some hypervisors, so the answer is kept. Two threads may both ask: they
-     * get the same answer. __builtin_cpu_supports checks that the OS saves the wide registers;
-     * it does not know "f16c" in every compiler, hence the leaf by hand. */
-    static atomic_int known = 0; /* 0 unknown, 1 no, 2 yes */
-    int state = atomic_load_explicit(&known, memory_order_relaxed);
-    if (!state) {
-        unsigned a, b, c = 0, d;
-        state = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) && __builtin_cpu_supports("avx") ? 2 : 1;
-        atomic_store_explicit(&known, state, memory_order_relaxed);
+#define AVX512 __attribute__((target("avx512f")))
+
+AVX512 static void avx512_from_floats(const float *x, uint16_t *h, size_t n) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const __m256i a = _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
+        _mm256_storeu_si256((__m256i *)(void *)(h + i), a);
     }
-    return state == 2;
+    for (; i < n; i++) h[i] = half_from_float(x[i]);
+}
+
+AVX512 static void avx512_to_floats(const uint16_t *h, float *x, size_t n) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(h + i));
+        _mm512_storeu_ps(x + i, _mm512_cvtph_ps(a));
+    }
+    for (; i < n; i++) x[i] = half_to_float(h[i]);
+}
+
+/* __builtin_cpu_supports checks that the OS saves the wide registers; it does not know "f16c" in
+ * every compiler, hence the leaf by hand. */
+static int has_f16c(void) {
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) && __builtin_cpu_supports("avx");
 }
 #endif
 
@@ -146,53 +160,77 @@ static void neon_to_floats(const uint16_t *h, float *x, size_t n) {
 
 /* ---- the choice ---- */
 
-void half_from_floats(const float *x, uint16_t *h, size_t n) {
-#if HALF_NEON
-    neon_from_floats(x, h, n);
-#else
+typedef struct {
+    const char *isa;
+    void (*from_floats)(const float *x, uint16_t *h, size_t n);
+    void (*to_floats)(const uint16_t *h, float *x, size_t n);
+} Kernels;
+
+static const Kernels PORTABLE = {"portable", half_from_floats_portable, half_to_floats_portable};
 #if HALF_X86
-    if (has_f16c()) {
-        f16c_from_floats(x, h, n);
-        return;
-    }
+static const Kernels WITH_F16C = {"F16C", f16c_from_floats, f16c_to_floats};
+static const Kernels WITH_AVX512 = {"AVX-512", avx512_from_floats, avx512_to_floats};
+#elif HALF_NEON
+static const Kernels WITH_NEON = {"NEON", neon_from_floats, neon_to_floats};
 #endif
-    half_from_floats_portable(x, h, n);
+
+/* ANEFAST_ISA names the path to take, with the names and the meaning they have in cpu/gemm.cpp. */
+static const Kernels *choose(void) {
+    const char *text = getenv("ANEFAST_ISA");
+    const char *wish = text ? text : "";
+#if HALF_X86
+    if (!strcmp(wish, "portable") || !strcmp(wish, "neon")) return &PORTABLE;
+    if (strcmp(wish, "avx2") != 0 && __builtin_cpu_supports("avx512f")) return &WITH_AVX512;
+    if (has_f16c()) return &WITH_F16C;
+#elif HALF_NEON
+    if (!*wish || !strcmp(wish, "neon")) return &WITH_NEON;
+#else
+    (void)wish;
 #endif
+    return &PORTABLE;
 }
 
-void half_to_floats(const uint16_t *h, float *x, size_t n) {
-#if HALF_NEON
-    neon_to_floats(h, x, n);
-#else
-#if HALF_X86
-    if (has_f16c()) {
-        f16c_to_floats(h, x, n);
-        return;
+/* CPUID traps under some hypervisors, so the answer is kept. Two threads may both ask: they get the
+ * same one. */
+static const Kernels *kernels(void) {
+    static const Kernels *_Atomic known = NULL;
+    const Kernels *k = atomic_load_explicit(&known, memory_order_acquire);
+    if (!k) {
+        k = choose();
+        atomic_store_explicit(&known, k, memory_order_release);
     }
-#endif
-    half_to_floats_portable(h, x, n);
-#endif
+    return k;
 }
 
-const char *half_isa(void) {
-#if HALF_NEON
-    return "NEON";
-#elif HALF_X86
-    return has_f16c() ? "F16C" : "portable";
-#else
-    return "portable";
-#endif
+void half_from_floats(const float *x, uint16_t *h, size_t n) { kernels()->from_floats(x, h, n); }
+void half_to_floats(const uint16_t *h, float *x, size_t n) { kernels()->to_floats(h, x, n); }
+const char *half_isa(void) { return kernels()->isa; }
+
+/* ---- rows ---- */
+
+void half_from_floats_rows(const float *x, size_t x_stride, uint16_t *h, size_t h_stride, size_t rows,
+                           size_t columns) {
+    const Kernels *k = kernels();
+    if (rows > 1 && x_stride == columns && h_stride == columns) columns *= rows, rows = 1;
+    for (size_t r = 0; r < rows; r++) k->from_floats(x + r * x_stride, h + r * h_stride, columns);
+}
+
+void half_to_floats_rows(const uint16_t *h, size_t h_stride, float *x, size_t x_stride, size_t rows,
+                         size_t columns) {
+    const Kernels *k = kernels();
+    if (rows > 1 && x_stride == columns && h_stride == columns) columns *= rows, rows = 1;
+    for (size_t r = 0; r < rows; r++) k->to_floats(h + r * h_stride, x + r * x_stride, columns);
 }
 
 /* ---- transposed ---- */
 
 enum { TILE_ROWS = 32, TILE_COLUMNS = 64 }; /* 4 KiB of halves; each output run is one cache line */
 
-/* t: 8 rows of 8 halves, TILE_COLUMNS apart. h: where their transpose goes, `pitch` halves apart. */
-static void transpose8(const uint16_t *t, uint16_t *h, size_t pitch) {
+/* t: 8 rows of 8 halves, t_pitch apart. h: where their transpose goes, h_pitch apart. */
+static void transpose8(const uint16_t *t, size_t t_pitch, uint16_t *h, size_t h_pitch) {
 #if defined(__SSE2__)
     __m128i r[8], s[8];
-    for (int i = 0; i < 8; i++) r[i] = _mm_loadu_si128((const __m128i *)(const void *)(t + i * TILE_COLUMNS));
+    for (int i = 0; i < 8; i++) r[i] = _mm_loadu_si128((const __m128i *)(const void *)(t + i * t_pitch));
     for (int i = 0; i < 4; i++) { /* three rounds of interleaving row i with row i + 4 */
         s[2 * i] = _mm_unpacklo_epi16(r[i], r[i + 4]);
         s[2 * i + 1] = _mm_unpackhi_epi16(r[i], r[i + 4]);
@@ -205,10 +243,10 @@ static void transpose8(const uint16_t *t, uint16_t *h, size_t pitch) {
         s[2 * i] = _mm_unpacklo_epi16(r[i], r[i + 4]);
         s[2 * i + 1] = _mm_unpackhi_epi16(r[i], r[i + 4]);
     }
-    for (int i = 0; i < 8; i++) _mm_storeu_si128((__m128i *)(void *)(h + i * pitch), s[i]);
+    for (int i = 0; i < 8; i++) _mm_storeu_si128((__m128i *)(void *)(h + i * h_pitch), s[i]);
 #elif HALF_NEON
     uint16x8_t r[8], s[8];
-    for (int i = 0; i < 8; i++) r[i] = vld1q_u16(t + i * TILE_COLUMNS);
+    for (int i = 0; i < 8; i++) r[i] = vld1q_u16(t + i * t_pitch);
     for (int i = 0; i < 4; i++) {
         s[2 * i] = vzip1q_u16(r[i], r[i + 4]);
         s[2 * i + 1] = vzip2q_u16(r[i], r[i + 4]);
@@ -221,30 +259,48 @@ static void transpose8(const uint16_t *t, uint16_t *h, size_t pitch) {
         s[2 * i] = vzip1q_u16(r[i], r[i + 4]);
         s[2 * i + 1] = vzip2q_u16(r[i], r[i + 4]);
     }
-    for (int i = 0; i < 8; i++) vst1q_u16(h + i * pitch, s[i]);
+    for (int i = 0; i < 8; i++) vst1q_u16(h + i * h_pitch, s[i]);
 #else
     for (int i = 0; i < 8; i++)
-        for (int j = 0; j < 8; j++) h[i * pitch + j] = t[j * TILE_COLUMNS + i];
+        for (int j = 0; j < 8; j++) h[i * h_pitch + j] = t[j * t_pitch + i];
 #endif
 }
 
-void half_from_floats_transposed(const float *x, uint16_t *h, size_t rows, size_t columns) {
+/* (rows, columns) at t into (columns, rows) at h, in squares of 8 where they fit. */
+static void transpose(const uint16_t *t, size_t t_pitch, uint16_t *h, size_t h_pitch, size_t rows,
+                      size_t columns) {
+    const size_t high = rows / 8 * 8, wide = columns / 8 * 8;
+    for (size_t j = 0; j < wide; j += 8)
+        for (size_t i = 0; i < high; i += 8)
+            transpose8(t + i * t_pitch + j, t_pitch, h + j * h_pitch + i, h_pitch);
+    for (size_t j = 0; j < columns; j++)
+        for (size_t i = j < wide ? high : 0; i < rows; i++) h[j * h_pitch + i] = t[i * t_pitch + j];
+}
+
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+void half_from_floats_transposed(const float *x, size_t x_stride, uint16_t *h, size_t h_stride, size_t rows,
+                                 size_t columns) {
     uint16_t tile[TILE_ROWS * TILE_COLUMNS];
     for (size_t r = 0; r < rows; r += TILE_ROWS) {
-        const size_t high = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
+        const size_t high = least(TILE_ROWS, rows - r);
         for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
-            const size_t wide = columns - c < TILE_COLUMNS ? columns - c : TILE_COLUMNS;
-            for (size_t i = 0; i < high; i++)
-                half_from_floats(x + (r + i) * columns + c, tile + i * TILE_COLUMNS, wide);
-            if (high == TILE_ROWS && wide == TILE_COLUMNS) {
-                for (size_t j = 0; j < TILE_COLUMNS; j += 8)
-                    for (size_t i = 0; i < TILE_ROWS; i += 8)
-                        transpose8(tile + i * TILE_COLUMNS + j, h + (c + j) * rows + r + i, rows);
-            } else {
-                for (size_t j = 0; j < wide; j++)
-                    for (size_t i = 0; i < high; i++)
-                        h[(c + j) * rows + r + i] = tile[i * TILE_COLUMNS + j];
-            }
+            const size_t wide = least(TILE_COLUMNS, columns - c);
+            half_from_floats_rows(x + r * x_stride + c, x_stride, tile, TILE_COLUMNS, high, wide);
+            transpose(tile, TILE_COLUMNS, h + c * h_stride + r, h_stride, high, wide);
+        }
+    }
+}
+
+void half_to_floats_transposed(const uint16_t *h, size_t h_stride, float *x, size_t x_stride, size_t rows,
+                               size_t columns) {
+    uint16_t tile[TILE_COLUMNS * TILE_ROWS];
+    for (size_t r = 0; r < rows; r += TILE_ROWS) {
+        const size_t high = least(TILE_ROWS, rows - r);
+        for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
+            const size_t wide = least(TILE_COLUMNS, columns - c);
+            transpose(h + r * h_stride + c, h_stride, tile, TILE_ROWS, high, wide);
+            half_to_floats_rows(tile, TILE_ROWS, x + c * x_stride + r, x_stride, wide, high);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import numpy as np
@@ -71,18 +72,53 @@ def test_lengths_and_alignments() -> None:
             assert np.all(wide[:start] == 7) and np.all(wide[start + n :] == 7)
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 1), (3, 5), (8, 8), (32, 64), (31, 65), (64, 128), (100, 200), (0, 4), (257, 63)]
-)
+SHAPES = [(1, 1), (3, 5), (8, 8), (32, 64), (31, 65), (64, 128), (100, 200), (0, 4), (257, 63)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_transposed(shape: tuple[int, int]) -> None:
     x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
     out = np.empty(shape[::-1], np.float16)
     _C.half_from_floats_transposed(x, out)
     assert np.array_equal(out, x.T.astype(np.float16))
+    back = np.empty(shape, np.float32)
+    _C.half_to_floats_transposed(out, back)
+    assert np.array_equal(back, out.T.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_strided_rows(shape: tuple[int, int]) -> None:
+    """Rows of a wider array, as a surface whose rows are padded to 64 bytes; the padding stays."""
+    rows, columns = shape
+    x = np.random.default_rng(3).standard_normal((rows, columns + 3)).astype(np.float32)
+    room = np.full((rows, columns + 5), 7, np.float16)
+    _C.half_from_floats(x[:, 1 : columns + 1], room[:, 2 : columns + 2])
+    assert np.array_equal(room[:, 2 : columns + 2], x[:, 1 : columns + 1].astype(np.float16))
+    assert np.all(room[:, :2] == 7) and np.all(room[:, columns + 2 :] == 7)
+    wide = np.full((rows, columns + 4), 7, np.float32)
+    _C.half_to_floats(room[:, 2 : columns + 2], wide[:, 4:])
+    assert np.array_equal(wide[:, 4:], room[:, 2 : columns + 2].astype(np.float32))
+    assert np.all(wide[:, :4] == 7)
+    turned = np.full((columns, rows + 2), 7, np.float16)
+    _C.half_from_floats_transposed(x[:, :columns], turned[:, 1 : rows + 1])
+    assert np.array_equal(turned[:, 1 : rows + 1], x[:, :columns].T.astype(np.float16))
+    assert np.all(turned[:, 0] == 7) and np.all(turned[:, -1] == 7)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x, h = np.zeros((4, 6), np.float32), np.zeros((4, 6), np.float16)
+    for bad in (h[:, ::2], h[::-1], h[:, :5], np.zeros((4, 6), np.float32)):
+        with pytest.raises(ValueError, match=r"\[half_from_floats\] expected"):
+            _C.half_from_floats(x, bad)
+    with pytest.raises(ValueError, match="transposed shape"):
+        _C.half_from_floats_transposed(x, h)
+    with pytest.raises(ValueError, match="writable"):
+        h.setflags(write=False)
+        _C.half_from_floats(x, h)
 
 
 def test_isa_is_named() -> None:
     isa = _C.half_isa()
-    assert isa in ("F16C", "NEON", "portable")
-    if platform.machine() in ("arm64", "aarch64"):
+    assert isa in ("AVX-512", "F16C", "NEON", "portable")
+    if platform.machine() in ("arm64", "aarch64") and not os.environ.get("ANEFAST_ISA"):
         assert isa == "NEON"

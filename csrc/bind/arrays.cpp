@@ -108,33 +108,68 @@ void *flat(const py::array &a, const char *where, const char *dtype, bool writab
     return const_cast<void *>(a.data());
 }
 
-void from_floats(const py::array &x, const py::array &out) {
-    const char *where = "half_from_floats";
-    const auto *from = static_cast<const float *>(flat(x, where, "float32", false));
-    auto *to = static_cast<uint16_t *>(flat(out, where, "float16", true));
-    same_size(where, x, out);
-    const auto n = static_cast<size_t>(x.size());
+// A matrix with contiguous rows, or any contiguous array as a matrix of one row.
+struct Rows {
+    void *data;
+    size_t rows, columns, stride; // stride in elements
+};
+
+Rows rows_of(const py::array &a, const char *where, const char *dtype, bool writable) {
+    if (a.ndim() != 2 || (a.flags() & py::array::c_style)) {
+        void *data = flat(a, where, dtype, writable);
+        if (a.ndim() != 2) return {data, 1, static_cast<size_t>(a.size()), static_cast<size_t>(a.size())};
+        const auto columns = static_cast<size_t>(a.shape(1));
+        return {data, static_cast<size_t>(a.shape(0)), columns, columns};
+    }
+    const py::ssize_t size = a.itemsize();
+    if (!a.dtype().equal(py::dtype(dtype)) || (writable && !a.writeable()) || a.strides(0) % size ||
+        a.strides(0) < a.shape(1) * size || (a.shape(1) > 1 && a.strides(1) != size))
+        throw py::value_error(std::string("[") + where + "] expected " + (writable ? "writable " : "") + dtype +
+                              " rows that are contiguous and apart, got " + describe(a) + " with strides.");
+    return {const_cast<void *>(a.data()), static_cast<size_t>(a.shape(0)), static_cast<size_t>(a.shape(1)),
+            static_cast<size_t>(a.strides(0) / size)};
+}
+
+using Convert = void (*)(const void *from, size_t from_stride, void *to, size_t to_stride, size_t rows,
+                         size_t columns);
+
+template <class From, class To, void (*f)(const From *, size_t, To *, size_t, size_t, size_t)>
+void typed(const void *from, size_t from_stride, void *to, size_t to_stride, size_t rows, size_t columns) {
+    f(static_cast<const From *>(from), from_stride, static_cast<To *>(to), to_stride, rows, columns);
+}
+
+void convert(const char *where, const py::array &in, const char *in_dtype, const py::array &out,
+             const char *out_dtype, bool transposed, Convert f) {
+    const Rows from = rows_of(in, where, in_dtype, false), to = rows_of(out, where, out_dtype, true);
+    const bool fits = transposed ? in.ndim() == 2 && out.ndim() == 2 && from.rows == to.columns && from.columns == to.rows
+                                 : from.rows == to.rows && from.columns == to.columns;
+    const bool packed = from.stride == from.columns && to.stride == to.columns;
+    if (transposed ? !fits : !fits && !packed)
+        throw py::value_error(std::string("[") + where + "] expected out to have " +
+                              (transposed ? "the transposed shape" : "the same shape") + ", got " + describe(in) +
+                              " and " + describe(out) + ".");
+    same_size(where, in, out);
     py::gil_scoped_release free;
-    half_from_floats(from, to, n);
+    if (fits) f(from.data, from.stride, to.data, to.stride, from.rows, from.columns);
+    else f(from.data, in.size(), to.data, in.size(), 1, in.size()); // packed both: only the count matters
+}
+
+void from_floats(const py::array &x, const py::array &out) {
+    convert("half_from_floats", x, "float32", out, "float16", false, typed<float, uint16_t, half_from_floats_rows>);
 }
 
 void to_floats(const py::array &h, const py::array &out) {
-    const char *where = "half_to_floats";
-    const auto *from = static_cast<const uint16_t *>(flat(h, where, "float16", false));
-    auto *to = static_cast<float *>(flat(out, where, "float32", true));
-    same_size(where, h, out);
-    const auto n = static_cast<size_t>(h.size());
-    py::gil_scoped_release free;
-    half_to_floats(from, to, n);
+    convert("half_to_floats", h, "float16", out, "float32", false, typed<uint16_t, float, half_to_floats_rows>);
 }
 
 void from_floats_transposed(const py::array &x, const py::array &out) {
-    const char *where = "half_from_floats_transposed";
-    const auto *from = elements_of<const float>(x, where, "x", "float32", {-1, -1});
-    const py::ssize_t rows = x.shape(0), columns = x.shape(1);
-    auto *to = elements_of<uint16_t>(out, where, "out", "float16", {columns, rows}, Access::write);
-    py::gil_scoped_release free;
-    half_from_floats_transposed(from, to, static_cast<size_t>(rows), static_cast<size_t>(columns));
+    convert("half_from_floats_transposed", x, "float32", out, "float16", true,
+            typed<float, uint16_t, half_from_floats_transposed>);
+}
+
+void to_floats_transposed(const py::array &h, const py::array &out) {
+    convert("half_to_floats_transposed", h, "float16", out, "float32", true,
+            typed<uint16_t, float, half_to_floats_transposed>);
 }
 
 MatrixView matrix(const py::array &a, const char *name) {
@@ -180,10 +215,12 @@ void init_arrays(py::module_ &m) {
           "Header and records of fp16 tensors, into a zeroed file of blob_layout's size.");
     m.def("blob_read", &read, py::arg("file"), py::arg("offset"),
           "The tensor whose record is at `offset`, copied, one-dimensional. ValueError on a bad file.");
-    m.def("half_from_floats", &from_floats, py::arg("x"), py::arg("out"), "fp32 to fp16, nearest even.");
-    m.def("half_to_floats", &to_floats, py::arg("h"), py::arg("out"), "fp16 to fp32, exact.");
+    m.def("half_from_floats", &from_floats, py::arg("x"), py::arg("out"), "fp32 to fp16, nearest even; contiguous, or matrices with contiguous rows.");
+    m.def("half_to_floats", &to_floats, py::arg("h"), py::arg("out"), "fp16 to fp32, exact; contiguous, or matrices with contiguous rows.");
     m.def("half_from_floats_transposed", &from_floats_transposed, py::arg("x"), py::arg("out"),
-          "x (r, c) fp32 into out (c, r) fp16.");
+          "x (r, c) fp32 into out (c, r) fp16; rows contiguous, any distance apart.");
+    m.def("half_to_floats_transposed", &to_floats_transposed, py::arg("h"), py::arg("out"),
+          "h (r, c) fp16 into out (c, r) fp32; rows contiguous, any distance apart.");
     m.def("half_isa", &half_isa);
     m.def("gemm", &gemm_arrays, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
           py::arg("reference") = false,

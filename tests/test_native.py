@@ -1,0 +1,123 @@
+"""csrc's instruction sets against its portable code, as programs of their own.
+
+tests/native/*.c are compiled for this machine, where each instruction set is asked for by
+ANEFAST_ISA, and for arm64, where NEON runs under qemu's user emulation. Correct under qemu is not
+fast on a Mac: nothing here is timed. What is missing is skipped with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-pthread"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
+CPU = sorted((ROOT / "csrc" / "cpu").glob("gemm*.cpp"))
+CPU += [ROOT / "csrc" / "cpu" / name for name in ("vecmath.cpp", "pool.cpp")]
+# Of cpu_check.cpp, on every machine: change it when the check itself changes, never for a compiler.
+CPU_DIGEST = "7a0d7281d01a6cc5"
+
+
+def compiled(out: Path, cc: str, cxx: str, sources: list[Path], *flags: str) -> Path:
+    """Compiles C and C++ `sources` and links them with the C++ driver."""
+    objects = []
+    for source in sources:
+        c = source.suffix == ".c"
+        objects.append(out.with_name(f"{out.name}-{source.stem}.o"))
+        command = [cc if c else cxx, "-std=c11" if c else "-std=c++17", *FLAGS, *flags]
+        made = subprocess.run(
+            [*command, "-c", source, "-o", objects[-1]], capture_output=True, text=True
+        )
+        assert made.returncode == 0, made.stderr
+    linked = subprocess.run(
+        [cxx, *flags, "-pthread", *objects, "-o", out], capture_output=True, text=True
+    )
+    assert linked.returncode == 0, linked.stderr
+    return out
+
+
+def native(out: Path, sources: list[Path], *flags: str) -> Path:
+    if not (shutil.which("cc") and shutil.which("c++")):
+        pytest.skip("no C and C++ compiler called cc and c++ on this machine")
+    return compiled(out, "cc", "c++", sources, *flags)
+
+
+def arm64(out: Path, sources: list[Path], *flags: str) -> list[str]:
+    """The command that runs `sources`, compiled for arm64, under qemu."""
+    cc, cxx = "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++"
+    for tool in (cc, cxx, "qemu-aarch64-static"):
+        if not shutil.which(tool):
+            pytest.skip(
+                f"no {tool}: apt install gcc-aarch64-linux-gnu g++-aarch64-linux-gnu "
+                "qemu-user-static to test NEON here"
+            )
+    return ["qemu-aarch64-static", str(compiled(out, cc, cxx, sources, "-static", *flags))]
+
+
+def said(command: list[str], isa: str = "") -> list[str]:
+    """Words of a check's one line; its complaint is the assertion's."""
+    env = os.environ | {"ANEFAST_ISA": isa, "ANEFAST_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split()
+
+
+HALF = [ROOT / "tests" / "native" / "half_check.c", ROOT / "csrc" / "half.c"]
+PRODUCTS = [ROOT / "tests" / "native" / "cpu_check.cpp", ROOT / "csrc" / "half.c", *CPU]
+
+
+def test_halves_of_every_instruction_set_here(tmp_path: Path) -> None:
+    """All 65,536 halves, 33 million floats, rows, strides and transposes with guard words."""
+    check = [str(native(tmp_path / "half_check", HALF)), "7"]
+    seen = {isa: said(check, isa) for isa in ("portable", "avx2", "avx512", "neon")}
+    assert seen["portable"][0] == "portable"
+    assert {floats for _, floats, _ in seen.values()} == {str(1 << 25)}
+    assert len({digest for *_, digest in seen.values()}) == 1, seen
+
+
+def test_halves_on_neon(tmp_path: Path) -> None:
+    isa, floats, digest = said([*arm64(tmp_path / "half_check", HALF), "7"])
+    assert isa == "NEON" and int(floats) >= 30_000_000
+    here = said([str(native(tmp_path / "here", HALF)), "7"], "portable")
+    assert digest == here[2], "portable C itself differs between the two machines"
+
+
+def test_a_planted_overrun_is_caught(tmp_path: Path) -> None:
+    """The guard words do guard: a tail that stores one half too many is found."""
+    broken = (ROOT / "csrc" / "half.c").read_text()
+    broken = broken.replace('#include "half.h"', f'#include "{ROOT}/csrc/half.h"')
+    row = "k->from_floats(x + r * x_stride, h + r * h_stride, columns);"
+    assert broken.count(row) == 1
+    broken = broken.replace(row, row[:-1] + ", h[r * h_stride + columns] = 0;")
+    source = tmp_path / "broken.c"
+    source.write_text(broken)
+    check = native(tmp_path / "half_check", [HALF[0], source])
+    done = subprocess.run([check, "18"], capture_output=True, text=True)
+    assert done.returncode == 1 and "words beside" in done.stdout
+
+
+def test_products_and_functions_on_neon(tmp_path: Path) -> None:
+    isa, digest = said(arm64(tmp_path / "cpu_check", PRODUCTS, "-O1"))
+    assert (isa, digest) == ("NEON", CPU_DIGEST)
+
+
+@pytest.mark.slow
+def test_products_and_functions_here(tmp_path: Path) -> None:
+    check = [str(native(tmp_path / "cpu_check", PRODUCTS, "-O1"))]
+    for isa in ("portable", "avx2", "avx512"):
+        assert said(check, isa)[-1] == CPU_DIGEST, isa
+
+
+@pytest.mark.slow
+def test_all_floats(tmp_path: Path) -> None:
+    """Every one of the 2^32, for each instruction set of this machine but the portable one."""
+    check = [str(native(tmp_path / "half_check", HALF)), "0"]
+    seen = {said([check[0], "18"], isa)[0]: isa for isa in ("avx2", "avx512", "neon")}
+    for name, isa in seen.items():
+        if name != "portable":
+            assert said(check, isa)[1] == str(1 << 32)
