@@ -120,4 +120,5 @@ PYBIND11_MODULE(_C, m) {
     init_arrays(m);
     init_training(m);
     init_queue(m);
+    init_spans(m);
 }

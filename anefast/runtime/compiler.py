@@ -38,6 +38,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from anefast import _C
 from anefast.nn import Params
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import Blobs, CompileCache, Lease
@@ -208,14 +209,16 @@ class CompileService:
             return
         waits, began = not pending.future.done(), time.perf_counter()
         self._pending = None  # also when it failed: an error is told once
-        leases = pending.future.result()
+        with _C.Span(_C.Component.COMPILE_WAIT):
+            leases = pending.future.result()
         if waits and stalls:
             self._recent.stalled_steps += 1
             self._recent.stall_ms += (time.perf_counter() - began) * 1e3
         elif waits:
             self._recent.settle_ms += (time.perf_counter() - began) * 1e3
-        for kernel, lease in zip(pending.kernels, leases, strict=True):
-            kernel.adopt(lease)
+        with _C.Span(_C.Component.COMPILE):  # the programs before are unloaded
+            for kernel, lease in zip(pending.kernels, leases, strict=True):
+                kernel.adopt(lease)
         self._recent.compiles += len(leases)
         self._recent.compile_ms += pending.ms
 
@@ -225,8 +228,9 @@ class CompileService:
         for kernel in kernels:
             was_stalled |= kernel.loaded
             blobs = kernel.fill(params)  # first, for a weight that fp16 cannot hold is told here
-            kernel.unload()
-            kernel.adopt(compile_kernel(self.cache, kernel, blobs, not kernel.baked))
+            with _C.Span(_C.Component.COMPILE, _C.spans_label(kernel.name)):
+                kernel.unload()
+                kernel.adopt(compile_kernel(self.cache, kernel, blobs, not kernel.baked))
             del blobs  # else it lives on beside the next one
         ms = (time.perf_counter() - began) * 1e3
         self._recent.compiles += len(kernels)
@@ -248,12 +252,14 @@ class _Set:
 
     def compile(self) -> list[Lease]:
         began = time.perf_counter()
+        _C.spans_name_thread("compile")
         leases: list[Lease] = []
         try:
             for kernel, blobs in self._jobs:
                 if self.cancelled:
                     break
-                leases.append(compile_kernel(self.cache, kernel, blobs, keep=False))
+                with _C.Span(_C.Component.COMPILE, _C.spans_label(kernel.name)):
+                    leases.append(compile_kernel(self.cache, kernel, blobs, keep=False))
         except BaseException:
             release(leases)
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anefast import mil
+from anefast import _C, mil
 from anefast.ir import Program
 from anefast.nn import Params
 from anefast.runtime.cache import Blobs, Lease
@@ -23,6 +23,7 @@ class Kernel:
         self.device, self.program, self.name = device, program, program.name
         self.text, self._layout = mil.emit(program, dialect)
         self._lease: Lease | None = None
+        self._label = _C.spans_label(self.name)
         self.compiles = 0
 
     @property
@@ -41,7 +42,8 @@ class Kernel:
 
     def fill(self, params: Params) -> Blobs:
         """The weight files with these values, in a buffer that the next call rewrites."""
-        return self._layout.fill(params)
+        with _C.Span(_C.Component.STAGE, self._label):
+            return self._layout.fill(params)
 
     def adopt(self, lease: Lease) -> None:
         """Runs this program from now on; the one before is given back."""
@@ -60,7 +62,8 @@ class Kernel:
         """Runs on surfaces in port order. Raises EvaluationError."""
         if self._lease is None:
             raise RuntimeError(f"[kernel] expected {self.name} to be loaded. Hint: call load().")
-        self._lease.native.evaluate([s.native for s in inputs], [s.native for s in outputs])
+        natives = [s.native for s in inputs], [s.native for s in outputs]
+        self._lease.native.evaluate(*natives, self._label)
 
     def run(self, **arrays: Half) -> dict[str, Half]:
         """Runs on arrays by port name, copying in and out. For tests and notebooks."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anefast import mil
+from anefast import _C, mil
 from anefast.fuse import Lowered, Port, Region
 from anefast.ir import Tensor
 from anefast.nn import Params
@@ -55,22 +55,25 @@ class Sequence:
 
     def stage(self, params: Params) -> None:
         """Rewrites the weights that are data; nothing is compiled."""
-        for region, surface in self._staged:
-            self.staged_bytes += stage(region, surface, params)
+        with _C.Span(_C.Component.STAGE):
+            for region, surface in self._staged:
+                self.staged_bytes += stage(region, surface, params)
 
     def run(self, which: Iterable[int]) -> None:
         """Evaluates the kernels of these positions, in order."""
         for i in which:
             bound = self._bound[i]
             for region, port in bound.gathered:
-                with self.surfaces[region.value].read() as value, port.write() as data:
-                    block(data, region)[...] = value.reshape(region.size)
+                with _C.Span(_C.Component.STAGE, bytes=2 * region.value.size):
+                    with self.surfaces[region.value].read() as value, port.write() as data:
+                        block(data, region)[...] = value.reshape(region.size)
                 self.copied_bytes += 2 * region.value.size
             bound.kernel.evaluate(bound.inputs, bound.outputs)
             self.evaluations += 1
             for region, port in bound.scattered:
-                with port.read() as data, self.surfaces[region.value].write() as value:
-                    value[...] = block(data, region).reshape(value.shape)
+                with _C.Span(_C.Component.READ_BACK, bytes=2 * region.value.size):
+                    with port.read() as data, self.surfaces[region.value].write() as value:
+                        value[...] = block(data, region).reshape(value.shape)
                 self.copied_bytes += 2 * region.value.size
 
     @property

@@ -65,6 +65,7 @@ class TrainingStep:
         self._h, self._dx = surface[graph.outputs["h"]], surface[graph.outputs["dx"]]
         owner = {t: name.removeprefix(GRAD) for name, g in graph.outputs.items() for t in terms(g)}
         self._jobs = [[(owner[n], n) for n in nodes] for nodes in schedule.cpu_nodes]
+        self._labels = {name: _C.spans_label(name) for name in params}
         self._queue = _C.Queue()
         self._nll = np.zeros((batch, seq), np.float32)
         if load:
@@ -86,6 +87,7 @@ class TrainingStep:
         token losses in nats and how many tokens it is of. Gradients are in `grads` after `wait()`.
         """
         params, grads, head = self.params, self.grads, classifier(self.params)
+        _C.spans_phase(_C.Phase.FORWARD)
         self.wait()  # surfaces are written again from here on
         self.compiler.edge()
         self._run_forward(x)
@@ -94,6 +96,7 @@ class TrainingStep:
                 h, params["norm"], params[head], y, self.config.norm_eps, loss_scale,
                 self._nll, dh, grads["norm"], grads[head],
             )  # fmt: skip
+        _C.spans_phase(_C.Phase.BACKWARD)
         self._enqueue(self._forward)  # what waited for nothing but dh
         for i in self._backward:
             self.sequence.run([i])
@@ -141,4 +144,5 @@ class TrainingStep:
         for i in programs:
             for name, node in self._jobs[i]:
                 operands = [self.sequence.surfaces[t].native for t in node.inputs]
-                getattr(self._queue, node.op)(*operands, self.grads[name], *self._shape)
+                submit = getattr(self._queue, node.op)
+                submit(*operands, self.grads[name], *self._shape, self._labels[name])

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "../span.h"
+
 namespace anefast::bind {
 
 struct Device {
@@ -39,6 +41,7 @@ Surface::~Surface() {
 size_t Surface::bytes() const { return device->executor->surface_bytes(handle); }
 
 void *Surface::lock(bool read_only) const {
+    span::Span timed(span::Component::LOCK);
     void *base = nullptr;
     anefast_error error;
     if (device->executor->surface_lock(handle, read_only, &base, &error) != ANEFAST_OK) raise(error);
@@ -46,6 +49,7 @@ void *Surface::lock(bool read_only) const {
 }
 
 void Surface::unlock(bool read_only) const {
+    span::Span timed(span::Component::LOCK);
     anefast_error error;
     if (device->executor->surface_unlock(handle, read_only, &error) != ANEFAST_OK) raise(error);
 }
@@ -88,7 +92,8 @@ struct Program {
     size_t bytes = 0;
 
     void evaluate(const std::vector<std::shared_ptr<Surface>> &in,
-                  const std::vector<std::shared_ptr<Surface>> &out) const {
+                  const std::vector<std::shared_ptr<Surface>> &out, uint32_t label) const {
+        span::Span timed(span::Component::EVALUATE, label);
         std::shared_ptr<anefast_program> held = handle;
         anefast_error error;
         if (!held) {
@@ -193,8 +198,8 @@ void init_device(py::module_ &m) {
         .def_property_readonly("inputs", [](const Program &p) { return p.inputs; })
         .def_property_readonly("outputs", [](const Program &p) { return p.outputs; })
         .def_readonly("nbytes", &Program::bytes, "Weights and intermediate buffers, without surfaces.")
-        .def("evaluate", &Program::evaluate, py::arg("inputs"), py::arg("outputs"),
-             "Runs once, synchronously. Surfaces are in the order of inputs and outputs.")
+        .def("evaluate", &Program::evaluate, py::arg("inputs"), py::arg("outputs"), py::arg("label") = 0,
+             "Runs once, synchronously. Surfaces are in the order of inputs and outputs. label: its span's.")
         .def("unload", [](Program &p) { p.handle.reset(); });
 
     py::class_<Device, std::shared_ptr<Device>>(m, "Device", "An executor that was opened.")

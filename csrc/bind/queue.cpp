@@ -7,6 +7,7 @@
 
 #include "../cpu/pool.h"
 #include "../cpu/weight_grad.h"
+#include "../span.h"
 
 namespace anefast::bind {
 
@@ -19,16 +20,18 @@ class Queue {
     ~Queue() { wait(); }
 
     void weight_grad(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, const py::array &acc,
-                     int64_t batch, int64_t seq) {
+                     int64_t batch, int64_t seq, uint32_t label) {
         const char *where = "weight_grad";
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1, -1}, Access::write);
         const int64_t co = acc.shape(0), ci = acc.shape(1);
+        span::Span timed(span::Component::DW_SUBMIT, label, 2 * batch * seq * co * ci);
         const auto *d = take(where, "dy", dy, batch, co, seq), *f = take(where, "x", x, batch, ci, seq, dy.get());
         submit(acc, a, {dy, x}, [=] { anefast::weight_grad(d, f, a, batch, seq, co, ci); });
     }
 
     void scale_grad(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, const py::array &acc,
-                    int64_t batch, int64_t seq) {
+                    int64_t batch, int64_t seq, uint32_t label) {
+        span::Span timed(span::Component::DW_SUBMIT, label);
         const char *where = "scale_grad";
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1}, Access::write);
         const int64_t c = acc.shape(0);
@@ -36,7 +39,8 @@ class Queue {
         submit(acc, a, {dy, x}, [=] { anefast::scale_grad(d, f, a, batch, seq, c); });
     }
 
-    void bias_grad(const std::shared_ptr<Surface> &dy, const py::array &acc, int64_t batch, int64_t seq) {
+    void bias_grad(const std::shared_ptr<Surface> &dy, const py::array &acc, int64_t batch, int64_t seq, uint32_t label) {
+        span::Span timed(span::Component::DW_SUBMIT, label);
         const char *where = "bias_grad";
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1}, Access::write);
         const int64_t c = acc.shape(0);
@@ -46,6 +50,7 @@ class Queue {
 
     void wait() {
         if (!jobs_.empty()) {
+            span::Span timed(span::Component::DW_WAIT);
             py::gil_scoped_release free;
             Pool::shared().drain();
         }
@@ -105,11 +110,11 @@ void init_queue(py::module_ &m) {
     using py::arg;
     py::class_<Queue>(m, "Queue", "Parameter gradients, summed on the CPU while the device works.")
         .def(py::init<>())
-        .def("weight_grad", &Queue::weight_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"),
+        .def("weight_grad", &Queue::weight_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
              "acc (Co, Ci) fp32 += sum over b, s of dy[b, :, s] x[b, :, s]^T.")
-        .def("scale_grad", &Queue::scale_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"),
+        .def("scale_grad", &Queue::scale_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
              "acc (C,) fp32 += sum over b, s of dy * x.")
-        .def("bias_grad", &Queue::bias_grad, arg("dy"), arg("acc"), arg("batch"), arg("seq"),
+        .def("bias_grad", &Queue::bias_grad, arg("dy"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
              "acc (C,) fp32 += sum over b, s of dy.")
         .def("wait", &Queue::wait, "Runs what is left; accumulators may be read when it returns.");
 }

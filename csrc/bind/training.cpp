@@ -7,6 +7,7 @@
 #include "../cpu/embed.h"
 #include "../cpu/head.h"
 #include "../cpu/pool.h"
+#include "../span.h"
 
 namespace anefast::bind {
 
@@ -28,6 +29,7 @@ Extent extent(const py::array &a, const char *where, const char *name) {
 }
 
 void embed_arrays(const py::array &tokens, const py::array &weight, const py::array &out) {
+    span::Span timed(span::Component::EMBEDDING);
     const char *where = "embed";
     const Extent e = extent(out, where, "out");
     const auto *t = elements_of<const int32_t>(tokens, where, "tokens", "int32", {e.b, e.s});
@@ -43,6 +45,7 @@ void embed_arrays(const py::array &tokens, const py::array &weight, const py::ar
 }
 
 void embed_grad_arrays(const py::array &tokens, const py::array &dx, const py::array &dweight) {
+    span::Span timed(span::Component::EMBEDDING);
     const char *where = "embed_grad";
     const Extent e = extent(dx, where, "dx");
     const auto *t = elements_of<const int32_t>(tokens, where, "tokens", "int32", {e.b, e.s});
@@ -71,6 +74,7 @@ py::tuple loss_tuple(const char *where, const HeadLoss &l, const Head &head) {
 
 py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::array &weight, const py::array &targets,
                            double epsilon, const py::array &nll) {
+    span::Span timed(span::Component::CROSS_ENTROPY);
     const char *where = "head_loss";
     const Head head = head_of(where, h, norm, weight, epsilon);
     const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
@@ -86,6 +90,7 @@ py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::
 py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const py::array &weight,
                                 const py::array &targets, double epsilon, double scale, const py::array &nll,
                                 const py::array &dh, const py::array &dnorm, const py::array &dweight) {
+    span::Span timed(span::Component::CROSS_ENTROPY);
     const char *where = "head_loss_grad";
     const Head head = head_of(where, h, norm, weight, epsilon);
     const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
@@ -103,6 +108,7 @@ py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const
 
 void head_logits_arrays(const py::array &h, const py::array &norm, const py::array &weight, double epsilon,
                         const py::array &positions, const py::array &out) {
+    span::Span timed(span::Component::CLASSIFIER);
     const char *where = "head_logits";
     const Head head = head_of(where, h, norm, weight, epsilon);
     const auto *p = elements_of<const int32_t>(positions, where, "positions", "int32", {head.batch});

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../half.h"
+#include "../span.h"
 #include "gemm.h"
 #include "pool.h"
 #include "vecmath.h"
@@ -50,6 +51,7 @@ class Block {
 
     // xn = h * rstd * norm, and rstd, from the sums of squares taken in double, channels ascending.
     void normalise() {
+        span::Span timed(span::Component::ELEMENTWISE);
         over_lanes([&](int64_t t, int64_t n) {
             float h[LANES];
             double squares[LANES] = {};
@@ -70,7 +72,10 @@ class Block {
 
     // Step 1. Afterwards logits hold exp(logit - its chunk's maximum); `picked` the target logits.
     void classify(const int32_t *targets, std::vector<float> &picked) {
-        gemm(product(V, T, C, rows_of(head.weight, C), rows_of(xn.data(), T), logits.get(), T, false));
+        {
+            span::Span timed(span::Component::CLASSIFIER, 0, 2 * V * T * C);
+            gemm(product(V, T, C, rows_of(head.weight, C), rows_of(xn.data(), T), logits.get(), T, false));
+        }
         for (int64_t t = 0; t < T; ++t)
             picked[t] = targets[first + t] < 0 ? 0 : logits[targets[first + t] * T + t];
         Pool::shared().parallel(chunks, [&](int64_t chunk) {
@@ -119,6 +124,7 @@ class Block {
                         logits[row * T + t] -= scale;
                 }
             });
+            span::Span timed(span::Component::CLASSIFIER, 0, 4 * rows * T * C);
             const float *const dlogits = &logits[v * T];
             gemm(product(rows, C, T, rows_of(dlogits, T), transposed(xn.data(), T), dweight + v * C, C, true));
             gemm(product(C, T, rows, transposed(head.weight + v * C, C), rows_of(dlogits, T), dxn.data(), T, v > 0));
@@ -127,6 +133,7 @@ class Block {
 
     // Step 4. dh = rstd * (dxn * norm - h * rstd^2 * mean over C of dxn * norm * h); dnorm += dxn * h * rstd.
     void norm_grad(const std::vector<float> &dxn, uint16_t *dh, float *dnorm) {
+        span::Span timed(span::Component::ELEMENTWISE);
         over_lanes([&](int64_t t, int64_t n) {
             float h[LANES], d[LANES];
             double dots[LANES] = {};
@@ -212,6 +219,7 @@ HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, 
         block.classify(targets, picked);
         block.score(targets, picked, scale, nll, loss);
         if (dh) {
+            span::InPhase backward(span::Phase::BACKWARD);
             block.classifier_grad(targets, scale, dweight, dxn);
             block.norm_grad(dxn, dh, dnorm);
         }

@@ -6,6 +6,8 @@
 // Jobs are coarser, so every index of a job is taken under the mutex: a worker looks for regions between two.
 #include "pool.h"
 
+#include "../span.h"
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -65,6 +67,12 @@ struct Job {
     const void *key;
     int64_t count, next, done;
     Body body;
+    span::Ticket ticket;
+
+    void run(int64_t index) const {
+        span::Span timed(span::Component::DW_RUN, ticket.label);
+        body(index);
+    }
 };
 
 thread_local bool inside_body = false;
@@ -140,8 +148,9 @@ struct State {
             return false;
         const int64_t index = job->next++;
         lock.unlock();
+        if (index == 0) span::started(job->ticket);
         inside_body = true;
-        job->body(index); // a list element does not move, and stays until done == count
+        job->run(index); // a list element does not move, and stays until done == count
         inside_body = false;
         lock.lock();
         if (++job->done == job->count) {
@@ -159,6 +168,7 @@ struct State {
     }
 
     void serve() {
+        span::name_thread("pool worker");
         std::unique_lock<std::mutex> lock(mutex);
         while (!stopping) {
             const auto open = std::find_if(regions.begin(), regions.end(), [](const Region *r) {
@@ -222,7 +232,7 @@ struct State {
         bool wake;
         {
             std::lock_guard<std::mutex> lock(mutex);
-            jobs.push_back(Job{key, count, 0, 0, std::move(body)});
+            jobs.push_back(Job{key, count, 0, 0, std::move(body), span::ticket()});
             news.fetch_add(1, std::memory_order_release);
             wake = sleepers > 0;
         }
