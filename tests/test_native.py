@@ -121,3 +121,10 @@ def test_all_floats(tmp_path: Path) -> None:
     for name, isa in seen.items():
         if name != "portable":
             assert said(check, isa)[1] == str(1 << 32)
+
+
+def test_the_library_product(tmp_path: Path) -> None:
+    """gemm_accelerate.cpp, run against a plain sgemm: layouts, halves, accumulation, the queue."""
+    sources = [ROOT / "tests" / "native" / "accelerate_check.cpp", *PRODUCTS[1:]]
+    check = [str(native(tmp_path / "check", sources, "-O0", f"-I{ROOT}/tests/macos/include"))]
+    assert "Accelerate for any_order" in " ".join(said(check))

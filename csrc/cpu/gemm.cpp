@@ -17,6 +17,7 @@
 
 #include "../half.h"
 #include "gemm_kernels.h"
+#include "gemm_library.h"
 #include "pool.h"
 
 #if defined(__x86_64__)
@@ -31,6 +32,7 @@ constexpr int64_t PACK_FLOATS = 512 * 1024; // of B per step: 2 MB
 constexpr int64_t COLUMNS_MOST = 256, ROWS_MOST = 96;
 constexpr int64_t SERIAL_PRODUCTS = 400 * 1000;   // below this one thread is done before another wakes
 constexpr int64_t TASK_PRODUCTS = 4 * 1000 * 1000; // about 80 us of one core
+constexpr int64_t LIBRARY_PRODUCTS = 100 * 1000 * 1000; // likewise, at a matrix unit's published 1.9 TFLOPS
 
 #if defined(__x86_64__)
 bool has_avx2() {
@@ -66,6 +68,19 @@ const GemmKernels &kernels() {
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The library is part of the best choice, so naming an instruction set passes it over.
+bool has_library() {
+    static const bool has = [] {
+        const char *text = std::getenv("ANEFAST_ISA");
+        return gemm_library() && !(text && *text);
+    }();
+    return has;
+}
+bool goes_to_library(const Gemm &g) {
+    return g.any_order && has_library() && g.c_elem == Elem::f32 && g.k > 0 &&
+           std::max({g.m, g.n, g.k, g.c_row_stride}) < INT32_MAX;
+}
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Memory a thread keeps between products, aligned for whole vectors.
@@ -259,6 +274,8 @@ int64_t tasks_wanted() {
 void gemm(const Gemm &g) {
     if (empty(g))
         return;
+    if (goes_to_library(g))
+        return gemm_library_rows(g, 0, g.m);
     Plan plan(g, tasks_wanted());
     if (plan.alone)
         return plan.run_all();
@@ -307,6 +324,13 @@ void gemm_batch(const Gemm *g, int64_t count) {
 void gemm_enqueue(const void *key, const Gemm &g) {
     if (empty(g))
         return;
+    if (goes_to_library(g)) {
+        const int64_t rows = std::clamp<int64_t>(LIBRARY_PRODUCTS / (g.n * g.k), 1, g.m);
+        Pool::shared().enqueue(key, ceil_div(g.m, rows), [g, rows](int64_t i) {
+            gemm_library_rows(g, i * rows, std::min(rows, g.m - i * rows));
+        });
+        return;
+    }
     // The plan, with its packed B, is made when the first task runs: a long queue must not hold them all.
     struct Later {
         Gemm g;
@@ -348,6 +372,10 @@ void gemm_reference(const Gemm &g) {
         }
 }
 
-const char *gemm_isa() { return kernels().isa; }
+const char *gemm_isa() {
+    static const std::string isa =
+        kernels().isa + (has_library() ? std::string(", ") + gemm_library() + " for any_order" : "");
+    return isa.c_str();
+}
 
 } // namespace anefast

@@ -3,7 +3,8 @@
 //
 // Numerics, the same on every path: each element of C is one chain of fp32 fused multiply-adds over
 // k = 0, 1, .. K-1, from 0 (or from C where it accumulates), rounded once at the end. Blocking,
-// vector width and threads never change a bit; gemm_reference is that sentence in code.
+// vector width and threads never change a bit; gemm_reference is that sentence in code. A product that
+// says any_order gives that up where gemm_isa() names a library.
 #pragma once
 
 #include <cstdint>
@@ -25,12 +26,14 @@ struct Gemm {
     Elem c_elem;
     int64_t c_row_stride; // in elements; columns are contiguous
     bool accumulate;      // c_elem must be f32: C += A B
+    // The sums may be taken in another order, c_elem being f32: a library does it where there is one (gemm_library.h).
+    bool any_order = false;
 };
 
 void gemm(const Gemm &g);                     // in one parallel region of the shared pool
 void gemm_batch(const Gemm *g, int64_t count); // independent products, one region
 void gemm_enqueue(const void *key, const Gemm &g); // on the pool's background queue
 void gemm_reference(const Gemm &g);           // plain loops, one thread
-const char *gemm_isa();                       // "AVX2 FMA", ...; ANEFAST_ISA overrides the choice
+const char *gemm_isa();                       // "AVX2 FMA F16C", "NEON, Accelerate for any_order", ...; ANEFAST_ISA overrides
 
 } // namespace anefast

@@ -34,7 +34,7 @@ MatrixView transposed(const float *data, int64_t stride) { return {data, Elem::f
 
 Gemm product(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, float *c, int64_t c_stride,
              bool accumulate) {
-    return Gemm{m, n, k, a, b, c, Elem::f32, c_stride, accumulate};
+    return Gemm{m, n, k, a, b, c, Elem::f32, c_stride, accumulate, true};
 }
 
 // A block of up to TOKENS consecutive positions (b * seq + s), and its buffers.

@@ -54,6 +54,7 @@ void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batc
         g.b = {x + b * in_channels * seq, Elem::f16, 1, seq};
         g.c = acc, g.c_elem = Elem::f32, g.c_row_stride = in_channels;
         g.accumulate = true;
+        g.any_order = true;
         gemm_enqueue(acc, g);
     }
 }

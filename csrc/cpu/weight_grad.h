@@ -2,7 +2,8 @@
 //
 // Each call returns at once; Pool::drain() finishes them. The caller keeps every buffer alive and unchanged
 // until then. Calls on the same acc run one after the other, so sums have one order whatever the threads:
-// for weights batch ascending, then sequence ascending, in fp32; for channel sums eight interleaved lanes in double.
+// for weights batch ascending, then sequence ascending (any order within a
+// batch where gemm_isa() names a library), in fp32; for channel sums eight interleaved lanes in double.
 #pragma once
 
 #include <cstdint>
