@@ -47,7 +47,7 @@ if SANITIZE:
 # Per language, because clang stops at a C++ standard on a C file.
 PER_SUFFIX = {
     ".c": ["-std=c11"],
-    ".m": ["-std=gnu11", "-fobjc-arc"],
+    ".m": ["-std=gnu11", *["-fno-objc-arc"] * DARWIN],  # gobjc counts by hand only, and says so
     ".cpp": ["-std=c++17", "-fvisibility-inlines-hidden"],
 }
 # The bindings convert arguments and call: more than -O1 buys build time only, a minute of it.

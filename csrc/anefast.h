@@ -78,7 +78,11 @@ typedef struct {
     size_t (*outputs)(const anefast_program *program, const anefast_port **ports);
     /* Bytes the program holds beside its surfaces: weights and intermediate buffers. */
     size_t (*program_bytes)(const anefast_program *program);
-    void (*unload)(anefast_program *program);
+    /* Whether the system still had this program compiled from before: 1, 0, or -1 where the device
+     * keeps none or cannot say. */
+    int (*was_cached)(const anefast_program *program);
+    /* Frees the program whatever the status; a failure says that the device may still hold its part. */
+    anefast_status (*unload)(anefast_program *program, anefast_error *error);
 
     anefast_status (*surface_create)(anefast_device *device, size_t bytes, anefast_surface **surface,
                                      anefast_error *error); /* zero-filled */

@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 
+#include "selectors.h"
+
 static anefast_status refuse(anefast_error *error) {
     if (error) {
         error->status = ANEFAST_UNAVAILABLE;
@@ -54,7 +56,15 @@ static size_t none_program_bytes(const anefast_program *program) {
     return 0;
 }
 
-static void none_unload(anefast_program *program) { (void)program; }
+static int none_was_cached(const anefast_program *program) {
+    (void)program;
+    return -1;
+}
+
+static anefast_status none_unload(anefast_program *program, anefast_error *error) {
+    (void)program;
+    return refuse(error);
+}
 
 static anefast_status none_surface_create(anefast_device *device, size_t bytes,
                                           anefast_surface **surface, anefast_error *error) {
@@ -91,9 +101,17 @@ static anefast_status none_evaluate(anefast_program *program, anefast_surface *c
 
 static const anefast_executor NONE = {
     "ane",           none_open,           none_close,           none_describe,      none_label,
-    none_compile,    none_ports,          none_ports,           none_program_bytes, none_unload,
-    none_surface_create, none_surface_release, none_surface_bytes, none_surface_lock,
+    none_compile,    none_ports,          none_ports,           none_program_bytes, none_was_cached,
+    none_unload,     none_surface_create, none_surface_release, none_surface_bytes, none_surface_lock,
     none_surface_unlock, none_evaluate,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &NONE; }
+
+static const ane_selector TABLE[] = {
+#define X(key, owner, kind, selector, required) {owner, selector, kind, required, 0, ""},
+    ANE_SELECTORS(X)
+#undef X
+};
+
+const ane_selector *ane_selectors(void) { return TABLE; }

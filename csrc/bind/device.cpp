@@ -2,7 +2,10 @@
 // answers is decided once, by name, in Device's constructor; nothing after it asks.
 #include "bind.h"
 
+#include "../ane/selectors.h"
+
 #include <cstring>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -84,12 +87,38 @@ py::tuple as_tuple(const std::vector<int64_t> &v) {
     return t;
 }
 
+// How an unload went. Whoever asks for it is told; one that nobody waits for (a program that was dropped,
+// or is still evaluating elsewhere) can only be reported. Touched with the GIL held.
+struct Farewell {
+    bool awaited = false;
+    anefast_error error{};
+
+    void say(const anefast_executor *executor, anefast_program *program) {
+        error.status = executor->unload(program, &error);
+        if (error.status == ANEFAST_OK || awaited) return;
+        py::error_scope keep; // what is being raised already, if anything
+        PyErr_SetString(PyExc_RuntimeError, error.message);
+        PyErr_WriteUnraisable(nullptr);
+    }
+};
+
 // The handle is shared so that an evaluation under way keeps an unloaded program alive until it ends.
 struct Program {
     std::shared_ptr<Device> device;
     std::shared_ptr<anefast_program> handle;
+    std::shared_ptr<Farewell> farewell = std::make_shared<Farewell>();
     std::vector<Port> inputs, outputs;
     size_t bytes = 0;
+    std::optional<bool> was_cached;
+
+    void unload() {
+        farewell->awaited = true;
+        handle.reset();
+        farewell->awaited = false;
+        anefast_error told = farewell->error;
+        farewell->error.status = ANEFAST_OK; // an error is told once
+        if (told.status != ANEFAST_OK) raise(told);
+    }
 
     void evaluate(const std::vector<std::shared_ptr<Surface>> &in,
                   const std::vector<std::shared_ptr<Surface>> &out, uint32_t label) const {
@@ -142,13 +171,17 @@ std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const st
     auto program = std::make_shared<Program>();
     program->device = device;
     // The deleter holds the device too: it must not close before its last program is gone.
-    program->handle = {handle, [device](anefast_program *p) { device->executor->unload(p); }};
+    program->handle = {handle, [device, farewell = program->farewell](anefast_program *p) {
+                           farewell->say(device->executor, p);
+                       }};
     const anefast_port *p;
     size_t n = executor->inputs(handle, &p);
     program->inputs = ports(p, n);
     n = executor->outputs(handle, &p);
     program->outputs = ports(p, n);
     program->bytes = executor->program_bytes(handle);
+    const int cached = executor->was_cached(handle);
+    if (cached >= 0) program->was_cached = cached != 0;
     return program;
 }
 
@@ -200,7 +233,9 @@ void init_device(py::module_ &m) {
         .def_readonly("nbytes", &Program::bytes, "Weights and intermediate buffers, without surfaces.")
         .def("evaluate", &Program::evaluate, py::arg("inputs"), py::arg("outputs"), py::arg("label") = 0,
              "Runs once, synchronously. Surfaces are in the order of inputs and outputs. label: its span's.")
-        .def("unload", [](Program &p) { p.handle.reset(); });
+        .def_readonly("was_cached", &Program::was_cached,
+                      "Whether the system still had it compiled; None where the device cannot say.")
+        .def("unload", &Program::unload, "Raises EvaluationError where the device fails to; it is gone all the same.");
 
     py::class_<Device, std::shared_ptr<Device>>(m, "Device", "An executor that was opened.")
         .def(py::init<const std::string &, const std::string &>(), py::arg("name"), py::arg("options") = "")
@@ -211,6 +246,16 @@ void init_device(py::module_ &m) {
              "Compiles and loads MIL text; blobs map BLOBFILE paths to whole files, which are copied.")
         .def("surface", &make_surface, py::arg("nbytes"), "Zero-filled memory for a port.")
         .def("__repr__", [](const Device &d) { return std::string("Device(") + d.executor->describe(d.handle) + ")"; });
+
+    m.def("ane_selectors", [] {
+        py::list all;
+        for (size_t i = 0; i < ANE_SELECTOR_COUNT; i++) {
+            const ane_selector &s = ane_selectors()[i];
+            all.append(py::make_tuple(s.owner, std::string(1, s.kind), s.selector, s.required != 0, s.found != 0, s.types));
+        }
+        return all;
+    }, "(class, + or -, selector, required, found, types) of every private method in use; found after a device "
+       "\"ane\" was opened.");
 }
 
 } // namespace anefast::bind

@@ -191,7 +191,12 @@ size_t outputs(const anefast_program *program, const anefast_port **ports) {
 }
 
 size_t program_bytes(const anefast_program *program) { return program->bytes; }
-void unload(anefast_program *program) { delete program; }
+int was_cached(const anefast_program *) { return -1; }
+
+anefast_status unload(anefast_program *program, anefast_error *) {
+    delete program;
+    return ANEFAST_OK;
+}
 
 anefast_status surface_create(anefast_device *, size_t bytes, anefast_surface **surface, anefast_error *error) {
     *surface = nullptr;
@@ -265,9 +270,9 @@ anefast_status evaluate(anefast_program *program, anefast_surface *const *in, si
 }
 
 const anefast_executor HOST = {
-    "host",         open,           close,         describe,        label,         compile,      inputs,  outputs,
-    program_bytes,  unload,         surface_create, surface_release, surface_bytes, surface_lock, surface_unlock,
-    evaluate,
+    "host",        open,           close,           describe,      label,        compile,        inputs,   outputs,
+    program_bytes, was_cached,     unload,          surface_create, surface_release, surface_bytes, surface_lock,
+    surface_unlock, evaluate,
 };
 
 } // namespace

@@ -1,0 +1,17 @@
+// An NSError, or its absence, as one sentence with a hint. What is known about the framework's errors
+// is the table in errors.m.
+#ifndef ANEFAST_ANE_ERRORS_H
+#define ANEFAST_ANE_ERRORS_H
+
+#import <Foundation/Foundation.h>
+
+#include "../anefast.h"
+
+// Fills `error` as printf would. Returns `status`.
+anefast_status ane_fail(anefast_error *error, anefast_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+// "[ane] expected <expected>, got <domain, code and message>. Hint: <what is known about it>."
+anefast_status ane_fail_with(anefast_error *error, anefast_status status, const char *expected, NSError *cause);
+
+#endif

@@ -1,0 +1,63 @@
+// See errors.h.
+#import "errors.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+// What public projects found behind the framework's errors, by a part of their text or by code. The
+// first row that fits is told. Sources: maderix/ANE, Orion, ironmill, Espresso, ANEForge and ane-guide.
+typedef struct {
+    const char *part; // of the message; NULL fits any
+    long code;        // 0 fits any
+    const char *hint;
+} known_error;
+
+static const known_error KNOWN[] = {
+    {"status=0x1d", 0, "a surface is smaller than its port's rows of 64 bytes, or bound to another port"},
+    {"status=0x2 ", 0, "the request's indices are not those of the program's ports"},
+    {"status=0x12", 0, "the surfaces could not be mapped: too little memory, or too large a surface"},
+    {"InvalidMILProgram", 0, "two values share a name, an output is never computed, or a name is dangling"},
+    {"0x20004", 0, "the program is too large to load; a plan with fewer layers per program has smaller ones"},
+    {"no memory", 0, "too many programs are loaded, or too large ones; a plan with fewer programs needs less"},
+    {"0xe00002c7", 0, "the system wants an entitlement for this call, which ordinary programs lack"},
+    {"0xe00002e2", 0, "the system refused a program that is not signed"},
+    {"ANECCompile", 0,
+     "the compiler gives no reason. After many compiles in one process (119 were seen) see --on-budget; a dtype, "
+     "op or axis length this chip lacks is the other usual cause: python -m anefast.lint"},
+    {NULL, 53, "too many programs are loaded, or too large ones"},
+    {NULL, 13, "the surfaces could not be mapped: too little memory, or too large a surface"},
+};
+
+anefast_status ane_fail(anefast_error *error, anefast_status status, const char *format, ...) {
+    if (error) {
+        va_list arguments;
+        error->status = status;
+        error->line = error->column = 0;
+        va_start(arguments, format);
+        vsnprintf(error->message, sizeof error->message, format, arguments);
+        va_end(arguments);
+    }
+    return status;
+}
+
+static const char *hint_for(const char *text, long code) {
+    for (size_t i = 0; i < sizeof KNOWN / sizeof *KNOWN; i++)
+        if ((!KNOWN[i].part || strstr(text, KNOWN[i].part)) && (!KNOWN[i].code || KNOWN[i].code == code))
+            return KNOWN[i].hint;
+    return "python -m anefast.doctor shows what this machine can do";
+}
+
+anefast_status ane_fail_with(anefast_error *error, anefast_status status, const char *expected, NSError *cause) {
+    if (!cause)
+        return ane_fail(error, status,
+                        "[ane] expected %s, got NO and no error from the framework. Hint: "
+                        "python -m anefast.doctor shows what this machine can do.",
+                        expected);
+    const char *domain = [[cause domain] UTF8String], *text = [[cause localizedDescription] UTF8String];
+    const long code = (long)[cause code];
+    if (!domain) domain = "no domain";
+    if (!text) text = "no message";
+    return ane_fail(error, status, "[ane] expected %s, got %s code %ld: %s. Hint: %s.", expected, domain, code, text,
+                    hint_for(text, code));
+}

@@ -1,0 +1,302 @@
+// See program.h.
+#import "program.h"
+
+#import <Foundation/Foundation.h>
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#import "errors.h"
+#import "folder.h"
+#import "layout.h"
+#import "private.h"
+#import "surface.h"
+
+enum { LOAD_RETRY_MS = 100 }; // a first load right after a compile was seen to fail once
+
+// A request, and the surfaces it was built for: ids of the inputs, then of the outputs.
+typedef struct request {
+    struct request *next;
+    id object;
+    uint64_t ids[];
+} request;
+
+struct anefast_program {
+    pthread_mutex_t running; // evaluations of one program are one after another
+    id model;
+    NSString *folder;
+    ane_ports ports;
+    uint32_t qos;
+    size_t bytes;
+    int was_cached;
+    request *requests;
+    struct anefast_program *next; // of all loaded programs
+};
+
+// Guards every program's requests and the list of programs; held for no call that takes long.
+static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
+static anefast_program *loaded;
+static unsigned long compiles; // of this process, under `keeping`
+
+static void drop(request *r) {
+    [r->object release];
+    free(r);
+}
+
+static void free_program(anefast_program *p) {
+    while (p->requests) {
+        request *r = p->requests;
+        p->requests = r->next;
+        drop(r);
+    }
+    [p->model release];
+    if (p->folder) ane_folder_release(p->folder);
+    ane_ports_free(&p->ports);
+    pthread_mutex_destroy(&p->running);
+    free(p);
+}
+
+static NSDictionary *weights_of(const anefast_blob *blobs, size_t n) {
+    NSMutableDictionary *weights = [NSMutableDictionary dictionary];
+    for (size_t i = 0; i < n; i++) {
+        NSData *data = [NSData dataWithBytes:blobs[i].data length:blobs[i].bytes];
+        NSDictionary *one = [NSDictionary
+            dictionaryWithObjectsAndKeys:[NSNumber numberWithInt:0], @"offset", data, @"data", nil];
+        [weights setObject:one forKey:[NSString stringWithUTF8String:blobs[i].path]];
+    }
+    return weights;
+}
+
+static anefast_status make_model(anefast_program *p, NSData *text, const anefast_blob *blobs, size_t n_blobs,
+                                 anefast_error *error) {
+    NSError *cause = nil;
+    id descriptor = ane_descriptor(text, weights_of(blobs, n_blobs), &cause);
+    if (!descriptor && !cause)
+        return ane_fail(error, ANEFAST_MIL,
+                        "[ane] expected MIL text the system's parser accepts, got no descriptor from it, and it gives "
+                        "no reason. Hint: this system may be older than the text's dialect or one of its ops; "
+                        "python -m anefast.lint knows the usual causes.");
+    if (!descriptor) return ane_fail_with(error, ANEFAST_MIL, "MIL text the system's parser accepts", cause);
+    p->model = [ane_model(descriptor, &cause) retain];
+    if (!p->model) return ane_fail_with(error, ANEFAST_COMPILE, "a model of the program's descriptor", cause);
+    NSString *hex = ane_hex(p->model, &cause);
+    // It becomes a folder's name below, so it has to be one.
+    if (![hex isKindOfClass:[NSString class]] || ![hex length] || [hex hasPrefix:@"."] ||
+        [hex rangeOfString:@"/"].length)
+        return ane_fail_with(error, ANEFAST_COMPILE, "an identifier of the program that can name a folder", cause);
+    p->was_cached = ane_compiled_exists(p->model);
+    p->folder = ane_folder_create(hex, text, blobs, n_blobs, error);
+    return p->folder ? ANEFAST_OK : error ? error->status : ANEFAST_COMPILE;
+}
+
+static anefast_status load(anefast_program *p, anefast_error *error) {
+    NSError *cause = nil;
+    if (ane_load(p->model, p->qos, &cause)) return ANEFAST_OK;
+    const struct timespec wait = {0, LOAD_RETRY_MS * 1000000L};
+    nanosleep(&wait, NULL);
+    cause = nil;
+    if (ane_load(p->model, p->qos, &cause)) return ANEFAST_OK;
+    return ane_fail_with(error, ANEFAST_COMPILE, "a compiled program to load, tried twice", cause);
+}
+
+static anefast_status compile_and_load(anefast_program *p, anefast_error *error) {
+    NSError *cause = nil;
+    pthread_mutex_lock(&keeping);
+    const unsigned long before = compiles++;
+    pthread_mutex_unlock(&keeping);
+    if (!ane_compile(p->model, p->qos, &cause)) {
+        char expected[96];
+        snprintf(expected, sizeof expected, "the program to compile, after %lu compiles of this process", before);
+        return ane_fail_with(error, ANEFAST_COMPILE, expected, cause);
+    }
+    anefast_status status = load(p, error);
+    if (status != ANEFAST_OK) return status;
+    status = ane_layout_apply(ane_attributes(p->model), &p->ports, error);
+    if (status != ANEFAST_OK) ane_unload(p->model, p->qos, &cause); // the first error is the one to tell
+    return status;
+}
+
+anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_bytes, const anefast_blob *blobs,
+                                   size_t n_blobs, anefast_program **program, anefast_error *error) {
+    *program = NULL;
+    anefast_program *p = calloc(1, sizeof *p);
+    if (!p) return ane_fail(error, ANEFAST_MEMORY, "[ane] no memory for a program's record.");
+    pthread_mutex_init(&p->running, NULL);
+    p->qos = qos;
+    for (size_t i = 0; i < n_blobs; i++) p->bytes += blobs[i].bytes;
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    anefast_status status = ane_ports_read(text, text_bytes, blobs, n_blobs, &p->ports, error);
+    if (status == ANEFAST_OK)
+        status = make_model(p, [NSData dataWithBytes:text length:text_bytes], blobs, n_blobs, error);
+    if (status == ANEFAST_OK) status = compile_and_load(p, error);
+    if (status == ANEFAST_OK) {
+        pthread_mutex_lock(&keeping);
+        p->next = loaded;
+        loaded = p;
+        pthread_mutex_unlock(&keeping);
+        *program = p;
+    } else {
+        free_program(p);
+    }
+    [pool release];
+    return status;
+}
+
+size_t ane_program_inputs(const anefast_program *program, const anefast_port **ports) {
+    *ports = program->ports.inputs;
+    return program->ports.n_inputs;
+}
+
+size_t ane_program_outputs(const anefast_program *program, const anefast_port **ports) {
+    *ports = program->ports.outputs;
+    return program->ports.n_outputs;
+}
+
+size_t ane_program_bytes(const anefast_program *program) { return program->bytes; }
+int ane_program_was_cached(const anefast_program *program) { return program->was_cached; }
+
+anefast_status ane_program_unload(anefast_program *p, anefast_error *error) {
+    anefast_status status = ANEFAST_OK;
+    NSError *cause = nil;
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    pthread_mutex_lock(&keeping);
+    for (anefast_program **at = &loaded; *at; at = &(*at)->next)
+        if (*at == p) {
+            *at = p->next;
+            break;
+        }
+    pthread_mutex_unlock(&keeping);
+    if (!ane_unload(p->model, p->qos, &cause))
+        status = ane_fail_with(error, ANEFAST_EVALUATE, "a program to unload", cause);
+    free_program(p);
+    [pool release];
+    return status;
+}
+
+// 1) requests
+
+static void ids_of(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs,
+                   uint64_t *ids) {
+    for (size_t i = 0; i < n_inputs; i++) ids[i] = inputs[i]->id;
+    for (size_t i = 0; i < n_outputs; i++) ids[n_inputs + i] = outputs[i]->id;
+}
+
+static BOOL wrap_all(anefast_surface *const *surfaces, size_t n, NSMutableArray *objects, NSMutableArray *indices,
+                     NSError **cause) {
+    for (size_t i = 0; i < n; i++) {
+        id object = ane_wrap(surfaces[i]->ref, cause);
+        if (!object) return NO;
+        [objects addObject:object];
+        [indices addObject:[NSNumber numberWithUnsignedInteger:i]];
+    }
+    return YES;
+}
+
+// The program's request for these surfaces, made at the first evaluation with them. Retained for the
+// caller, because a surface may be freed, and its requests with it, the moment `keeping` is let go.
+static id request_for(anefast_program *p, anefast_surface *const *inputs, anefast_surface *const *outputs,
+                      NSError **cause) {
+    const size_t n = p->ports.n_inputs + p->ports.n_outputs;
+    request *made = malloc(sizeof *made + n * sizeof(uint64_t));
+    if (!made) return nil;
+    ids_of(inputs, p->ports.n_inputs, outputs, p->ports.n_outputs, made->ids);
+    pthread_mutex_lock(&keeping);
+    request *found = p->requests;
+    while (found && memcmp(found->ids, made->ids, n * sizeof(uint64_t))) found = found->next;
+    if (found) {
+        free(made);
+    } else {
+        NSMutableArray *in = [NSMutableArray array], *in_at = [NSMutableArray array];
+        NSMutableArray *out = [NSMutableArray array], *out_at = [NSMutableArray array];
+        made->object = nil;
+        if (wrap_all(inputs, p->ports.n_inputs, in, in_at, cause) &&
+            wrap_all(outputs, p->ports.n_outputs, out, out_at, cause))
+            made->object = [ane_request(in, in_at, out, out_at, cause) retain];
+        if (made->object) {
+            made->next = p->requests;
+            p->requests = made;
+            found = made;
+        } else {
+            free(made);
+        }
+    }
+    id object = found ? [found->object retain] : nil;
+    pthread_mutex_unlock(&keeping);
+    return object;
+}
+
+void ane_program_forget(const anefast_surface *surface) {
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    pthread_mutex_lock(&keeping);
+    for (anefast_program *p = loaded; p; p = p->next) {
+        const size_t n = p->ports.n_inputs + p->ports.n_outputs;
+        for (request **at = &p->requests; *at;) {
+            request *r = *at;
+            int names_it = 0;
+            for (size_t i = 0; i < n; i++) names_it |= r->ids[i] == surface->id;
+            if (names_it) {
+                *at = r->next;
+                drop(r);
+            } else {
+                at = &r->next;
+            }
+        }
+    }
+    pthread_mutex_unlock(&keeping);
+    [pool release];
+}
+
+// 2) evaluation
+
+static anefast_status check_side(const char *side, const anefast_port *ports, size_t n_ports,
+                                 anefast_surface *const *surfaces, size_t n, anefast_error *error) {
+    if (n != n_ports)
+        return ane_fail(error, ANEFAST_INVALID, "[evaluate] expected %zu %s surfaces, got %zu.", n_ports, side, n);
+    for (size_t i = 0; i < n; i++) {
+        if (!surfaces[i])
+            return ane_fail(error, ANEFAST_INVALID, "[evaluate] expected a surface for %s %s, got none.", side,
+                            ports[i].name);
+        if (surfaces[i]->bytes < ports[i].bytes)
+            return ane_fail(error, ANEFAST_EVALUATE,
+                            "[evaluate] status=0x1d: expected %s %s to have %zu bytes, got a surface of %zu. Hint: rows "
+                            "are rounded up to 64 bytes; use nbytes.",
+                            side, ports[i].name, ports[i].bytes, surfaces[i]->bytes);
+    }
+    return ANEFAST_OK;
+}
+
+static anefast_status run(anefast_program *p, anefast_surface *const *inputs, anefast_surface *const *outputs,
+                          anefast_error *error) {
+    NSError *cause = nil;
+    id request = request_for(p, inputs, outputs, &cause);
+    if (!request) return ane_fail_with(error, ANEFAST_EVALUATE, "a request for these surfaces", cause);
+    const BOOL done = ane_evaluate(p->model, p->qos, request, &cause);
+    [request release];
+    return done ? ANEFAST_OK : ane_fail_with(error, ANEFAST_EVALUATE, "an evaluation to succeed", cause);
+}
+
+anefast_status ane_program_evaluate(anefast_program *p, anefast_surface *const *inputs, size_t n_inputs,
+                                    anefast_surface *const *outputs, size_t n_outputs, anefast_error *error) {
+    anefast_status status = check_side("input", p->ports.inputs, p->ports.n_inputs, inputs, n_inputs, error);
+    if (status == ANEFAST_OK)
+        status = check_side("output", p->ports.outputs, p->ports.n_outputs, outputs, n_outputs, error);
+    if (status != ANEFAST_OK) return status;
+    pthread_mutex_lock(&p->running);
+    size_t which = 0;
+    int is_output = 0;
+    const char *wrong = ane_surfaces_acquire(inputs, n_inputs, outputs, n_outputs, &which, &is_output);
+    if (wrong) {
+        status = ane_fail(error, ANEFAST_EVALUATE, "[evaluate] expected %s %s %s.", is_output ? "output" : "input",
+                          (is_output ? p->ports.outputs : p->ports.inputs)[which].name, wrong);
+    } else {
+        NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+        status = run(p, inputs, outputs, error);
+        [pool release];
+        ane_surfaces_release(inputs, n_inputs, outputs, n_outputs);
+    }
+    pthread_mutex_unlock(&p->running);
+    return status;
+}

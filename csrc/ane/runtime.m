@@ -1,0 +1,146 @@
+// The `ane` executor: csrc/anefast.h answered by Apple's private AppleNeuralEngine framework. This file
+// opens and describes the device; a program's life is program.m, surfaces are surface.m, and every
+// private name is in selectors.h. Cross-compiled and run under a test harness; not yet run on Apple
+// hardware.
+#import <Foundation/Foundation.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __APPLE__
+#include <sys/sysctl.h>
+#endif
+
+#import "errors.h"
+#import "private.h"
+#import "program.h"
+#import "surface.h"
+
+enum { DEFAULT_QOS = 21, MAX_QOS = 63 };
+
+struct anefast_device {
+    uint32_t qos;
+    char description[256];
+};
+
+static anefast_status read_options(const char *options, uint32_t *qos, anefast_error *error) {
+    const char *at = options ? options : "";
+    for (;;) {
+        at += strspn(at, " \t\n");
+        const size_t n = strcspn(at, " \t\n");
+        if (n == 0) return ANEFAST_OK;
+        char *rest = NULL;
+        const int is_qos = n > 4 && !strncmp(at, "qos=", 4);
+        const long value = is_qos ? strtol(at + 4, &rest, 10) : 0;
+        if (!is_qos || rest != at + n || value < 0 || value > MAX_QOS)
+            return ane_fail(error, ANEFAST_INVALID, "[ane] expected the option qos=N with N from 0 to %d, got \"%.*s\".",
+                            MAX_QOS, (int)n, at);
+        *qos = (uint32_t)value;
+        at += n;
+    }
+}
+
+// ", what" where there is something to say; cut where it does not fit.
+static void add(char *line, size_t room, const char *what) {
+    const size_t used = strlen(line);
+    if (what && *what) snprintf(line + used, room - used, "%s%s", used ? ", " : "", what);
+}
+
+#ifdef __APPLE__
+static void add_system(char *line, size_t room, const char *before, const char *name) {
+    char value[64] = "", said[128];
+    size_t size = sizeof value - 1;
+    if (sysctlbyname(name, value, &size, NULL, 0) != 0) return;
+    snprintf(said, sizeof said, "%s%s", before, value);
+    add(line, room, said);
+}
+#endif
+
+// "ane (Apple M1 Pro, h13g, 16 cores, macOS 26.2, build 25C56)"
+static void describe_to(char *description, size_t room) {
+    char parts[224] = "", cores[32];
+    const size_t n = sizeof parts;
+#ifdef ANEFAST_FAKE_ANE
+    add(parts, n, "fake framework");
+#endif
+#ifdef __APPLE__
+    add_system(parts, n, "", "machdep.cpu.brand_string");
+#endif
+    add(parts, n, [ane_architecture() UTF8String]);
+    const uint32_t count = ane_core_count();
+    snprintf(cores, sizeof cores, "%u cores", count);
+    if (count) add(parts, n, cores);
+#ifdef __APPLE__
+    add_system(parts, n, "macOS ", "kern.osproductversion");
+    add_system(parts, n, "build ", "kern.osversion");
+#endif
+    snprintf(description, room, "ane (%s)", parts);
+}
+
+static anefast_status device_open(const char *options, anefast_device **device, anefast_error *error) {
+    *device = NULL;
+    uint32_t qos = DEFAULT_QOS;
+    anefast_status status = ane_private_open(error);
+    if (status == ANEFAST_OK && ane_has_device() == 0)
+        status = ane_fail(error, ANEFAST_UNAVAILABLE,
+                          "[ane] expected a Neural Engine, got a system that says it has none (a virtual machine?). "
+                          "Hint: device \"host\" runs the same programs.");
+    if (status == ANEFAST_OK) status = read_options(options, &qos, error);
+    if (status != ANEFAST_OK) return status;
+    struct anefast_device *made = calloc(1, sizeof *made);
+    if (!made) return ane_fail(error, ANEFAST_MEMORY, "[ane] no memory for a device's record.");
+    made->qos = qos;
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    describe_to(made->description, sizeof made->description);
+    [pool release];
+    *device = made;
+    return ANEFAST_OK;
+}
+
+static void device_close(anefast_device *device) { free(device); }
+static const char *device_describe(const anefast_device *device) { return device->description; }
+
+static const char *device_label(const anefast_device *device) {
+    (void)device;
+#ifdef ANEFAST_FAKE_ANE
+    return "emulated";
+#else
+    return "measured";
+#endif
+}
+
+static anefast_status device_compile(anefast_device *device, const char *text, size_t text_bytes,
+                                     const anefast_blob *blobs, size_t n_blobs, anefast_program **program,
+                                     anefast_error *error) {
+    return ane_program_compile(device->qos, text, text_bytes, blobs, n_blobs, program, error);
+}
+
+static void surface_release(anefast_surface *surface) {
+    if (!surface) return;
+    ane_program_forget(surface);
+    ane_surface_free(surface);
+}
+
+static size_t surface_bytes(const anefast_surface *surface) { return surface->bytes; }
+
+static const anefast_executor ANE = {
+    "ane",
+    device_open,
+    device_close,
+    device_describe,
+    device_label,
+    device_compile,
+    ane_program_inputs,
+    ane_program_outputs,
+    ane_program_bytes,
+    ane_program_was_cached,
+    ane_program_unload,
+    ane_surface_create,
+    surface_release,
+    surface_bytes,
+    ane_surface_lock,
+    ane_surface_unlock,
+    ane_program_evaluate,
+};
+
+const anefast_executor *anefast_ane_executor(void) { return &ANE; }

@@ -1,0 +1,162 @@
+// See surface.h. One mutex for all surfaces: it is held for counters and the locking calls only, and
+// taking every surface of an evaluation under it leaves no order in which two could wait for each other.
+#import "surface.h"
+
+#import <Foundation/Foundation.h>
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#import "errors.h"
+
+// The least the device maps is a page of 16 KiB; several chips refuse less. More than a port needs is
+// fine everywhere.
+enum { MIN_SURFACE_BYTES = 16384 };
+
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t freed = PTHREAD_COND_INITIALIZER;
+static uint64_t last_id;
+
+static IOSurfaceRef create(size_t bytes) {
+    const CFStringRef keys[] = {kIOSurfaceWidth,       kIOSurfaceHeight,    kIOSurfaceBytesPerElement,
+                                kIOSurfaceBytesPerRow, kIOSurfaceAllocSize, kIOSurfacePixelFormat};
+    const size_t values[] = {bytes, 1, 1, bytes, bytes, 0};
+    NSMutableDictionary *properties = [NSMutableDictionary dictionary];
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        [properties setObject:[NSNumber numberWithUnsignedLongLong:values[i]] forKey:(id)keys[i]];
+    return IOSurfaceCreate((CFDictionaryRef)properties);
+}
+
+anefast_status ane_surface_create(anefast_device *device, size_t bytes, anefast_surface **surface,
+                                  anefast_error *error) {
+    (void)device;
+    *surface = NULL;
+    if (bytes == 0) return ane_fail(error, ANEFAST_INVALID, "[surface] expected at least 1 byte, got 0.");
+    struct anefast_surface *made = calloc(1, sizeof *made);
+    if (!made) return ane_fail(error, ANEFAST_MEMORY, "[surface] no memory for a surface's record.");
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    made->ref = create(bytes < MIN_SURFACE_BYTES ? MIN_SURFACE_BYTES : bytes);
+    [pool release];
+    made->bytes = bytes;
+    if (!made->ref) {
+        free(made);
+        return ane_fail(error, ANEFAST_MEMORY,
+                        "[surface] expected an IOSurface of %zu bytes, got none from the system. Hint: a smaller batch "
+                        "or model needs less memory.",
+                        bytes);
+    }
+    pthread_mutex_lock(&gate);
+    made->id = ++last_id;
+    pthread_mutex_unlock(&gate);
+    void *base;
+    anefast_status status = ane_surface_lock(made, 0, &base, error);
+    if (status == ANEFAST_OK) {
+        memset(base, 0, bytes);
+        status = ane_surface_unlock(made, 0, error);
+    }
+    if (status != ANEFAST_OK) {
+        ane_surface_free(made);
+        return status;
+    }
+    *surface = made;
+    return ANEFAST_OK;
+}
+
+void ane_surface_free(anefast_surface *surface) {
+    if (!surface) return;
+    if (surface->readers) IOSurfaceUnlock(surface->ref, kIOSurfaceLockReadOnly, NULL);
+    if (surface->writers) IOSurfaceUnlock(surface->ref, 0, NULL);
+    CFRelease(surface->ref);
+    free(surface);
+}
+
+// The system's lock is taken with the first of ours of that kind and given back with the last.
+anefast_status ane_surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error) {
+    if (!surface) return ane_fail(error, ANEFAST_INVALID, "[lock] expected a surface, got null.");
+    kern_return_t result = 0;
+    pthread_mutex_lock(&gate);
+    while (surface->device_writers || (!read_only && surface->device_readers)) pthread_cond_wait(&freed, &gate);
+    int *count = read_only ? &surface->readers : &surface->writers;
+    if (*count == 0) result = IOSurfaceLock(surface->ref, read_only ? kIOSurfaceLockReadOnly : 0, NULL);
+    if (result == 0) ++*count;
+    pthread_mutex_unlock(&gate);
+    if (result)
+        return ane_fail(error, ANEFAST_EVALUATE,
+                        "[lock] expected a surface locked for %s, got IOSurfaceLock status 0x%x.",
+                        read_only ? "reading" : "writing", (unsigned)result);
+    *base = IOSurfaceGetBaseAddress(surface->ref);
+    return ANEFAST_OK;
+}
+
+anefast_status ane_surface_unlock(anefast_surface *surface, int read_only, anefast_error *error) {
+    kern_return_t result = 0;
+    int held = 0;
+    if (surface) {
+        pthread_mutex_lock(&gate);
+        int *count = read_only ? &surface->readers : &surface->writers;
+        held = *count > 0;
+        if (held && --*count == 0)
+            result = IOSurfaceUnlock(surface->ref, read_only ? kIOSurfaceLockReadOnly : 0, NULL);
+        pthread_mutex_unlock(&gate);
+    }
+    if (!held)
+        return ane_fail(error, ANEFAST_INVALID,
+                        "[unlock] expected a surface locked for %s, got one that is not. Hint: unlock with the "
+                        "read_only of its lock.",
+                        read_only ? "reading" : "writing");
+    if (result)
+        return ane_fail(error, ANEFAST_EVALUATE, "[unlock] expected a surface unlocked, got IOSurfaceUnlock status 0x%x.",
+                        (unsigned)result);
+    return ANEFAST_OK;
+}
+
+static int busy(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs) {
+    for (size_t i = 0; i < n_inputs; i++)
+        if (inputs[i]->device_writers) return 1;
+    for (size_t i = 0; i < n_outputs; i++)
+        if (outputs[i]->device_writers || outputs[i]->device_readers) return 1;
+    return 0;
+}
+
+const char *ane_surfaces_acquire(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs,
+                                 size_t n_outputs, size_t *which, int *is_output) {
+    const char *wrong = NULL;
+    size_t read = 0, written = 0;
+    *is_output = 0;
+    pthread_mutex_lock(&gate);
+    while (busy(inputs, n_inputs, outputs, n_outputs)) pthread_cond_wait(&freed, &gate);
+    for (; read < n_inputs && !wrong; read++) {
+        *which = read;
+        if (inputs[read]->writers) {
+            wrong = "to be unlocked for writing, got a surface the CPU has locked for writing";
+            break;
+        }
+        inputs[read]->device_readers++;
+    }
+    for (; written < n_outputs && !wrong; written++) {
+        anefast_surface *s = outputs[written];
+        *which = written;
+        *is_output = 1;
+        if (s->readers || s->writers) wrong = "to be unlocked, got a surface the CPU has locked";
+        else if (s->device_readers) wrong = "to be a surface of its own, got one that is also an input";
+        else if (s->device_writers) wrong = "to be a surface of its own, got one bound to two outputs";
+        if (wrong) break;
+        s->device_writers++;
+    }
+    if (wrong) {
+        for (size_t i = 0; i < read; i++) inputs[i]->device_readers--;
+        for (size_t i = 0; i < written; i++) outputs[i]->device_writers--;
+    }
+    pthread_mutex_unlock(&gate);
+    return wrong;
+}
+
+void ane_surfaces_release(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs,
+                          size_t n_outputs) {
+    pthread_mutex_lock(&gate);
+    for (size_t i = 0; i < n_inputs; i++) inputs[i]->device_readers--;
+    for (size_t i = 0; i < n_outputs; i++) outputs[i]->device_writers--;
+    pthread_cond_broadcast(&freed);
+    pthread_mutex_unlock(&gate);
+}
