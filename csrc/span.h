@@ -25,8 +25,8 @@ namespace anefast::span {
     X(EVALUATE, "programs evaluated by the device")                                                          \
     X(READ_BACK, "values copied out of packed surfaces")                                                     \
     X(ELEMENTWISE, "final norm and its gradient; residual adds are inside the programs")                     \
-    X(CLASSIFIER, "logits and their two gradients")                                                          \
-    X(CROSS_ENTROPY, "softmax, loss and the gradient of the logits")                                         \
+    X(CLASSIFIER, "logits, their exponentials and their two gradients")                                                          \
+    X(CROSS_ENTROPY, "loss from sums of exponentials")                                         \
     X(DW_SUBMIT, "weight gradients handed to the queue")                                                     \
     X(DW_RUN, "weight gradients multiplied and accumulated")                                                 \
     X(DW_WAIT, "waiting for weight gradients")                                                               \

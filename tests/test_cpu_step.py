@@ -13,8 +13,15 @@ _C = pytest.importorskip("anefast._C", reason="the native module is not built")
 
 Array = npt.NDArray[Any]
 EPSILON = 1e-5
-# B, S, C, V: several sequences in one block of tokens, blocks cut inside a sequence, odd sizes.
-SHAPES = [(1, 32, 8, 17), (2, 128, 64, 512), (3, 96, 70, 1000), (1, 512, 48, 4100)]
+# B, S, C, V: several sequences in one block of tokens, blocks cut inside a sequence, odd sizes,
+# and a vocabulary long enough for several chunks to share a sum.
+SHAPES = [
+    (1, 32, 8, 17),
+    (2, 128, 64, 512),
+    (3, 96, 70, 1000),
+    (1, 512, 48, 4100),
+    (1, 64, 24, 6500),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@
 #include "gemm_kernels.h"
 #include "gemm_library.h"
 #include "pool.h"
+#include "scratch.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -62,41 +63,16 @@ const GemmKernels &choose() {
     return *gemm_kernels_portable();
 }
 
-const GemmKernels &kernels() {
-    static const GemmKernels &k = choose();
-    return k;
-}
+const GemmKernels &kernels() { return gemm_kernels(); }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The library is part of the best choice, so naming an instruction set passes it over.
-bool has_library() {
-    static const bool has = [] {
-        const char *text = std::getenv("ANEFAST_ISA");
-        return gemm_library() && !(text && *text);
-    }();
-    return has;
-}
 bool goes_to_library(const Gemm &g) {
-    return g.any_order && has_library() && g.c_elem == Elem::f32 && g.k > 0 &&
+    return g.any_order && gemm_has_library() && g.c_elem == Elem::f32 && g.k > 0 &&
            std::max({g.m, g.n, g.k, g.c_row_stride}) < INT32_MAX;
 }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// Memory a thread keeps between products, aligned for whole vectors.
-struct Scratch {
-    std::unique_ptr<float[]> memory;
-    int64_t size = 0;
-    float *get(int64_t floats) {
-        if (floats > size) {
-            memory.reset(); // the old one first: the peak is one buffer
-            memory.reset(new float[floats + 16]);
-            size = floats;
-        }
-        const auto at = reinterpret_cast<uintptr_t>(memory.get());
-        return reinterpret_cast<float *>(round_up(at, 64));
-    }
-};
 thread_local Scratch a_scratch, partial_scratch, b_scratch;
 
 // One product as a list of tasks 0..count-1, to be started in order by any threads:
@@ -372,9 +348,23 @@ void gemm_reference(const Gemm &g) {
         }
 }
 
+const GemmKernels &gemm_kernels() {
+    static const GemmKernels &k = choose();
+    return k;
+}
+
+// The library is part of the best choice, so naming an instruction set passes it over.
+bool gemm_has_library() {
+    static const bool has = [] {
+        const char *text = std::getenv("ANEFAST_ISA");
+        return gemm_library() && !(text && *text);
+    }();
+    return has;
+}
+
 const char *gemm_isa() {
     static const std::string isa =
-        kernels().isa + (has_library() ? std::string(", ") + gemm_library() + " for any_order" : "");
+        kernels().isa + (gemm_has_library() ? std::string(", ") + gemm_library() + " for any_order" : "");
     return isa.c_str();
 }
 

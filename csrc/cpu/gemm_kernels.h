@@ -46,6 +46,7 @@ const GemmKernels *gemm_kernels_portable();
 const GemmKernels *gemm_kernels_avx2();
 const GemmKernels *gemm_kernels_avx512();
 const GemmKernels *gemm_kernels_neon();
+const GemmKernels &gemm_kernels(); // the choice for this processor, made once, by gemm.cpp
 
 // a * b + c rounded once, without the instruction. The product is exact in double; the sum is rounded to
 // odd (its last bit remembers that something was lost), which makes the second rounding the only one.

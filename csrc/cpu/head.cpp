@@ -1,48 +1,63 @@
 // Final RMSNorm, classifier and cross-entropy, forward and backward, a block of tokens at a time.
 //
-// A block holds xn (C, T), logits (V, T) and what softmax needs, all fp32, T <= 256 tokens side by side (several short
-// sequences share one). The vocabulary is cut in fixed chunks, so every sum has one order:
-//   1) chunk by chunk: logits = W xn, their maximum and the sum of exp(logit - maximum), stored in place;
+// A block is T <= 256 tokens side by side (several short sequences share one), normalised and packed once as the
+// operand of two products. The vocabulary is cut in chunks of a fixed size, so every sum has one order whoever runs
+// it, and each chunk stays in its thread's cache from product to product:
+//   1) logits = W xn, their maximum and the sum of exp(logit - maximum); the exponentials are kept for step 3;
 //   2) the chunks' sums meet in chunk order, in double: nll, and the factor that turns exponentials to gradients;
-//   3) a stretch of chunks at a time, hot in cache: dlogits, dW += dlogits xn^T, dxn += W^T dlogits;
-//   4) the norm's gradients.
+//   3) dlogits, dW += dlogits xn^T, dxn += W^T dlogits, where neighbouring chunks (a slab) share one dxn;
+//   4) the slabs' dxn are added up in order, and the norm's gradients follow.
+// That is three products and one pass each way over the exponentials: nothing is made twice.
 #include "head.h"
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <vector>
 
 #include "../half.h"
 #include "../span.h"
-#include "gemm.h"
+#include "gemm_panels.h"
 #include "pool.h"
+#include "scratch.h"
 #include "vecmath.h"
 
 namespace anefast {
 namespace {
 
-constexpr int64_t TOKENS = 256;       // per block
-constexpr int64_t CHUNK = 192;        // vocabulary rows whose softmax sums are taken together
-constexpr int64_t STRETCH = CHUNK * 20; // vocabulary rows whose gradients go through the cache together
-constexpr int64_t LANES = 32;         // tokens normalised together
+constexpr int64_t TOKENS = 256;              // per block
+constexpr int64_t CHUNK = 192;               // vocabulary rows that go through the cache together
+constexpr int64_t SLABS_MOST = 32;           // sums of dxn side by side,
+constexpr int64_t SLAB_FLOATS = 3000 * 1000; // in about so much memory
+constexpr int64_t LANES = 32;                // tokens normalised together
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 MatrixView rows_of(const float *data, int64_t stride) { return {data, Elem::f32, stride, 1}; }
 MatrixView transposed(const float *data, int64_t stride) { return {data, Elem::f32, 1, stride}; }
 
-Gemm product(int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, float *c, int64_t c_stride,
-             bool accumulate) {
-    return Gemm{m, n, k, a, b, c, Elem::f32, c_stride, accumulate, true};
-}
+// Of the thread that calls: the block. exps is V x T floats, 32 MB for a vocabulary of 32,000.
+struct BlockMemory {
+    Scratch xn, panels, transposed_panels, exps, dxn;
+};
+thread_local BlockMemory block_memory;
+
+// Of each thread that works on chunks.
+struct ChunkMemory {
+    Scratch logits, dlogits, weights;
+};
+thread_local ChunkMemory chunk_memory;
 
 // A block of up to TOKENS consecutive positions (b * seq + s), and its buffers.
 class Block {
   public:
-    Block(const Head &head, int64_t most)
-        : head(head), C(head.channels), V(head.vocab), chunks(ceil_div(V, CHUNK)), room(most), xn(C * most),
-          rstd(most), logits(new float[V * most]), maxima(chunks * most), sums(chunks * most) {}
+    Block(const Head &head, int64_t most, bool with_grad)
+        : head(head), C(head.channels), V(head.vocab), chunks(ceil_div(V, CHUNK)), room(most),
+          slabs(std::min({chunks, SLABS_MOST, std::max<int64_t>(4, SLAB_FLOATS / (C * most))})), rstd(most),
+          picked(most), maxima(chunks * most), sums(chunks * most), xn(block_memory.xn.get(C * most)),
+          panels(block_memory.panels.get(b_panels_floats(C, most))),
+          transposed_panels(with_grad ? block_memory.transposed_panels.get(b_panels_floats(most, C)) : nullptr),
+          exps(with_grad ? block_memory.exps.get(V * most) : nullptr),
+          dxn(with_grad ? block_memory.dxn.get(slabs * C * most) : nullptr) {}
 
     void take(int64_t first_token, int64_t count) {
         first = first_token;
@@ -68,71 +83,101 @@ class Block {
                     xn[c * T + t + i] = h[i] * rstd[t + i] * head.norm[c];
             }
         });
+        constexpr int64_t PART = 64; // of either operand's k
+        const int64_t parts = ceil_div(C, PART);
+        Pool::shared().parallel(parts + (exps ? ceil_div(T, PART) : 0), [&](int64_t task) {
+            if (task < parts) {
+                const int64_t c = task * PART;
+                pack_b_panels(rows_of(xn, T), C, T, c, std::min(PART, C - c), panels);
+            } else {
+                const int64_t t = (task - parts) * PART;
+                pack_b_panels(transposed(xn, T), T, C, t, std::min(PART, T - t), transposed_panels);
+            }
+        });
     }
 
-    // Step 1. Afterwards logits hold exp(logit - its chunk's maximum); `picked` the target logits.
-    void classify(const int32_t *targets, std::vector<float> &picked) {
-        {
-            span::Span timed(span::Component::CLASSIFIER, 0, 2 * V * T * C);
-            gemm(product(V, T, C, rows_of(head.weight, C), rows_of(xn.data(), T), logits.get(), T, false));
-        }
-        for (int64_t t = 0; t < T; ++t)
-            picked[t] = targets[first + t] < 0 ? 0 : logits[targets[first + t] * T + t];
+    // Step 1. Afterwards exps, if it is wanted, holds exp(logit - its chunk's maximum).
+    void classify(const int32_t *targets) {
+        span::Span timed(span::Component::CLASSIFIER, 0, 2 * V * T * C);
         Pool::shared().parallel(chunks, [&](int64_t chunk) {
             const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
+            float *const logits = exps ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
+            gemm_panels({rows, T, C, head.weight + v * C, C, panels, logits, T, false});
+            for (int64_t t = 0; t < T; ++t)
+                if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
+                    picked[t] = logits[row * T + t];
             float *const most = &maxima[chunk * room], *const sum = &sums[chunk * room];
             std::fill(most, most + T, -INFINITY);
             std::fill(sum, sum + T, 0.0f);
-            max_down(&logits[v * T], rows, T, T, most);
-            exp_sum_down(&logits[v * T], rows, T, T, most, sum);
+            max_down(logits, rows, T, T, most);
+            exp_sum_down(logits, rows, T, T, most, sum);
         });
     }
 
     // Step 2. Writes nll, adds to `loss`, and turns `sums` into the factors of step 3.
-    void score(const int32_t *targets, const std::vector<float> &picked, float scale, float *nll, HeadLoss &loss) {
-        for (int64_t t = 0; t < T; ++t) {
-            float most = maxima[t];
-            for (int64_t k = 1; k < chunks; ++k)
-                most = std::max(most, maxima[k * room + t]);
-            double sum = 0;
+    void score(const int32_t *targets, float scale, float *nll, HeadLoss &loss) {
+        std::vector<double> ones(T);
+        over_lanes([&](int64_t t, int64_t n) {
+            float most[LANES];
+            double sum[LANES] = {};
+            std::fill(most, most + n, -INFINITY);
+            max_down(&maxima[t], chunks, room, n, most);
             for (int64_t k = 0; k < chunks; ++k) {
-                float &m = maxima[k * room + t];
-                m = exp_float(m - most);
-                sum += static_cast<double>(sums[k * room + t]) * m;
+                float *const m = &maxima[k * room + t];
+                for (int64_t i = 0; i < n; ++i)
+                    m[i] -= most[i];
+                exp_floats(m, m, n);
+                for (int64_t i = 0; i < n; ++i)
+                    sum[i] += static_cast<double>(sums[k * room + t + i]) * m[i];
             }
-            const bool counts = targets[first + t] >= 0;
-            const double one = counts ? std::log(sum) + most - picked[t] : 0;
-            nll[first + t] = static_cast<float>(one);
-            loss.sum += one;
-            loss.count += counts;
+            double over[LANES];
+            for (int64_t i = 0; i < n; ++i) {
+                const bool counts = targets[first + t + i] >= 0;
+                ones[t + i] = counts ? std::log(sum[i]) + most[i] - picked[t + i] : 0;
+                over[i] = counts ? scale / sum[i] : 0;
+            }
             for (int64_t k = 0; k < chunks; ++k)
-                sums[k * room + t] = counts ? static_cast<float>(maxima[k * room + t] * (scale / sum)) : 0.0f;
+                for (int64_t i = 0; i < n; ++i)
+                    sums[k * room + t + i] = static_cast<float>(maxima[k * room + t + i] * over[i]);
+        });
+        for (int64_t t = 0; t < T; ++t) {
+            nll[first + t] = static_cast<float>(ones[t]);
+            loss.sum += ones[t];
+            loss.count += targets[first + t] >= 0;
         }
     }
 
-    // Step 3. dxn (C, T) is written, dweight added to.
-    void classifier_grad(const int32_t *targets, float scale, float *dweight, std::vector<float> &dxn) {
-        std::vector<Gemm> parts;
-        for (int64_t v = 0; v < V; v += STRETCH) {
-            const int64_t rows = std::min(STRETCH, V - v);
-            Pool::shared().parallel(ceil_div(rows, CHUNK), [&](int64_t i) {
-                const int64_t from = v + i * CHUNK, count = std::min(CHUNK, V - from);
-                scale_down(&logits[from * T], count, T, T, &sums[from / CHUNK * room]);
-                for (int64_t t = 0; t < T; ++t) {
-                    const int64_t row = targets[first + t];
-                    if (row >= from && row < from + count)
-                        logits[row * T + t] -= scale;
-                }
-            });
-            span::Span timed(span::Component::CLASSIFIER, 0, 4 * rows * T * C);
-            const float *const dlogits = &logits[v * T];
-            gemm(product(rows, C, T, rows_of(dlogits, T), transposed(xn.data(), T), dweight + v * C, C, true));
-            gemm(product(C, T, rows, transposed(head.weight + v * C, C), rows_of(dlogits, T), dxn.data(), T, v > 0));
-        }
+    // Step 3, and the sum of step 4. dxn (C, T) is written, dweight added to.
+    void classifier_grad(const int32_t *targets, float scale, float *dweight) {
+        span::Span timed(span::Component::CLASSIFIER, 0, 4 * V * T * C);
+        Pool::shared().parallel(slabs, [&](int64_t slab) {
+            float *const dlogits = chunk_memory.dlogits.get(b_panels_floats(CHUNK, T));
+            float *const weights = chunk_memory.weights.get(a_panels_floats(C, CHUNK));
+            const int64_t begin = slab * chunks / slabs, end = (slab + 1) * chunks / slabs;
+            for (int64_t chunk = begin; chunk < end; ++chunk) {
+                const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
+                float *const e = exps + v * T;
+                scale_down(e, rows, T, T, &sums[chunk * room]);
+                for (int64_t t = 0; t < T; ++t)
+                    if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
+                        e[row * T + t] -= scale;
+                gemm_panels({rows, C, T, e, T, transposed_panels, dweight + v * C, C, true});
+                pack_b_panels(rows_of(e, T), rows, T, 0, rows, dlogits);
+                pack_a_panels(transposed(head.weight + v * C, C), C, rows, weights);
+                gemm_panels({C, T, rows, weights, 0, dlogits, dxn + slab * C * T, T, chunk > begin});
+            }
+        });
+        Pool::shared().parallel(ceil_div(C, LANES), [&](int64_t task) {
+            const int64_t from = task * LANES * T, to = std::min(C, (task + 1) * LANES) * T;
+            for (int64_t slab = 1; slab < slabs; ++slab)
+                for (int64_t i = from; i < to; ++i)
+                    dxn[i] += dxn[slab * C * T + i];
+        });
     }
 
-    // Step 4. dh = rstd * (dxn * norm - h * rstd^2 * mean over C of dxn * norm * h); dnorm += dxn * h * rstd.
-    void norm_grad(const std::vector<float> &dxn, uint16_t *dh, float *dnorm) {
+    // The rest of step 4. dh = rstd * (dxn * norm - h * rstd^2 * mean over C of dxn * norm * h);
+    // dnorm += dxn * h * rstd.
+    void norm_grad(uint16_t *dh, float *dnorm) {
         span::Span timed(span::Component::ELEMENTWISE);
         over_lanes([&](int64_t t, int64_t n) {
             float h[LANES], d[LANES];
@@ -195,11 +240,12 @@ class Block {
     }
 
     const Head &head;
-    const int64_t C, V, chunks, room;
+    const int64_t C, V, chunks, room, slabs;
     int64_t first = 0, T = 0;
-    std::vector<float> xn, rstd;
-    std::unique_ptr<float[]> logits; // large: left uninitialised
+    std::vector<float> rstd, picked;
     std::vector<float> maxima, sums; // (chunks, room)
+    float *const xn, *const panels, *const transposed_panels, *const exps; // the last two only for gradients
+    float *const dxn; // (slabs, C, T); in the end the first is their sum
 };
 
 HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh, float *dnorm,
@@ -211,17 +257,16 @@ HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, 
             loss.bad = t;
     if (loss.bad >= 0 || tokens == 0)
         return loss;
-    Block block(head, most);
-    std::vector<float> picked(most), dxn(dh ? head.channels * most : 0);
+    Block block(head, most, dh);
     for (int64_t t = 0; t < tokens; t += most) {
         block.take(t, std::min(most, tokens - t));
         block.normalise();
-        block.classify(targets, picked);
-        block.score(targets, picked, scale, nll, loss);
+        block.classify(targets);
+        block.score(targets, scale, nll, loss);
         if (dh) {
             span::InPhase backward(span::Phase::BACKWARD);
-            block.classifier_grad(targets, scale, dweight, dxn);
-            block.norm_grad(dxn, dh, dnorm);
+            block.classifier_grad(targets, scale, dweight);
+            block.norm_grad(dh, dnorm);
         }
     }
     return loss;
@@ -255,12 +300,13 @@ int64_t head_logits(const Head &head, const int32_t *positions, float *out) {
         for (int64_t c = 0; c < C; ++c)
             xn[b * C + c] = xn[b * C + c] * rstd * head.norm[c];
     }
-    // The vocabulary on M reads the weights once, where they lie; a transposed copy brings out (B, V).
-    std::vector<float> logits(head.vocab * B);
-    gemm(product(head.vocab, B, C, rows_of(head.weight, C), transposed(xn.data(), C), logits.data(), B, false));
-    for (int64_t b = 0; b < B; ++b)
-        for (int64_t v = 0; v < head.vocab; ++v)
-            out[b * head.vocab + v] = logits[v * B + b];
+    // One pass over the weights, which is all that this costs.
+    constexpr int64_t ROWS = 512;
+    Pool::shared().parallel(ceil_div(head.vocab, ROWS), [&](int64_t task) {
+        const int64_t v = task * ROWS, rows = std::min(ROWS, head.vocab - v);
+        for (int64_t b = 0; b < B; ++b)
+            dot_rows(head.weight + v * C, rows, C, &xn[b * C], out + b * head.vocab + v);
+    });
     return -1;
 }
 

@@ -14,6 +14,7 @@ struct Loops {
     void (*max_down)(const float *, int64_t, int64_t, int64_t, float *);
     void (*exp_sum_down)(float *, int64_t, int64_t, int64_t, const float *, float *);
     void (*scale_down)(float *, int64_t, int64_t, int64_t, const float *);
+    void (*dot_rows)(const float *, int64_t, int64_t, const float *, float *);
 };
 
 namespace four {
@@ -81,6 +82,9 @@ void exp_sum_down(float *x, int64_t rows, int64_t stride, int64_t n, const float
 }
 void scale_down(float *x, int64_t rows, int64_t stride, int64_t n, const float *factor) {
     loops().scale_down(x, rows, stride, n, factor);
+}
+void dot_rows(const float *matrix, int64_t rows, int64_t n, const float *x, float *out) {
+    loops().dot_rows(matrix, rows, n, x, out);
 }
 
 } // namespace anefast

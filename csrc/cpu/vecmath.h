@@ -24,6 +24,10 @@ void exp_sum_down(float *x, int64_t rows, int64_t stride, int64_t n, const float
 // x[i][j] *= factor[j]
 void scale_down(float *x, int64_t rows, int64_t stride, int64_t n, const float *factor);
 
+// out[i] = dot product of row i of a contiguous rows x n matrix with x, as 32 running sums: element k goes to
+// sum k % 32, and sums are folded by halves.
+void dot_rows(const float *matrix, int64_t rows, int64_t n, const float *x, float *out);
+
 namespace vecmath {
 typedef float F;
 typedef int32_t I;

@@ -74,4 +74,28 @@ static void scale_rows(float *x, int64_t rows, int64_t stride, int64_t n, const 
     }
 }
 
-static constexpr Loops LOOPS{each<exp_in>, each<sigmoid_in>, each<tanh_in>, max_rows, exp_sum_rows, scale_rows};
+static void dot_rows_in(const float *matrix, int64_t rows, int64_t n, const float *x, float *out) {
+    constexpr int SUMS = 32;
+    for (int64_t i = 0; i < rows; ++i, matrix += n) {
+        F sum[SUMS / WIDTH] = {};
+        int64_t k = 0;
+        for (; k + SUMS <= n; k += SUMS)
+            for (int s = 0; s < SUMS / WIDTH; ++s) {
+                F a, b;
+                load(a, matrix + k + s * WIDTH);
+                load(b, x + k + s * WIDTH);
+                sum[s] += a * b;
+            }
+        float all[SUMS];
+        memcpy(all, sum, sizeof all);
+        for (int64_t j = 0; k + j < n; ++j)
+            all[j] += matrix[k + j] * x[k + j];
+        for (int half = SUMS / 2; half; half /= 2)
+            for (int j = 0; j < half; ++j)
+                all[j] += all[j + half];
+        out[i] = all[0];
+    }
+}
+
+static constexpr Loops LOOPS{each<exp_in>, each<sigmoid_in>, each<tanh_in>, max_rows, exp_sum_rows, scale_rows,
+                             dot_rows_in};

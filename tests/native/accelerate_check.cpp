@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../../csrc/cpu/gemm.h"
+#include "../../csrc/cpu/gemm_panels.h"
 #include "../../csrc/cpu/pool.h"
 #include "../../csrc/half.h"
 
@@ -73,6 +74,22 @@ bool product(int64_t m, int64_t n, int64_t k, int kind, bool queued) {
     return went == (k > 0) && calls - before <= (queued ? m : 1);
 }
 
+bool packed_product(int64_t m, int64_t n, int64_t k, bool a_panels) {
+    const Matrix a(m, k, false, a_panels), b(k, n, false, 1);
+    std::vector<float> a_packed(a_panels_floats(m, k)), b_packed(b_panels_floats(k, n)), got(m * n, 0.5f), want = got;
+    pack_b_panels(b.view, k, n, 0, k / 2, b_packed.data());
+    pack_b_panels(b.view, k, n, k / 2, k - k / 2, b_packed.data());
+    pack_a_panels(a.view, m, k, a_packed.data());
+    const int before = calls;
+    gemm_panels({m, n, k, a_panels ? a_packed.data() : static_cast<const float *>(a.view.data), a_panels ? 0 : k,
+                 b_packed.data(), got.data(), n, true});
+    gemm_reference({m, n, k, a.view, b.view, want.data(), Elem::f32, n, true});
+    for (size_t i = 0; i < want.size(); ++i)
+        if (!(std::fabs(got[i] - want[i]) <= 1e-5 * (1 + k)))
+            return false;
+    return calls == before + 1;
+}
+
 } // namespace
 
 int main() {
@@ -86,6 +103,7 @@ int main() {
                     return 1;
                 }
     if (!product(700, 600, 500, 2, true)) return 1; // in several queued tasks
+    if (!packed_product(11, 9, 13, false) || !packed_product(11, 9, 13, true)) return 1;
     std::printf("%s\n", gemm_isa());
     return 0;
 }

@@ -1,0 +1,42 @@
+// Memory a thread keeps from one use to the next, aligned for whole vectors.
+//
+// What is obtained anew each time comes as fresh pages, and to touch one costs more than to fill it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace anefast {
+
+class Scratch {
+  public:
+    // At least so many floats, of any content. What an earlier call gave is gone.
+    float *get(int64_t floats) {
+        if (floats > size) {
+            memory.reset(); // the old one first: the peak is one buffer
+            size = 0;
+            const bool large = floats * sizeof(float) >= 4 * HUGE_PAGE;
+            const uintptr_t unit = large ? HUGE_PAGE : 64;
+            memory.reset(new float[floats + unit / sizeof(float)]);
+            size = floats;
+            base = reinterpret_cast<float *>((reinterpret_cast<uintptr_t>(memory.get()) + unit - 1) / unit * unit);
+#ifdef __linux__
+            if (large) // a wish: where it is refused, pages are small
+                madvise(base, floats * sizeof(float) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+#endif
+        }
+        return base;
+    }
+
+  private:
+    static constexpr uintptr_t HUGE_PAGE = 2 << 20; // bytes
+    std::unique_ptr<float[]> memory;
+    float *base = nullptr;
+    int64_t size = 0;
+};
+
+} // namespace anefast
