@@ -46,7 +46,12 @@ class Program:
     @property
     def was_cached(self) -> bool | None: ...
     def evaluate(
-        self, inputs: Sequence[Surface], outputs: Sequence[Surface], label: int = 0
+        self,
+        inputs: Sequence[Surface],
+        outputs: Sequence[Surface],
+        label: int = 0,
+        flops: int = 0,
+        bytes: int = 0,
     ) -> None: ...
     def unload(self) -> None: ...
 

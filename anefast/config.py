@@ -309,6 +309,11 @@ class TrainConfig(_Checked):
     init: str = ""  # Start from the weights of a run, a checkpoint or a llama2.c .bin.
     prompt: str = ""  # Begin the closing sample with this text.
     sample_tokens: int = 200  # Tokens of the closing sample; 0: none.
+    # Account for every millisecond, in timings.jsonl and at the end; costs less than 1%.
+    timeline: bool = True
+    breakdown: bool = False  # Print where the time went, component by component, at the end.
+    trace: str = ""  # Write a trace for ui.perfetto.dev or chrome://tracing to this file.
+    sinks: str = ""  # Feed dashboards too: "tensorboard", "trackio", "wandb", with commas.
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

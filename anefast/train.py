@@ -15,17 +15,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
-
-from tqdm import tqdm
 
 from anefast import checkpoint
 from anefast.cli import describe_origins, guarded, run_of, train_config
@@ -40,6 +38,9 @@ from anefast.telemetry import (
     read_rows,
     write_atomic,
 )
+from anefast.telemetry import breakdown as shown
+from anefast.telemetry.screen import Direct, Screen
+from anefast.telemetry.sinks import checked, installed
 from anefast.tokenizer import Tokenizer, open_tokenizer
 from anefast.trainer import Row, Say, Stop, Trainer, batches_of
 
@@ -64,6 +65,7 @@ class FitResult:
     tokens_per_second: float = 0.0
     interrupted: bool = False  # stopped by a signal; resuming the run goes on bit for bit
     sample: str = ""
+    breakdown: str = ""  # where the time of the session went, as a table
 
 
 def fit(
@@ -74,20 +76,22 @@ def fit(
     device: Device | None = None,
     on_step: Callable[[Row], None] | None = None,
     show: Say | None = None,
-    bar: bool = False,
+    bar: bool | Screen = False,
     restart: Restart | None = None,
 ) -> FitResult:
     """Trains, and leaves a run folder behind.
 
     model, data, device: used in place of what `config` describes; a model brings its own shape and
     tokenizer. on_step: called with the metrics row after every update. show: takes each line of
-    progress (default: the "anefast" logger). bar: draw a progress bar on stderr. SIGINT or SIGTERM
+    progress (default: the "anefast" logger). bar: draw a progress bar on stderr, or on this
+    screen. SIGINT or SIGTERM
     stop at the next micro-step with a checkpoint (compiling async: at the next one that no stale
     programs run); a second one raises KeyboardInterrupt. restart: how to replace the process when
     it has used up its compiles; without one, a run that would need it is refused. What the caller
     can put right is a ValueError in one line.
     """
     say = show or log.info
+    _check_outputs(config)
     # 1) where the run lives; nobody else writes there until we are done
     resumed = checkpoint.find_checkpoint(config.resume) if config.resume else None
     out = run_of(Path(config.resume)) if resumed else Path(config.out or _new_run_name(config))
@@ -106,15 +110,15 @@ def fit(
             swap_at=_swap_at(config), load=resumed is None,
         )  # fmt: skip
         with step.compiler.budget.guard(config.max_compiles, say):
+            trainer = Trainer(config, run, model, data, step, say, on_step)
             try:
-                trainer = Trainer(config, run, model, data, step, say, on_step)
                 trainer.begin(resumed, can_restart=restart is not None)
                 # 3) train
-                with _stopping() as stop:
-                    trainer.train(stop, bar)
+                with _stopping() as stop, _screen(bar) as screen:
+                    trainer.train(stop, screen)
                 interrupted = trainer.progress.step < config.steps
             finally:
-                step.close()
+                trainer.close()
             # 4) say how it went
             if not (interrupted and trainer.out_of_compiles and not stop.requested):
                 return _finish(trainer, interrupted, device)
@@ -215,6 +219,9 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
         tokens_per_second=trainer.trained / trainer.seconds if trainer.seconds else 0.0,
         interrupted=interrupted,
     )
+    times = trainer.timeline.summary()
+    if times["micro_steps"]:
+        result.breakdown = shown.table(times)
     if interrupted:
         say(f"stopped at update {p.step} of {config.steps}; saved {trainer.saved}")
         say(f"continue with: python -m anefast.train --resume {run}")
@@ -226,6 +233,8 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
             f"{result.tokens_per_second:,.0f} tokens/s over {trainer.trained:,} tokens "
             f"({trainer.step.device.label} on {trainer.step.device.description})"
         )
+        if times["micro_steps"]:
+            say(shown.line(times))
     else:
         say(f"nothing to do: the run is at update {p.step}. More updates: --steps N")
     if config.sample_tokens:
@@ -241,6 +250,26 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
     say(f"written to {run}: {METRICS}, {TIMINGS}, config.toml, checkpoint {trainer.saved}")
     say(f'try: python -m anefast.generate {run} --prompt "Once"')
     return result
+
+
+def _check_outputs(config: TrainConfig) -> None:
+    """What would otherwise be missed after the first compile."""
+    for name in checked(config.sinks):
+        installed(name)
+    if config.trace:
+        open(config.trace, "w").close()
+
+
+@contextlib.contextmanager
+def _screen(bar: bool | Screen) -> Iterator[Screen | None]:
+    """Where the bar is drawn: a screen that is there, one made for this run, or none."""
+    if not isinstance(bar, bool):
+        yield bar
+    elif bar:
+        with closing(Screen(bar=True)) as screen:
+            yield screen
+    else:
+        yield None
 
 
 @contextlib.contextmanager
@@ -279,16 +308,11 @@ def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _printer(bar: bool) -> Say:
-    """Lines to stdout. A reader that went away (a pipe to head) does not end the training."""
-
-    def say(line: str) -> None:
-        try:
-            tqdm.write(line, file=sys.stdout) if bar else print(line, flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    return say
+def terminal() -> Screen:
+    """Standard output for lines and, where it is a terminal, standard error for a bar."""
+    sys.stdout.flush()
+    out, err = Direct(sys.stdout.fileno()), Direct(sys.stderr.fileno())
+    return Screen(sys.stderr.isatty(), out, err)
 
 
 def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit) -> None:
@@ -296,11 +320,17 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
 
     def run() -> None:
         config, origins = train_config(sys.argv[1:] if argv is None else argv)
-        bar = sys.stderr.isatty()
-        say = _printer(bar)
-        for line in describe_origins(config, origins):
-            say(line)
-        fit(config, show=say, bar=bar, restart=restart)
+        with closing(terminal()) as screen:
+            for line in describe_origins(config, origins):
+                screen.say(line)
+
+            def go_on(run: Path) -> NoReturn:
+                screen.close()
+                restart(run)
+
+            result = fit(config, show=screen.say, bar=screen, restart=go_on)
+            if config.breakdown:
+                screen.say(result.breakdown)
 
     sys.exit(guarded(run))
 

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
-from anefast import checkpoint
+from anefast import _C, checkpoint
 from anefast.cli import Failure
-from anefast.config import ConfigError, TrainConfig
+from anefast.config import ConfigError, TrainConfig, flatten, to_settings
 from anefast.data import Batches, Order, TokenData
 from anefast.optim import AdamW, LossScale, learning_rate
 from anefast.restart import restarts
 from anefast.telemetry import RunFolder, environment, peak_memory_bytes
+from anefast.telemetry.screen import Screen
+from anefast.telemetry.sinks import Sinks
+from anefast.telemetry.timeline import SUMMARY, Timeline
 
 if TYPE_CHECKING:
     from anefast.model import Model
@@ -87,6 +89,8 @@ class Trainer:
         self.saved: Path | None = None
         self.out_of_compiles = False  # going on is another process's business
         self.seconds, self.trained = 0.0, 0  # in this session
+        self.timeline = Timeline(config.timeline, config.trace)
+        self.note = ""  # what the bar says beside its numbers
 
     def begin(self, resumed: Path | None, can_restart: bool = False) -> None:
         """Restores a checkpoint if there is one, notes what this run is, measures the start."""
@@ -98,7 +102,9 @@ class Trainer:
             sys.argv, device=device.description, label=device.label, restarts=restarts()
         )
         self.run.begin(self.config, seen)
-        self.run.open_logs(self.progress.step)
+        sinks = Sinks(self.config.sinks, self.run.path, flatten(to_settings(self.config)))
+        self.run.open_logs(self.progress.step, sinks)
+        self.timeline.start(self.run.background)
         self.say(f"device: {device.description}; programs are {device.label}")
         self.say(f"data: {self.data.description}; {len(self.data.train):,} tokens to train on")
         self.say(f"model: {_count(self.step.params):,} weights; run folder {self.run.path}")
@@ -108,12 +114,12 @@ class Trainer:
         if resumed is not None:
             self.say(f"resumed from {resumed} at update {self.progress.step}")
         else:
-            self._log({"step": 0, "tokens": 0, "val/loss": self.evaluate()}, {"step": 0})
+            self.run.log({"step": 0, "tokens": 0, "val/loss": self.evaluate()}, {"step": 0})
             self.progress.first_val = self.progress.last_val
             self.say(f"step 0 val {self.progress.first_val:.4f}")
         self._check_budget(can_restart)
 
-    def train(self, stop: Stop, bar: bool) -> None:
+    def train(self, stop: Stop, screen: Screen | None = None) -> None:
         """Updates until the last one or until `stop`, which is looked at between micro-steps.
 
         Nothing stops while the device is an update behind: a checkpoint has the newest weights
@@ -122,26 +128,33 @@ class Trainer:
         config, p = self.config, self.progress
         accumulation = config.optim.accumulation
         total = config.steps * accumulation
-        with tqdm(
-            total=total, initial=p.step * accumulation + p.micro, disable=not bar, unit="batch"
-        ) as shown:
-            while p.step < config.steps:
-                began = time.perf_counter()
-                while p.micro < accumulation:
-                    leaves = stop.requested or self.out_of_compiles
-                    if leaves and not self.step.compiler.stale:
-                        break
-                    x, y = self.batches.batch(p.step * accumulation + p.micro)
-                    loss, tokens = self.step.micro_step(x, y, self.scale.value)
-                    p.loss_sum += loss
-                    p.loss_tokens += tokens
-                    p.micro += 1
-                    shown.update()
-                if p.micro < accumulation:
+        while p.step < config.steps:
+            began = time.perf_counter()
+            before = p.micro  # more than 0 only where a run goes on in the middle of an update
+            self.timeline.begin_update()
+            while p.micro < accumulation:
+                leaves = stop.requested or self.out_of_compiles
+                if leaves and not self.step.compiler.stale:
                     break
-                row = self._update()
-                seconds = time.perf_counter() - began
-                self._after_update(row, seconds, shown, bar)
+                at = p.step * accumulation + p.micro
+                if screen is not None:
+                    screen.show(at, total, self.note)
+                _C.spans_phase(_C.Phase.FORWARD)
+                with _C.Span(_C.Component.DATA):
+                    x, y = self.batches.batch(at)
+                loss, tokens = self.step.micro_step(x, y, self.scale.value)
+                p.loss_sum += loss
+                p.loss_tokens += tokens
+                p.micro += 1
+                self.timeline.tick()
+            if p.micro < accumulation:
+                break
+            row = self._update()
+            self.timeline.end_update(p.step, accumulation - before)
+            seconds = time.perf_counter() - began
+            if screen is not None:
+                screen.show(p.step * accumulation, total, self.note)
+            self._after_update(row, seconds, screen is not None and screen.has_bar)
         if p.step < config.steps:
             self.step.wait()
             self.save()
@@ -149,15 +162,18 @@ class Trainer:
     def _update(self) -> Row:
         """Turns the accumulated gradients into new weights, or skips them when they overflowed."""
         p, scale = self.progress, self.scale.value
+        _C.spans_phase(_C.Phase.UPDATE)
         self.step.wait()
         lr = learning_rate(self.config.optim, p.step + 1, self.config.steps)
         tokens = max(1, p.loss_tokens)
-        done = self.optimizer.update(self.step.grads, 1.0 / (scale * tokens), lr)
+        with _C.Span(_C.Component.OPTIMIZER):
+            done = self.optimizer.update(self.step.grads, 1.0 / (scale * tokens), lr)
         if not done.overflow:
             self.step.update_weights()
         self.scale.update(done.overflow)
         self.overflows = self.overflows + 1 if done.overflow else 0
         loss = p.loss_sum / tokens
+        self.note = f"loss {loss:.4f}"
         self.trained += p.loss_tokens
         p.step, p.micro, p.tokens = p.step + 1, 0, p.tokens + p.loss_tokens
         p.loss_sum, p.loss_tokens = 0.0, 0
@@ -171,8 +187,9 @@ class Trainer:
             "overflow": done.overflow,
         }
 
-    def _after_update(self, row: Row, seconds: float, shown: Any, bar: bool) -> None:
+    def _after_update(self, row: Row, seconds: float, bar: bool) -> None:
         """Validation, logging and checkpoint, where they are due."""
+        _C.spans_phase(_C.Phase.BETWEEN)
         config, step = self.config, self.progress.step
         self.seconds += seconds
         last = step == config.steps
@@ -182,12 +199,11 @@ class Trainer:
         rate = config.optim.accumulation * config.data.batch * config.data.seq_len / seconds
         timing = {"step": step, "time": time.time(), "ms": seconds * 1e3, "tok_per_s": rate}
         timing |= {"peak_mem_mb": peak_memory_bytes() / 2**20, **self.step.compiler.report()}
-        self._log(row, timing)
+        self.run.log(row, timing, self.timeline.row)
         if row["overflow"]:
             self.say(
                 f"step {step} skipped: gradients overflowed, loss scale now {self.scale.value:g}"
             )
-        shown.set_postfix_str(f"loss {row['train/loss']:.4f}", refresh=False)
         every = max(1, config.steps // 20)
         if validates or (not bar and (step % every == 0 or step == 1)):
             self.say(progress_line(row, rate))
@@ -226,12 +242,28 @@ class Trainer:
                 "plan with fewer programs."
             )
 
+    def close(self) -> None:
+        """Ends the timeline, and the programs."""
+        try:
+            self.timeline.stop(self.run.path / SUMMARY, **self._about())
+        finally:
+            self.step.close()
+
+    def _about(self) -> dict[str, Any]:
+        """What a summary of times must say about the machine and the shapes."""
+        device, c = self.step.device, self.config
+        shape = {"plan": c.plan, "batch": c.data.batch, "seq_len": c.data.seq_len}
+        return {"device": device.description, "label": device.label, **shape}
+
     def evaluate(self) -> float:
         """Mean loss over the validation batches, weighted by token, in nats."""
         total, count = 0.0, 0
+        before = _C.spans_phase(_C.Phase.VALIDATION)
         for x, y in self.validation:
             loss, tokens = self.step.evaluate(x, y)
             total, count = total + loss, count + tokens
+            self.timeline.tick()
+        _C.spans_phase(before)
         self.progress.last_val = total / max(1, count)
         return self.progress.last_val
 
@@ -240,9 +272,11 @@ class Trainer:
         p, name = self.progress, checkpoint.checkpoint_name
         if self.saved is not None and self.saved.name == name(p.step, p.micro):
             return
+        before = _C.spans_phase(_C.Phase.SAVE)
         self.step.settle()  # from here on this run is on the newest weights, as a resumed one is
         if best := val_loss is not None and val_loss < p.best_val:
             p.best_val = val_loss if val_loss is not None else p.best_val
+        self.timeline.report(self.run.path / SUMMARY, **self._about())
         self.run.sync()
         state = {
             **{k: _jsonable(v) for k, v in asdict(p).items()},
@@ -250,13 +284,16 @@ class Trainer:
             "loss_scale": self.scale.state(),
             "overflows": self.overflows,
         }
-        arrays = self._optimizer_arrays(with_grads=p.micro > 0)
-        self.saved = checkpoint.save(
-            self.run.path, self.model.config, self.step.params, arrays, state, self.model.tokenizer
-        )
-        if best:
-            checkpoint.mark_best(self.run.path, self.saved, p.best_val)
-        checkpoint.prune(self.run.path, self.config.keep_last)
+        with _C.Span(_C.Component.CHECKPOINT):
+            arrays = self._optimizer_arrays(with_grads=p.micro > 0)
+            self.saved = checkpoint.save(
+                self.run.path, self.model.config, self.step.params, arrays, state,
+                self.model.tokenizer,
+            )  # fmt: skip
+            if best:
+                checkpoint.mark_best(self.run.path, self.saved, p.best_val)
+            checkpoint.prune(self.run.path, self.config.keep_last)
+        _C.spans_phase(before)
 
     def _restore(self, folder: Path) -> None:
         """The inverse of `save`, into the arrays that the step and the optimiser already have."""
@@ -292,9 +329,6 @@ class Trainer:
         if with_grads:
             groups["grad"] = self.step.grads
         return {f"{g}.{name}": a for g, arrays in groups.items() for name, a in arrays.items()}
-
-    def _log(self, row: Row, timing: Row) -> None:
-        self.run.log(row, timing)
 
 
 def batches_of(config: TrainConfig, data: TokenData) -> Batches:

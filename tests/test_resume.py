@@ -246,7 +246,7 @@ import resource, signal, sys
 from functools import partial
 from tests.bigram import DEVICE, BigramModel, settings
 from anefast.cli import guarded
-from anefast.train import fit, _printer
+from anefast.train import fit, terminal
 what, out = sys.argv[1:3]
 def limit(row):
     if row["step"] == 12:
@@ -256,8 +256,11 @@ def slow(row):
     import time
     time.sleep(0.2)
 hook = {"full": limit, "slow": slow, "pipe": None}[what]
-sys.exit(guarded(partial(fit, settings(out), model=BigramModel(), device=DEVICE, on_step=hook,
-                         show=_printer(False))))
+screen = terminal()
+code = guarded(partial(fit, settings(out), model=BigramModel(), device=DEVICE, on_step=hook,
+                       show=screen.say))
+screen.close()
+sys.exit(code)
 """
 
 

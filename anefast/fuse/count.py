@@ -216,6 +216,12 @@ def flops(t: Tensor) -> int:
     return 0
 
 
+def work(program: Program) -> tuple[int, int]:
+    """(flops, bytes through ports) of one evaluation."""
+    ports = (*program.inputs, *program.outputs)
+    return sum(flops(t) for t in program.nodes if not t.is_leaf), sum(nbytes(t) for _, t in ports)
+
+
 def scratch(program: Program, ops: Sequence[Tensor]) -> int:
     """Most bytes alive at once of values that are in no port.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anefast import _C, mil
+from anefast.fuse.count import work
 from anefast.ir import Program
 from anefast.nn import Params
 from anefast.runtime.cache import Blobs, Lease
@@ -23,7 +24,7 @@ class Kernel:
         self.device, self.program, self.name = device, program, program.name
         self.text, self._layout = mil.emit(program, dialect)
         self._lease: Lease | None = None
-        self._label = _C.spans_label(self.name)
+        self._span = (_C.spans_label(self.name), *work(program))
         self.compiles = 0
 
     @property
@@ -42,7 +43,7 @@ class Kernel:
 
     def fill(self, params: Params) -> Blobs:
         """The weight files with these values, in a buffer that the next call rewrites."""
-        with _C.Span(_C.Component.STAGE, self._label):
+        with _C.Span(_C.Component.STAGE, self._span[0]):
             return self._layout.fill(params)
 
     def adopt(self, lease: Lease) -> None:
@@ -63,7 +64,7 @@ class Kernel:
         if self._lease is None:
             raise RuntimeError(f"[kernel] expected {self.name} to be loaded. Hint: call load().")
         natives = [s.native for s in inputs], [s.native for s in outputs]
-        self._lease.native.evaluate(*natives, self._label)
+        self._lease.native.evaluate(*natives, *self._span)
 
     def run(self, **arrays: Half) -> dict[str, Half]:
         """Runs on arrays by port name, copying in and out. For tests and notebooks."""

@@ -121,8 +121,9 @@ struct Program {
     }
 
     void evaluate(const std::vector<std::shared_ptr<Surface>> &in,
-                  const std::vector<std::shared_ptr<Surface>> &out, uint32_t label) const {
-        span::Span timed(span::Component::EVALUATE, label);
+                  const std::vector<std::shared_ptr<Surface>> &out, uint32_t label, uint64_t flops,
+                  uint64_t bytes) const {
+        span::Span timed(span::Component::EVALUATE, label, flops, bytes);
         std::shared_ptr<anefast_program> held = handle;
         anefast_error error;
         if (!held) {
@@ -232,7 +233,8 @@ void init_device(py::module_ &m) {
         .def_property_readonly("outputs", [](const Program &p) { return p.outputs; })
         .def_readonly("nbytes", &Program::bytes, "Weights and intermediate buffers, without surfaces.")
         .def("evaluate", &Program::evaluate, py::arg("inputs"), py::arg("outputs"), py::arg("label") = 0,
-             "Runs once, synchronously. Surfaces are in the order of inputs and outputs. label: its span's.")
+             py::arg("flops") = 0, py::arg("bytes") = 0,
+             "Runs once, synchronously. Surfaces are in the order of inputs and outputs; the rest is for its span.")
         .def_readonly("was_cached", &Program::was_cached,
                       "Whether the system still had it compiled; None where the device cannot say.")
         .def("unload", &Program::unload, "Raises EvaluationError where the device fails to; it is gone all the same.");

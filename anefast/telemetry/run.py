@@ -1,8 +1,7 @@
 """The run folder: its lock, the config and environment it began with, and one row per update.
 
-metrics.jsonl holds only what is a function of the config and the data, so that a resumed run writes
-the same bytes as one that was never stopped. What a clock or the machine decides goes to
-timings.jsonl. Weights are checkpoint.py's.
+What a row is: rows.py. Rows are written in the background (background.py), and every one of them is
+on disk before a checkpoint is. Weights are checkpoint.py's.
 """
 
 from __future__ import annotations
@@ -11,25 +10,23 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from anefast.config import TrainConfig, to_settings
+from anefast.telemetry.background import Background
+from anefast.telemetry.rows import Row, RowFiles, RunError
+from anefast.telemetry.sinks import Sinks
 
 LOCK, CONFIG, ENVIRONMENT = "run.lock", "config.toml", "env.json"
-METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used. One line."""
 
 
 class RunFolder:
@@ -44,8 +41,8 @@ class RunFolder:
             raise RunError(
                 f"[run] {path} is a file, expected a folder. Hint: choose another --out."
             )
-        self._metrics: IO[bytes] | None = None
-        self._timings: IO[bytes] | None = None
+        self._files: RowFiles | None = None
+        self._sinks: Sinks | None = None
         self._made = False
         made = not path.exists()
         if not resume and path.is_dir() and not (path / LOCK).exists():
@@ -68,7 +65,7 @@ class RunFolder:
         """Writes config.toml and adds this session's environment to env.json."""
         import tomli_w
 
-        settings = {**to_settings(config), "resume": ""}
+        settings = {**to_settings(config), "resume": "", "trace": ""}
         if (self.path / CONFIG).is_file():
             settings["init"] = read_config(self.path).get("init", "")
         write_atomic(self.path / CONFIG, tomli_w.dumps(settings).encode())
@@ -78,45 +75,52 @@ class RunFolder:
         text = json.dumps({"sessions": [*sessions, environment]}, indent=2) + "\n"
         write_atomic(self.path / ENVIRONMENT, text.encode())
 
-    def open_logs(self, step: int) -> None:
-        """Opens the row files after dropping rows past `step`, where training goes on."""
-        for name in (METRICS, TIMINGS):
-            if (self.path / name).exists():
-                drop_rows_after(self.path / name, step)
-        self._metrics = open(self.path / METRICS, "ab", buffering=0)
-        self._timings = open(self.path / TIMINGS, "ab", buffering=0)
+    def open_logs(self, step: int, sinks: Sinks | None = None) -> None:
+        """Opens the row files after dropping rows past `step`, where training goes on.
 
-    def log(self, metrics: dict[str, Any], timings: dict[str, Any]) -> None:
-        """Appends a row to each file; numbers that are not finite become null."""
-        if self._metrics is None or self._timings is None:
+        sinks: get every row as well; they are closed with the folder.
+        """
+        self._files, self._sinks = RowFiles(self.path, step), sinks
+        self.background = Background("anefast-writer")
+
+    def log(self, metrics: Row, timings: Row, more: Callable[[], Row] = dict) -> None:
+        """A row for each file, soon: written in the background, as the sinks are fed.
+
+        more: called over there for the rest of `timings`. Raises RunError for an earlier row that
+        could not be written.
+        """
+        if self._files is None:
             raise RuntimeError("[run] open_logs comes before log.")
-        for file, row in ((self._metrics, metrics), (self._timings, timings)):
-            line = json.dumps({k: _plain(v) for k, v in row.items()}).encode() + b"\n"
-            try:
-                written = file.write(line)
-            except OSError as error:
-                reason = error.strerror
-            else:
-                if written == len(line):
-                    continue
-                reason = "the disk is full"
-            raise RunError(
-                f"[run] cannot write {file.name}: {reason}. "
-                f"Hint: free some space, then --resume {self.path} from its last checkpoint."
-            )
+        self.background.call(self._write, metrics, timings, more)
 
     def sync(self) -> None:
         """Rows are on disk when this returns: call it before a checkpoint that counts on them."""
-        for file in (self._metrics, self._timings):
-            if file is not None:
-                os.fsync(file.fileno())
+        if self._files is not None:
+            self.background.call(self._files.sync)
+            self.background.flush()
 
     def close(self) -> None:
-        """Closes the files and gives the folder free; one that nothing came into goes away."""
-        for file in (self._metrics, self._timings):
-            if file is not None:
-                file.close()
-        self._metrics = self._timings = None
+        """Writes what is left, closes the files and gives the folder free; one that nothing came
+        into goes away. RunError when something could not be written."""
+        try:
+            if self._files is not None:
+                self.background.close()
+        finally:
+            self._release()
+
+    def _write(self, metrics: Row, timings: Row, more: Callable[[], Row]) -> None:
+        timings = timings | more()
+        if self._files is not None:
+            self._files.write(metrics, timings)
+        if self._sinks is not None:
+            self._sinks.log(metrics, timings)
+
+    def _release(self) -> None:
+        if self._sinks is not None:
+            self._sinks.close()
+        if self._files is not None:
+            self._files.close()
+        self._files = self._sinks = None
         if self._made and not (self.path / CONFIG).exists():
             (self.path / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -132,31 +136,6 @@ def read_config(run: Path) -> dict[str, Any]:
         raise RunError(
             f"[run] {run} is not a run: it has no readable {CONFIG}. Hint: name a run folder."
         ) from None
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl or timings.jsonl; a half-written last row is left out."""
-    rows = []
-    for line in path.read_bytes().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
-def drop_rows_after(path: Path, step: int) -> None:
-    """Cuts the file after the last row of update `step`, or at a row that is damaged."""
-    keep = 0
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                if json.loads(line)["step"] > step or not line.endswith(b"\n"):
-                    break
-            except (ValueError, KeyError, TypeError):
-                break
-            keep += len(line)
-    os.truncate(path, keep)
 
 
 def environment(argv: list[str], **more: Any) -> dict[str, Any]:
@@ -227,13 +206,9 @@ def _lock(path: Path) -> int:
     return handle
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _git(*arguments: str) -> str:
     """A line about the checkout this package lies in; empty for an installed one or without git."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return ""
     try:
