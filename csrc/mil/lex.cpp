@@ -11,6 +11,7 @@ namespace {
 
 constexpr size_t MAX_TEXT_BYTES = size_t{1} << 28; // keeps positions in 32 bits
 constexpr size_t MAX_QUOTE_BYTES = 32;
+constexpr size_t MAX_PROBLEMS = 1000; // that a tolerant reader puts up with
 
 enum : uint8_t { LETTER = 1, DIGIT = 2, IN_NAME = 4, HEX = 8, MARK = 16 };
 
@@ -35,9 +36,11 @@ int nibble(char c) { return is_digit(c) ? c - '0' : (c | 0x20) - 'a' + 10; }
 
 } // namespace
 
-void fail(Position where, const std::string &expected, const std::string &got) {
-    throw Failure{where, "[mil] line " + std::to_string(where.line) + ", column " + std::to_string(where.column) +
-                             ": expected " + expected + ", got " + got};
+void fail(Position where, const std::string &expected, const std::string &got, Fault fault) {
+    throw Failure{where,
+                  "[mil] line " + std::to_string(where.line) + ", column " + std::to_string(where.column) + ": expected " + expected +
+                      ", got " + got,
+                  fault};
 }
 
 std::string quoted(std::string_view text) {
@@ -91,7 +94,7 @@ std::string unescaped(const Token &token) {
     return out;
 }
 
-Lexer::Lexer(std::string_view text) : text_(text) {
+Lexer::Lexer(std::string_view text, Notes *notes) : text_(text), notes_(notes) {
     if (text.size() > MAX_TEXT_BYTES) {
         text_ = {};
         fail({1, 1}, "at most " + std::to_string(MAX_TEXT_BYTES) + " bytes of text", std::to_string(text.size()));
@@ -101,14 +104,49 @@ Lexer::Lexer(std::string_view text) : text_(text) {
 
 Token Lexer::take() {
     Token token = now_;
+    last_end_ = span(token).end;
     read();
     return token;
 }
 
 bool Lexer::accept(std::string_view what) {
     if (!now_.is(what)) return false;
-    read();
+    take();
     return true;
+}
+
+void Lexer::complain(Fault fault, Position where, const std::string &expected, const std::string &got) {
+    try {
+        fail(where, expected, got, fault);
+    } catch (const Failure &failure) {
+        if (!notes_) throw;
+        note(failure);
+    }
+}
+
+void Lexer::note(const Failure &failure) {
+    if (notes_->problems.size() >= MAX_PROBLEMS) fail(failure.where, "at most " + std::to_string(MAX_PROBLEMS) + " faults", "more");
+    notes_->problems.push_back(failure);
+}
+
+void Lexer::read_on() {
+    for (;;) {
+        const size_t before = at_;
+        try {
+            return read();
+        } catch (const Failure &) {
+            if (at_ == before && at_ < text_.size()) at_++;
+            while (at_ < text_.size() && text_[at_] != '\n') at_++;
+        }
+    }
+}
+
+void Lexer::resync() {
+    while (now_.kind != Token::end && !now_.is("}")) {
+        const bool last = now_.is(";");
+        read_on();
+        if (last) return;
+    }
 }
 
 Token Lexer::expect(std::string_view what, const char *role) {
@@ -132,9 +170,12 @@ void Lexer::skip_blank() {
         } else if (c == ' ' || c == '\t' || c == '\r' || c == '\f' || c == '\v') {
             at_++;
         } else if (c == '/' && byte(1) == '/') {
+            const size_t begin = at_;
             while (at_ < text_.size() && text_[at_] != '\n') at_++;
+            if (notes_) notes_->comments.push_back({begin, at_});
         } else if (c == '/' && byte(1) == '*') {
             const Position start = here();
+            const size_t begin = at_;
             for (at_ += 2; !(byte() == '*' && byte(1) == '/'); at_++) {
                 if (at_ >= text_.size()) fail(start, "*/ to close this comment", "the end of the text");
                 if (text_[at_] == '\n') {
@@ -143,6 +184,7 @@ void Lexer::skip_blank() {
                 }
             }
             at_ += 2;
+            if (notes_) notes_->comments.push_back({begin, at_});
         } else {
             return;
         }

@@ -224,7 +224,7 @@ std::string spelled(DTypes dtypes) {
 
 std::vector<Type> check_operation(const OpRecord &record, const Call &call, const std::vector<bool> &constexpr_results) {
     if (call.opset < record.since)
-        fail(call.op.where, "opset ios" + std::to_string(record.since) + " or later for " + record.name, "ios" + std::to_string(call.opset));
+        fail(call.op.where, "opset ios" + std::to_string(record.since) + " or later for " + record.name, "ios" + std::to_string(call.opset), Fault::opset);
 
     DTypes t = call.opset >= 17 ? record.dtypes17 : record.dtypes;
     const char *t_from = nullptr; // the argument that settled T
@@ -270,7 +270,7 @@ Position Call::at(std::string_view name) const {
 }
 
 void Call::wrong(std::string_view argument, const std::string &expected, const std::string &got) const {
-    fail(at(argument), expected, got);
+    fail(at(argument), expected, got, Fault::type);
 }
 
 void Call::needs_data(std::string_view name) const {
@@ -278,7 +278,7 @@ void Call::needs_data(std::string_view name) const {
     if (id < 0) return;
     const Value &value = function.values[static_cast<size_t>(id)];
     if (!value.data && value.strings.empty())
-        wrong(name, quoted(name) + " of " + op.type + " written in the text, or its weight file", "a BLOBFILE that was not given");
+        fail(at(name), quoted(name) + " of " + op.type + " written in the text, or its weight file", "a BLOBFILE that was not given", Fault::data);
 }
 
 std::vector<int32_t> Call::ints(std::string_view name, std::vector<int32_t> fallback) const {

@@ -8,7 +8,8 @@
 //
 // Nesting is bounded (a tuple holds no tuple, a list no deeper than its rank), so is the stack.
 // Payloads are in values.cpp, what ops want in ops.cpp. Every limit that keeps hostile text from
-// costing more than its length is where the text is read.
+// costing more than its length is where the text is read. With an Outline to fill (outline.h) the
+// same grammar is read tolerantly: what can be passed over is noted, and reading goes on.
 #include "parse.h"
 
 #include <map>
@@ -17,6 +18,7 @@
 
 #include "lex.h"
 #include "ops.h"
+#include "outline.h"
 #include "values.h"
 
 namespace anefast::mil {
@@ -25,7 +27,8 @@ namespace {
 
 class Parser {
 public:
-    Parser(std::string_view text, const BlobTable &blobs) : lexer_(text), blobs_(blobs) {}
+    Parser(std::string_view text, const BlobTable &blobs, Outline *outline = nullptr)
+        : lexer_(text, outline ? &outline->notes : nullptr), blobs_(blobs), outline_(outline) {}
 
     void program(Program *program) {
         lexer_.expect("program", "to begin the text");
@@ -35,10 +38,17 @@ public:
             fail(version.where, "a version such as 1.3", described(version));
         program->version = version.spelling;
         lexer_.expect(")", "after the version");
+        const size_t attributes = begin();
         skip_attributes();
+        if (outline_) {
+            outline_->version = lexer_.span(version);
+            if (lexer_.last_end() > attributes) outline_->attributes = {attributes, lexer_.last_end()};
+        }
         lexer_.expect("{", "to open the program");
         while (!lexer_.now().is("}")) {
             const Position where = lexer_.now().where;
+            if (outline_) mark_ = &outline_->functions.emplace_back();
+            if (outline_) mark_->where = where;
             function(&program->functions.emplace_back());
             for (size_t i = 0; i + 1 < program->functions.size(); i++)
                 if (program->functions[i].name == program->functions.back().name)
@@ -51,6 +61,8 @@ public:
     }
 
 private:
+    size_t begin() const { return lexer_.span(lexer_.now()).begin; }
+
     static constexpr size_t MAX_FUNCTIONS = 256, MAX_ATTRIBUTE_DEPTH = 64;
 
     // [name = anything, ...]: its meaning is nobody's business here, its brackets must balance.
@@ -96,15 +108,23 @@ private:
         function_ = f;
         ids_.clear();
         constexpr_.clear();
+        lost_ = false;
         lexer_.expect("func", "to begin a function, or \"}\" to end the program");
         f->name = lexer_.expect(Token::name, "a function name").spelling;
         lexer_.expect("<", "and an opset such as <ios18> after the function name");
         const Token opset = lexer_.expect(Token::name, "an opset such as ios18");
-        opset_ = opset_number(opset);
+        try {
+            opset_ = opset_number(opset);
+        } catch (const Failure &failure) {
+            if (!outline_) throw;
+            lexer_.note(failure);
+        }
         f->opset = opset.spelling;
+        if (mark_) mark_->opset = lexer_.span(opset);
         lexer_.expect(">", "after the opset");
 
         lexer_.expect("(", "to open the parameters");
+        if (mark_) mark_->parameters = {lexer_.last_end(), begin()};
         if (!lexer_.now().is(")")) {
             do {
                 const Token at = lexer_.now();
@@ -112,24 +132,39 @@ private:
                 if (type.dtype == DType::string) fail(at.where, "a tensor of numbers as parameter", described(type));
                 const int32_t id = define(lexer_.expect(Token::name, "a parameter name"), type);
                 f->inputs.push_back(id);
+                if (mark_) mark_->values[static_cast<size_t>(id)].whole = {lexer_.span(at).begin, lexer_.last_end()};
             } while (lexer_.accept(","));
         }
+        if (mark_) mark_->parameters.end = begin();
         lexer_.expect(")", "or \",\" after a parameter");
         skip_attributes();
 
         lexer_.expect("{", "to open the function");
-        while (!lexer_.now().is("}")) statement();
+        while (!lexer_.now().is("}")) {
+            if (outline_) tolerated();
+            else statement();
+        }
         lexer_.take();
         lexer_.expect("->", "and the results after the function");
         lexer_.expect("(", "to open the results");
+        if (mark_) mark_->results = {lexer_.last_end(), begin()};
         std::map<int32_t, bool> seen;
         do {
             const Token name = lexer_.expect(Token::name, "the name of a result");
+            if (outline_ && ids_.find(name.spelling) == ids_.end()) {
+                if (!lost_) lexer_.complain(Fault::undefined, name.where, "a name defined above", described(name));
+                continue;
+            }
             const int32_t id = resolve(name);
-            if (!seen.emplace(id, true).second) fail(name.where, "each result once", described(name) + " again");
+            if (!seen.emplace(id, true).second) {
+                lexer_.complain(Fault::duplicate, name.where, "each result once", described(name) + " again");
+                continue;
+            }
             if (f->values[static_cast<size_t>(id)].type.dtype == DType::string) fail(name.where, "a tensor of numbers as result", "a string");
             f->outputs.push_back(id);
+            if (mark_) mark_->outputs.emplace_back(name.where, lexer_.span(name));
         } while (lexer_.accept(","));
+        if (mark_) mark_->results.end = lexer_.last_end();
         lexer_.expect(")", "or \",\" after a result");
         lexer_.expect(";", "after the results");
     }
@@ -140,12 +175,13 @@ private:
             const int number = (s[3] - '0') * 10 + (s[4] - '0');
             if (number >= 15) return number;
         }
-        fail(token.where, "an opset: ios15, ios16, ios17, ios18", described(token));
+        fail(token.where, "an opset: ios15, ios16, ios17, ios18", described(token), Fault::opset);
     }
 
     int32_t add(Value value, bool is_constexpr = false) {
         function_->values.push_back(std::move(value));
         constexpr_.push_back(is_constexpr);
+        if (mark_) mark_->values.emplace_back();
         return static_cast<int32_t>(function_->values.size()) - 1;
     }
 
@@ -159,7 +195,7 @@ private:
         const auto [entry, fresh] = ids_.emplace(name.spelling, static_cast<int32_t>(function_->values.size()));
         if (!fresh) {
             const Position first = function_->values[static_cast<size_t>(entry->second)].where;
-            fail(name.where, "a new name", described(name) + ", which line " + std::to_string(first.line) + " has defined");
+            lexer_.complain(Fault::duplicate, name.where, "a new name", described(name) + ", which line " + std::to_string(first.line) + " has defined");
         }
         value.name = name.spelling;
         value.where = name.where;
@@ -168,7 +204,7 @@ private:
 
     int32_t resolve(const Token &name) const {
         const auto entry = ids_.find(name.spelling);
-        if (entry == ids_.end()) fail(name.where, "a name defined above", described(name));
+        if (entry == ids_.end()) fail(name.where, "a name defined above", described(name), Fault::undefined);
         return entry->second;
     }
 
@@ -179,18 +215,47 @@ private:
     };
 
     void statement() {
-        std::vector<Declared> declared;
-        do {
-            const Position where = lexer_.now().where;
-            if (!starts_type(lexer_.now())) fail(where, "a type, to begin a statement, or \"}\"", described(lexer_.now()));
-            Type type = parse_type(lexer_);
-            declared.push_back({std::move(type), lexer_.expect(Token::name, "the name of a result"), where});
-        } while (lexer_.accept(","));
-        lexer_.expect("=", "after the result");
-        const Token type = lexer_.expect(Token::name, "an operation");
-        if (type.is("const")) constant(declared, type);
-        else operation(declared, type);
+        declared_.clear();
+        begin_ = begin();
+        if (blobs_.seen) blobs_.seen->clear();
+        if (outline_ && !starts_type(lexer_.now()) && lexer_.now().kind == Token::name) { // write_state(...): no results
+            operation({}, lexer_.take());
+        } else {
+            do {
+                const Position where = lexer_.now().where;
+                if (!starts_type(lexer_.now())) fail(where, "a type, to begin a statement, or \"}\"", described(lexer_.now()));
+                Type type = parse_type(lexer_);
+                declared_.push_back({std::move(type), lexer_.expect(Token::name, "the name of a result"), where});
+            } while (lexer_.accept(","));
+            lexer_.expect("=", "after the result");
+            const Token type = lexer_.expect(Token::name, "an operation");
+            if (type.is("const")) constant(declared_, type);
+            else operation(declared_, type);
+        }
         lexer_.expect(";", "after the statement");
+    }
+
+    // One statement, good or bad; what a bad one declares is believed, so that the next ones make sense.
+    void tolerated() {
+        Function &f = *function_;
+        const size_t values = f.values.size(), operations = f.operations.size(), problems = outline_->notes.problems.size();
+        bool ended = false;
+        try {
+            statement();
+            ended = true;
+        } catch (const Failure &failure) {
+            const bool echo = failure.fault == Fault::undefined && lost_; // of a statement that was lost before
+            if (!echo) lexer_.note(failure);
+            lost_ = lost_ || declared_.empty() || failure.fault == Fault::undefined;
+            for (const Declared &d : declared_)
+                if (ids_.find(d.name.spelling) == ids_.end()) define(d.name, d.type);
+            lexer_.resync();
+        }
+        for (size_t i = problems; i < outline_->notes.problems.size(); i++)
+            dynamic_ = dynamic_ || outline_->notes.problems[i].fault == Fault::dynamic;
+        const Span whole{begin_, ended ? lexer_.last_end() : begin()};
+        if (f.operations.size() > operations) mark_->operations.back().whole = whole;
+        else if (ended && f.values.size() > values) mark_->values.back().whole = whole; // a const
     }
 
     // T name = const()[name = ..., val = T(...)];
@@ -213,42 +278,48 @@ private:
             const Position where = lexer_.now().where;
             const Type type = parse_type(lexer_);
             if (!(type == declared[0].type))
-                fail(where, described(declared[0].type) + " as declared", described(type));
+                lexer_.complain(Fault::type, where, described(declared[0].type) + " as declared", described(type));
             parse_payload(lexer_, type, blobs_, &value);
         } while (lexer_.accept(","));
         const Token close = lexer_.expect("]", "or \",\" after an attribute");
         if (!found) fail(close.where, "val among the attributes of const", described(close));
-        define(declared[0].name, std::move(value), false);
+        const int32_t id = define(declared[0].name, std::move(value), false);
+        take_blob(id);
+    }
+
+    void take_blob(int32_t id) { // ties the BLOBFILE that was just read to its value
+        if (!mark_ || blobs_.seen->empty()) return;
+        mark_->values[static_cast<size_t>(id)].blob = static_cast<int32_t>(mark_->blobs.size());
+        mark_->blobs.push_back(blobs_.seen->back());
+        blobs_.seen->clear();
     }
 
     void operation(const std::vector<Declared> &declared, const Token &type) {
         const OpRecord *record = find_op(type.spelling);
         if (!record) {
             const std::string near = nearest_op(type.spelling);
-            fail(type.where, near.empty() ? "a known operation" : "a known operation (did you mean " + near + "?)", described(type));
+            lexer_.complain(Fault::operation, type.where,
+                            near.empty() ? "a known operation" : "a known operation (did you mean " + near + "?)", described(type));
         }
         Operation op;
-        op.type = record->name;
+        op.type = type.spelling;
         op.where = type.where;
+        OperationMark mark;
+        mark.known = record;
         std::vector<Position> positions;
         lexer_.expect("(", "after the operation");
         if (!lexer_.now().is(")")) {
-            do argument(*record, lexer_.expect(Token::name, "an argument name"), &op, &positions);
+            do argument(record, lexer_.expect(Token::name, "an argument name"), &op, &positions, &mark);
             while (lexer_.accept(","));
         }
-        lexer_.expect(")", "or \",\" after an argument");
+        mark.close = lexer_.span(lexer_.expect(")", "or \",\" after an argument"));
         if (lexer_.accept("[")) {
-            do attribute(*record, &op, &positions);
+            do attribute(record, &op, &positions, &mark);
             while (lexer_.accept(","));
             lexer_.expect("]", "or \",\" after an attribute");
         }
 
-        const std::vector<Type> results = check_operation(*record, {*function_, op, positions, opset_}, constexpr_);
-        if (results.size() != declared.size())
-            fail(type.where, std::to_string(results.size()) + " results of " + op.type, std::to_string(declared.size()));
-        for (size_t i = 0; i < results.size(); i++)
-            if (!(results[i] == declared[i].type))
-                fail(declared[i].where, described(results[i]) + " (what " + op.type + " gives)", described(declared[i].type) + " declared");
+        if (record && !(outline_ && (dynamic_ || lost_))) check(*record, op, positions, declared);
         const bool is_constexpr = type.spelling.substr(0, 10) == "constexpr_";
         for (const Declared &result : declared) {
             Value value;
@@ -256,17 +327,41 @@ private:
             op.results.push_back(define(result.name, std::move(value), is_constexpr));
         }
         function_->operations.push_back(std::move(op));
+        if (mark_) mark_->operations.push_back(std::move(mark));
     }
 
-    void argument(const OpRecord &record, const Token &name, Operation *op, std::vector<Position> *positions) {
-        const Parameter *parameter = record.find(name.spelling);
-        if (!parameter) fail(name.where, std::string("an argument of ") + record.name + " (" + parameter_names(record) + ")", described(name));
-        if (op->find(name.spelling)) fail(name.where, "each argument once", described(name) + " again");
+    // The arguments against the op's record, the results against what was declared.
+    void check(const OpRecord &record, const Operation &op, const std::vector<Position> &positions, const std::vector<Declared> &declared) {
+        std::vector<Type> results;
+        try {
+            results = check_operation(record, {*function_, op, positions, opset_}, constexpr_);
+        } catch (const Failure &failure) {
+            if (!outline_) throw;
+            if (failure.fault == Fault::data) return; // nobody gave the weight file
+            lexer_.note({failure.where, failure.message, failure.fault == Fault::syntax ? Fault::type : failure.fault});
+            return;
+        }
+        if (results.size() != declared.size())
+            return lexer_.complain(Fault::type, op.where, std::to_string(results.size()) + " results of " + op.type, std::to_string(declared.size()));
+        for (size_t i = 0; i < results.size(); i++)
+            if (!(results[i] == declared[i].type))
+                lexer_.complain(Fault::type, declared[i].where, described(results[i]) + " (what " + op.type + " gives)",
+                                described(declared[i].type) + " declared");
+    }
+
+    void argument(const OpRecord *record, const Token &name, Operation *op, std::vector<Position> *positions, OperationMark *mark,
+                  bool bracketed = false) {
+        const Parameter *parameter = record ? record->find(name.spelling) : nullptr;
+        if (record && !parameter)
+            lexer_.complain(Fault::argument, name.where, std::string("an argument of ") + record->name + " (" + parameter_names(*record) + ")",
+                            described(name));
+        if (op->find(name.spelling)) fail(name.where, "each argument once", described(name) + " again", Fault::argument);
         lexer_.expect("=", "after the argument name");
         const Position where = lexer_.now().where;
+        const size_t begin_of_value = begin();
         Argument argument;
-        argument.name = parameter->name;
-        if (parameter->role == Role::tuple) {
+        argument.name = name.spelling;
+        if (parameter ? parameter->role == Role::tuple : lexer_.now().is("(")) {
             lexer_.expect("(", "to open the tuple of values");
             do argument.values.push_back(value());
             while (lexer_.accept(","));
@@ -276,17 +371,23 @@ private:
         }
         op->arguments.push_back(std::move(argument));
         positions->push_back(where);
+        if (mark_) {
+            const size_t end = lexer_.last_end();
+            mark->arguments.push_back({{lexer_.span(name).begin, end}, {begin_of_value, end}, where, bracketed});
+        }
     }
 
     // In brackets after an operation: its label; for some ops (constexpr_...) its arguments; what is
     // neither is passed over, except where a misspelt argument would go unnoticed.
-    void attribute(const OpRecord &record, Operation *op, std::vector<Position> *positions) {
+    void attribute(const OpRecord *record, Operation *op, std::vector<Position> *positions, OperationMark *mark) {
         const Token name = lexer_.expect(Token::name, "an attribute name");
-        if (record.find(name.spelling)) return argument(record, name, op, positions);
+        if (record && record->find(name.spelling)) return argument(record, name, op, positions, mark, true);
+        const bool arguments = op->type.compare(0, 10, "constexpr_") == 0;
+        if (!record && arguments && !name.is("name")) return argument(record, name, op, positions, mark, true);
         lexer_.expect("=", "after the attribute name");
         if (!name.is("name")) {
-            if (op->type.compare(0, 10, "constexpr_") == 0)
-                fail(name.where, "an attribute of " + op->type + " (name, " + parameter_names(record) + ")", described(name));
+            if (record && arguments)
+                fail(name.where, "an attribute of " + op->type + " (name, " + parameter_names(*record) + ")", described(name), Fault::argument);
             return skip_balanced(name.where, true);
         }
         const Position where = lexer_.now().where;
@@ -295,6 +396,7 @@ private:
         Value label;
         parse_payload(lexer_, type, blobs_, &label);
         op->label = label.strings[0];
+        mark->labelled = true;
     }
 
     int32_t value() {
@@ -304,19 +406,45 @@ private:
             Value value;
             value.where = token.where;
             parse_payload(lexer_, type, blobs_, &value);
-            return add(std::move(value));
+            const int32_t id = add(std::move(value));
+            if (mark_) mark_->values[static_cast<size_t>(id)].whole = {lexer_.span(token).begin, lexer_.last_end()};
+            take_blob(id);
+            return id;
         }
-        if (token.kind != Token::name || token.is("true") || token.is("false"))
-            fail(token.where, "a name, or a typed value such as int32(1) or bool(true)", described(token));
+        const bool truth = token.is("true") || token.is("false");
+        if (token.kind != Token::name || truth) {
+            const char *expected = "a name, or a typed value such as int32(1) or bool(true)";
+            if (!truth) fail(token.where, expected, described(token), token.kind == Token::number ? Fault::bare : Fault::syntax);
+            lexer_.complain(Fault::bare, token.where, expected, described(token));
+            return bare(token);
+        }
         const int32_t id = resolve(token);
         lexer_.take();
         return id;
     }
 
+    int32_t bare(const Token &token) {
+        Value value;
+        value.where = token.where;
+        value.type.dtype = DType::boolean;
+        value.is_const = true;
+        value.inline_bytes = std::make_shared<std::vector<uint8_t>>(1, token.is("true"));
+        value.data = value.inline_bytes->data();
+        const int32_t id = add(std::move(value));
+        mark_->values[static_cast<size_t>(id)].whole = lexer_.span(lexer_.take());
+        return id;
+    }
+
     Lexer lexer_;
     const BlobTable &blobs_;
+    Outline *outline_ = nullptr;   // reading tolerantly where there is one
+    FunctionMark *mark_ = nullptr; // of the function being read
     Function *function_ = nullptr;
-    int opset_ = 0;
+    int opset_ = 18;
+    std::vector<Declared> declared_; // by the statement being read
+    size_t begin_ = 0;               // where it begins
+    bool lost_ = false;              // a statement could not be read, names may be missing
+    bool dynamic_ = false;           // a dimension is not known: types are not checked
     std::map<std::string_view, int32_t> ids_; // a tree: no choice of names makes it slow
     std::vector<bool> constexpr_;             // per value: the result of a constexpr_ op
 };
@@ -342,6 +470,35 @@ bool parse(std::string_view text, std::vector<Blob> blobs, bool weights_optional
     }
     *program = Program{};
     return false;
+}
+
+Outline outline(std::string_view text) {
+    Outline out;
+    BlobTable table;
+    std::vector<BlobMark> seen;
+    table.optional = true;
+    table.seen = &seen;
+    const auto stopped = [&](Position where, std::string message, Fault fault) {
+        out.notes.problems.push_back({where, std::move(message), fault});
+        out.functions.resize(out.program.functions.size());
+    };
+    try {
+        Parser(text, table, &out).program(&out.program);
+        out.complete = true;
+    } catch (const Failure &failure) {
+        stopped(failure.where, failure.message, failure.fault);
+    } catch (const std::bad_alloc &) {
+        stopped({1, 1}, "[mil] expected memory for the program, got none", Fault::size);
+    } catch (const std::length_error &) {
+        stopped({1, 1}, "[mil] expected memory for the program, got none", Fault::size);
+    }
+    return out;
+}
+
+const char *spelling(Fault fault) {
+    static const char *const names[] = {"syntax", "type",   "undefined", "duplicate", "operation", "opset", "argument",
+                                        "bare",   "dtype",  "dynamic",   "rank",      "size",      "range", "data"};
+    return names[static_cast<size_t>(fault)];
 }
 
 } // namespace anefast::mil

@@ -20,6 +20,8 @@ namespace anefast::mil {
 
 namespace {
 
+constexpr size_t MAX_READ_RANK = 16; // of types that only a tolerant reader gets past
+
 constexpr struct {
     std::string_view name;
     DType dtype;
@@ -110,7 +112,8 @@ void append_integer(const Token &token, DType dtype, std::vector<uint8_t> &out) 
     for (int i = 0; i < bits / 8; i++) out[at + i] = static_cast<uint8_t>(value >> 8 * i);
 }
 
-void append_floating(const Token &token, DType dtype, std::vector<uint8_t> &out) {
+// False where the dtype has no such value; what is appended then is an infinity.
+bool append_floating(const Token &token, DType dtype, std::vector<uint8_t> &out) {
     const std::string_view s = token.spelling;
     const bool hex = s.find_first_of("xX") != std::string_view::npos;
     if (hex && s.find_first_of("pP.") == std::string_view::npos) {
@@ -122,7 +125,7 @@ void append_floating(const Token &token, DType dtype, std::vector<uint8_t> &out)
         const size_t at = out.size();
         out.resize(at + bytes_of(dtype));
         for (size_t i = 0; i < bytes_of(dtype); i++) out[at + i] = static_cast<uint8_t>(bits >> 8 * i);
-        return;
+        return true;
     }
     const double value = parse_double(token, dtype);
     const bool named = s.find_first_of("0123456789") == std::string_view::npos; // inf and nan ask for what they get
@@ -138,7 +141,7 @@ void append_floating(const Token &token, DType dtype, std::vector<uint8_t> &out)
     } else {
         append(out, value);
     }
-    if (!fits) fail(token.where, std::string("a value that ") + spelling(dtype) + " can hold", described(token));
+    return fits;
 }
 
 // One element: a bare literal, or a typed one (`fp16(0x1p-1)`) as some generators write inside lists.
@@ -163,8 +166,9 @@ void parse_element(Lexer &lexer, DType dtype, Value *value) {
         if (token.is("true") || token.is("false")) out.push_back(token.is("true"));
         else fail(token.where, "true or false", described(token));
     } else if (token.kind == Token::number || token.is("inf") || token.is("nan") || token.is("infinity")) {
-        if (is_floating(dtype)) append_floating(token, dtype, out);
-        else append_integer(token, dtype, out);
+        if (!is_floating(dtype)) append_integer(token, dtype, out);
+        else if (!append_floating(token, dtype, out))
+            lexer.complain(Fault::range, token.where, std::string("a value that ") + spelling(dtype) + " can hold", described(token));
     } else {
         fail(token.where, is_floating(dtype) ? "a number" : "an integer", found(token, dtype));
     }
@@ -221,6 +225,7 @@ void parse_blobfile(Lexer &lexer, const Type &type, const BlobTable &blobs, Valu
     lexer.expect("(", "after BLOBFILE");
     std::string path;
     uint64_t offset = 0;
+    Span literal;
     bool has_path = false, has_offset = false;
     do {
         const Token field = lexer.expect(Token::name, "path or offset in BLOBFILE");
@@ -231,13 +236,16 @@ void parse_blobfile(Lexer &lexer, const Type &type, const BlobTable &blobs, Valu
             path = parse_field(lexer, DType::string).strings[0];
             has_path = true;
         } else {
+            const size_t before = lexer.span(lexer.now()).begin;
             const Value number = parse_field(lexer, DType::uint64);
+            literal = {before, lexer.last_end()};
             std::memcpy(&offset, number.inline_bytes->data(), sizeof offset);
             has_offset = true;
         }
     } while (lexer.accept(","));
     const Token close = lexer.expect(")", "to close BLOBFILE");
     if (!has_path || !has_offset) fail(close.where, "both path and offset in BLOBFILE", has_path ? "no offset" : "no path");
+    if (blobs.seen) blobs.seen->push_back({path, offset, where, literal});
 
     blob_dtype code;
     if (!blob_code(type.dtype, &code)) fail(where, "a dtype that blob files hold", spelling(type.dtype));
@@ -270,50 +278,87 @@ std::string described(const Type &type) {
 
 void check_limits(const Type &type, Position where) {
     if (type.shape.size() > MAX_RANK)
-        fail(where, "at most " + std::to_string(MAX_RANK) + " dimensions", std::to_string(type.shape.size()));
+        fail(where, "at most " + std::to_string(MAX_RANK) + " dimensions", std::to_string(type.shape.size()), Fault::rank);
+    check_elements(type, where);
+}
+
+void check_elements(const Type &type, Position where) {
     size_t n = 1;
     for (int32_t d : type.shape) {
         if (d <= 0) fail(where, "dimensions of 1 or more", described(type));
         n *= static_cast<size_t>(d); // below 2^31 * 2^31
-        if (n >= MAX_ELEMENTS) fail(where, "fewer than " + std::to_string(MAX_ELEMENTS) + " elements", described(type));
+        if (n >= MAX_ELEMENTS) fail(where, "fewer than " + std::to_string(MAX_ELEMENTS) + " elements", described(type), Fault::size);
     }
 }
 
+namespace {
+
+// Types that other readers of MIL know and the device's path does not take: read as uint8.
+bool is_foreign(std::string_view name) {
+    for (const std::string_view other : {"int4", "uint1", "uint2", "uint3", "uint4", "uint6", "bf16", "fp8e4m3fn", "fp8e5m2"})
+        if (name == other) return true;
+    return false;
+}
+
+bool element_type(Lexer &lexer, const Token &token, DType *dtype) {
+    if (find_dtype(token.spelling, dtype)) return true;
+    if (!lexer.tolerant() || !is_foreign(token.spelling)) return false;
+    lexer.complain(Fault::dtype, token.where, "an element type: fp16 fp32 fp64 bool string or (u)int8 to (u)int64", described(token));
+    *dtype = DType::uint8;
+    return true;
+}
+
+} // namespace
+
 bool starts_type(const Token &token) {
     DType dtype;
-    return token.kind == Token::name && (token.spelling == "tensor" || find_dtype(token.spelling, &dtype));
+    return token.kind == Token::name &&
+           (token.spelling == "tensor" || token.spelling == "state" || find_dtype(token.spelling, &dtype) || is_foreign(token.spelling));
 }
 
 Type parse_type(Lexer &lexer) {
-    const Token word = lexer.expect(Token::name, "a type such as tensor<fp16, [1, 4]> or int32");
+    const char *what = "a type such as tensor<fp16, [1, 4]> or int32";
+    Token word = lexer.expect(Token::name, what);
+    const bool state = lexer.tolerant() && word.spelling == "state"; // state<tensor<...>>, read as what it holds
+    if (state) {
+        lexer.expect("<", "after state");
+        word = lexer.expect(Token::name, what);
+    }
     Type type;
     if (word.spelling != "tensor") {
-        if (!find_dtype(word.spelling, &type.dtype)) fail(word.where, "a type such as tensor<fp16, [1, 4]> or int32", described(word));
+        if (!element_type(lexer, word, &type.dtype)) fail(word.where, what, described(word));
+        if (state) lexer.expect(">", "to close the state");
         return type;
     }
     lexer.expect("<", "after tensor");
     const Token element = lexer.expect(Token::name, "an element type such as fp16");
-    if (!find_dtype(element.spelling, &type.dtype))
-        fail(element.where, "an element type: fp16 fp32 fp64 bool string or (u)int8 to (u)int64", described(element));
+    if (!element_type(lexer, element, &type.dtype))
+        fail(element.where, "an element type: fp16 fp32 fp64 bool string or (u)int8 to (u)int64", described(element), Fault::dtype);
     lexer.expect(",", "after the element type");
     lexer.expect("[", "to open the shape");
     if (!lexer.now().is("]")) {
         do {
             const Token token = lexer.now();
-            if (token.is("?") || token.kind == Token::name)
-                fail(token.where, "a fixed dimension (shapes are static)", described(token));
-            lexer.expect(Token::number, "a dimension");
+            const bool open = token.is("?") || token.kind == Token::name;
+            if (open) {
+                lexer.complain(Fault::dynamic, token.where, "a fixed dimension (shapes are static)", described(token));
+                lexer.take();
+            } else {
+                lexer.expect(Token::number, "a dimension");
+            }
             bool negative = false;
-            uint64_t dimension = 0;
-            if (!parse_integer(token.spelling, &negative, &dimension) || negative || !dimension || dimension > INT32_MAX)
+            uint64_t dimension = 1;
+            if (!open && (!parse_integer(token.spelling, &negative, &dimension) || negative || !dimension || dimension > INT32_MAX))
                 fail(token.where, "a dimension between 1 and 2147483647", described(token));
             type.shape.push_back(static_cast<int32_t>(dimension));
-            if (type.shape.size() > MAX_RANK) fail(token.where, "at most " + std::to_string(MAX_RANK) + " dimensions", "more");
+            if (type.shape.size() == MAX_RANK + 1) lexer.complain(Fault::rank, token.where, "at most " + std::to_string(MAX_RANK) + " dimensions", "more");
+            if (type.shape.size() > MAX_READ_RANK) fail(token.where, "at most " + std::to_string(MAX_READ_RANK) + " dimensions", "more", Fault::rank);
         } while (lexer.accept(","));
     }
     lexer.expect("]", "or \",\" after a dimension");
     lexer.expect(">", "to close the type");
-    check_limits(type, word.where);
+    if (state) lexer.expect(">", "to close the state");
+    check_elements(type, word.where);
     return type;
 }
 
