@@ -16,7 +16,7 @@ LAYERS = [
     {"optim", "data", "stories", "tokenizer", "sampling", "llama2c", "checkpoint", "telemetry"},
     {"model", "cli", "restart"},
     {"trainer"},
-    {"train", "generate", "plan"},
+    {"train", "generate", "plan", "lint"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

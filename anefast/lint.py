@@ -1,0 +1,116 @@
+"""`python -m anefast.lint FILE|DIR...`: why a chip will refuse MIL text, or silently misread it.
+
+Offline, on any MIL text: ours, or model.mil of a .mlmodelc with its weights beside it. Exit codes
+fit for CI: 0 clean, 1 findings at or above --fail-on, 2 input that cannot be used. The rules and
+their evidence are in mil/lint/; --list prints them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from anefast.chips import find_chip
+from anefast.cli import Failure, command
+from anefast.mil.lint import LEVELS, Finding, Target, check_set, lint, report
+from anefast.mil.lint import fix as fixing
+
+MAX_BYTES = 1 << 28  # of one text, as in csrc/mil/lex.cpp
+
+
+@dataclass(frozen=True)
+class LintCommand:
+    """Say what a chip will refuse or misread in MIL text, and what to write instead."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()  # MIL text, or folders of *.mil.
+    chip: str = ""  # m1, m1-pro, m2, m3, m4, m4-max, m5; empty: every chip.
+    os: str = ""  # A macOS version such as 26.2; empty: the current ones.
+    format: Literal["text", "json", "sarif"] = "text"
+    fail_on: Literal["error", "warning", "note", "never"] = "warning"  # Exit code 1 from here on.
+    fix: bool = False  # Rewrite files where that is safe, each at once.
+    list: bool = False  # Print every rule with its sources.
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Exit codes: 0 clean, 1 findings, 2 for input that cannot be used."""
+    command(LintCommand, run, argv)
+
+
+def run(asked: LintCommand) -> None:
+    """Lints, prints, and raises Failure where the findings are bad enough."""
+    if asked.list:
+        print(report.listing())
+        return
+    target = target_of(asked)
+    paths = texts(asked.files)
+    sources: dict[Path | None, bytes] = {}
+    findings: list[Finding] = []
+    mended = 0
+    for path in paths:
+        sources[path] = read(path)
+        if asked.fix:
+            text, gone = fixing.fixed(sources[path], path, target)
+            if text != sources[path]:
+                fixing.write(path, text)
+                sources[path] = text
+                mended += len(gone)
+        findings += lint(sources[path], path, target)
+    findings += check_set(paths, target)
+    if asked.format == "json":
+        print(report.as_json(findings, len(paths), target))
+    elif asked.format == "sarif":
+        print(report.as_sarif(findings))
+    elif findings:
+        print(report.as_text(findings, sources))
+    said = report.summary(findings, len(paths))
+    said += f"; {mended} rewritten" if asked.fix else ""
+    if asked.fail_on != "never" and any(
+        LEVELS.index(f.level) >= LEVELS.index(asked.fail_on) for f in findings
+    ):
+        raise Failure(f"[lint] {said}.")
+    if asked.format == "text":
+        print(said)
+
+
+def target_of(asked: LintCommand) -> Target:
+    """The chip and system to lint for. ValueError in one line."""
+    if asked.os and not re.fullmatch(r"\d+(\.\d+){0,2}", asked.os):
+        raise ValueError(f"[lint] expected --os such as 26.2, got {asked.os!r}.")
+    return Target(find_chip(asked.chip) if asked.chip else None, asked.os)
+
+
+def texts(files: Sequence[Path]) -> list[Path]:
+    """The texts named, and those in the folders named. ValueError where there is none."""
+    if not files:
+        raise ValueError(
+            "[lint] expected a MIL file or a folder, got none. Hint: --list for rules."
+        )
+    found: list[Path] = []
+    for file in files:
+        if not file.exists():
+            raise ValueError(f"[lint] expected a file or folder, got {file}, which is not there.")
+        inside = sorted(file.rglob("*.mil")) if file.is_dir() else [file]
+        if not inside:
+            raise ValueError(f"[lint] expected *.mil files in {file}, got none.")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a text. ValueError or OSError where it is none."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"[lint] expected at most {MAX_BYTES >> 20} MB of MIL text in {path}.")
+    text = path.read_bytes()
+    if b"program" not in text:
+        hint = "a .mlmodelc holds it as model.mil; an .mlpackage must be compiled first"
+        raise ValueError(f"[lint] expected MIL text in {path}, got other bytes. Hint: {hint}.")
+    return text
+
+
+if __name__ == "__main__":
+    main()

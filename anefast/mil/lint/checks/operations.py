@@ -1,0 +1,214 @@
+"""ANE030 to ANE060: operations that are refused alone, or want an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anefast.mil.lint.checks.base import Finding, Target, found, function_check
+from anefast.mil.lint.edits import Edit, Rewriter
+from anefast.mil.lint.source import Function, Op, Source
+
+REFUSED = {  # operation -> the rule that speaks of it
+    "gather": "ANE040", "gather_along_axis": "ANE040", "gather_nd": "ANE040",
+    "scatter": "ANE041", "scatter_along_axis": "ANE041", "scatter_nd": "ANE041",
+    "sin": "ANE042", "cos": "ANE042",
+    "logical_and": "ANE045", "logical_or": "ANE045", "logical_xor": "ANE045",
+    "reduce_prod": "ANE046", "neg": "ANE047",
+    "avg_pool": "ANE048", "max_pool": "ANE048", "l2_pool": "ANE048",
+    "batch_norm": "ANE049", "instance_norm": "ANE049",
+    "reduce_mean": "ANE053", "concat": "ANE054", "constexpr_affine_dequantize": "ANE055",
+    "read_state": "ANE060", "write_state": "ANE060", "coreml_update_state": "ANE060",
+} | dict.fromkeys(
+    "mod tan asin acos sinh cosh atanh acosh asinh cumsum one_hot band_part".split(), "ANE043"
+)  # fmt: skip
+FOREIGN = frozenset(REFUSED)
+EPSILON = "0x1.0cp-17"  # AmiraniLabs/libane: what rsqrt and log resolve
+DEFAULT_EPSILON = {"rsqrt": EPSILON, "log": EPSILON, "inverse": "0x1.a38p-14"}
+MAX_TERMS = 16384
+NATIVE_TILES = (1, 2, 3, 4, 8)
+
+
+@function_check(*sorted(set(REFUSED.values())))
+def refused(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for op in function.ops:
+        if op.op in REFUSED:
+            edits = _minus(source, function, op) if op.op == "neg" else []
+            yield found(REFUSED[op.op], op.at, f"{op.op} is not to be relied on", *edits)
+
+
+def _minus(source: Source, function: Function, op: Op) -> list[Edit]:
+    if set(op.arguments) != {"x"} or not op.results or op.results[0].dtype not in ("fp16", "fp32"):
+        return []
+    rewriter = Rewriter(source, function, op)
+    minus = rewriter.constant("minus_one", op.results[0].dtype, "-0x1p+0")
+    return [
+        rewriter.before(minus.statement), Edit(rewriter.operation, "mul"),
+        rewriter.argument("y", minus.name),
+    ]  # fmt: skip
+
+
+@function_check("ANE030", "ANE050")
+def needed(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for op in function.ops:
+        if not op.results:
+            continue
+        dtype = op.results[0].dtype
+        if op.op in DEFAULT_EPSILON and "epsilon" not in op.arguments:
+            edits = _given(source, function, op, "epsilon", dtype, DEFAULT_EPSILON[op.op])
+            yield found("ANE030", op.at, f"{op.op} has no epsilon", *edits)
+        if op.op == "gelu" and "mode" not in op.arguments:
+            edits = _given(source, function, op, "mode", "string", '"EXACT"')
+            yield found("ANE050", op.at, "gelu has no mode", *edits)
+
+
+def _given(
+    source: Source, function: Function, op: Op, name: str, dtype: str, payload: str,
+    shape: tuple[int, ...] = (),
+) -> list[Edit]:  # fmt: skip
+    """One more argument, as a named constant."""
+    rewriter = Rewriter(source, function, op)
+    constant = rewriter.constant(name, dtype, payload, shape)
+    return [rewriter.before(constant.statement), rewriter.argument(name, constant.name)]
+
+
+@function_check("ANE032", "ANE033", "ANE039")
+def conv(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for op in function.ops:
+        if op.op != "conv":
+            continue
+        if "bias" in op.arguments:
+            edits = _bias_apart(source, function, op)
+            yield found("ANE032", op.arguments["bias"].at, "conv has a bias", *edits)
+        weight = op.get("weight")
+        dims = len(weight.shape) - 2 if weight is not None else 2
+        defaults = {
+            "strides": ("int32", [1] * dims), "pad_type": ("string", '"valid"'),
+            "pad": ("int32", [0] * (2 * dims)), "dilations": ("int32", [1] * dims),
+            "groups": ("int32", 1),
+        }  # fmt: skip
+        missing = [name for name in defaults if name not in op.arguments]
+        if missing and dims > 0:
+            edits = []
+            for name in missing:
+                dtype, value = defaults[name]
+                shape = (len(value),) if isinstance(value, list) else ()
+                edits += _given(source, function, op, name, dtype, str(value), shape)
+            yield found("ANE033", op.at, f"conv leaves {', '.join(missing)} out", *edits)
+        widest = 13 if target.chip is None or target.family("m1") else 15
+        if weight is not None and dims > 0 and weight.shape[-1] > widest:
+            yield found(
+                "ANE039", op.at, f"a kernel {weight.shape[-1]} wide, {widest} is the widest"
+            )
+
+
+def _bias_apart(source: Source, function: Function, op: Op) -> list[Edit]:
+    """conv without bias, then add: the bias constant written again as [1, C, 1, ...]."""
+    bias = op.get("bias")
+    if bias is None or not bias.const or not bias.name or len(op.results) != 1 or not op.span[1]:
+        return []
+    statement = source.spelled(bias.span)
+    value = statement.partition("val")[2].partition("=")[2]
+    if "(" not in value or len(bias.shape) != 1:
+        return []
+    payload = value[value.index("(") + 1 : value.rindex(")")]
+    if "BLOBFILE" not in payload and "[" in payload and not payload.strip().startswith("["):
+        return []
+    # [name = ..., val = T(payload)]; or val first: only the plain order is rewritten.
+    if not value.rstrip().rstrip(";").rstrip().endswith("]") or ", name" in value:
+        return []
+    result = op.results[0]
+    rewriter = Rewriter(source, function, op)
+    shape = (1, bias.shape[0], *[1] * (len(result.shape) - 2))
+    wide = rewriter.constant("bias_row", bias.dtype, payload, shape)
+    plain = rewriter.name("without_bias")
+    of = rewriter.dialect.type(result.dtype, result.shape)
+    add = (
+        f" {of} {result.name} = add(x = {plain}, y = {wide.name})"
+        f"[name = {rewriter.dialect.string(result.name)}];"
+    )
+    begin = source.offset(result.at)
+    return [
+        rewriter.before(wide.statement), rewriter.without("bias"),
+        Edit((begin, begin + len(result.name)), plain), Edit((op.span[1], op.span[1]), add),
+    ]  # fmt: skip
+
+
+@function_check("ANE034", "ANE035", "ANE036", "ANE037")
+def runtime_weights(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for op in function.ops:
+        weight, x = op.get("weight"), op.get("x")
+        if op.op != "conv" or weight is None or x is None or weight.baked:
+            continue
+        at = op.arguments["weight"].at
+        if not weight.is_input:
+            made = f", made by {weight.producer.op}" if weight.producer else ""
+            yield found("ANE034", at, f"the weight {weight.name} is computed{made}")
+        else:
+            yield found("ANE035", at, f"the weight {weight.name} is an input")
+        if x.shape and x.shape[0] > 1:
+            yield found("ANE036", at, f"a runtime weight for {x.shape[0]} sequences")
+        groups = op.constant("groups")
+        if isinstance(groups, int) and groups > 1:
+            yield found("ANE037", at, f"a runtime weight in {groups} groups")
+
+
+@function_check("ANE038")
+def terms(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for op in function.ops:
+        n = summed(op)
+        if n > MAX_TERMS:
+            yield found("ANE038", op.at, f"{op.op} sums {n} terms")
+
+
+def summed(op: Op) -> int:
+    """How many products a conv, matmul or linear adds per result; 0 for anything else."""
+    x, weight = op.get("x"), op.get("weight")
+    if op.op == "conv" and weight is not None:
+        n = 1
+        for d in weight.shape[1:]:
+            n *= d
+        return n
+    if op.op == "linear" and weight is not None and weight.shape:
+        return weight.shape[-1]
+    if op.op == "matmul" and x is not None and x.shape:
+        turned = op.constant("transpose_x") is True and len(x.shape) > 1
+        return x.shape[-2 if turned else -1]
+    return 0
+
+
+@function_check("ANE044", "ANE051", "ANE052", "ANE057", "ANE056", "ANE058", "ANE059")
+def arguments(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for op in function.ops:
+        if op.op == "cast" and op.constant("dtype") in ("int32", "int64", "uint32", "uint64"):
+            yield found("ANE044", op.at, f"a cast to {op.constant('dtype')}")
+        elif op.op == "softmax":
+            yield from _softmax(op)
+        elif op.op == "scaled_dot_product_attention":
+            yield from _attention(op)
+        elif op.op == "pad" and op.constant("mode") in ("reflect", "replicate"):
+            yield found("ANE058", op.at, f"pad by {op.constant('mode')}")
+        elif op.op == "tile" and isinstance(reps := op.constant("reps"), list):
+            odd = [r for r in reps if r not in NATIVE_TILES]
+            if odd:
+                yield found("ANE059", op.at, f"tile by {odd[0]}")
+
+
+def _softmax(op: Op) -> Iterator[Finding]:
+    x, axis = op.get("x"), op.constant("axis")
+    if x is None or not isinstance(axis, int) or not -len(x.shape) <= axis < len(x.shape):
+        return
+    axis %= len(x.shape)
+    if axis not in (1, len(x.shape) - 1):
+        yield found("ANE051", op.at, f"softmax over axis {axis} of rank {len(x.shape)}")
+    if x.shape[axis] & (x.shape[axis] - 1):
+        yield found("ANE052", op.at, f"softmax of {x.shape[axis]}")
+
+
+def _attention(op: Op) -> Iterator[Finding]:
+    if "attn_mask" in op.arguments:
+        yield found("ANE056", op.arguments["attn_mask"].at, "attn_mask is given")
+    lengths = [
+        v.shape[-2] for v in map(op.get, ("query", "key")) if v is not None and len(v.shape) > 1
+    ]
+    if lengths and (max(lengths) >= 4096 or (min(lengths) >= 512 and len(lengths) == 2)):
+        yield found("ANE057", op.at, f"fused attention of {' by '.join(map(str, lengths))}")

@@ -1,0 +1,79 @@
+"""ANE020 to ANE029: what function inputs and outputs look like, and how long axes are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anefast.chips import CHIPS
+from anefast.mil.lint.checks.base import Finding, Target, found, function_check
+from anefast.mil.lint.source import At, Function, Source, Value
+
+BYTES = {"fp16": 2, "fp32": 4, "int8": 1, "uint8": 1, "bool": 1, "int16": 2, "uint16": 2}
+ROW_BYTES = 64
+NARROW = ("int8", "uint8", "int16", "uint16", "bool")
+
+
+def ports(function: Function) -> Iterator[tuple[Value, At, str]]:
+    for value in function.inputs:
+        yield value, value.at, "input"
+    for value, at, _ in function.outputs:
+        yield value, at, "result"
+
+
+@function_check("ANE020", "ANE021", "ANE022", "ANE023")
+def dtypes(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for value, at, side in ports(function):
+        what = f"the {side} {value.name} is {value.dtype}"
+        if value.dtype == "fp32":
+            yield found("ANE020", at, what)
+            yield found("ANE021", at, what)
+        elif value.dtype in NARROW:
+            yield found("ANE023", at, what)
+        elif value.dtype != "fp16":
+            yield found("ANE022", at, what)
+
+
+@function_check("ANE024")
+def rows(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for value, at, side in ports(function):
+        size = BYTES.get(value.dtype)
+        if size is None:
+            continue
+        last = value.shape[-1] if value.shape else 1
+        if last * size % ROW_BYTES:
+            wanted = -(-last * size // ROW_BYTES) * ROW_BYTES // size
+            yield found(
+                "ANE024",
+                at,
+                f"the last axis of {side} {value.name} is {last}, its rows take {wanted}",
+            )
+
+
+@function_check("ANE025", "ANE026")
+def several(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    if len(function.inputs) > 1:
+        second = function.inputs[1]
+        yield found("ANE025", second.at, f"{len(function.inputs)} inputs")
+    if not function.inputs:
+        yield found("ANE026", function.at, f"{function.name} has no inputs")
+    if source.complete and not function.outputs:
+        yield found("ANE026", function.at, f"{function.name} has no results")
+
+
+@function_check("ANE028", "ANE029")
+def caps(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    chips = [target.chip] if target.chip else list(CHIPS.values())
+    cap = min(int(c.max_axis.value) for c in chips)
+    channels = min(int(c.max_channels.value) for c in chips)
+    for value in function.values:
+        if value.baked or not value.name:
+            continue  # weights have layouts of their own
+        rank = len(value.shape)
+        longest = max(value.shape[2:] if rank > 2 else value.shape[-1:], default=1)
+        if longest > cap:
+            names = ", ".join(c.name for c in chips if longest > c.max_axis.value)
+            yield found(
+                "ANE028", value.at, f"{value.name} has an axis of {longest}, {names} end at {cap}"
+            )
+        if rank > 2 and value.shape[1] > channels:
+            yield found("ANE029", value.at, f"{value.name} has {value.shape[1]} channels")
