@@ -28,8 +28,10 @@ UNJUDGED = frozenset(
     space_to_batch space_to_depth upsample_bilinear upsample_nearest_neighbor while_loop""".split()
 )
 WORDS = re.compile(r"^\[mil\] line \d+, column \d+: ")
+# A scalar type by its short name, outside of tensor<...>; strings are matched to be passed over.
 SHORT = re.compile(
-    rb"(?<![<\w.@$])(fp16|fp32|fp64|bool|string|u?int(?:8|16|32|64))(?=\s*[\w(,>])(?!\s*\w*\s*=\s*\()"
+    rb'"(?:\\.|[^"\\\n])*"|(?<![\w.@$])(?<!tensor<)(?<!tensor<\s)(?<!tensor\s<)(fp16|fp32|fp64|bool|string|u?int(?:8|16|32|64))'
+    rb"(?=\s*\(|\s+\w+\s*[=,)]|\s*[,>])"
 )
 
 
@@ -169,14 +171,13 @@ def dialect(source: Source, target: Target) -> Iterator[Finding]:
     if not source.functions or not source.complete:
         return
     modern = source.version != "1.0" or any(f.opset > "ios16" for f in source.functions)
-    if not modern and not SHORT.search(source.text):
+    if not modern and not any(m[1] for m in SHORT.finditer(source.text)):
         return
     old = DIALECTS["ios16"]
     edits = [Edit(source.version_span, old.version)]
     edits += [Edit(f.opset_span, old.name) for f in source.functions]
-    quotes = [m.span() for m in re.finditer(rb'"(?:\\.|[^"\\])*"', source.text)]
     for m in SHORT.finditer(source.text):
-        if not any(a <= m.start() < b for a, b in quotes):
+        if m[1]:
             edits.append(Edit(m.span(), old.scalar(m[1].decode())))
     what = f"program({source.version}) with {source.functions[0].opset}"
     yield found("ANE013", source.at(source.version_span[0]), what, *edits)
