@@ -2,7 +2,9 @@
 
 Not here: metadata, which is in pyproject.toml. Switches, read from the environment:
 ANEFAST_DEBUG_BUILD=1 (-O1 -g, assertions on), ANEFAST_SANITIZE=1 (address and undefined behaviour),
-ANEFAST_BUILD_JOBS=n (compilers at once; default: the CPUs this process may use).
+ANEFAST_BUILD_JOBS=n (compilers at once; default: the CPUs this process may use),
+ANEFAST_TARGET=darwin (sources and libraries of a Mac build on another system, with whatever CC and
+CXX name: a check that tests/macos/cross.py makes, nothing to ship).
 
 Objects live in build/ with their dependency files, so a second editable build compiles what changed
 and nothing else.
@@ -23,7 +25,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 os.chdir(ROOT)
 
-DARWIN = sys.platform == "darwin"
+DARWIN = os.environ.get("ANEFAST_TARGET", sys.platform) == "darwin"
 DEBUG = os.environ.get("ANEFAST_DEBUG_BUILD") == "1"
 SANITIZE = os.environ.get("ANEFAST_SANITIZE") == "1"
 
@@ -69,7 +71,9 @@ def extensions() -> list[Extension]:
 
     link = list(LINK)
     if DARWIN:
-        link += ["-framework", "Foundation", "-framework", "IOSurface"]
+        for framework in ("Foundation", "CoreFoundation", "IOSurface", "Accelerate"):
+            link += ["-framework", framework]
+        link += ["-lobjc"]
     native = Extension(
         "anefast._C",
         sources(),
