@@ -1,6 +1,8 @@
 // The `host` executor: csrc/anefast.h answered by the CPU. This file is the C seam, so no exception
 // leaves it; plan.h and ops.h do the work.
+#include <atomic>
 #include <cctype>
+#include <chrono>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
@@ -9,6 +11,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../anefast.h"
@@ -16,11 +19,20 @@
 #include "../cpu/pool.h"
 #include "../half.h"
 #include "../mil/parse.h"
+#include "cliffs.h"
 #include "ops.h"
+#include "profile.h"
 #include "surface.h"
+
+// What the programs of a device share, and may outlive it.
+struct Chip {
+    anefast::host::Profile profile;
+    std::atomic<int64_t> compiles{0}, loaded{0};
+};
 
 struct anefast_device {
     std::string description;
+    std::shared_ptr<Chip> chip; // null: `exact`
 };
 
 struct anefast_program {
@@ -32,6 +44,10 @@ struct anefast_program {
     std::unique_ptr<uint8_t, void (*)(void *)> arena{nullptr, std::free};
     std::vector<uintptr_t> bases;
     size_t bytes = 0;
+    std::shared_ptr<Chip> chip;
+    ~anefast_program() {
+        if (chip) chip->loaded--;
+    }
 };
 
 namespace anefast::host {
@@ -54,6 +70,8 @@ template <class F> anefast_status guarded(anefast_error *error, F &&body) {
         return body();
     } catch (const Refusal &r) {
         return fail(error, ANEFAST_COMPILE, r.message, r.where);
+    } catch (const NoDescriptor &n) {
+        return fail(error, ANEFAST_MIL, n.message, n.where);
     } catch (const std::bad_alloc &) {
         return fail(error, ANEFAST_MEMORY, "[host] out of memory.");
     } catch (const std::exception &e) {
@@ -65,6 +83,8 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
     return guarded(error, [&] {
         const char *p = options ? options : "";
         int threads = 0;
+        auto chip = std::make_shared<Chip>();
+        std::string wrong;
         while (*p) {
             while (std::isspace(static_cast<unsigned char>(*p))) p++;
             const char *end = p;
@@ -83,20 +103,25 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
                                 "[host] expected threads to be 1 to 1024, got \"" + value + "\".");
                 threads = static_cast<int>(n);
             } else if (key == "profile") {
-                if (value != "exact")
-                    return fail(error, ANEFAST_INVALID,
-                                "[host] expected profile=exact, the only one there is, got \"" + value + "\".");
+                chip->profile.name = value;
+            } else if (set_option(&chip->profile, key, value, &wrong)) {
+                if (!wrong.empty()) return fail(error, ANEFAST_INVALID, wrong);
             } else {
                 const bool close = !key.empty() && (key[0] == 't' || key[0] == 'T');
                 return fail(error, ANEFAST_INVALID,
-                            "[host] expected the options threads=N and profile=exact, got \"" + word +
-                                "\". Hint: did you mean " + (close ? "threads=2" : "profile=exact") + "?");
+                            "[host] expected the options threads=N, profile=NAME and those of a profile, got \"" +
+                                word + "\". Hint: did you mean " + (close ? "threads=2" : "profile=exact") + "?");
             }
         }
         if (threads) Pool::shared().set_threads(threads);
         auto d = std::make_unique<anefast_device>();
         const int n = Pool::shared().threads();
-        d->description = std::string("host (") + gemm_isa() + " + " + half_isa() + ", " + std::to_string(n) +
+        std::string as; // a profile's numbers are never a chip's own
+        if (const std::string &name = chip->profile.name; !name.empty() && name != "exact") {
+            as = " as " + name + ", emulated";
+            d->chip = std::move(chip);
+        }
+        d->description = "host" + as + " (" + gemm_isa() + " + " + half_isa() + ", " + std::to_string(n) +
                          (n == 1 ? " thread)" : " threads)");
         *device = d.release();
         return ANEFAST_OK;
@@ -124,7 +149,34 @@ Step repack(const Port &port, Ref packed, Ref surface, bool into_surface) {
     };
 }
 
-anefast_status compile(anefast_device *, const char *text, size_t text_bytes, const anefast_blob *blobs,
+void pause(int64_t microseconds) {
+    if (microseconds > 0) std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
+}
+
+// The chip's refusals, budgets and delays, then its copies in the function.
+void take_on(const std::shared_ptr<Chip> &chip, mil::Function *f, anefast_program *program) {
+    const Profile &p = chip->profile;
+    const std::string said = "[" + p.name + ", emulated] ";
+    admit(*f, p);
+    if (p.compiles && ++chip->compiles > p.compiles)
+        throw Refusal{{}, said + "com.apple.appleneuralengine.compiler Code=1 \"_ANECompiler : ANECCompile() FAILED\": "
+                              "expected at most " + std::to_string(p.compiles) + " compiles" + p.cited("compiles") +
+                              ". Hint: go on in a new process."};
+    program->chip = chip;
+    if (++chip->loaded > p.loaded && p.loaded)
+        throw Refusal{{}, said + "com.apple.appleneuralengine Code=53 \"Program load failed\": expected at most " +
+                              std::to_string(p.loaded) + " programs loaded at once" + p.cited("loaded") +
+                              ". Hint: unload some, or more layers per program."};
+    pause(p.compile_us * static_cast<int64_t>(f->operations.size()));
+    add_copies(f, p);
+}
+
+Step step_of(const Builder &b, const Chip *chip) {
+    Step exact = table().at(b.op.type).build(b);
+    return chip ? under(chip->profile, b, std::move(exact)) : exact;
+}
+
+anefast_status compile(anefast_device *device, const char *text, size_t text_bytes, const anefast_blob *blobs,
                        size_t n_blobs, anefast_program **result, anefast_error *error) {
     return guarded(error, [&] {
         auto program = std::make_unique<anefast_program>();
@@ -138,10 +190,11 @@ anefast_status compile(anefast_device *, const char *text, size_t text_bytes, co
         mil::Error refused;
         if (!mil::parse({text, text_bytes}, std::move(copied), false, &program->mil, &refused))
             return fail(error, ANEFAST_MIL, refused.message, refused.where);
-        const mil::Function *f = nullptr;
-        for (const mil::Function &candidate : program->mil.functions)
+        mil::Function *f = nullptr;
+        for (mil::Function &candidate : program->mil.functions)
             if (!f || candidate.name == "main") f = &candidate;
         if (!f) return fail(error, ANEFAST_COMPILE, "[host] expected a function, got a program without one.");
+        if (device->chip) take_on(device->chip, f, program.get());
         // 2) every operation known, then places, then steps
         for (const mil::Operation &op : f->operations)
             if (!table().count(op.type))
@@ -155,7 +208,7 @@ anefast_status compile(anefast_device *, const char *text, size_t text_bytes, co
                                             {static_cast<uint32_t>(SURFACES + i), 0}, false));
         for (size_t i = 0; i < f->operations.size(); i++)
             if (!plan.is_view[i])
-                program->steps.push_back(table().at(f->operations[i].type).build({*f, f->operations[i], plan, i}));
+                program->steps.push_back(step_of(Builder(*f, f->operations[i], plan, i), program->chip.get()));
         for (size_t j : plan.copied_out)
             program->steps.push_back(repack(plan.outputs[j], plan.where[plan.outputs[j].value],
                                             {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
@@ -263,6 +316,7 @@ anefast_status evaluate(anefast_program *program, anefast_surface *const *in, si
         for (size_t i = 0; i < n_in; i++) program->bases[SURFACES + i] = reinterpret_cast<uintptr_t>(in[i]->base);
         for (size_t j = 0; j < n_out; j++)
             program->bases[SURFACES + n_in + j] = reinterpret_cast<uintptr_t>(out[j]->base);
+        if (program->chip) pause(program->chip->profile.dispatch_us);
         const Frame frame{program->bases.data()};
         for (const Step &step : program->steps) step(frame);
         return ANEFAST_OK;

@@ -3,6 +3,7 @@
 
 #include "../half.h"
 #include "blocks.h"
+#include "cliffs.h"
 
 namespace anefast::host {
 
@@ -47,6 +48,7 @@ const Table &table() {
         add_normalisers(*t);
         add_linear(*t);
         add_layout(*t);
+        add_profile(*t);
         return t;
     }();
     return *all;
