@@ -1,16 +1,19 @@
 """What is known of each chip's Neural Engine: its limits and behaviour, each with its source.
 
-Data, no code paths. Nobody here has run an M-series chip: these figures are other people's
-measurements, and where none was found for a chip the nearest one's is taken and marked assumed.
-How fast a chip is stands in `fuse/rates.py`; what a plan may not do on it in `fuse/legal.py`.
+Data, no code paths. Nobody here has run an M-series chip: these are other people's findings, and
+where none was found for a chip the nearest one's is taken and marked so. What sources disagree on,
+or do not say, is a switch whose default is argued here and which `--chip m1,inputs=one` changes.
+The host executor takes a profile on as options (`csrc/host/profile.h`), the linter reads the same
+data, `fuse/legal.py` the limits. How fast a chip is stands in `fuse/rates.py`.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 GUIDE = "sbryngelson/ane-guide"
 SEED = "maderix/ANE issue 24 (M1 Pro, macOS 26.2)"
@@ -37,6 +40,95 @@ _SLICE = Figure(4094, f"{GUIDE} ch. 19: larger values of such slices read inf, M
 _SEVERAL = f"several inputs per program: refused in {SEED}, taken on other M1s"
 
 
+class Switch(NamedTuple):
+    """A behaviour as the host executor spells it, how sure it is, and why this is the default."""
+
+    value: str
+    sure: Literal["agreed", "single", "disputed", "inferred"]
+    source: str
+
+
+COMMON: dict[str, Switch] = {
+    # What the parser takes.
+    "opsets": Switch("ios16+ios17+ios18", "agreed", "every project writes one of these"),
+    "inputs": Switch(
+        "any", "agreed",
+        "imperatormk/ane-train (M1, M1 Pro), mechramc/Orion (M4 Max) and others run several fp16 "
+        "inputs; `one` is the strict reading of reports that none may be had",
+    ),
+    "weights": Switch(
+        "input", "disputed",
+        f"conv with a sliced weight is refused at parse time in {SEED}; an input of its own passed "
+        f"on M1 for one dense sequence ({GUIDE} ch. 19, imperatormk/ane-train), ANEForge says not "
+        "implemented",
+    ),
+    # What the compiler takes.
+    "dtypes": Switch(
+        "fp16+fp32+int8+uint8", "disputed",
+        "fp32 with cast runs on M3 to M5 (maderix/ANE, Orion, ironmill), ANEForge refuses it; "
+        "int8 and uint8: ANEForge; bool and int32 are refused by some",
+    ),
+    "refuse": Switch(
+        "gather+gather_along_axis+gather_nd+scatter+scatter_along_axis+scatter_nd+cumsum+one_hot+"
+        "band_part+mod+sin+cos+tan+sinh+cosh+asin+acos+reduce_prod+logical_and+logical_or+"
+        "logical_xor+topk+batch_norm",
+        "agreed",
+        f"jafreck/ironmill and libane compile none of these; {GUIDE} calls gather native from M2, "
+        "sin and cos from M3, batch_norm everywhere: the stricter is the safer. concat, refused by "
+        "Orion alone (M4 Max, macOS 15), is taken",
+    ),
+    "together": Switch("", "single", "only jafreck/ironmill saw such a set refused"),
+    "rank": Switch("5", "agreed", f"{GUIDE} ch. 19"),
+    "terms": Switch("16384", "agreed", f"{GUIDE} appendix A; 32000 are refused in {MADERIX}"),
+    "epsilon": Switch("required", "agreed", "jafreck/ironmill, libane, ANEForge"),
+    "after_reduce": Switch(
+        "refuse", "single", "ncdrone/rustane (M4 Max) and, of inputs, imperatormk/ane-train (M1)"
+    ),
+    "zero_gain": Switch("refuse", "single", "ANEForge: a sum times 0 fails to compile"),
+    # Numbers.
+    "product_cap": Switch("32768", "agreed", f"{GUIDE} ch. 3 and 20: M1 to M5 Pro"),
+    "nan": Switch("coerce", "single", f"{GUIDE} ch. 3"),
+    "denormals": Switch(
+        "flush", "inferred", f"{GUIDE} ch. 3 measured M1 (flushed) and M5 (kept); taken as M1"
+    ),
+    "sums": Switch(
+        "narrow", "inferred",
+        "ANEForge sees totals on the fp16 grid; a mean is taken for such a total times 1/n",
+    ),
+    "tables": Switch(
+        "on", "agreed",
+        f"{GUIDE} ch. 3: 33 knots; largest errors by {GUIDE}, ironmill and ANEForge. Those of "
+        "exp, log and rsqrt are no larger than fp16 rounding, so these are not tabled",
+    ),
+    "tiny": Switch("0", "disputed", f"libane alone; {GUIDE} has log(0) = -45440"),
+    # Budgets and delays.
+    "compiles": Switch(
+        "0", "disputed", f"119 per process by five sources, 312 without failure in {SEED}: off"
+    ),
+    "compile_us": Switch("0", "inferred", "per operation; off: emulation is not a model of time"),
+    "dispatch_us": Switch("0", "inferred", "per evaluation; off, as above"),
+}  # fmt: skip
+_M1_M2: dict[str, Switch] = {
+    "dtypes": Switch(
+        "fp16+int8+uint8", "disputed",
+        f"fp32 ports fail on M1 and M2 ({MADERIX} pull request 6, M1 Ultra in Espresso issue 18); "
+        f"{GUIDE} calls the cast native",
+    ),
+    "refuse": Switch(
+        COMMON["refuse"].value + "+neg", COMMON["refuse"].sure,
+        COMMON["refuse"].source + f"; neg is missing on M1 and M2 ({GUIDE})",
+    ),
+}  # fmt: skip
+_INPUTS = Switch(
+    "fp16", "disputed",
+    f"every attempt was refused in {SEED}, which took fp32 ones of rank 3; fp16 ones run on M1 Pro "
+    "in imperatormk/ane-train",
+)  # fmt: skip
+_KEPT = Switch("keep", "single", f"{GUIDE} ch. 3, M5")
+_TOGETHER = Switch("split+matmul+softmax+tile", "single", "jafreck/ironmill, M3 Pro")
+_TINY = Switch("7.63e-6", "single", "libane, an M3: log and rsqrt of less are inf")
+
+
 @dataclass(frozen=True)
 class Chip:
     """One chip's limits."""
@@ -48,18 +140,53 @@ class Chip:
     slice_cap: Figure | None = None
     loaded_programs: Figure = _LOADED  # that a process may hold at once
     several_inputs: str = ""  # why a program with several inputs may be refused; empty: no report
+    # The MIL dialect that is surest to be read: ios18 ran on M1 too, but ios16 was made for it.
+    dialect: Literal["ios18", "ios16"] = "ios18"
+    differs: Mapping[str, Switch] = field(default_factory=dict)  # from COMMON
+
+    @property
+    def switches(self) -> dict[str, Switch]:
+        """Everything the host executor is told of this chip, limits included."""
+        limits = {"axis": self.max_axis, "channels": self.max_channels}
+        limits |= {"loaded": self.loaded_programs}
+        if self.slice_cap is not None:
+            limits["slice_cap"] = self.slice_cap
+        told = {k: Switch(f"{f.value:.0f}", "agreed", f.source) for k, f in limits.items()}
+        told.setdefault("slice_cap", Switch("0", "single", f"{GUIDE} ch. 19: clean from M3 on"))
+        return {**COMMON, **told, **self.differs}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A chip as the host executor emulates it; `spec` names it, and what was switched."""
+
+    chip: Chip
+    spec: str
+    switched: Mapping[str, str]
+
+    @property
+    def options(self) -> str:
+        """The device options of csrc/host/profile.h."""
+        values = {k: s.value for k, s in self.chip.switches.items()} | dict(self.switched)
+        return " ".join([f"profile={self.spec}", *(f"{k}={v}" for k, v in values.items())])
 
 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("m1", slice_cap=_SLICE),
-        Chip("m1-pro", slice_cap=assumed(_SLICE, "m1"), several_inputs=_SEVERAL),
-        Chip("m2", slice_cap=_SLICE),
-        Chip("m3"),
+        Chip("m1", slice_cap=_SLICE, dialect="ios16", differs=_M1_M2),
+        Chip(
+            "m1-pro",
+            slice_cap=assumed(_SLICE, "m1"),
+            several_inputs=_SEVERAL,
+            dialect="ios16",
+            differs={**_M1_M2, "inputs": _INPUTS},
+        ),
+        Chip("m2", slice_cap=_SLICE, dialect="ios16", differs=_M1_M2),
+        Chip("m3", differs={"together": _TOGETHER, "tiny": _TINY}),
         Chip("m4", max_axis=_NEW_AXIS),
         Chip("m4-max", max_axis=_NEW_AXIS),
-        Chip("m5", max_axis=assumed(_NEW_AXIS, "m4")),
+        Chip("m5", max_axis=assumed(_NEW_AXIS, "m4"), differs={"denormals": _KEPT}),
     )
 }
 
@@ -71,6 +198,25 @@ def find_chip(name: str) -> Chip:
     near = difflib.get_close_matches(name.lower().replace(" ", "-"), CHIPS, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(CHIPS)}."
     raise ValueError(f"[chip] expected a known chip, got {name!r}. Hint: {hint}")
+
+
+def find_profile(spec: str) -> Profile:
+    """The profile of a chip's name, perhaps with switches: `m1-pro` or `m1-pro,inputs=one`.
+
+    ValueError with a suggestion where chip or switch is unknown; values are checked by the device.
+    """
+    name, *words = spec.split(",")
+    chip, switched = find_chip(name), {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in chip.switches:
+            near = difflib.get_close_matches(key, chip.switches, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(chip.switches)}."
+            raise ValueError(f"[chip] expected a switch of {name}, got {word!r}. Hint: {hint}")
+        if not re.fullmatch(r"[\w.+-]*", value):
+            raise ValueError(f"[chip] expected {key}=VALUE without spaces, got {word!r}.")
+        switched[key] = value
+    return Profile(chip, spec, switched)
 
 
 def chip_of(description: str) -> Chip:

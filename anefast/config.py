@@ -292,6 +292,8 @@ class TrainConfig(_Checked):
     keep_last: int = 3  # Newest checkpoints to keep; the best one is kept besides.
     seed: int = 0  # Decides the initial weights.
     device: str = "auto"  # "auto", "host" or "ane".
+    # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5; see anefast/chips.py.
+    chip: str = ""
     # How the step is cut into programs: unfused, layer, 4, all, auto; see python -m anefast.plan.
     plan: str = "auto"
     # Plans that compile async: the part of the next accumulation that still runs on the programs of
@@ -327,6 +329,8 @@ class TrainConfig(_Checked):
             value = getattr(self, name)
             _need(value >= 0, f"{name} must not be negative, got {value}", "see --help")
         _need_choice("device", self.device, ("auto", "host", "ane"))
+        if self.chip:
+            _check_chip(self.chip, self.device)
         _need_choice("on_budget", self.on_budget, ("continue", "checkpoint-restart"))
         _need(
             0 <= self.swap_after <= 1,
@@ -355,6 +359,20 @@ class TrainConfig(_Checked):
         from anefast.presets import preset_settings
 
         return from_settings(merge(preset_settings(name), {"preset": name, **changes}))
+
+
+def _check_chip(chip: str, device: str) -> None:
+    from anefast.chips import find_profile
+
+    try:
+        find_profile(chip)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    _need(
+        device != "ane",
+        f"chip {chip} was given with device ane",
+        "a chip is emulated by the host; without chip the ANE runs the programs",
+    )
 
 
 def _need_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -32,12 +32,13 @@ class GenerateConfig:
     seed: int = 0  # The same seed gives the same text.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     device: str = "auto"  # auto, ane or host.
+    chip: str = ""  # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5.
 
 
 def generate(config: GenerateConfig) -> None:
     """Prints the prompt and its continuation, then the speed."""
     model = Model.load(config.model, config.tokenizer)
-    device = Device(config.device)
+    device = Device(config.device, chip=config.chip)
     print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
     text = Stream(model.tokenizer)
     for token in model.tokenizer.encode(config.prompt, bos=True):

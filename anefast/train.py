@@ -103,7 +103,7 @@ def fit(
         if device is None:
             from anefast.runtime import Device
 
-            device = Device(config.device, cache_bytes=config.cache_mb << 20)
+            device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
         config = _with_plan(config, model, device, say)
         step = model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=config.plan,
@@ -228,10 +228,11 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
         return result
     floor = f" (floor {result.floor:.4f})" if result.floor is not None else ""
     say(f"validation loss {p.first_val:.4f} -> {p.last_val:.4f} nats per token{floor}")
+    on = trainer.step.device
     if trainer.seconds:
         say(
             f"{result.tokens_per_second:,.0f} tokens/s over {trainer.trained:,} tokens "
-            f"({trainer.step.device.label} on {trainer.step.device.description})"
+            f"({on.description}, {on.label})"
         )
         if times["micro_steps"]:
             say(shown.line(times))

@@ -32,14 +32,14 @@ class Violation:
 
 @dataclass(frozen=True)
 class Target:
-    """What programs are for: a chip's limits, or the host's, which has the newest chip's."""
+    """What programs are for: a chip's limits, or the host's own, which has the newest chip's."""
 
     name: str
     chip: Chip
 
     def fitted(self, plan: Plan) -> Plan:
-        """`plan` with this target's longest axis, by which packed ports are split."""
-        return replace(plan, max_axis=int(self.chip.max_axis.value))
+        """`plan` with this target's dialect, and its longest axis, by which ports are split."""
+        return replace(plan, max_axis=int(self.chip.max_axis.value), dialect=self.chip.dialect)
 
 
 HOST = Target("host", CHIPS["m5"])
@@ -50,13 +50,14 @@ class Described(Protocol):
 
     label: str
     description: str
+    chip: Chip | None
 
 
 def target_of(device: Described) -> Target:
     """What programs for this device must respect."""
-    if device.label == "emulated":
+    if device.chip is None and device.label == "emulated":
         return HOST
-    chip = chip_of(device.description)
+    chip = device.chip or chip_of(device.description)
     return Target(chip.name, chip)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.chips import Chip, find_profile
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
 
@@ -34,16 +35,30 @@ class Device:
 
     `description` is a line for run headers. `label` is what numbers from it may be called in the
     ANE's terms: `measured` on a real one, `emulated` on the host twin. `programs` keeps loaded
-    programs, up to `cache_bytes` of them.
+    programs, up to `cache_bytes` of them. `chip` makes the host refuse and compute as that chip
+    does, where anything is published (`anefast/chips.py`); without, it is `exact`.
     """
 
     def __init__(
-        self, name: str = "auto", options: str = "", cache_bytes: int = LIMIT_BYTES
+        self,
+        name: str = "auto",
+        options: str = "",
+        cache_bytes: int = LIMIT_BYTES,
+        chip: str = "",
     ) -> None:
         if name not in DEVICES:
             near = difflib.get_close_matches(name, DEVICES, n=1)
             hint = f" Hint: did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"[device] expected one of {', '.join(DEVICES)}, got {name!r}.{hint}")
+        self.chip: Chip | None = None  # that is emulated
+        if chip:
+            if name == "ane":
+                raise ValueError(
+                    f"[device] expected no chip for device ane, which is one, got {chip!r}. "
+                    "Hint: --device host emulates it."
+                )
+            profile = find_profile(chip)
+            name, self.chip, options = "host", profile.chip, f"{options} {profile.options}".strip()
         steady_heap()
         self._native = open_first(("ane", "host") if name == "auto" else (name,), options)
         self.name: str = self._native.name

@@ -24,6 +24,7 @@ import numpy as np
 
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, find_plan, lower_all
+from anefast.fuse.legal import target_of
 from anefast.ir import Graph
 from anefast.nn import Params, ffn_graph, forward_graph
 from anefast.runtime.device import Device, Half
@@ -39,7 +40,8 @@ class Fused:
     """
 
     def __init__(self, graph: Graph, params: Params, device: Device, plan: Plan | str) -> None:
-        self.plan = find_plan(plan) if isinstance(plan, str) else plan
+        plan = find_plan(plan) if isinstance(plan, str) else plan
+        self.plan = target_of(device).fitted(plan)
         start = time.perf_counter()
         programs = lower_all(cut(graph, self.plan.key), self.plan)
         self.sequence = Sequence(device, programs, self.plan.dialect)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all
+from anefast.fuse.legal import target_of
 from anefast.nn import Params, classifier, forward_graph
 from anefast.runtime.device import Device, Surface
 from anefast.runtime.sequence import Sequence
@@ -26,7 +27,8 @@ class Inference:
     """Forward programs of one model, one set per bucket, compiled when first needed."""
 
     def __init__(self, config: ModelConfig, params: Params, device: Device, plan: Plan) -> None:
-        self.config, self.params, self.device, self.plan = config, params, device, plan
+        self.config, self.params, self.device = config, params, device
+        self.plan = target_of(device).fitted(plan)
         self._buckets: dict[int, Bucket] = {}
 
     def logits(self, tokens: list[int]) -> npt.NDArray[np.float32]:

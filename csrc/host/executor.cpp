@@ -85,6 +85,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
         int threads = 0;
         auto chip = std::make_shared<Chip>();
         std::string wrong;
+        bool described = false; // a name alone would be `exact` under another name
         while (*p) {
             while (std::isspace(static_cast<unsigned char>(*p))) p++;
             const char *end = p;
@@ -105,6 +106,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
             } else if (key == "profile") {
                 chip->profile.name = value;
             } else if (set_option(&chip->profile, key, value, &wrong)) {
+                described = true;
                 if (!wrong.empty()) return fail(error, ANEFAST_INVALID, wrong);
             } else {
                 const bool close = !key.empty() && (key[0] == 't' || key[0] == 'T');
@@ -113,12 +115,18 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
                                 word + "\". Hint: did you mean " + (close ? "threads=2" : "profile=exact") + "?");
             }
         }
+        const std::string &name = chip->profile.name;
+        const bool exact = name.empty() || name == "exact";
+        if (exact == described)
+            return fail(error, ANEFAST_INVALID,
+                        "[host] expected profile=exact, or a chip's name and its options, got profile=" + name +
+                            ". Hint: Device(\"host\", chip=\"m1\") writes them.");
         if (threads) Pool::shared().set_threads(threads);
         auto d = std::make_unique<anefast_device>();
         const int n = Pool::shared().threads();
         std::string as; // a profile's numbers are never a chip's own
-        if (const std::string &name = chip->profile.name; !name.empty() && name != "exact") {
-            as = " as " + name + ", emulated";
+        if (!exact) {
+            as = " as " + name;
             d->chip = std::move(chip);
         }
         d->description = "host" + as + " (" + gemm_isa() + " + " + half_isa() + ", " + std::to_string(n) +

@@ -13,7 +13,7 @@ namespace {
 std::set<std::string> words(const std::string &list) {
     std::set<std::string> found;
     for (size_t at = 0; at <= list.size();) {
-        const size_t end = std::min(list.find(',', at), list.size());
+        const size_t end = std::min(list.find_first_of(",+", at), list.size());
         if (end > at) found.insert(list.substr(at, end - at));
         at = end + 1;
     }
@@ -53,7 +53,7 @@ Setter list(std::set<std::string> Profile::*member) {
     };
 }
 
-// Operations, each perhaps with the rule that says why: "gather@ANE014,cumsum".
+// Operations, each perhaps with the rule that says why: "gather@ANE014+cumsum".
 bool set_refused(Profile *p, const std::string &said) {
     for (const std::string &word : words(said)) {
         const size_t at = word.find('@');
