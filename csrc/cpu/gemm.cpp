@@ -1,6 +1,6 @@
 // The matrix product: which kernels, how C is cut into tasks, and the order tasks keep. Numbers are gemm.h's.
 //
-// B is packed to fp32 panels once for all tasks, in steps of at most PACK_FLOATS; C is cut into tiles of rows
+// B is packed to panels once for all tasks, in steps of at most PACK_ELEMENTS; C is cut into tiles of rows
 // by columns, one task each. Inside a task, k goes in blocks short enough for a panel of B to stay in the first
 // cache, and each chain resumes from the fp32 partial that the block before it stored, so blocks never show.
 // A is copied or converted block by block into a thread's own memory.
@@ -8,67 +8,37 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <thread>
 #include <vector>
 
 #include "../half.h"
 #include "gemm_kernels.h"
 #include "gemm_library.h"
+#include "gemm_path.h"
 #include "pool.h"
 #include "scratch.h"
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 namespace anefast {
 namespace {
 
 constexpr int64_t K_BLOCK = 384;            // nr * K_BLOCK floats of B, streamed once per mr rows
-constexpr int64_t PACK_FLOATS = 512 * 1024; // of B per step: 2 MB
+constexpr int64_t PACK_ELEMENTS = 512 * 1024; // of B per step: 2 MB of fp32
 constexpr int64_t COLUMNS_MOST = 256, ROWS_MOST = 96;
 constexpr int64_t SERIAL_PRODUCTS = 400 * 1000;   // below this one thread is done before another wakes
 constexpr int64_t TASK_PRODUCTS = 4 * 1000 * 1000; // about 80 us of one core
 constexpr int64_t LIBRARY_PRODUCTS = 100 * 1000 * 1000; // likewise, at a matrix unit's published 1.9 TFLOPS
 
-#if defined(__x86_64__)
-bool has_avx2() {
-    unsigned a, b, c, d; // __builtin_cpu_supports has no name for F16C in older clangs
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
-           (c & bit_F16C);
+const GemmKernels &kernels_for(const Gemm &g) {
+    const GemmPath &path = gemm_path();
+    return g.a.elem == Elem::f16 && g.b.elem == Elem::f16 ? *path.halves : *path.floats;
 }
-bool has_avx512() { return has_avx2() && __builtin_cpu_supports("avx512f"); }
-#else
-bool has_avx2() { return false; }
-bool has_avx512() { return false; }
-#endif
-
-// ANEFAST_ISA names the path to take; one that this processor or build lacks is passed over.
-const GemmKernels &choose() {
-    const char *text = std::getenv("ANEFAST_ISA");
-    const std::string wish = text ? text : "";
-    const auto free_or = [&](const char *name) { return wish.empty() || wish == name; };
-    const GemmKernels *const avx512 = gemm_kernels_avx512(), *const avx2 = gemm_kernels_avx2(),
-                             *const neon = gemm_kernels_neon();
-    if (avx512 && has_avx512() && free_or("avx512"))
-        return *avx512;
-    if (avx2 && has_avx2() && (free_or("avx2") || wish == "avx512"))
-        return *avx2;
-    if (neon && free_or("neon"))
-        return *neon;
-    return *gemm_kernels_portable();
-}
-
-const GemmKernels &kernels() { return gemm_kernels(); }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool goes_to_library(const Gemm &g) {
-    return g.any_order && gemm_has_library() && g.c_elem == Elem::f32 && g.k > 0 &&
+    return g.any_order && gemm_path().library && g.c_elem == Elem::f32 && g.k > 0 &&
            std::max({g.m, g.n, g.k, g.c_row_stride}) < INT32_MAX;
 }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -79,24 +49,24 @@ thread_local Scratch a_scratch, partial_scratch, b_scratch;
 // for each step (columns outer, k inner): pack_tasks that fill the panels, then tile_tasks that use them.
 struct Plan {
     Gemm g;
+    const GemmKernels &kern;
     bool alone; // all tasks on one thread, B packed into its own scratch
     int64_t step_k, step_columns, tile_rows, tile_columns; // k and columns of a step; of a task
-    std::unique_ptr<float[]> packed_memory;                // where not alone
-    float *packed;
+    Scratch shared;                                        // B's panels, where not alone
+    uint8_t *packed = nullptr;
     std::unique_ptr<float[]> partial; // fp32 C of a column step, where C is fp16 and k takes several steps
     std::atomic<int64_t> done{0};
 
-    Plan(const Gemm &product, int64_t tasks_wanted) : g(product) {
-        const GemmKernels &kern = kernels();
+    Plan(const Gemm &product, int64_t tasks_wanted) : g(product), kern(kernels_for(product)) {
         const int64_t products = g.m * g.n * std::max<int64_t>(g.k, 1);
         alone = tasks_wanted <= 1 || products <= SERIAL_PRODUCTS;
         const int64_t n = round_up(g.n, kern.nr);
-        step_columns = std::min(n, std::max(kern.nr, PACK_FLOATS / 256 / kern.nr * kern.nr));
-        step_k = std::min(g.k, std::max<int64_t>(PACK_FLOATS / step_columns / K_BLOCK * K_BLOCK, K_BLOCK));
+        step_columns = std::min(n, std::max(kern.nr, PACK_ELEMENTS / 256 / kern.nr * kern.nr));
+        step_k = std::min(g.k, std::max<int64_t>(PACK_ELEMENTS / step_columns / K_BLOCK * K_BLOCK, K_BLOCK));
         if (step_k < g.k) // equal steps
-            step_k = ceil_div(g.k, ceil_div(g.k, step_k));
+            step_k = std::min(g.k, round_up(ceil_div(g.k, ceil_div(g.k, step_k)), kern.k_unit));
         if (step_k == g.k)
-            step_columns = std::min(n, std::max(kern.nr, PACK_FLOATS / std::max<int64_t>(g.k, 1) / kern.nr * kern.nr));
+            step_columns = std::min(n, std::max(kern.nr, PACK_ELEMENTS / std::max<int64_t>(g.k, 1) / kern.nr * kern.nr));
 
         tile_columns = std::min(step_columns, COLUMNS_MOST);
         int64_t rows = ROWS_MOST;
@@ -110,21 +80,19 @@ struct Plan {
         while (!alone && tile_columns > 4 * kern.nr && ceil_div(g.m, tile_rows) * ceil_div(step_columns, tile_columns) < tasks_wanted)
             tile_columns = round_up(tile_columns / 2, kern.nr);
 
-        packed = nullptr;
-        if (!alone) {
-            packed_memory.reset(new float[step_k * step_columns + 16]);
-            packed = reinterpret_cast<float *>(round_up(reinterpret_cast<uintptr_t>(packed_memory.get()), 64));
-        }
+        if (!alone)
+            packed = shared.get_bytes(panel_bytes() * step_columns / kern.nr);
         if (g.c_elem == Elem::f16 && step_k < g.k)
             partial.reset(new float[g.m * step_columns]);
     }
 
+    int64_t panel_bytes() const { return round_up(step_k, kern.k_unit) * kern.nr * kern.packed_bytes; }
     int64_t k_steps() const { return std::max<int64_t>(1, ceil_div(g.k, std::max<int64_t>(step_k, 1))); }
     int64_t columns_of(int64_t column_step) const {
         return std::min(step_columns, g.n - column_step * step_columns);
     }
     int64_t pack_tasks(int64_t columns) const { return ceil_div(std::max<int64_t>(step_k, 1), k_per_pack(columns)); }
-    int64_t k_per_pack(int64_t columns) const { return round_up(ceil_div(16384, columns), 16); }
+    int64_t k_per_pack(int64_t columns) const { return round_up(ceil_div(16384, columns), std::max<int64_t>(16, kern.k_unit)); }
     int64_t tile_tasks(int64_t columns) const {
         return ceil_div(g.m, tile_rows) * ceil_div(columns, tile_columns);
     }
@@ -153,7 +121,7 @@ struct Plan {
         if (!alone)
             wait_for(first); // every task of the phases before: none of this phase can have finished earlier
         else if (is_pack)
-            packed = b_scratch.get(step_k * step_columns);
+            packed = b_scratch.get_bytes(panel_bytes() * step_columns / kern.nr);
         if (is_pack)
             pack(task - first, column_step * step_columns, columns, k_step * step_k);
         else
@@ -167,16 +135,14 @@ struct Plan {
     }
 
     void pack(int64_t index, int64_t column, int64_t columns, int64_t k_first) const {
-        const GemmKernels &kern = kernels();
         const int64_t k_count = std::min(step_k, g.k - k_first);
         const int64_t per = k_per_pack(columns), k = index * per;
         if (k < k_count)
-            kern.pack_b(g.b, k_first + k, std::min(per, k_count - k), column, columns, packed + k * kern.nr,
-                        kern.nr * step_k);
+            kern.pack_b(g.b, k_first + k, std::min(per, k_count - k), column, columns,
+                        packed + k * kern.nr * kern.packed_bytes, panel_bytes());
     }
 
     void tile(int64_t index, int64_t step_column, int64_t step_width, int64_t k_first) const {
-        const GemmKernels &kern = kernels();
         const int64_t across = ceil_div(step_width, tile_columns);
         const int64_t row = index / across * tile_rows, rows = std::min(tile_rows, g.m - row);
         const int64_t left = index % across * tile_columns, width = std::min(tile_columns, step_width - left);
@@ -196,21 +162,25 @@ struct Plan {
             sums_stride = tile_columns;
         }
 
-        // fp32 rows could always be read where they lie, but a straight copy meets far memory more gracefully
-        // than a tile's few words from each of mr rows; it pays once there are a few tiles to share it.
-        const bool in_place = g.a.elem == Elem::f32 && g.a.col_stride == 1 && g.n <= 4 * kern.nr;
-        const bool by_rows = !in_place && g.a.col_stride == 1;
-        const int64_t block = k_count > K_BLOCK ? ceil_div(k_count, ceil_div(k_count, K_BLOCK)) : std::max<int64_t>(k_count, 1);
+        const bool in_place = kern.in_place && kern.in_place(g);
+        const bool by_rows = !in_place && g.a.col_stride == 1 && kern.pack_a_rows;
+        const int64_t a_size = g.a.elem == Elem::f16 ? 2 : 4;
+        const int64_t block = k_count > K_BLOCK ? round_up(ceil_div(k_count, ceil_div(k_count, K_BLOCK)), kern.k_unit)
+                                                : std::max<int64_t>(k_count, 1);
+        if (kern.enter)
+            kern.enter();
         int64_t k = 0;
         do { // at least once: with no k at all, C is still written
             const int64_t kc = std::min(block, k_count - k);
-            const float *a = static_cast<const float *>(g.a.data) + row * g.a.row_stride + k_first + k;
-            int64_t a_stride = g.a.row_stride;
+            const auto *a = static_cast<const uint8_t *>(g.a.data) + (row * g.a.row_stride + k_first + k) * a_size;
+            int64_t a_stride = g.a.row_stride, next_row = a_stride * a_size; // bytes
             if (!in_place) {
-                float *const mine = a_scratch.get(tile_rows * round_up(block, 16));
-                a_stride = by_rows ? round_up(block, 16) : 0;
+                const int64_t wide = round_up(block, std::max<int64_t>(16, kern.k_unit));
+                uint8_t *const mine = a_scratch.get_bytes(tile_rows * wide * kern.packed_bytes);
+                a_stride = by_rows ? wide : 0;
+                next_row = (by_rows ? wide : round_up(kc, kern.k_unit)) * kern.packed_bytes;
                 if (by_rows)
-                    kern.pack_a_rows(g.a, row, rows, k_first + k, kc, mine, a_stride);
+                    kern.pack_a_rows(g.a, row, rows, k_first + k, kc, reinterpret_cast<float *>(mine), a_stride);
                 else
                     kern.pack_a_panels(g.a, row, rows, k_first + k, kc, mine);
                 a = mine;
@@ -222,9 +192,9 @@ struct Plan {
                     t.rows = std::min(kern.mr, rows - i);
                     t.columns = std::min(kern.nr, width - j);
                     t.k_count = kc;
-                    t.a = a_stride ? a + i * a_stride : a + i * kc;
+                    t.a = a + i * next_row;
                     t.a_row_stride = a_stride;
-                    t.b = packed + (left + j) * step_k + k * kern.nr;
+                    t.b = packed + (left + j) / kern.nr * panel_bytes() + k * kern.nr * kern.packed_bytes;
                     t.start = begins && !g.accumulate ? nullptr : sums + i * sums_stride + j;
                     t.start_row_stride = sums_stride;
                     t.c_half = half && ends;
@@ -234,6 +204,8 @@ struct Plan {
                 }
             k += kc;
         } while (k < k_count);
+        if (kern.leave)
+            kern.leave();
     }
 };
 
@@ -346,26 +318,6 @@ void gemm_reference(const Gemm &g) {
             else
                 static_cast<uint16_t *>(g.c)[e] = half_from_float(sum);
         }
-}
-
-const GemmKernels &gemm_kernels() {
-    static const GemmKernels &k = choose();
-    return k;
-}
-
-// The library is part of the best choice, so naming an instruction set passes it over.
-bool gemm_has_library() {
-    static const bool has = [] {
-        const char *text = std::getenv("ANEFAST_ISA");
-        return gemm_library() && !(text && *text);
-    }();
-    return has;
-}
-
-const char *gemm_isa() {
-    static const std::string isa =
-        kernels().isa + (gemm_has_library() ? std::string(", ") + gemm_library() + " for any_order" : "");
-    return isa.c_str();
 }
 
 } // namespace anefast

@@ -1,10 +1,14 @@
 // C = A B (+ C): fp16 or fp32 operands, fp32 arithmetic, fp16 or fp32 result. The one matrix product
 // of the host: conv, matmul, the classifier and every weight gradient come here.
 //
-// Numerics, the same on every path: each element of C is one chain of fp32 fused multiply-adds over
-// k = 0, 1, .. K-1, from 0 (or from C where it accumulates), rounded once at the end. Blocking,
-// vector width and threads never change a bit; gemm_reference is that sentence in code. A product that
-// says any_order gives that up where gemm_isa() names a library.
+// Numerics: each element of C is one chain of fp32 fused multiply-adds over k = 0, 1, .. K-1, from 0
+// (or from C where it accumulates), rounded once at the end. Blocking, vector width and threads never
+// change a bit; gemm_reference is that sentence in code.
+// AMX is the exception. Its tiles sum the even and the odd k of each 32 apart and then add both, take
+// fp32 subnormals for 0, and split what is not fp16 (gemm_amx.cpp). Blocking and threads change
+// nothing there either, but it agrees with the other paths only to the error bound of an fp32 sum
+// (plus 2^-16 of each product for fp32 operands, where infinity times a number may become NaN).
+// A product that says any_order gives the order up as well where gemm_isa() names a library.
 #pragma once
 
 #include <cstdint>

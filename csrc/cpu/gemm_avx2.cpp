@@ -62,7 +62,7 @@ inline void transpose(Vec r[8]) {
 
 namespace anefast {
 const GemmKernels *gemm_kernels_avx2() {
-    static constexpr GemmKernels kernels{"AVX2 FMA F16C", MR, NR, tile, pack_b, pack_a_rows, pack_a_panels};
+    static constexpr GemmKernels kernels = kernels_of("AVX2 FMA F16C");
     return &kernels;
 }
 } // namespace anefast

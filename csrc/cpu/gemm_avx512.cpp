@@ -68,7 +68,7 @@ inline void transpose(Vec r[16]) {
 
 namespace anefast {
 const GemmKernels *gemm_kernels_avx512() {
-    static constexpr GemmKernels kernels{"AVX-512", MR, NR, tile, pack_b, pack_a_rows, pack_a_panels};
+    static constexpr GemmKernels kernels = kernels_of("AVX-512");
     return &kernels;
 }
 } // namespace anefast

@@ -1,7 +1,8 @@
-// What an instruction set provides to gemm.cpp, and the arithmetic they all must agree on to the bit.
+// What an instruction set provides to gemm.cpp.
 //
-// gemm_tile.h is the code behind the table; gemm_portable.cpp, gemm_avx2.cpp, gemm_avx512.cpp and
-// gemm_neon.cpp compile it, each in its own namespace. Read gemm.cpp for how the table is driven.
+// gemm_tile.h is the code behind the tables that agree to the bit; gemm_portable.cpp, gemm_avx2.cpp,
+// gemm_avx512.cpp and gemm_neon.cpp compile it, each in its own namespace. gemm_amx.cpp has the two
+// that sum pairs (gemm.h says how far they may differ). Read gemm.cpp for how the tables are driven.
 #pragma once
 
 #include <cmath>
@@ -15,9 +16,9 @@ namespace anefast {
 // One tile of C: up to mr rows by nr columns, over k_count steps of k.
 struct Tile {
     int64_t rows, columns, k_count;
-    const float *a; // (i, k) at a[i * a_row_stride + k] or, for panels, a[k * mr + i]
+    const void *a; // elements of a's own type: (i, k) at a[i * a_row_stride + k], or a panel
     int64_t a_row_stride; // 0: a is a panel
-    const float *b;       // a panel: (k, j) at b[k * nr + j], all nr columns present
+    const void *b;        // a panel, all nr columns present
     const float *start;   // where the chains begin, or null for 0
     int64_t start_row_stride;
     void *c;
@@ -25,20 +26,26 @@ struct Tile {
     bool c_half;
 };
 
+// A panel holds mr rows or nr columns for a run of k, in an order of the kernels' own in which whole
+// k_units lie one after the other: k and the row or column together take packed_bytes. fp32 panels
+// have (k, j) at [k * width + j].
 struct GemmKernels {
     const char *isa;
     int64_t mr, nr;
+    int64_t k_unit;       // panels and blocks of k are whole multiples of it, padded with 0
+    int64_t packed_bytes; // of an element in a panel
+    bool (*in_place)(const Gemm &g); // is `tile` to read the rows of g.a where they lie? Null: never
     void (*tile)(const Tile &t);
-    // Panels of nr columns in fp32, the last padded with 0: b(k_first + k, column + p * nr + j) goes to
-    // out[p * panel_stride + k * nr + j].
+    // Panels of nr columns, the last padded with 0, panel_bytes apart.
     void (*pack_b)(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
-                   float *out, int64_t panel_stride);
-    // Rows of a, whose k are contiguous, as fp32: out[i * out_stride + k].
+                   void *out, int64_t panel_bytes);
+    // Rows of a, whose k are contiguous, as fp32: out[i * out_stride + k]. Null: never asked for.
     void (*pack_a_rows)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
                         float *out, int64_t out_stride);
-    // The same as panels of mr rows, one after the other, the last padded with 0.
+    // Panels of mr rows, one after the other, the last padded with 0.
     void (*pack_a_panels)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first,
-                          int64_t k_count, float *out);
+                          int64_t k_count, void *out);
+    void (*enter)(), (*leave)(); // around the tiles of a task, on its thread; null where there is no need
 };
 
 // Null where this build has no such code. The processor's consent is gemm.cpp's business.
@@ -46,7 +53,8 @@ const GemmKernels *gemm_kernels_portable();
 const GemmKernels *gemm_kernels_avx2();
 const GemmKernels *gemm_kernels_avx512();
 const GemmKernels *gemm_kernels_neon();
-const GemmKernels &gemm_kernels(); // the choice for this processor, made once, by gemm.cpp
+const GemmKernels *gemm_kernels_amx_fp16(); // fp16 operands only
+const GemmKernels *gemm_kernels_amx_bf16(); // any operands, in three passes
 
 // a * b + c rounded once, without the instruction. The product is exact in double; the sum is rounded to
 // odd (its last bit remembers that something was lost), which makes the second rounding the only one.

@@ -8,8 +8,7 @@
 
 namespace anefast {
 
-const char *gemm_library(); // its name, or null where this build has none
-bool gemm_has_library();    // and ANEFAST_ISA asks for nothing else
+const char *gemm_library(); // its name, or null where this build has none; gemm_path.h says if it is to be used
 
 // Rows first .. first + rows of C, with c_elem f32. Columns, k and strides must fit an int.
 void gemm_library_rows(const Gemm &g, int64_t first, int64_t rows);

@@ -32,7 +32,7 @@ inline void transpose(Vec r[4]) {
 } // namespace
 
 const GemmKernels *gemm_kernels_neon() {
-    static constexpr GemmKernels kernels{"NEON", MR, NR, tile, pack_b, pack_a_rows, pack_a_panels};
+    static constexpr GemmKernels kernels = kernels_of("NEON");
     return &kernels;
 }
 

@@ -3,15 +3,21 @@
 
 #include <algorithm>
 
-#include "gemm_kernels.h"
 #include "gemm_library.h"
+#include "gemm_path.h"
+#include "scratch.h"
 
 namespace anefast {
 namespace {
 
 constexpr int64_t K_BLOCK = 384; // a panel of B that long stays in the first cache
 
+thread_local Scratch rows_scratch; // rows of A, for kernels that read panels only
+
+const GemmKernels &kernels() { return *gemm_path().floats; }
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Rows first.. of v (rows x columns, fp32) side by side.
 void copy_rows(const MatrixView &v, int64_t first, int64_t rows, int64_t columns, float *out) {
@@ -24,47 +30,66 @@ void copy_rows(const MatrixView &v, int64_t first, int64_t rows, int64_t columns
 } // namespace
 
 int64_t b_panels_floats(int64_t k, int64_t n) {
-    const int64_t nr = gemm_kernels().nr;
-    return k * ceil_div(n, nr) * nr;
+    const GemmKernels &kern = kernels();
+    return round_up(k, kern.k_unit) * round_up(n, kern.nr) * kern.packed_bytes / 4;
 }
 
 int64_t a_panels_floats(int64_t m, int64_t k) {
-    const int64_t mr = gemm_kernels().mr;
-    return k * ceil_div(m, mr) * mr;
+    const GemmKernels &kern = kernels();
+    return round_up(k, kern.k_unit) * round_up(m, kern.mr) * kern.packed_bytes / 4;
 }
 
 void pack_b_panels(const MatrixView &b, int64_t k, int64_t n, int64_t k_first, int64_t k_count, float *out) {
-    if (gemm_has_library())
+    if (gemm_path().library)
         return copy_rows(b, k_first, k_count, n, out);
-    const GemmKernels &kern = gemm_kernels();
-    kern.pack_b(b, k_first, k_count, 0, n, out + k_first * kern.nr, k * kern.nr);
+    const GemmKernels &kern = kernels();
+    const int64_t per_k = kern.nr * kern.packed_bytes;
+    kern.pack_b(b, k_first, k_count, 0, n, reinterpret_cast<uint8_t *>(out) + k_first * per_k,
+                round_up(k, kern.k_unit) * per_k);
 }
 
 void pack_a_panels(const MatrixView &a, int64_t m, int64_t k, float *out) {
-    if (gemm_has_library())
+    if (gemm_path().library)
         return copy_rows({a.data, a.elem, a.col_stride, a.row_stride}, 0, k, m, out);
-    gemm_kernels().pack_a_panels(a, 0, m, 0, k, out);
+    kernels().pack_a_panels(a, 0, m, 0, k, out);
 }
 
 void gemm_panels(const PanelGemm &g) {
-    if (gemm_has_library()) {
+    if (gemm_path().library) {
         const MatrixView a = g.a_row_stride ? MatrixView{g.a, Elem::f32, g.a_row_stride, 1}
                                             : MatrixView{g.a, Elem::f32, 1, g.m};
         const Gemm plain{g.m, g.n, g.k, a, {g.b, Elem::f32, g.n, 1}, g.c, Elem::f32, g.c_row_stride, g.accumulate, true};
         return gemm_library_rows(plain, 0, g.m);
     }
-    const GemmKernels &kern = gemm_kernels();
-    const int64_t block = ceil_div(g.k, ceil_div(g.k, K_BLOCK));
-    for (int64_t k = 0; k < g.k; k += block)
+    const GemmKernels &kern = kernels();
+    const int64_t block = round_up(ceil_div(g.k, ceil_div(g.k, K_BLOCK)), kern.k_unit), padded = round_up(g.k, kern.k_unit);
+    const bool rows = g.a_row_stride && kern.pack_a_rows; // the kernels read rows where they lie
+    if (kern.enter)
+        kern.enter();
+    for (int64_t k = 0; k < g.k; k += block) {
+        const int64_t k_count = std::min(block, g.k - k);
+        const auto *a = reinterpret_cast<const uint8_t *>(g.a);
+        int64_t next_row = padded * kern.packed_bytes; // bytes
+        if (rows) {
+            a += k * sizeof(float);
+            next_row = g.a_row_stride * sizeof(float);
+        } else if (g.a_row_stride) {
+            next_row = round_up(k_count, kern.k_unit) * kern.packed_bytes;
+            uint8_t *const mine = rows_scratch.get_bytes(round_up(g.m, kern.mr) * next_row);
+            kern.pack_a_panels({g.a, Elem::f32, g.a_row_stride, 1}, 0, g.m, k, k_count, mine);
+            a = mine;
+        } else {
+            a += k * kern.mr * kern.packed_bytes;
+        }
         for (int64_t j = 0; j < g.n; j += kern.nr)
             for (int64_t i = 0; i < g.m; i += kern.mr) {
                 Tile t;
                 t.rows = std::min(kern.mr, g.m - i);
                 t.columns = std::min(kern.nr, g.n - j);
-                t.k_count = std::min(block, g.k - k);
-                t.a = g.a_row_stride ? g.a + i * g.a_row_stride + k : g.a + i * g.k + k * kern.mr;
-                t.a_row_stride = g.a_row_stride;
-                t.b = g.b + j * g.k + k * kern.nr;
+                t.k_count = k_count;
+                t.a = a + i * next_row;
+                t.a_row_stride = rows ? g.a_row_stride : 0;
+                t.b = reinterpret_cast<const uint8_t *>(g.b) + (j * padded + k * kern.nr) * kern.packed_bytes;
                 t.c = g.c + i * g.c_row_stride + j;
                 t.c_row_stride = g.c_row_stride;
                 t.c_half = false;
@@ -72,6 +97,9 @@ void gemm_panels(const PanelGemm &g) {
                 t.start_row_stride = g.c_row_stride;
                 kern.tile(t);
             }
+    }
+    if (kern.leave)
+        kern.leave();
 }
 
 } // namespace anefast

@@ -1,8 +1,9 @@
 // Products on operands that were packed beforehand, on the calling thread alone: for whoever reuses an operand
 // or makes it in packed form. The numbers are gemm.h's; gemm() itself is for everybody else.
 //
-// B is packed as panels of `gemm_kernels().nr` columns, A as panels of mr rows or as rows that lie in memory. Where a
-// library does products of any order (gemm_library.h), packed means row-major, A transposed, and it does these too.
+// B is packed as panels of columns, A as panels of rows or as rows that lie in memory, both in the order of the path's
+// kernels (gemm_path.h). Where a library does products of any order, packed means row-major, A transposed, and it does
+// these too.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@ namespace anefast {
 int64_t b_panels_floats(int64_t k, int64_t n); // what pack_b_panels writes
 int64_t a_panels_floats(int64_t m, int64_t k);
 
-// out = the panels of b (k x n), fp32; of its k only those from k_first on, k_count of them, so that tasks can share it.
+// out = the panels of b (k x n), fp32; of its k only those from k_first on, k_count of them, so that tasks can share it:
+// k_first a multiple of 32.
 void pack_b_panels(const MatrixView &b, int64_t k, int64_t n, int64_t k_first, int64_t k_count, float *out);
 void pack_a_panels(const MatrixView &a, int64_t m, int64_t k, float *out);
 

@@ -39,7 +39,7 @@ inline void transpose(Vec r[WIDTH]) {
 } // namespace
 
 const GemmKernels *gemm_kernels_portable() {
-    static constexpr GemmKernels kernels{"portable", MR, NR, tile, pack_b, pack_a_rows, pack_a_panels};
+    static constexpr GemmKernels kernels = kernels_of("portable");
     return &kernels;
 }
 

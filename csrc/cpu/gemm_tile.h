@@ -30,7 +30,7 @@ template <int ROWS, bool PANEL> static void tile_rows(const Tile &t) {
             __builtin_prefetch(t.start + (MR + i) * t.start_row_stride + NR - 1);
         }
 
-    const float *a = t.a, *b = t.b;
+    const float *a = static_cast<const float *>(t.a), *b = static_cast<const float *>(t.b);
     const int64_t row_stride = PANEL ? 1 : t.a_row_stride, step = PANEL ? MR : 1;
 #pragma GCC unroll 4
     for (int64_t k = 0; k < t.k_count; ++k, a += step, b += NR) {
@@ -91,7 +91,9 @@ static void pack_b_plain(const MatrixView &b, int64_t k_first, int64_t k_count, 
 }
 
 static void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
-                   float *out, int64_t panel_stride) {
+                   void *panels, int64_t panel_bytes) {
+    float *const out = static_cast<float *>(panels);
+    const int64_t panel_stride = panel_bytes / static_cast<int64_t>(sizeof(float));
     const bool half = b.elem == Elem::f16;
     const int64_t full = columns / NR;
     int64_t packed = 0; // k done in the full panels
@@ -141,7 +143,8 @@ static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t 
 }
 
 static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
-                          float *out) {
+                          void *panels) {
+    float *const out = static_cast<float *>(panels);
     const bool half = a.elem == Elem::f16;
     // Whole vectors read and write past a panel's MR rows, so they stop where there are no more rows to read, and
     // before the last k, where nothing would overwrite what they spilled.
@@ -166,4 +169,13 @@ static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_
         for (int64_t k = i0 < wide ? wide_k : 0; k < k_count; ++k)
             for (int64_t i = 0; i < MR; ++i)
                 out[i0 * k_count + k * MR + i] = i0 + i < rows ? element(a, row + i0 + i, k_first + k) : 0;
+}
+
+// fp32 rows could always be read where they lie, but a straight copy meets far memory more gracefully
+// than a tile's few words from each of MR rows; it pays once there are a few tiles to share it.
+static bool in_place(const Gemm &g) { return g.a.elem == Elem::f32 && g.a.col_stride == 1 && g.n <= 4 * NR; }
+
+static constexpr GemmKernels kernels_of(const char *isa) {
+    return {isa,  MR,     NR,          1,             sizeof(float), in_place,
+            tile, pack_b, pack_a_rows, pack_a_panels, nullptr,       nullptr};
 }

@@ -32,6 +32,8 @@ class Scratch {
         return base;
     }
 
+    uint8_t *get_bytes(int64_t bytes) { return reinterpret_cast<uint8_t *>(get((bytes + 3) / 4)); }
+
   private:
     static constexpr uintptr_t HUGE_PAGE = 2 << 20; // bytes
     std::unique_ptr<float[]> memory;

@@ -1,0 +1,83 @@
+// The choice of kernels. Nothing here multiplies.
+#include "gemm_path.h"
+
+#include <cstdlib>
+
+#include "gemm_amx.h"
+#include "gemm.h"
+#include "gemm_library.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace anefast {
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx2() {
+    unsigned a, b, c, d; // __builtin_cpu_supports has no name for F16C in older clangs
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+           (c & bit_F16C);
+}
+bool has_avx512() { return has_avx2() && __builtin_cpu_supports("avx512f"); }
+bool has_amx_bf16() { return has_avx2() && amx_tiles_allowed(AmxKind::bf16); }
+bool has_amx_fp16() { return has_amx_bf16() && amx_tiles_allowed(AmxKind::fp16); }
+#else
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+bool has_amx_bf16() { return false; }
+bool has_amx_fp16() { return false; }
+#endif
+bool always() { return true; }
+
+struct Candidate {
+    const char *name; // of ANEFAST_ISA
+    bool (*is_here)();
+    const GemmKernels *(*halves)(), *(*floats)();
+};
+
+// Best first.
+const Candidate CANDIDATES[] = {
+    {"amx-fp16", has_amx_fp16, gemm_kernels_amx_fp16, gemm_kernels_amx_bf16},
+    {"amx-bf16", has_amx_bf16, gemm_kernels_amx_bf16, gemm_kernels_amx_bf16},
+    {"avx512", has_avx512, gemm_kernels_avx512, gemm_kernels_avx512},
+    {"avx2", has_avx2, gemm_kernels_avx2, gemm_kernels_avx2},
+    {"neon", always, gemm_kernels_neon, gemm_kernels_neon},
+    {"portable", always, gemm_kernels_portable, gemm_kernels_portable},
+};
+
+GemmPath choose() {
+    const char *text = std::getenv("ANEFAST_ISA");
+    const std::string wish = text ? text : "";
+    const Candidate *best = nullptr, *wished = nullptr;
+    bool known = false;
+    for (const Candidate &c : CANDIDATES) {
+        known = known || wish == c.name;
+        if (!c.halves() || !c.is_here())
+            continue;
+        if (!best)
+            best = &c;
+        if (wish == c.name)
+            wished = &c;
+    }
+    const Candidate &taken = wished ? *wished : *best;
+    // The library is part of the best choice, so naming an instruction set passes it over.
+    GemmPath path{taken.halves(), taken.floats(), gemm_library() && wish.empty(), taken.halves()->isa};
+    if (path.library)
+        path.isa += std::string(", ") + gemm_library() + " for any_order";
+    if (!wish.empty() && !wished)
+        path.isa += known ? ", as there is no " + wish + " here" : ", as ANEFAST_ISA=" + wish + " is no path";
+    return path;
+}
+
+} // namespace
+
+const GemmPath &gemm_path() {
+    static const GemmPath path = choose();
+    return path;
+}
+
+const char *gemm_isa() { return gemm_path().isa.c_str(); }
+
+} // namespace anefast

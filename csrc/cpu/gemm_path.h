@@ -1,0 +1,19 @@
+// Which kernels this process multiplies with: the best the processor has, or what ANEFAST_ISA names.
+// Decided once. gemm_kernels.h says what kernels are; gemm.cpp drives them.
+#pragma once
+
+#include <string>
+
+#include "gemm_kernels.h"
+
+namespace anefast {
+
+struct GemmPath {
+    const GemmKernels *halves, *floats; // for products of two fp16 operands; for all others
+    bool library;                       // a product whose order of summation is free goes to gemm_library.h
+    std::string isa;                    // for run headers; says so where a wish could not be met
+};
+
+const GemmPath &gemm_path();
+
+} // namespace anefast

@@ -1,0 +1,86 @@
+"""Matrix products on instruction sets this machine may lack: the same sources, built with a driver.
+
+AMX runs over tests/isa/tiles.h, which does in plain C++ what the tile instructions do; everything
+else of gemm_amx.cpp is executed as it ships. That the bytes written for those instructions are the
+instructions is the disassembler's word. What none of this shows is AMX's speed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU, ISA = ROOT / "csrc/cpu", ROOT / "tests/isa"
+FLAGS = ["-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
+SOURCES = [p for p in CPU.glob("gemm*.cpp") if p.stem != "gemm_amx_permit"]
+
+pytestmark = [
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="these are x86-64 paths"),
+    pytest.mark.skipif(not shutil.which("g++"), reason="no g++ on this machine"),
+]
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The driver, multiplying with tiles that plain C++ stands in for."""
+    folder = tmp_path_factory.mktemp("isa")
+    sources = [*SOURCES, CPU / "pool.cpp", ROOT / "csrc/span.cpp", ROOT / "csrc/half.c"]
+    sources += [ISA / "allowed.cpp", ISA / "products.cpp"]
+
+    def build(source: Path) -> Path:
+        out = folder / f"{source.stem}.o"
+        compiler = ["gcc", "-std=c11"] if source.suffix == ".c" else ["g++", "-std=c++17"]
+        flags = [*FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{ISA}"]
+        if source.stem == "gemm_amx":
+            flags += ['-DANEFAST_TILES="tiles.h"', "-O3", "-mavx2", "-mfma"]
+        subprocess.run([*compiler, *flags, "-c", str(source), "-o", str(out)], check=True)
+        return out
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = [str(o) for o in pool.map(build, sources)]
+    program = folder / "products"
+    subprocess.run(["g++", "-pthread", *objects, "-o", str(program)], check=True)
+    return program
+
+
+@pytest.mark.parametrize("isa", ["amx-fp16", "amx-bf16"])
+def test_amx_is_what_its_definition_says(products: Path, isa: str) -> None:
+    env = os.environ | {"ANEFAST_ISA": isa}
+    done = subprocess.run([products], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert re.fullmatch(rf"{isa.upper()}: \d+ products, 0 wrong\n", done.stdout), done.stdout
+
+
+def test_a_path_that_is_not_here_is_said(products: Path) -> None:
+    env = os.environ | {"ANEFAST_ISA": "neon"}
+    done = subprocess.run([products], env=env, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("AMX-FP16, as there is no neon here: "), done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump on this machine")
+def test_the_bytes_are_amx_instructions(tmp_path: Path) -> None:
+    out = tmp_path / "gemm_amx.o"
+    source = str(CPU / "gemm_amx.cpp")
+    subprocess.run(["g++", "-std=c++17", *FLAGS, "-c", source, "-o", str(out)], check=True)
+    text = subprocess.run(["objdump", "-d", out], capture_output=True, text=True, check=True).stdout
+    if "tdpbf16ps" not in text:
+        pytest.skip("this objdump does not know AMX")
+    found = set(re.findall(r"\b(?:tile\w+|ldtilecfg|tdp\w+)\b.*", text))
+    at = "(%rax,%rcx,1)"
+    expected = {"ldtilecfg (%rax)", "tilerelease"}
+    expected |= {f"tileloadd {at},%tmm{t}" for t in range(8)}
+    expected |= {f"tilestored %tmm{t},{at}" for t in range(4)}
+    expected |= {f"tilezero %tmm{t}" for t in range(4)}
+    names = ["tdpbf16ps"] + ["tdpfp16ps"] * ("tdpfp16ps" in text)
+    for name in names:
+        expected |= {f"{name} %tmm{6 + t % 2},%tmm{4 + t // 2},%tmm{t}" for t in range(4)}
+    assert {re.sub(r"\s+", " ", f).strip() for f in found if "<" not in f} == expected
