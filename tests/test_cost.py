@@ -139,39 +139,40 @@ def test_memory_of_the_process_is_as_predicted(spec):
     assert measured / 1.3 < predicted < measured * 1.1
 
 
-# The model of a chip that is not here, against the tables of maderix/ANE issue 24: microseconds.
+# Weight gradients beside the device.
 
 
-@pytest.mark.parametrize(
-    ("dim", "hidden", "heads", "layers", "fused", "separate", "compile_s"),
-    [
-        (288, 768, 6, 6, 728, 3039, 1.0),
-        (768, 2048, 12, 4, 1978, 5076, 1.0),
-        (768, 2048, 12, 8, 3515, 10150, 2.5),
-        (768, 2048, 12, 12, 5081, 15227, 4.2),
-    ],
-)
-def test_published_mega_kernels_within_a_factor(
-    dim, hidden, heads, layers, fused, separate, compile_s
-):
-    config = ModelConfig(dim=dim, hidden_dim=hidden, n_heads=heads, n_layers=layers, vocab_size=9)
-    counter, rates = Counter(config, 1, 64), modelled(find_chip("m1-pro"))
-    whole, parts = (Cost(counter.count(find_plan(s)), rates) for s in ("all", "unfused"))
-
-    def forward(cost):
-        found = [p for p in cost.count.programs if p.direction == "forward"]
-        return len(found), 1e6 * sum(cost.evaluation(p) for p in found)
-
-    assert forward(whole)[0] == 1 and forward(parts)[0] == 2 * layers
-    ratios = forward(whole)[1] / fused, forward(parts)[1] / separate
-    compiled = sum(
-        cost_compile
-        for cost_compile, p in ((whole._compile(p), p) for p in whole.count.programs)
-        if p.direction == "forward"
+def test_what_queues_behind_the_last_program_is_waited_for(counter):
+    rates = replace(modelled(find_chip("m1-pro")), cpu_flops=1e10)  # a slow CPU
+    deep, flat = (Cost(counter.count(find_plan(s)), rates) for s in ("all", "unfused"))
+    assert (
+        deep.count.weight_grad_flops == flat.count.weight_grad_flops == sum(deep.count.grad_flops)
     )
-    print(dim, layers, *(f"{r:.2f}" for r in (*ratios, compiled / compile_s)))
-    assert 0.5 < ratios[0] < 1.6 and 0.5 < ratios[1] < 1.6
-    assert 0.4 < compiled / compile_s < 2.5
+    early, late = (n / rates.cpu_flops for n in deep.count.grad_flops)  # early: need dh, no more
+    assert early < deep.device("backward") < late  # late: nothing runs beside them
+    assert deep.tail == pytest.approx(late)
+    quick = replace(rates, cpu_flops=1e15)
+    assert Cost(flat.count, quick).tail < 1e-3 * Cost(flat.count, quick).step
+    shared = Cost(deep.count, replace(rates, beside=False))
+    assert shared.step == pytest.approx(deep.step + early)
+
+
+def test_a_tail_is_what_the_queue_holds_when_the_device_is_done(counter):
+    """The same by events: each program's jobs follow it, in order, on one worker."""
+    rates = replace(modelled(find_chip("m1-pro")), cpu_flops=2e11)
+    cost = Cost(counter.count(find_plan("layer")), rates)
+    clock, worker = 0.0, 0.0
+    pairs = list(zip(cost.count.programs, cost.count.grad_flops, strict=True))
+    forward = [x for x in pairs if x[0].direction == "forward"]
+    clock += sum(rates.evaluation(p) for p, _ in forward) + cost.head
+    jobs = [(clock, flops) for _, flops in forward]
+    for p, flops in pairs[len(forward) :]:
+        clock += rates.evaluation(p)
+        jobs.append((clock, flops))
+    for ready, flops in jobs:
+        worker = max(worker, ready) + flops / rates.cpu_flops
+    assert cost.step == pytest.approx(max(clock, worker))
+    assert cost.tail == pytest.approx(max(0.0, worker - clock), abs=1e-12)
 
 
 # Limits.
@@ -290,9 +291,8 @@ def test_calibration_is_quick_remembered_and_labelled(tmp_path):
     device, file = anefast.Device("host"), tmp_path / "rates.json"
     rates = calibrate(device, file)
     assert rates.label == "emulated"
-    assert all(
-        v > 0 for v in vars(rates).values() if isinstance(v, float) and v != rates.compile_op
-    )
+    used = ("dispatch", "flops", "stream", "value_bytes", "port_bytes", "copied_bytes")
+    assert all(getattr(rates, name) > 0 for name in (*used, "staged_bytes", "cpu_flops"))
     assert calibrate(device, file) == rates
     file.write_text("[damaged")
     assert calibrate(device, file).label == "emulated"

@@ -17,6 +17,7 @@ LAYERS = [
     {"model", "cli", "restart"},
     {"trainer"},
     {"train", "generate", "plan", "lint"},
+    {"bench"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

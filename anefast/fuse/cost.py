@@ -1,8 +1,8 @@
 """From counts to seconds and bytes: what a micro-step, a compile and a run's memory come to.
 
-Counts are exact (`count.py`); seconds are counts times rates. Rates come from a calibration of the
-device at hand (`runtime/calibrate.py`) or from the chip table, and the label travels with them:
-`measured` on an ANE, `emulated` on the host twin, `modelled` for a chip that is not here.
+Counts are exact (`count.py`); seconds are counts through the time model (`timing.py`), whose rates
+carry a label that travels with them: `measured` on an ANE, `emulated` on the host twin, `modelled`
+for a chip that is not here.
 """
 
 from __future__ import annotations
@@ -12,53 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from anefast.chips import Chip
-from anefast.fuse.count import ProgramCount, StepCount
-from anefast.fuse.rates import rates_of
+from anefast.fuse.count import StepCount
+from anefast.fuse.timing import Rates, modelled
+
+__all__ = ["Cost", "Memory", "Rates", "fastest", "modelled"]
 
 FLOAT = 4  # bytes of an fp32 number
 LOGITS = 256  # tokens: csrc/cpu/head.cpp
-BACKGROUND = 1.13  # evaluations while another thread compiles: maderix/ANE issue 24
 WORTHWHILE = 1.03  # a plan must be this much faster to be preferred to a simpler one
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a device does per second, effectively. Times in seconds, rates per second."""
-
-    label: str  # measured, emulated or modelled
-    source: str
-    dispatch: float  # s per evaluation
-    flops: float
-    weight_bytes: float  # baked weights read by an evaluation
-    value_bytes: float  # results of operations, and ports
-    copied_bytes: float  # by the CPU, into and out of packed ports
-    staged_bytes: float  # by the CPU, weights that are data
-    cpu_flops: float  # of classifier and weight gradients
-    compile_program: float  # s per program
-    compile_op: float  # s per operation
-    compile_byte: float  # s per byte of weights
-    beside: bool  # the CPU's weight gradients run beside the device; else both share cores
-
-
-def modelled(chip: Chip) -> Rates:
-    """Rates of a chip that is not here."""
-    rates = rates_of(chip)
-    return Rates(
-        label="modelled",
-        source=f"figures of {chip.name} in anefast/fuse/rates.py",
-        dispatch=rates.dispatch_us.value * 1e-6,
-        flops=rates.tflops.value * 1e12,
-        weight_bytes=rates.weight_gb_s.value * 1e9,
-        value_bytes=rates.value_gb_s.value * 1e9,
-        copied_bytes=40e9,  # 144 MB of memcpy in 3.4 ms: maderix/ANE issue 24
-        staged_bytes=5e9,  # a first guess: nobody has published fp32 to fp16 into a surface
-        cpu_flops=rates.cpu_tflops.value * 1e12,
-        compile_program=0.0,
-        compile_op=rates.compile_ms_op.value * 1e-3,
-        compile_byte=rates.compile_ms_mb.value * 1e-9,
-        beside=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -95,15 +56,42 @@ class Cost:
 
     @cached_property
     def step(self) -> float:
-        """One micro-step, without what updates cost."""
-        forward = self._device("forward") + self._cpu(self.count.head_flops)
-        backward, grads = self._device("backward"), self._cpu(self.count.weight_grad_flops)
-        return forward + (max(backward, grads) if self.rates.beside else backward + grads)
+        """One micro-step, without what updates cost.
+
+        Weight gradients queue on the CPU as their operands come to be, those of forward programs
+        after the head. Beside the device they delay the step by their tail only: by what is queued
+        behind the last program, which under `all` is every one of them.
+        """
+        programs, grads = self.count.programs, self.count.grad_flops
+        clock, waiting = self.head, 0.0
+        for p, flops in zip(programs, grads, strict=True):
+            if p.direction == "forward":
+                clock += self.rates.evaluation(p)
+                waiting += flops / self.rates.cpu_flops
+        if not self.rates.beside:
+            return clock + self.device("backward") + self._cpu(self.count.weight_grad_flops)
+        done = clock + waiting
+        for p, flops in zip(programs, grads, strict=True):
+            if p.direction == "backward":
+                clock += self.rates.evaluation(p)
+                done = max(done, clock) + flops / self.rates.cpu_flops
+        return max(clock, done)
+
+    @property
+    def head(self) -> float:
+        """Classifier, loss and their gradients, on the CPU."""
+        logits = self.count.config.vocab_size * self.count.batch * self.count.seq
+        return self._cpu(self.count.head_flops) + logits * self.rates.logit
+
+    @property
+    def tail(self) -> float:
+        """Of the step: the wait for weight gradients when the last program is done."""
+        return self.step - self.head - self.device("forward") - self.device("backward")
 
     @cached_property
     def compile(self) -> float:
         """All programs that an update makes stale."""
-        return sum(self._compile(p) for p in self.count.programs if p.parameters)
+        return sum(self.rates.compile(p) for p in self.count.programs if p.parameters)
 
     @property
     def stage(self) -> float:
@@ -119,7 +107,7 @@ class Cost:
         """One micro-step with its share of an update of `accumulation` micro-steps."""
         share = self.compile / accumulation
         if self.count.plan.compile == "async" and share and self.rates.beside:
-            busy = max(self.step + share * (1 - 1 / BACKGROUND), share)
+            busy = max(self.step + share * (1 - 1 / self.rates.background), share)
         else:
             busy = self.step + share
         return busy + self.stage / accumulation
@@ -142,22 +130,13 @@ class Cost:
             compiling=stale if behind else count.most_weight_bytes,
         )
 
-    def _device(self, direction: str) -> float:
-        return sum(self.evaluation(p) for p in self.count.programs if p.direction == direction)
-
-    def evaluation(self, p: ProgramCount) -> float:
-        """One evaluation of a program and the copies around it."""
-        r = self.rates
-        work = max(p.flops / r.flops, p.weight_bytes / r.weight_bytes)
-        moved = (p.value_bytes + p.port_bytes) / r.value_bytes
-        return r.dispatch + work + moved + p.copied_bytes / r.copied_bytes
+    def device(self, direction: str) -> float:
+        """All evaluations of `forward` or `backward`."""
+        found = (p for p in self.count.programs if p.direction == direction)
+        return sum(self.rates.evaluation(p) for p in found)
 
     def _cpu(self, flops: int) -> float:
         return flops / self.rates.cpu_flops
-
-    def _compile(self, p: ProgramCount) -> float:
-        r = self.rates
-        return r.compile_program + r.compile_op * p.operations + r.compile_byte * p.weight_bytes
 
 
 def fastest(costs: Iterable[Cost], accumulation: int) -> Cost:

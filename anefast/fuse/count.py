@@ -20,11 +20,13 @@ from anefast.fuse.cut import Schedule, cut
 from anefast.fuse.lower import Lowered, Port, lower
 from anefast.fuse.plan import Plan
 from anefast.fuse.recompute import recompute
+from anefast.fuse.timing import Product
 from anefast.ir import Program, Tensor, baked
 from anefast.nn import shapes, training_graph
 
 HALF = 2  # bytes of an fp16 number
 VIEWS = ("reshape", "expand_dims", "squeeze")  # results that are their operand's bytes
+PRODUCTS = ("conv", "matmul")
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,17 @@ class ProgramCount:
     operations: int  # statements of the MIL function that are no constants
     parameters: int  # baked; 0 means it is compiled once and for all
     weight_bytes: int  # its weight file, constants included
-    flops: int  # of conv and matmul; a multiply-add is two
+    products: tuple[Product, ...]  # convolutions and matmuls; a multiply-add is two flops
     value_bytes: int  # results of all operations, views left out
     port_bytes: int  # read and written through ports in one evaluation
     copied_bytes: int  # moved by the CPU between a value's own surface and a packed port
     identity: str  # equal for programs of equal text; empty where weights are baked
     scratch_bytes: int  # most that lives at once inside, a lower bound for any allocator
+
+    @cached_property
+    def flops(self) -> int:
+        """Of all products."""
+        return sum(p.flops for p in self.products)
 
     @property
     def direction(self) -> str:
@@ -62,7 +69,12 @@ class StepCount:
     packed_bytes: int  # surfaces of packed ports
     weight_surface_bytes: int  # surfaces of weights that are inputs of their own
     staged_bytes: int  # weights as data, written once per update
-    weight_grad_flops: int  # on the CPU, beside the backward programs
+    grad_flops: tuple[int, ...]  # per program: weight gradients ready after it, on the CPU
+
+    @property
+    def weight_grad_flops(self) -> int:
+        """Of all weight gradients, per micro-step."""
+        return sum(self.grad_flops)
 
     @property
     def evaluations(self) -> int:
@@ -136,11 +148,13 @@ class Counter:
             self.seq,
             tuple(count_program(low) for low in lowered),
             **held,
-            weight_grad_flops=sum(
-                2 * math.prod(node.shape) * self.batch * self.seq
+            grad_flops=tuple(
+                sum(
+                    2 * math.prod(node.shape) * self.batch * self.seq
+                    for node in nodes
+                    if node.op == "weight_grad"
+                )
                 for nodes in schedule.cpu_nodes
-                for node in nodes
-                if node.op == "weight_grad"
             ),
         )
 
@@ -163,7 +177,7 @@ def count_program(lowered: Lowered) -> ProgramCount:
         operations=len(ops),
         parameters=parameters,
         weight_bytes=file,
-        flops=sum(flops(t) for t in ops),
+        products=tuple(product(t) for t in ops if t.op in PRODUCTS),
         value_bytes=sum(nbytes(t) for t in ops if t.op not in VIEWS),
         port_bytes=sum(HALF * math.prod(p.shape) for p in (*lowered.inputs, *lowered.outputs)),
         copied_bytes=sum(
@@ -207,13 +221,14 @@ def identity(program: Program) -> str:
     return hashlib.sha256(repr(lines).encode()).hexdigest()
 
 
-def flops(t: Tensor) -> int:
-    """Of a product; 0 for what is no product."""
+def product(t: Tensor) -> Product:
+    """What a conv or matmul is to the time model."""
     if t.op == "conv":
-        return 2 * t.size * t.inputs[1].shape[1]
-    if t.op == "matmul":
-        return 2 * t.size * t.inputs[0].shape[-2 if t.attrs["transpose_x"] else -1]
-    return 0
+        weight = t.inputs[1]
+        held = nbytes(weight) if baked(weight) or weight.op == "constant" else 0
+        return Product(2 * t.size * weight.shape[1], held, 0)
+    inner = t.inputs[0].shape[-2 if t.attrs["transpose_x"] else -1]
+    return Product(2 * t.size * inner, 0, t.shape[-3] if len(t.shape) > 2 else 1)
 
 
 def work(program: Program) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """How fast each chip's Neural Engine is, every figure with its source.
 
 Data, no code paths. Nobody here has run an M-series chip: these figures are other people's
-measurements, and where none was found for a chip the nearest one's is taken and marked assumed.
-What is computed from this table is therefore always labelled `modelled`. Read `cost.py` for the
-model that uses it; what a chip refuses is in `anefast/chips.py`.
+measurements, or fitted to them by benchmarks/fit_time_model.py, and where none was found for a chip
+the nearest one's is taken and marked assumed. What is computed from this table is therefore always
+labelled `modelled`. Read `timing.py` for the model that uses it and `anefast.bench model` for what
+it misses; what a chip refuses is in `anefast/chips.py`.
 """
 
 from __future__ import annotations
@@ -18,30 +19,56 @@ class ChipRates:
     """Of one chip. Effective, as seen by a whole program, not peaks of a data sheet."""
 
     dispatch_us: Figure  # per evaluation, whatever is in it
+    product_us: Figure  # per convolution or matmul, whatever its size
     tflops: Figure  # of conv and matmul, fp16
-    weight_gb_s: Figure  # baked weights on their way in
-    value_gb_s: Figure  # results inside a program, and ports
+    stream_gb_s: Figure  # baked weights, while products are computed
+    fill_gb_s: Figure  # the first weights, before that
+    fill_mb: Figure  # how much of the weights is first
+    port_gb_s: Figure  # surfaces that an evaluation reads and writes
+    compile_first_ms: Figure  # that the first compile of a process takes longer
+    compile_program_ms: Figure
+    compile_mb_ms: Figure  # per 10^6 bytes of weights
+    compile_attention_ms: Figure  # per timing.attention
+    background: Figure  # evaluations take so many times as long while another thread compiles
     cpu_tflops: Figure  # fp32 products on the CPU: classifier and weight gradients
-    compile_ms_op: Figure  # per operation
-    compile_ms_mb: Figure  # per 10^6 bytes of weights
+    convert_gb_s: Figure  # fp16 of a surface to and from fp32, in bytes of fp16
+    copy_gb_s: Figure  # memcpy, bytes read
+    element_ns: Figure  # a loop over numbers with an exp or a sum in it: cross-entropy, norms
+    add_ns: Figure  # a residual add, scalar
+    add_vector_ns: Figure  # the same by vDSP
+    lock_us: Figure  # a pair of lock and unlock
+    cold: Figure  # the first step of a batch takes so much more than a warm one, as a share of it
+    warm_steps: Figure  # in which that falls to 1/e
 
 
-# Rates of the M1 Pro: least squares of the relative error over the 18 times in the tables of SEED
-# (5 FFN models of 1 and 12 layers, 4 transformers fused and in halves) against counts of our own
-# programs of those shapes. Dispatch, weights and values were fitted, without ports and arithmetic.
-# SEED does not say how long the transformers' sequences were; 64, as the FFN's, is taken.
-# Residuals: fused 0.82 to 1.40, one layer 0.91 to 1.26, halves 0.92 and 0.59 of the published time.
-# Compile times, 9 rows, no intercept: 0.50 (12 layers of 768) to 1.33.
-_FIT = f"fitted to the tables of {SEED}"
-_DISPATCH = Figure(190, f"{_FIT}; of it 160 us are XPC")
-_WEIGHT = Figure(62, _FIT)
-_VALUE = Figure(33, _FIT)
-_OP = Figure(2.2, f"{_FIT}, compile column")
-_MB = Figure(3.5, f"{_FIT}, compile column")
-_CPU = Figure(1.9, f"{SEED}: classifier of 12.6 GFLOP in 6.6 ms")
-_FASTER = "scaled by 60 kernels in 3.2-3.7 s against 7.1-8.5 s on M1 Pro (maderix/ANE report)"
-_OP_NEW, _MB_NEW = Figure(0.97, _FASTER), Figure(1.5, _FASTER)
-_M1_TFLOPS = Figure(12, f"{GUIDE} roofline, M1")
+_FIT = f"fitted to {SEED}, benchmarks/fit_time_model.py"
+_READ = f"{SEED}, sections 4 and 5"
+_ROOF = f"{GUIDE} roofline, M1"
+_SRAM = "SRAM of the chip, libane's table"
+
+_M1_PRO = ChipRates(
+    dispatch_us=Figure(148, f"{_FIT}; published as about 160"),
+    product_us=Figure(2.73, _FIT),
+    tflops=Figure(12, f"assumed, as m1: {_ROOF}"),
+    stream_gb_s=Figure(85, f"assumed, as m1: {_ROOF}"),
+    fill_gb_s=Figure(51, f"assumed, as m1: {_ROOF}, weight streaming"),
+    fill_mb=Figure(8, f"assumed, as m1: {_SRAM}"),
+    port_gb_s=Figure(4.31, _FIT),
+    compile_first_ms=Figure(61.2, _FIT),
+    compile_program_ms=Figure(140, _FIT),
+    compile_mb_ms=Figure(3.13, _FIT),
+    compile_attention_ms=Figure(4.79, _FIT),
+    background=Figure(1.13, f"{_READ}: 0.381 against 0.337 ms"),
+    cpu_tflops=Figure(1.9, f"{SEED}: classifier of 12.6 GFLOP in 6.6 ms"),
+    convert_gb_s=Figure(10.6, f"{SEED}: forward I/O of 70.8 MB in 6.7 ms"),
+    copy_gb_s=Figure(42, f"{_READ}: 144 MB in 3.4 ms"),
+    element_ns=Figure(1.87, f"{SEED}: cross-entropy of 8.2 M logits in 15.9 ms less residual adds"),
+    add_ns=Figure(0.112, f"{_READ}: 4.7 M in 0.53 ms"),
+    add_vector_ns=Figure(0.0466, f"{_READ}: 4.7 M in 0.22 ms"),
+    lock_us=Figure(0.61, f"{_READ}: 228 pairs in 0.14 ms"),
+    cold=Figure(0.558, _FIT),
+    warm_steps=Figure(13.7, _FIT),
+)
 
 
 def _rates(**given: Figure) -> ChipRates:
@@ -49,48 +76,67 @@ def _rates(**given: Figure) -> ChipRates:
     return ChipRates(**{k: assumed(v, "m1-pro") for k, v in vars(_M1_PRO).items()} | given)
 
 
-_M1_PRO = ChipRates(
-    dispatch_us=_DISPATCH,
-    tflops=assumed(_M1_TFLOPS, "m1"),
-    weight_gb_s=_WEIGHT,
-    value_gb_s=_VALUE,
-    cpu_tflops=_CPU,
-    compile_ms_op=_OP,
-    compile_ms_mb=_MB,
-)
+def _scaled(figure: Figure, factor: float, why: str) -> Figure:
+    return Figure(float(f"{figure.value * factor:.3g}"), why)
+
+
+# The 60 kernels of a training set compile in 3.2 to 3.7 s on M4 and M5; by the M1 Pro's rates they
+# take 12.3 s (published: 10.3 to 15.3).
+_FASTER = f"m1-pro's by 3.45 / 12.3 s for 60 kernels ({MADERIX} report)"
+_NEW_COMPILES = {
+    name: _scaled(getattr(_M1_PRO, name), 3.45 / 12.3, _FASTER)
+    for name in (
+        "compile_first_ms",
+        "compile_program_ms",
+        "compile_mb_ms",
+        "compile_attention_ms",
+    )
+}
 _M1 = _rates(
     dispatch_us=Figure(230, f"{GUIDE} ch. 9: floor of an evaluation"),
-    tflops=_M1_TFLOPS,
-    weight_gb_s=Figure(51, f"{GUIDE}: weight streaming, M1"),
+    tflops=Figure(12, _ROOF),
+    stream_gb_s=Figure(85, _ROOF),
+    fill_gb_s=Figure(51, f"{_ROOF}, weight streaming"),
+    fill_mb=Figure(8, _SRAM),
 )
+_M5_PORT = Figure(40, f"what is left of 9.1-9.8 ms for 24 evaluations, M5 ({MADERIX} report)")
+_M5_STREAM = Figure(145, f"{GUIDE}: M5")
+_NEW = {
+    "fill_gb_s": assumed(_M5_STREAM, "m5"),
+    "port_gb_s": assumed(_M5_PORT, "m5"),
+    **_NEW_COMPILES,
+}
+_M4_MINI = Figure(95, f"{MADERIX} part 2: M4 mini, macOS 15")
+_M4_MAX = Figure(175, f"{MADERIX} pull request 40: M4 Max, macOS 15")
 
 RATES: dict[str, ChipRates] = {
     "m1": _M1,
     "m1-pro": _M1_PRO,
     "m2": _rates(
         dispatch_us=assumed(_M1.dispatch_us, "m1"),
-        tflops=assumed(_M1_TFLOPS, "m1"),
+        fill_mb=Figure(16, _SRAM),
     ),
-    "m3": _rates(tflops=Figure(9.98, f"{MADERIX} inmem_peak, M3 Pro")),
+    "m3": _rates(
+        tflops=Figure(15.0, f"{MADERIX} inmem_peak, M3 Pro, sustained"),
+        fill_mb=Figure(32, _SRAM),
+    ),
     "m4": _rates(
-        dispatch_us=Figure(95, f"{MADERIX} part 2: M4 mini, macOS 15"),
+        dispatch_us=_M4_MINI,
         tflops=Figure(11.74, f"{MADERIX} inmem_peak, M4 mini"),
-        compile_ms_op=_OP_NEW,
-        compile_ms_mb=_MB_NEW,
+        fill_mb=Figure(32, f"{MADERIX} part 2: SRAM, M4 mini"),
+        **_NEW,
     ),
     "m4-max": _rates(
-        dispatch_us=Figure(175, f"{MADERIX} pull request 40: M4 Max, macOS 15"),
+        dispatch_us=_M4_MAX,
         tflops=Figure(11.14, f"{MADERIX} inmem_peak, M4 Max"),
         cpu_tflops=Figure(2.3, f"{MADERIX} pull request 25: classifier in 5-6 ms"),
-        compile_ms_op=_OP_NEW,
-        compile_ms_mb=_MB_NEW,
+        **_NEW,
     ),
     "m5": _rates(
         dispatch_us=Figure(117, "thebasedcapital/ane-infer: M5, macOS 26.3"),
-        tflops=Figure(12.2, f"{MADERIX} inmem_peak, M5"),
-        weight_gb_s=Figure(145, f"{GUIDE}: M5"),
-        compile_ms_op=_OP_NEW,
-        compile_ms_mb=_MB_NEW,
+        tflops=Figure(14.3, f"{GUIDE}: convolutions, M5"),
+        stream_gb_s=_M5_STREAM,
+        **_NEW | {"fill_gb_s": _M5_STREAM, "port_gb_s": _M5_PORT},
     ),
 }
 

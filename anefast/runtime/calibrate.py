@@ -24,8 +24,8 @@ import numpy as np
 from anefast import _C, ir
 from anefast.config import ModelConfig
 from anefast.fuse import Region, find_plan
-from anefast.fuse.cost import Rates
 from anefast.fuse.count import Counter
+from anefast.fuse.timing import Rates
 from anefast.nn import Params, init_params
 from anefast.runtime.device import Device
 from anefast.runtime.kernel import Kernel
@@ -34,7 +34,7 @@ from anefast.runtime.sequence import Sequence, stage
 log = logging.getLogger("anefast")
 
 SHORTEST = 0.02  # s that one figure is measured for, at least
-FORMAT = 1  # of the cached file, counted up when rates mean something else
+FORMAT = 2  # of the cached file, counted up when rates mean something else
 LAYER = ModelConfig(dim=256, n_layers=1, n_heads=4, hidden_dim=704, vocab_size=32)
 SEQ = 256
 
@@ -103,7 +103,11 @@ def measure(device: Device) -> Rates:
     compile_layer = best(lambda: layer.load(params))
     spent = best(lambda: layer.run(range(count.evaluations)))
     layer.close()
-    products = sum(max(p.flops / flops, p.weight_bytes / weight_bytes) for p in count.programs)
+    products = sum(
+        max(p.flops / flops, p.weight_bytes / weight_bytes)
+        for program in count.programs
+        for p in program.products
+    )
     moved = sum(p.value_bytes + p.port_bytes for p in count.programs)
     value_bytes = moved / _over(spent, count.evaluations * dispatch + products)
     # 4) compiling: per program, per byte, per operation
@@ -115,15 +119,23 @@ def measure(device: Device) -> Rates:
         label=device.label,
         source=f"calibrated on {device.description}",
         dispatch=dispatch,
+        product=0.0,
         flops=flops,
-        weight_bytes=weight_bytes,
+        stream=weight_bytes,
+        fill=weight_bytes,
+        fill_limit=0.0,  # weights are in memory like everything else
         value_bytes=value_bytes,
+        port_bytes=value_bytes,
         copied_bytes=_copies(device),
         staged_bytes=_stages(device),
         cpu_flops=_weight_gradients(device),
+        logit=0.0,  # the same in every plan
+        compile_first=0.0,
         compile_program=per_program,
         compile_op=max(0.0, rest) / ops,
         compile_byte=per_byte,
+        compile_attention=0.0,
+        background=1.0,
         beside=device.label != "emulated",
     )
 
