@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
 
 from anefast import _C
 from anefast.config import ModelConfig
@@ -22,6 +21,7 @@ from anefast.fuse.plan import Plan
 from anefast.fuse.recompute import recompute
 from anefast.fuse.timing import Product
 from anefast.ir import Program, Tensor, baked
+from anefast.mil import emit
 from anefast.nn import shapes, training_graph
 
 HALF = 2  # bytes of an fp16 number
@@ -42,8 +42,8 @@ class ProgramCount:
     value_bytes: int  # results of all operations, views left out
     port_bytes: int  # read and written through ports in one evaluation
     copied_bytes: int  # moved by the CPU between a value's own surface and a packed port
-    identity: str  # equal for programs of equal text; empty where weights are baked
-    scratch_bytes: int  # most that lives at once inside, a lower bound for any allocator
+    structure: str  # equal for programs of equal text but for names
+    known: dict[str, int] = field(repr=False)  # scratch by structure
 
     @cached_property
     def flops(self) -> int:
@@ -54,6 +54,18 @@ class ProgramCount:
     def direction(self) -> str:
         """`forward` or `backward`."""
         return self.name.partition(".")[0]
+
+    @property
+    def identity(self) -> str:
+        """Equal for programs that a device holds once; empty where weights are baked."""
+        return "" if self.parameters else self.structure
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Of values inside, as the host executor lays them out for the threads it has now."""
+        if self.structure not in self.known:
+            self.known[self.structure] = _C.scratch_bytes(emit(self.lowered.program).text)
+        return self.known[self.structure]
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,7 @@ class Counter:
         self.config, self.batch, self.seq = config, batch, seq
         self._graph = training_graph(config, batch, seq)
         self._cuts: dict[tuple[object, ...], Schedule] = {}
+        self._scratch: dict[str, int] = {}
 
     def count(self, plan: Plan) -> StepCount:
         schedule = self.schedule(plan)
@@ -146,7 +159,7 @@ class Counter:
             self.config,
             self.batch,
             self.seq,
-            tuple(count_program(low) for low in lowered),
+            tuple(count_program(low, self._scratch) for low in lowered),
             **held,
             grad_flops=tuple(
                 sum(
@@ -166,8 +179,8 @@ class Counter:
         return self._cuts[key]
 
 
-def count_program(lowered: Lowered) -> ProgramCount:
-    """Adds up one lowered program."""
+def count_program(lowered: Lowered, known: dict[str, int]) -> ProgramCount:
+    """Adds up one lowered program. `known` keeps the scratch of structures met before."""
     program = lowered.program
     ops = [t for t in program.nodes if not t.is_leaf and not baked(t)]
     parameters, file = weight_file(ops)
@@ -187,8 +200,8 @@ def count_program(lowered: Lowered) -> ProgramCount:
             for r in port.regions
             if r.value.op != "parameter"
         ),
-        identity="" if parameters else identity(program),
-        scratch_bytes=scratch(program, ops),
+        structure=structure(program),
+        known=known,
     )
 
 
@@ -209,8 +222,8 @@ def weight_file(ops: Iterable[Tensor]) -> tuple[int, int]:
     return len(names), _C.blob_layout(list(sizes.values()))[2]
 
 
-def identity(program: Program) -> str:
-    """What the text of a program without weights says, but for the names of its layers."""
+def structure(program: Program) -> str:
+    """What the text of a program says, but for names."""
     place: dict[Tensor, object] = {t: name for name, t in program.inputs}
     lines: list[object] = [(name, t.shape) for name, t in program.inputs]
     for t in program.nodes:
@@ -236,48 +249,6 @@ def work(program: Program) -> tuple[int, int]:
     ports = (*program.inputs, *program.outputs)
     products = (product(t) for t in program.nodes if t.op in PRODUCTS)
     return sum(p.flops for p in products), sum(nbytes(t) for _, t in ports)
-
-
-def scratch(program: Program, ops: Sequence[Tensor]) -> int:
-    """Most bytes alive at once of values that are in no port.
-
-    As the host places them: views are their operand's bytes, and what is concatenated is computed
-    where the concat wants it.
-    """
-    root: dict[Tensor, Tensor] = {}
-
-    def of(t: Tensor) -> Tensor:
-        while t in root:
-            t = root[t]
-        return t
-
-    for t in ops:
-        if t.op in VIEWS or (t.op == "slice_by_size" and contiguous(t)):
-            root[t] = of(t.inputs[0])
-    made = {t for t in ops if t not in root}
-    for t in ops:
-        if t.op == "concat" and math.prod(t.shape[: t.attrs["axis"]]) == 1:
-            root |= {of(x): t for x in t.inputs if of(x) in made and of(x).size == x.size}
-    born: dict[Tensor, int] = {}
-    dies: dict[Tensor, int] = {}
-    for i, t in enumerate(ops):
-        for x in (t, *t.inputs):
-            born.setdefault(of(x), i)
-            dies[of(x)] = i
-    ports = {of(t) for _, t in (*program.inputs, *program.outputs)}
-    steps = [0] * (len(ops) + 1)
-    for t in made - ports:
-        if t not in root:
-            steps[born[t]] += nbytes(t)
-            steps[dies[t] + 1] -= nbytes(t)
-    return max(accumulate(steps))
-
-
-def contiguous(t: Tensor) -> bool:
-    """Whether a slice is one run of its operand: whole behind some axis, single before it."""
-    whole = t.inputs[0].shape
-    cut_at = [i for i, (n, m) in enumerate(zip(t.shape, whole, strict=True)) if n != m]
-    return not cut_at or (len(cut_at) == 1 and math.prod(whole[: cut_at[0]]) == 1)
 
 
 def surfaces(lowered: Iterable[Lowered]) -> dict[str, int]:

@@ -1,5 +1,5 @@
 // check(): the parser and the type checker without weights and without a device. outline(): the
-// same text read tolerantly, with the place of every part, for tools.
+// same text read tolerantly, with the place of every part, for tools. scratch_bytes(): the host's plan.
 #include "bind.h"
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../half.h"
+#include "../host/plan.h"
 #include "../mil/outline.h"
 #include "../mil/parse.h"
 
@@ -218,6 +219,25 @@ py::dict outline(const py::bytes &text) {
     return result;
 }
 
+size_t scratch_bytes(const std::string &text) {
+    mil::Program program;
+    mil::Error error;
+    py::gil_scoped_release free;
+    bool ok = mil::parse(text, {}, true, &program, &error) && !program.functions.empty();
+    size_t bytes = 0;
+    if (ok) {
+        try {
+            bytes = host::scratch_bytes(program.functions.front());
+        } catch (const host::Refusal &refused) {
+            ok = false;
+            error = {refused.where, refused.message};
+        }
+    }
+    py::gil_scoped_acquire held;
+    if (!ok) raise_mil(error.where.line, error.where.column, error.message);
+    return bytes;
+}
+
 } // namespace
 
 void init_mil(py::module_ &m) {
@@ -225,6 +245,8 @@ void init_mil(py::module_ &m) {
           "Parses and type-checks MIL text without weights; returns its signature and operations.");
     m.def("outline", &outline, py::arg("text"),
           "Reads MIL text tolerantly: every fault, and every value and operation with its place.");
+    m.def("scratch_bytes", &scratch_bytes, py::arg("text"),
+          "Bytes the host executor holds for intermediate values of a program, beside its weights and surfaces.");
 }
 
 } // namespace anefast::bind

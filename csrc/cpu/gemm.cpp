@@ -230,6 +230,11 @@ void gemm(const Gemm &g) {
     Pool::shared().parallel(plan.tasks(), [&](int64_t i) { plan.run(i); });
 }
 
+void gemm_alone(const Gemm &g) {
+    if (!empty(g))
+        Plan(g, 1).run_all();
+}
+
 void gemm_batch(const Gemm *g, int64_t count) {
     if (count == 1)
         return gemm(*g);

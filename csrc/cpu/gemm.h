@@ -35,6 +35,7 @@ struct Gemm {
 };
 
 void gemm(const Gemm &g);                     // in one parallel region of the shared pool
+void gemm_alone(const Gemm &g);               // on the calling thread: for use inside a region
 void gemm_batch(const Gemm *g, int64_t count); // independent products, one region
 void gemm_enqueue(const void *key, const Gemm &g); // on the pool's background queue
 void gemm_reference(const Gemm &g);           // plain loops, one thread

@@ -20,6 +20,7 @@
 #include "../half.h"
 #include "../mil/parse.h"
 #include "cliffs.h"
+#include "groups.h"
 #include "ops.h"
 #include "profile.h"
 #include "surface.h"
@@ -31,6 +32,7 @@ struct Chip {
 };
 
 struct anefast_device {
+    bool groups = true; // false: every operation by itself
     std::string description;
     std::shared_ptr<Chip> chip; // null: `exact`
 };
@@ -79,6 +81,29 @@ template <class F> anefast_status guarded(anefast_error *error, F &&body) {
     }
 }
 
+size_t workspace_bytes(const mil::Function &f, const mil::Operation &op) {
+    const auto found = table().find(op.type);
+    return found == table().end() || !found->second.workspace ? 0 : found->second.workspace(f, op);
+}
+
+size_t rounded_to_pages(size_t n) { return (n + 4095) / 4096 * 4096; }
+
+bool groups_by_default() {
+    const char *wish = std::getenv("ANEFAST_GROUPS");
+    return !(wish && std::string(wish) == "off");
+}
+
+// Every operation known, groups found, everything in its place.
+Plan placed(const mil::Function &f, bool grouped, std::vector<Group> *groups) {
+    for (const mil::Operation &op : f.operations)
+        if (!table().count(op.type))
+            throw Refusal{op.where, "[host] " + op.type + " (" + op.label +
+                                        "): expected an operation this executor runs. Hint: write it with "
+                                        "arithmetic, reductions, conv, matmul and layout operations."};
+    if (grouped) *groups = find_groups(f);
+    return make_plan(f, *groups, workspace_bytes);
+}
+
 anefast_status open(const char *options, anefast_device **device, anefast_error *error) {
     return guarded(error, [&] {
         const char *p = options ? options : "";
@@ -86,6 +111,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
         auto chip = std::make_shared<Chip>();
         std::string wrong;
         bool described = false; // a name alone would be `exact` under another name
+        bool groups = groups_by_default();
         while (*p) {
             while (std::isspace(static_cast<unsigned char>(*p))) p++;
             const char *end = p;
@@ -108,10 +134,14 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
             } else if (set_option(&chip->profile, key, value, &wrong)) {
                 described = true;
                 if (!wrong.empty()) return fail(error, ANEFAST_INVALID, wrong);
+            } else if (key == "groups") {
+                if (value != "on" && value != "off")
+                    return fail(error, ANEFAST_INVALID, "[host] expected groups to be on or off, got \"" + value + "\".");
+                groups = value == "on";
             } else {
                 const bool close = !key.empty() && (key[0] == 't' || key[0] == 'T');
                 return fail(error, ANEFAST_INVALID,
-                            "[host] expected the options threads=N, profile=NAME and those of a profile, got \"" +
+                            "[host] expected the options threads=N, groups=on or off, profile=NAME and those of a profile, got \"" +
                                 word + "\". Hint: did you mean " + (close ? "threads=2" : "profile=exact") + "?");
             }
         }
@@ -123,6 +153,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
                             ". Hint: Device(\"host\", chip=\"m1\") writes them.");
         if (threads) Pool::shared().set_threads(threads);
         auto d = std::make_unique<anefast_device>();
+        d->groups = groups && exact; // a profile is defined operation by operation
         const int n = Pool::shared().threads();
         std::string as; // a profile's numbers are never a chip's own
         if (!exact) {
@@ -139,11 +170,6 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
 void close(anefast_device *device) { delete device; }
 const char *describe(const anefast_device *device) { return device->description.c_str(); }
 const char *label(const anefast_device *) { return "emulated"; }
-
-size_t workspace_bytes(const mil::Function &f, const mil::Operation &op) {
-    const auto found = table().find(op.type);
-    return found == table().end() || !found->second.workspace ? 0 : found->second.workspace(f, op);
-}
 
 // Rows of a port between a surface's 64-byte rows and packed memory.
 Step repack(const Port &port, Ref packed, Ref surface, bool into_surface) {
@@ -203,26 +229,24 @@ anefast_status compile(anefast_device *device, const char *text, size_t text_byt
             if (!f || candidate.name == "main") f = &candidate;
         if (!f) return fail(error, ANEFAST_COMPILE, "[host] expected a function, got a program without one.");
         if (device->chip) take_on(device->chip, f, program.get());
-        // 2) every operation known, then places, then steps
-        for (const mil::Operation &op : f->operations)
-            if (!table().count(op.type))
-                throw Refusal{op.where, "[host] " + op.type + " (" + op.label +
-                                            "): expected an operation this executor runs. Hint: write it with "
-                                            "arithmetic, reductions, conv, matmul and layout operations."};
-        program->plan = make_plan(*f, workspace_bytes);
+        // 2) places, then steps
+        std::vector<Group> groups;
+        program->plan = placed(*f, device->groups, &groups);
         const Plan &plan = program->plan;
         for (size_t i : plan.copied_in)
             program->steps.push_back(repack(plan.inputs[i], plan.where[plan.inputs[i].value],
                                             {static_cast<uint32_t>(SURFACES + i), 0}, false));
-        for (size_t i = 0; i < f->operations.size(); i++)
-            if (!plan.is_view[i])
+        for (const auto [i, group] : plan.tasks)
+            if (group >= 0)
+                program->steps.push_back(groups[static_cast<size_t>(group)].build(plan, plan.workspace[i]));
+            else if (!plan.is_view[i])
                 program->steps.push_back(step_of(Builder(*f, f->operations[i], plan, i), program->chip.get()));
         for (size_t j : plan.copied_out)
             program->steps.push_back(repack(plan.outputs[j], plan.where[plan.outputs[j].value],
                                             {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
         // 3) the arena and the ports
         if (plan.arena_bytes) {
-            const size_t room = (plan.arena_bytes + 4095) / 4096 * 4096;
+            const size_t room = rounded_to_pages(plan.arena_bytes);
             program->arena.reset(static_cast<uint8_t *>(std::aligned_alloc(4096, room)));
             if (!program->arena) throw std::bad_alloc();
             program->bytes += room;
@@ -338,6 +362,11 @@ const anefast_executor HOST = {
 };
 
 } // namespace
+
+size_t scratch_bytes(const mil::Function &f) {
+    std::vector<Group> groups;
+    return rounded_to_pages(placed(f, groups_by_default(), &groups).arena_bytes);
+}
 
 } // namespace anefast::host
 

@@ -5,6 +5,8 @@
 #include <climits>
 #include <numeric>
 
+#include "groups.h"
+
 namespace anefast::host {
 
 namespace {
@@ -73,7 +75,9 @@ int64_t contiguous_offset(const mil::Type &x, const Slice &s) {
 
 class Planner {
   public:
-    Planner(const mil::Function &f, const WorkspaceBytes &workspace_bytes) : f_(f) {
+    Planner(const mil::Function &f, std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes)
+        : f_(f), groups_(groups) {
+        plan_.tasks = schedule(f, groups);
         const size_t n = f.values.size();
         inside_.assign(n, {-1, 0});
         produced_.assign(n, false);
@@ -162,9 +166,9 @@ class Planner {
         }
     }
 
-    // 3) first definition and last use of each root, in operation indices
+    // 3) first definition and last use of each root, in tasks; what a group keeps to itself has neither
     void lifetimes() {
-        const auto last = static_cast<int32_t>(f_.operations.size());
+        const auto last = static_cast<int32_t>(plan_.tasks.size());
         first_.assign(f_.values.size(), INT_MAX);
         last_.assign(f_.values.size(), -1);
         auto touch = [&](int32_t v, int32_t when) {
@@ -174,7 +178,14 @@ class Planner {
         };
         for (int32_t v : f_.inputs) touch(v, -1);
         for (int32_t i = 0; i < last; i++) {
-            const mil::Operation &op = f_.operations[i];
+            const Task &task = plan_.tasks[static_cast<size_t>(i)];
+            if (task.group >= 0) {
+                const Group &group = groups_[static_cast<size_t>(task.group)];
+                for (int32_t v : group.reads) touch(v, i);
+                for (int32_t v : group.writes) touch(v, i);
+                continue;
+            }
+            const mil::Operation &op = f_.operations[task.operation];
             for (const mil::Argument &a : op.arguments)
                 for (int32_t v : a.values) touch(v, i);
             for (int32_t v : op.results) touch(v, i);
@@ -224,9 +235,13 @@ class Planner {
         for (size_t v = 0; v < f_.values.size(); v++)
             if (!bound_[v] && inside_[v].value < 0 && last_[v] >= -1 && first_[v] != INT_MAX)
                 blocks.push_back({f_.values[v].type.bytes(), first_[v], last_[v], &place_[v]});
-        for (size_t i = 0; i < f_.operations.size(); i++) {
-            const size_t bytes = plan_.is_view[i] ? 0 : workspace_bytes(f_, f_.operations[i]);
-            const auto when = static_cast<int32_t>(i);
+        for (size_t t = 0; t < plan_.tasks.size(); t++) {
+            const Task &task = plan_.tasks[t];
+            const size_t i = task.operation;
+            const size_t bytes = task.group >= 0     ? groups_[static_cast<size_t>(task.group)].workspace_bytes
+                                 : plan_.is_view[i] ? 0
+                                                    : workspace_bytes(f_, f_.operations[i]);
+            const auto when = static_cast<int32_t>(t);
             if (bytes) blocks.push_back({bytes, when, when, &plan_.workspace[i]});
         }
         std::stable_sort(blocks.begin(), blocks.end(),
@@ -249,6 +264,7 @@ class Planner {
     }
 
     const mil::Function &f_;
+    const std::vector<Group> &groups_;
     Plan plan_;
     std::vector<Inside> inside_;
     std::vector<bool> produced_; // by an operation that writes memory
@@ -308,8 +324,8 @@ std::vector<int64_t> split_sizes(const mil::Function &f, const mil::Operation &o
     return sizes;
 }
 
-Plan make_plan(const mil::Function &f, const WorkspaceBytes &workspace_bytes) {
-    return Planner(f, workspace_bytes).take();
+Plan make_plan(const mil::Function &f, std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes) {
+    return Planner(f, groups, workspace_bytes).take();
 }
 
 } // namespace anefast::host

@@ -48,10 +48,17 @@ struct Port {
     bool packed() const { return rows <= 1 || row_bytes == row_stride; }
 };
 
+// A step to come: one operation, or a group of them (groups.h).
+struct Task {
+    size_t operation;   // its place in the function; of a group, its first operation's
+    int32_t group = -1; // which group it is
+};
+
 struct Plan {
+    std::vector<Task> tasks; // in the order they run
     std::vector<Port> inputs, outputs; // in ASCII order of name
     std::vector<Ref> where;            // of each value
-    std::vector<Ref> workspace;        // of each operation
+    std::vector<Ref> workspace;        // of each operation; a group's is its first operation's
     std::vector<bool> is_view;         // of each operation: nothing to run
     std::vector<size_t> copied_in, copied_out; // ports whose rows are repacked through the arena
     size_t arena_bytes = 0;
@@ -59,7 +66,13 @@ struct Plan {
 
 // `workspace_bytes` says how much scratch memory an operation wants while it runs.
 using WorkspaceBytes = std::function<size_t(const mil::Function &, const mil::Operation &)>;
-Plan make_plan(const mil::Function &f, const WorkspaceBytes &workspace_bytes);
+// Groups that cannot be had are taken out of `groups`.
+struct Group;
+Plan make_plan(const mil::Function &f, std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes);
+
+// What a program's arena would come to, groups included; throws Refusal. For planners: nothing is compiled,
+// and constants need no data.
+size_t scratch_bytes(const mil::Function &f);
 
 // Both sides of a slice, for slice_by_size and slice_by_index alike.
 struct Slice {

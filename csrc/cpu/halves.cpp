@@ -1,0 +1,132 @@
+// Which kernels of halves.h this processor runs: 16 lanes with AVX-512, 8 with AVX2 and F16C, 8 in plain C++
+// elsewhere. The same bits from all of them.
+#include "halves.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "../half.h"
+#include "vecmath.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
+namespace anefast {
+namespace {
+
+// double -> fp16 in one rounding: to odd in fp32 first.
+inline uint16_t half_from_double(double d) {
+    float f = static_cast<float>(d);
+    if (static_cast<double>(f) != d && d == d && std::fabs(d) <= 3.4e38) {
+        uint32_t bits;
+        std::memcpy(&bits, &f, 4);
+        if (std::fabs(static_cast<double>(f)) > std::fabs(d)) bits -= 1;
+        bits |= 1;
+        std::memcpy(&f, &bits, 4);
+    }
+    return half_from_float(f);
+}
+
+namespace plain {
+constexpr int WIDTH = 8;
+typedef float F __attribute__((vector_size(32)));
+typedef int32_t I __attribute__((vector_size(32)));
+typedef double D __attribute__((vector_size(32)));
+inline void load_half(F &v, const uint16_t *p) {
+    float lanes[WIDTH];
+    half_to_floats(p, lanes, WIDTH);
+    memcpy(&v, lanes, sizeof v);
+}
+inline void store_half(uint16_t *p, const F &v) {
+    float lanes[WIDTH];
+    memcpy(lanes, &v, sizeof v);
+    half_from_floats(lanes, p, WIDTH);
+}
+#include "halves_loops.h"
+} // namespace plain
+
+} // namespace
+} // namespace anefast
+
+#if defined(__x86_64__)
+
+// Neither target has fma: the compiler could not fuse if it wanted to.
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,f16c")
+#endif
+namespace anefast {
+namespace {
+namespace eight {
+constexpr int WIDTH = 8;
+typedef float F __attribute__((vector_size(32)));
+typedef int32_t I __attribute__((vector_size(32)));
+typedef double D __attribute__((vector_size(32)));
+inline void load_half(F &v, const uint16_t *p) {
+    v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+}
+inline void store_half(uint16_t *p, const F &v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+#include "halves_loops.h"
+} // namespace eight
+} // namespace
+} // namespace anefast
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,f16c"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx2,f16c")
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics
+#endif
+namespace anefast {
+namespace {
+namespace sixteen {
+constexpr int WIDTH = 16;
+typedef float F __attribute__((vector_size(64)));
+typedef int32_t I __attribute__((vector_size(64)));
+typedef double D __attribute__((vector_size(64)));
+inline void load_half(F &v, const uint16_t *p) {
+    v = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+}
+inline void store_half(uint16_t *p, const F &v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+#include "halves_loops.h"
+} // namespace sixteen
+} // namespace
+} // namespace anefast
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif
+
+namespace anefast {
+
+const HalfKernels &half_kernels() {
+    static const HalfKernels &chosen = []() -> const HalfKernels & {
+#if defined(__x86_64__)
+        const char *text = std::getenv("ANEFAST_ISA");
+        const std::string wish = text ? text : "";
+        unsigned a, b, c, d; // __builtin_cpu_supports has no name for F16C in older clangs
+        const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+        if (wish != "portable" && f16c && __builtin_cpu_supports("avx2"))
+            return wish != "avx2" && __builtin_cpu_supports("avx512f") ? sixteen::KERNELS : eight::KERNELS;
+#endif
+        return plain::KERNELS;
+    }();
+    return chosen;
+}
+
+} // namespace anefast

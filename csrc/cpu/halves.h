@@ -1,0 +1,37 @@
+// Arithmetic on fp16 where it lies: every operation reads halves, computes in fp32 and rounds once, so a
+// chain of them gives the bits of as many separate passes over memory. Also softmax of a row.
+//
+// Not here: what the operations mean for other dtypes (host/elementwise.cpp), or which of them belong
+// together (host/groups.h). halves_loops.h is the code; halves.cpp picks the instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace anefast {
+
+// A block of halves: row i starts at data + i * stride, its elements are contiguous.
+struct Rows {
+    uint16_t *data;
+    int64_t stride; // in elements; 0 repeats one row
+};
+
+enum class Binary : uint8_t { add, sub, mul, div, maximum, minimum };
+
+struct HalfKernels {
+    // z = a op b, element by element. z may be a or b.
+    void (*binary[6])(Rows z, Rows a, Rows b, int64_t rows, int64_t columns);
+    // sum[j] += a[i][j], i ascending.
+    void (*add_rows)(Rows a, int64_t rows, int64_t columns, double *sum);
+    // Softmax of scores + mask (null: none), n halves, as host/normalise.cpp has it: probs[j] in fp16.
+    // scratch: n floats. Returns the largest element; probs are written only if it is at least
+    // `least`, or if it is not a number and `least` is minus infinity.
+    float (*softmax)(const uint16_t *scores, const uint16_t *mask, int64_t n, float least, float *scratch,
+                     uint16_t *probs);
+    // ds = p * (dp - sum(dp * p)), each operation rounded to fp16, the sum exact up to 8,192 elements.
+    // Returns the rounded sum. ds may be dp.
+    float (*softmax_grad)(const uint16_t *p, const uint16_t *dp, int64_t n, uint16_t *ds);
+};
+
+const HalfKernels &half_kernels(); // ANEFAST_ISA=portable takes the plain ones
+
+} // namespace anefast
