@@ -42,7 +42,6 @@ class ProgramCount:
     value_bytes: int  # results of all operations, views left out
     port_bytes: int  # read and written through ports in one evaluation
     copied_bytes: int  # moved by the CPU between a value's own surface and a packed port
-    structure: str  # equal for programs of equal text but for names
     known: dict[str, int] = field(repr=False)  # scratch by structure
 
     @cached_property
@@ -54,6 +53,11 @@ class ProgramCount:
     def direction(self) -> str:
         """`forward` or `backward`."""
         return self.name.partition(".")[0]
+
+    @cached_property
+    def structure(self) -> str:
+        """Equal for programs of equal text but for names."""
+        return structure(self.lowered.program)
 
     @property
     def identity(self) -> str:
@@ -200,7 +204,6 @@ def count_program(lowered: Lowered, known: dict[str, int]) -> ProgramCount:
             for r in port.regions
             if r.value.op != "parameter"
         ),
-        structure=structure(program),
         known=known,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ def half_literal(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
 
 
+@lru_cache(maxsize=4096)
 def identifier(text: str) -> str:
     """A MIL identifier that reads like text: layers.0.attn.wq -> layers_0_attn_wq."""
     name = re.sub(r"[^0-9A-Za-z_]", "_", text)

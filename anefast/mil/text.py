@@ -110,8 +110,11 @@ class _Writer:
     # Constants, each written once, before its first use.
 
     def operand(self, t: Tensor) -> str:
-        if t in self.ids:
-            return self.ids[t]
+        if t not in self.ids:
+            self.ids[t] = self.leaf(t)
+        return self.ids[t]
+
+    def leaf(self, t: Tensor) -> str:
         if found := baked(t):
             parameter, transposed = found
             name = parameter.name or ""
