@@ -1,8 +1,8 @@
 """Matrix products on instruction sets this machine may lack: the same sources, built with a driver.
 
-AMX runs over tests/isa/tiles.h, which does in plain C++ what the tile instructions do; everything
-else of gemm_amx.cpp is executed as it ships. That the bytes written for those instructions are the
-instructions is the disassembler's word. What none of this shows is AMX's speed.
+AMX runs over tests/isa/tiles.h, which does in plain C++ what the tile instructions do, AVX-512 over
+SIMDe; everything else of gemm_amx.cpp and gemm_avx512.cpp is executed as it ships. That the bytes
+written for AMX are its instructions is the disassembler's word. None of this shows any speed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CPU, ISA = ROOT / "csrc/cpu", ROOT / "tests/isa"
 FLAGS = ["-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
-SOURCES = [p for p in CPU.glob("gemm*.cpp") if p.stem != "gemm_amx_permit"]
+SOURCES = [p for p in CPU.glob("gemm*.cpp") if p.stem != "gemm_cpu"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+SIMDE = Path("/usr/include/simde/x86/avx512.h").exists()
 
 pytestmark = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason="these are x86-64 paths"),
@@ -40,7 +42,9 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
         compiler = ["gcc", "-std=c11"] if source.suffix == ".c" else ["g++", "-std=c++17"]
         flags = [*FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{ISA}"]
         if source.stem == "gemm_amx":
-            flags += ['-DANEFAST_TILES="tiles.h"', "-O3", "-mavx2", "-mfma"]
+            flags += ['-DANEFAST_TILES="tiles.h"', "-O3", *AVX2]
+        if source.stem == "gemm_avx512" and SIMDE:
+            flags += ['-DANEFAST_AVX512="avx512.h"', "-Wno-psabi", *AVX2]
         subprocess.run([*compiler, *flags, "-c", str(source), "-o", str(out)], check=True)
         return out
 
@@ -51,19 +55,25 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-@pytest.mark.parametrize("isa", ["amx-fp16", "amx-bf16"])
-def test_amx_is_what_its_definition_says(products: Path, isa: str) -> None:
+def run(products: Path, isa: str) -> str:
     env = os.environ | {"ANEFAST_ISA": isa}
     done = subprocess.run([products], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert re.fullmatch(rf"{isa.upper()}: \d+ products, 0 wrong\n", done.stdout), done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("isa", ["amx-fp16", "amx-bf16"])
+def test_amx_is_what_its_definition_says(products: Path, isa: str) -> None:
+    assert re.fullmatch(rf"{isa.upper()}: \d+ products, 0 wrong\n", run(products, isa))
+
+
+@pytest.mark.skipif(not SIMDE, reason="no SIMDe: apt install libsimde-dev to run AVX-512 here")
+def test_avx512_gives_the_references_bytes(products: Path) -> None:
+    assert re.fullmatch(r"AVX-512: \d+ products, 0 wrong\n", run(products, "avx512"))
 
 
 def test_a_path_that_is_not_here_is_said(products: Path) -> None:
-    env = os.environ | {"ANEFAST_ISA": "neon"}
-    done = subprocess.run([products], env=env, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert done.stdout.startswith("AMX-FP16, as there is no neon here: "), done.stdout
+    assert run(products, "neon").startswith("AMX-FP16, as there is no neon here: ")
 
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump on this machine")

@@ -3,32 +3,13 @@
 
 #include <cstdlib>
 
-#include "gemm_amx.h"
 #include "gemm.h"
+#include "gemm_cpu.h"
 #include "gemm_library.h"
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 namespace anefast {
 namespace {
 
-#if defined(__x86_64__)
-bool has_avx2() {
-    unsigned a, b, c, d; // __builtin_cpu_supports has no name for F16C in older clangs
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
-           (c & bit_F16C);
-}
-bool has_avx512() { return has_avx2() && __builtin_cpu_supports("avx512f"); }
-bool has_amx_bf16() { return has_avx2() && amx_tiles_allowed(AmxKind::bf16); }
-bool has_amx_fp16() { return has_amx_bf16() && amx_tiles_allowed(AmxKind::fp16); }
-#else
-bool has_avx2() { return false; }
-bool has_avx512() { return false; }
-bool has_amx_bf16() { return false; }
-bool has_amx_fp16() { return false; }
-#endif
 bool always() { return true; }
 
 struct Candidate {
@@ -39,10 +20,10 @@ struct Candidate {
 
 // Best first.
 const Candidate CANDIDATES[] = {
-    {"amx-fp16", has_amx_fp16, gemm_kernels_amx_fp16, gemm_kernels_amx_bf16},
-    {"amx-bf16", has_amx_bf16, gemm_kernels_amx_bf16, gemm_kernels_amx_bf16},
-    {"avx512", has_avx512, gemm_kernels_avx512, gemm_kernels_avx512},
-    {"avx2", has_avx2, gemm_kernels_avx2, gemm_kernels_avx2},
+    {"amx-fp16", cpu_has_amx_fp16, gemm_kernels_amx_fp16, gemm_kernels_amx_bf16},
+    {"amx-bf16", cpu_has_amx_bf16, gemm_kernels_amx_bf16, gemm_kernels_amx_bf16},
+    {"avx512", cpu_has_avx512, gemm_kernels_avx512, gemm_kernels_avx512},
+    {"avx2", cpu_has_avx2, gemm_kernels_avx2, gemm_kernels_avx2},
     {"neon", always, gemm_kernels_neon, gemm_kernels_neon},
     {"portable", always, gemm_kernels_portable, gemm_kernels_portable},
 };

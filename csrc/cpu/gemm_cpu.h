@@ -1,0 +1,13 @@
+// What this processor and its system allow a matrix product to use.
+#pragma once
+
+namespace anefast {
+
+bool cpu_has_avx2(); // and FMA and F16C
+bool cpu_has_avx512();
+// Tiles need the processor's word, the kernel's (their registers must be saved) and a permission that
+// is asked for once per process.
+bool cpu_has_amx_bf16();
+bool cpu_has_amx_fp16();
+
+} // namespace anefast
