@@ -156,6 +156,21 @@ def head_loss_grad(
 def head_logits(
     h: F16, norm: F32, weight: F32, epsilon: float, positions: I32, out: F32
 ) -> None: ...
+def adamw(
+    weights: Sequence[F32],
+    grads: Sequence[F32],
+    means: Sequence[F32],
+    squares: Sequence[F32],
+    decays: Sequence[float],
+    factor: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    bias1: float,
+    bias2: float,
+) -> None: ...
+def squared_norm(arrays: Sequence[F32]) -> float: ...
 def set_threads(n: int) -> None: ...
 def threads() -> int: ...
 def gemm(

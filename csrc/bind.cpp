@@ -120,5 +120,6 @@ PYBIND11_MODULE(_C, m) {
     init_arrays(m);
     init_training(m);
     init_queue(m);
+    init_optim(m);
     init_spans(m);
 }

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from anefast import _C
 from anefast.config import LossScaleConfig, OptimConfig
 from anefast.optim import AdamW, LossScale, _fused, learning_rate
 from anefast.optim.adamw import global_norm
@@ -98,22 +99,44 @@ def test_adamw_refuses_arrays_it_cannot_change():
         AdamW({"w": np.zeros((4, 3), np.float32).T}, OptimConfig())
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1000, 4097])
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1000, 100_001])
 def test_squared_norm_is_exact_enough_and_repeatable(n):
     x = np.random.default_rng(n).standard_normal(n).astype(np.float32) * np.float32(1e15)
     exact = math.fsum(float(v) ** 2 for v in x)
-    assert _fused.squared_norm(x) == pytest.approx(exact, rel=1e-12)
-    assert _fused.squared_norm(x) == _fused.squared_norm(x.copy())
+    assert _C.squared_norm([x]) == pytest.approx(exact, rel=1e-12)
+    assert _C.squared_norm([x[:5], x[5:]]) == pytest.approx(exact, rel=1e-12)
 
 
-def test_accumulate_is_the_plain_fp32_sum():
+def test_the_native_update_is_the_plain_loop_on_any_number_of_threads():
+    """Tensors of less than a vector, of several panels and of none, some with decay."""
     rng = np.random.default_rng(5)
-    a, b = (rng.standard_normal(1001).astype(np.float32) for _ in range(2))
-    expected = a + np.float32(0.25) * b
-    _fused.accumulate_(a, b, 0.25)
-    assert np.array_equal(a, expected)
-    with pytest.raises(ValueError, match="expected 1001 values, got 5"):
-        _fused.accumulate_(a, b[:5])
+    sizes, decays = [0, 1, 31, 70_001, 32_768, 17], [0.1, 0.0, 0.3, 0.1, 0.0, 0.1]
+    rule = (0.37, 3e-3, 0.9, 0.95, 1e-8)
+    start = [[rng.standard_normal(n).astype(np.float32) for n in sizes] for _ in range(4)]
+    start[3] = [a**2 for a in start[3]]
+    plain = [[a.copy() for a in group] for group in start]
+    for w, g, m, v, decay in zip(*plain, decays, strict=True):
+        _fused.adamw_(w, g, m, v, *rule, decay, 0.271, 0.1426)
+    norm, threads = [], _C.threads()
+    try:
+        for count in (1, 2, 3):
+            _C.set_threads(count)
+            native = [[a.copy() for a in group] for group in start]
+            norm.append(_C.squared_norm(native[1]))
+            _C.adamw(*native, decays, *rule, 0.271, 0.1426)
+            for mine, theirs in zip(native, plain, strict=True):
+                assert [a.tobytes() for a in mine] == [a.tobytes() for a in theirs]
+    finally:
+        _C.set_threads(threads)
+    assert norm[0] == norm[1] == norm[2]
+
+
+def test_arrays_that_do_not_belong_together_are_refused():
+    a, b = np.zeros(4, np.float32), np.zeros(5, np.float32)
+    with pytest.raises(ValueError, match=r"grad.*\(4,?\).*\(5,?\)"):
+        _C.adamw([a], [b], [a], [a], [0.0], 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.05)
+    with pytest.raises(ValueError, match="as many gradients"):
+        _C.adamw([a], [a], [a], [], [0.0], 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.05)
 
 
 def test_global_norm_spans_tensors():

@@ -4,8 +4,6 @@ from numpy import dtype, float32, ndarray
 
 _Flat = ndarray[Any, dtype[float32]]
 
-def accumulate_(total: _Flat, part: _Flat, factor: float = 1.0) -> None: ...
-def squared_norm(x: _Flat) -> float: ...
 def adamw_(
     weight: _Flat,
     grad: _Flat,

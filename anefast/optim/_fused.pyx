@@ -1,54 +1,12 @@
 # distutils: extra_compile_args = -fno-math-errno -fno-trapping-math
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The three loops over every weight, each a single pass: accumulate, squared norm, AdamW.
+"""AdamW of one tensor as one plain loop on one thread: what csrc/cpu/adamw.cpp is held to, byte for byte.
 
-Not here: which weights decay, schedules, what a step is (adamw.py). Every loop runs in one fixed order
-on one thread without the GIL, so the same inputs give the same bytes. All arrays are flat fp32.
-
-No errno from sqrtf: gcc vectorises it only then. The update is bound by memory, not by arithmetic.
+Not here: which weights decay, schedules, what a step is (adamw.py). Training runs the native loop, which is this
+one in panels and vectors.
 """
 
 from libc.math cimport sqrtf
-
-import numpy as np
-
-
-def accumulate_(float[::1] total, const float[::1] part, float factor=1.0):
-    """total += factor * part, element by element, rounded to fp32 after the product and after the sum."""
-    cdef Py_ssize_t i, n = total.shape[0]
-    cdef const float* p
-    cdef float* t
-    if part.shape[0] != n:
-        raise ValueError(f"[accumulate] expected {n} values, got {part.shape[0]}.")
-    if n == 0:
-        return
-    t = &total[0]
-    p = &part[0]
-    with nogil:
-        for i in range(n):
-            t[i] += factor * p[i]
-
-
-def squared_norm(const float[::1] x):
-    """Sum of squares in double: eight running sums, element i in sum i % 8, added up in order at the end."""
-    cdef Py_ssize_t i, j, n = x.shape[0]
-    cdef double[8] sums
-    cdef double total = 0.0
-    cdef const float* p
-    for j in range(8):
-        sums[j] = 0.0
-    if n == 0:
-        return 0.0
-    p = &x[0]
-    with nogil:
-        for i in range(0, n - 7, 8):
-            for j in range(8):
-                sums[j] += <double>p[i + j] * <double>p[i + j]
-        for i in range(n - n % 8, n):
-            sums[i % 8] += <double>p[i] * <double>p[i]
-        for j in range(8):
-            total += sums[j]
-    return total
 
 
 def adamw_(

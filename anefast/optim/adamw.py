@@ -2,7 +2,10 @@
 
 Decay is decoupled (Loshchilov and Hutter) and touches matrices only: a norm's gain is a scale, and
 pulling it to zero is no regularisation. The gradients are read twice in all, once for the global
-norm and once for the update, however many factors apply. The loops are in _fused.pyx.
+norm and once for the update, however many factors apply. That first reading is why a gradient is
+kept whole until the update: neither clipping nor an overflow can be known from a part of it. The
+loops are csrc/cpu/adamw.cpp; _fused.pyx is the same update written plainly, which tests hold them
+to.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from anefast import _C
 from anefast.config import OptimConfig
-from anefast.optim import _fused
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -60,16 +63,18 @@ class AdamW:
             factor *= c.clip / norm
         self.step += 1
         bias1, bias2 = 1.0 - c.beta1**self.step, 1.0 - c.beta2**self.step
-        for name, p in self.params.items():
-            decay = c.weight_decay if p.ndim >= 2 else 0.0
-            _fused.adamw_(
-                p.reshape(-1), grads[name].reshape(-1),
-                self.mean[name].reshape(-1), self.square[name].reshape(-1),
-                factor, lr, c.beta1, c.beta2, c.eps, decay, bias1, bias2,
-            )  # fmt: skip
+        weights, flat_grads, means, squares = (
+            [arrays[name].reshape(-1) for name in self.params]
+            for arrays in (self.params, grads, self.mean, self.square)
+        )
+        decays = [c.weight_decay if p.ndim >= 2 else 0.0 for p in self.params.values()]
+        _C.adamw(
+            weights, flat_grads, means, squares, decays,
+            factor, lr, c.beta1, c.beta2, c.eps, bias1, bias2,
+        )  # fmt: skip
         return Update(norm, overflow=False)
 
 
 def global_norm(grads: Arrays) -> float:
     """Root of the sum of squares over all tensors, in double, tensors in the dictionary's order."""
-    return math.sqrt(sum(_fused.squared_norm(g.reshape(-1)) for g in grads.values()))
+    return math.sqrt(_C.squared_norm([g.reshape(-1) for g in grads.values()]))

@@ -1,0 +1,120 @@
+// AdamW by panels: which panel is whose. The loops are in adamw_loops.h, compiled for AVX2 besides.
+#include "adamw.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "pool.h"
+
+namespace anefast {
+namespace {
+
+constexpr int64_t PANEL = 32768; // values: some 100 us of one thread
+constexpr int64_t LINE = 16;     // values of a cache line
+constexpr int64_t AHEAD = 512;   // values: the hardware looks ahead too, but never past a page
+
+struct Constants {
+    float factor, keep, rate, beta1, rest1, beta2, rest2, correct, epsilon;
+};
+
+struct Loops {
+    void (*update)(float *, float *, float *, float *, int64_t, const Constants &);
+    double (*square)(const float *, int64_t);
+};
+
+namespace plain {
+#include "adamw_loops.h"
+}
+
+} // namespace
+} // namespace anefast
+
+#if defined(__x86_64__)
+
+// avx2 without fma: the bits are those of the plain loops.
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#endif
+namespace anefast {
+namespace {
+namespace avx2 {
+#include "adamw_loops.h"
+}
+} // namespace
+} // namespace anefast
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif
+
+namespace anefast {
+namespace {
+
+const Loops &loops() {
+    static const Loops &chosen = []() -> const Loops & {
+#if defined(__x86_64__)
+        const char *text = std::getenv("ANEFAST_ISA");
+        if (__builtin_cpu_supports("avx2") && std::string(text ? text : "") != "portable")
+            return avx2::LOOPS;
+#endif
+        return plain::LOOPS;
+    }();
+    return chosen;
+}
+
+struct Panel {
+    int64_t tensor, first, count;
+};
+
+template <class Size> std::vector<Panel> panels_of(int64_t count, const Size &size) {
+    std::vector<Panel> panels;
+    for (int64_t t = 0; t < count; ++t)
+        for (int64_t i = 0; i < size(t); i += PANEL)
+            panels.push_back({t, i, std::min(PANEL, size(t) - i)});
+    return panels;
+}
+
+} // namespace
+
+void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule) {
+    const std::vector<Panel> panels = panels_of(count, [&](int64_t t) { return tensors[t].size; });
+    Constants c{};
+    c.factor = rule.factor;
+    c.rate = static_cast<float>(rule.rate / rule.bias1);
+    c.beta1 = rule.beta1, c.rest1 = static_cast<float>(1.0 - rule.beta1);
+    c.beta2 = rule.beta2, c.rest2 = static_cast<float>(1.0 - rule.beta2);
+    c.correct = static_cast<float>(1.0 / std::sqrt(rule.bias2));
+    c.epsilon = rule.epsilon;
+    Pool::shared().parallel(panels.size(), [&](int64_t i) {
+        const Panel &p = panels[i];
+        const AdamTensor &t = tensors[p.tensor];
+        Constants mine = c;
+        mine.keep = static_cast<float>(1.0 - static_cast<double>(rule.rate) * t.decay);
+        loops().update(t.weight + p.first, t.grad + p.first, t.mean + p.first, t.square + p.first, p.count, mine);
+    });
+}
+
+double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t count) {
+    const std::vector<Panel> panels = panels_of(count, [&](int64_t t) { return sizes[t]; });
+    std::vector<double> sums(panels.size());
+    Pool::shared().parallel(panels.size(), [&](int64_t i) {
+        const Panel &p = panels[i];
+        sums[i] = loops().square(tensors[p.tensor] + p.first, p.count);
+    });
+    double total = 0;
+    for (double sum : sums)
+        total += sum;
+    return total;
+}
+
+} // namespace anefast
