@@ -30,17 +30,15 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(folder: Path, *extra: str) -> Path:
     """The driver, multiplying with tiles that plain C++ stands in for."""
-    folder = tmp_path_factory.mktemp("isa")
     sources = [*SOURCES, CPU / "pool.cpp", ROOT / "csrc/span.cpp", ROOT / "csrc/half.c"]
     sources += [ISA / "allowed.cpp", ISA / "products.cpp"]
 
-    def build(source: Path) -> Path:
+    def compiled(source: Path) -> Path:
         out = folder / f"{source.stem}.o"
         compiler = ["gcc", "-std=c11"] if source.suffix == ".c" else ["g++", "-std=c++17"]
-        flags = [*FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{ISA}"]
+        flags = [*FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{ISA}", *extra]
         if source.stem == "gemm_amx":
             flags += ['-DANEFAST_TILES="tiles.h"', "-O3", *AVX2]
         if source.stem == "gemm_avx512" and SIMDE:
@@ -49,10 +47,15 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return out
 
     with ThreadPoolExecutor(2) as pool:
-        objects = [str(o) for o in pool.map(build, sources)]
+        objects = [str(o) for o in pool.map(compiled, sources)]
     program = folder / "products"
-    subprocess.run(["g++", "-pthread", *objects, "-o", str(program)], check=True)
+    subprocess.run(["g++", "-pthread", *extra, *objects, "-o", str(program)], check=True)
     return program
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("isa"))
 
 
 def run(products: Path, isa: str) -> str:
@@ -74,6 +77,14 @@ def test_avx512_gives_the_references_bytes(products: Path) -> None:
 
 def test_a_path_that_is_not_here_is_said(products: Path) -> None:
     assert run(products, "neon").startswith("AMX-FP16, as there is no neon here: ")
+
+
+@pytest.mark.slow
+def test_odd_sizes_touch_nothing_outside(tmp_path: Path) -> None:
+    """Every path under address and undefined-behaviour sanitizers."""
+    checked = build(tmp_path, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    for isa in ("portable", "avx2", "amx-fp16", "amx-bf16", *["avx512"] * SIMDE):
+        assert run(checked, isa).endswith(" products, 0 wrong\n")
 
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump on this machine")
