@@ -16,7 +16,7 @@ LAYERS = [
     {"optim", "data", "stories", "tokenizer", "sampling", "llama2c", "checkpoint", "telemetry"},
     {"model", "cli", "restart"},
     {"trainer"},
-    {"train", "generate", "plan", "lint"},
+    {"train", "generate", "plan", "lint", "report"},
     {"bench"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}

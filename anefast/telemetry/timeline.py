@@ -23,12 +23,12 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.telemetry.background import Background
+from anefast.telemetry.history import SUMMARY as SUMMARY
 from anefast.telemetry.run import write_atomic
 from anefast.telemetry.trace import Trace
 
 log = logging.getLogger("anefast")
 
-SUMMARY = "breakdown.json"
 TICK_SECONDS = 0.05  # rings hold some 0.15 s of the busiest thread that was seen
 PYTHON = "python"  # what no span accounts for
 

@@ -1,0 +1,65 @@
+"""`python -m anefast.report RUN [RUN...]`: what runs did, as one HTML page and one PNG.
+
+A run may be finished, interrupted or still going; several are compared. The page needs no network
+and no script. Nothing in the run folders changes but the report itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from anefast.cli import command
+from anefast.telemetry import breakdown, write_atomic
+from anefast.telemetry.figures import png
+from anefast.telemetry.history import History, read_history
+from anefast.telemetry.page import page
+
+NAME = "report"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Which runs, and where the report goes."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # Run folders.
+    out: str = ""  # A folder; empty: the run's own, or this one when there are several runs.
+    text: bool = False  # Print where the time went instead.
+
+
+def report(config: ReportConfig) -> None:
+    """Writes report.html and report.png. Raises RunError for a folder that is not a run."""
+    if not config.runs:
+        raise ValueError("[report] expected a run folder, got none. Hint: runs/2026-...")
+    runs = [read_history(Path(name)) for name in config.runs]
+    if config.text:
+        for run in runs:
+            timed = run.summary is not None and run.summary.get("micro_steps")
+            told = breakdown.table(run.summary) if timed and run.summary else "no times recorded"
+            print(f"{run.name}\n{told}")
+        return
+    out = Path(config.out) if config.out else runs[0].path if len(runs) == 1 else Path()
+    out.mkdir(parents=True, exist_ok=True)
+    png(runs, out / f".{NAME}.png", "; ".join(titled(run) for run in runs[:2]))
+    (out / f".{NAME}.png").replace(out / f"{NAME}.png")
+    write_atomic(out / f"{NAME}.html", page(runs).encode())
+    print(f"{out / NAME}.html and {out / NAME}.png")
+
+
+def titled(run: History) -> str:
+    """'name, finished, 30 of 30 updates, emulated'."""
+    label = f", {run.label}" if run.label else ""
+    return f"{run.name}, {run.state}, {run.step:,} of {run.steps:,} updates{label}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Exit codes: 0, or 2 for a request that makes no sense."""
+    command(ReportConfig, report, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""The plots of a report, drawn with matplotlib (extra `plot`) onto whatever axes they are given.
+
+Each `draw_*` takes axes and the runs; one run gets the colours of phases and a light line of raw
+values under a smooth one, several get one colour each. page.py puts them on a page, `png` on one
+sheet.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anefast.telemetry.history import History, Series, phase_of
+
+INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+RUNS = ("#2f6db5", "#d9722b", "#3f9668", "#a3479a", "#c23b4a", "#6b7f1e", "#1d9aa8", "#6a5acd")
+PHASES = {
+    "forward": "#2f6db5",
+    "backward": "#d9722b",
+    "update": "#3f9668",
+    "between": "#8d7bb5",
+    "python": "#9aa5b1",
+}
+MOST_POINTS = 1200  # of a line; more would only make the file larger
+MOST_BARS = 14
+
+Draw = Callable[[Any, Sequence[History]], None]
+
+
+def draw_loss(ax: Any, runs: Sequence[History]) -> None:
+    for run, colour in zip(runs, colours(runs), strict=True):
+        train, val = run.series("train/loss"), run.series("val/loss")
+        several = len(runs) > 1
+        smooth_line(ax, train, colour, run.name if several else "training", raw=not several)
+        if val:
+            ax.plot(
+                val.steps, val.values, "o-" if len(val.steps) < 60 else "-", ms=4, lw=1.2,
+                color=colour if several else "#c23b4a", mfc="white",
+                label=None if several else "validation",
+            )  # fmt: skip
+    finish(ax, "Loss", "nats per token", legend=True)
+    if len(runs) > 1:
+        ax.set_title("lines: training (smoothed), circles: validation", **SMALL)
+
+
+def draw_rate(ax: Any, runs: Sequence[History]) -> None:
+    for run, colour in zip(runs, colours(runs), strict=True):
+        s = thin(run.series("lr"))
+        ax.plot(s.steps, s.values, color=colour, lw=1.6)
+    finish(ax, "Learning rate", "")
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.1e}" if value else "0")
+
+
+def draw_norm(ax: Any, runs: Sequence[History]) -> None:
+    lowest, highest = np.inf, 0.0
+    for run, colour in zip(runs, colours(runs), strict=True):
+        s = run.series("grad_norm")
+        smooth_line(ax, s, colour, raw=len(runs) == 1)
+        if positive := [v for v in s.values if v > 0]:
+            lowest, highest = min(lowest, *positive), max(highest, *positive)
+        bad = [r["step"] for r in run.metrics if r.get("overflow")]
+        if bad:
+            ax.plot(bad, [0.02] * len(bad), "^", color="#c23b4a", ms=5, clip_on=False,
+                    transform=ax.get_xaxis_transform(), label="overflow, skipped")  # fmt: skip
+    if highest > 20 * lowest:
+        ax.set_yscale("log")
+    finish(ax, "Gradient norm", "before clipping", legend=bool(ax.get_legend_handles_labels()[0]))
+
+
+def draw_speed(ax: Any, runs: Sequence[History]) -> None:
+    for run, colour in zip(runs, colours(runs), strict=True):
+        s = run.series("tok_per_s")
+        smooth_line(ax, Series(s.steps, [v / 1e3 for v in s.values]), colour, raw=len(runs) == 1)
+    finish(ax, "Throughput", f"1000 tokens/s{labels(runs)}")
+    ax.set_ylim(bottom=0)
+
+
+def draw_time(ax: Any, runs: Sequence[History]) -> None:
+    """One run: milliseconds of an update by phase, stacked. Several: the whole update."""
+    if len(runs) == 1:
+        phases = {name: s for name, s in runs[0].phases().items() if s}
+        if phases:
+            known = [name for name in PHASES if name in phases]
+            every = sorted({step for name in known for step in phases[name].steps})
+            rows = [np.interp(every, phases[n].steps, phases[n].values) for n in known]
+            steps, stack = binned(np.array(every, float), np.array(rows))
+            ax.stackplot(steps, stack, labels=known, colors=[PHASES[n] for n in known], lw=0)
+            ax.set_ylim(0, 1.15 * float(np.percentile(stack.sum(0), 99)))
+    else:
+        for run, colour in zip(runs, colours(runs), strict=True):
+            smooth_line(ax, run.series("ms"), colour, raw=False)
+        ax.set_ylim(bottom=0)
+    finish(ax, "Time of an update", f"ms{labels(runs)}")
+    if len(runs) == 1 and ax.has_data():  # beside the title: nothing is free inside
+        ax.legend(
+            loc="lower right", bbox_to_anchor=(1.01, 0.98), ncols=5, frameon=False, fontsize=8,
+            labelcolor=INK, handlelength=0.9, handletextpad=0.4, columnspacing=0.9,
+        )  # fmt: skip
+
+
+def draw_parts(ax: Any, runs: Sequence[History]) -> None:
+    """Where a micro-step goes: bars by component, longest first, one per run."""
+    spent = [run.spent() for run in runs]
+    names = sorted({n for s in spent for n in s}, key=lambda n: -max(s.get(n, 0) for s in spent))
+    most = MOST_BARS if len(runs) == 1 else MOST_BARS * 2 // 3
+    told, rest = names[:most], names[most:]
+    if rest:
+        told.append("the rest")
+        for s in spent:
+            s["the rest"] = sum(s.get(n, 0) for n in rest)
+    height = 0.8 / len(runs)
+    widest = max((s.get(n, 0) for s in spent for n in told), default=0)
+    for i, (run, s, colour) in enumerate(zip(runs, spent, colours(runs), strict=True)):
+        total = sum(v for k, v in s.items() if k != "the rest") or 1
+        for row, name in enumerate(told):
+            ms, y = s.get(name, 0), row - 0.4 + height * (i + 0.5)
+            shade = colour if len(runs) > 1 else PHASES.get(phase_of(name), FAINT)
+            ax.barh(y, ms, height * 0.9, color=shade, label=run.name if row == 0 else None)
+            share = f"  {100 * ms / total:.0f}%" if len(runs) == 1 else ""
+            ax.text(ms + widest / 90, y, f"{ms:.3g}{share}", va="center", color=INK,
+                    fontsize=max(6, 9.5 - len(runs)))  # fmt: skip
+    ax.set_yticks(range(len(told)), [spelled(n) for n in told])
+    ax.invert_yaxis()
+    ax.set_xlim(0, widest * 1.2 or 1)
+    finish(ax, "Where a micro-step goes", "", legend=len(runs) > 1)
+    ax.set_xlabel(f"ms{labels(runs)}", color=FAINT, fontsize=9)
+    ax.grid(axis="y", visible=False)
+
+
+PANELS: dict[str, tuple[Draw, tuple[float, float]]] = {  # name: drawing, inches
+    "loss": (draw_loss, (10.4, 4.0)),
+    "lr": (draw_rate, (5.1, 2.7)),
+    "norm": (draw_norm, (5.1, 2.7)),
+    "speed": (draw_speed, (5.1, 2.7)),
+    "time": (draw_time, (5.1, 2.7)),
+    "parts": (draw_parts, (10.4, 4.6)),
+}
+SMALL: dict[str, Any] = {"fontsize": 8.5, "color": FAINT, "loc": "right"}
+
+
+def svg(name: str, runs: Sequence[History]) -> str:
+    """A panel as a data URI."""
+    draw, size = PANELS[name]
+    figure = new_figure(size)
+    draw(figure.add_subplot(), runs)
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": "anefast"})
+    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def png(runs: Sequence[History], path: Path, title: str) -> None:
+    """Every panel on one sheet."""
+    figure = new_figure((12.5, 15))
+    figure.suptitle(title + "\n", x=0.01, ha="left", fontsize=13, color=INK, fontweight="bold")
+    rows = (("loss",), ("lr", "norm"), ("speed", "time"), ("parts",))
+    parts = figure.subfigures(len(rows), 1, height_ratios=(1.35, 1, 1, 1.5), hspace=0.04)
+    for part, names in zip(parts, rows, strict=True):
+        for name, ax in zip(names, part.subplots(1, len(names), squeeze=False)[0], strict=True):
+            PANELS[name][0](ax, runs)
+    figure.savefig(path, format="png", dpi=110)
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(
+            "[report] plots need matplotlib, which is not installed. "
+            "Hint: pip install 'anefast[plot]'."
+        ) from None
+    return Figure(figsize=size, layout="constrained", facecolor="white")
+
+
+def finish(ax: Any, title: str, unit: str, legend: bool = False) -> None:
+    """What all panels share."""
+    ax.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
+    ax.set_xlabel("update", color=FAINT, fontsize=9)
+    if unit:
+        ax.set_ylabel(unit, color=FAINT, fontsize=9)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color("#cbd2d9")
+    ax.tick_params(colors=FAINT, labelsize=9, labelcolor=INK)
+    ax.set_axisbelow(True)
+    ax.grid(color=GRID, lw=0.8)
+    if not ax.has_data():
+        ax.text(0.5, 0.5, "nothing recorded yet", transform=ax.transAxes, ha="center", color=FAINT)
+    elif legend:
+        ax.legend(frameon=False, fontsize=9, labelcolor=INK)
+
+
+def smooth_line(
+    ax: Any, s: Series, colour: str, label: str | None = None, raw: bool = True
+) -> None:
+    """A mean over some neighbours, the raw values faint beneath."""
+    if not s:
+        return
+    width = max(1, len(s.values) // 60)
+    values = np.array(s.values)
+    padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
+    smooth = np.convolve(padded, np.ones(width) / width, "valid")
+    if raw and width > 1:
+        r = thin(s)
+        ax.plot(r.steps, r.values, color=colour, lw=0.8, alpha=0.25)
+    t = thin(Series(s.steps, smooth.tolist()))
+    ax.plot(t.steps, t.values, color=colour, lw=1.8, label=label)
+
+
+def thin(s: Series) -> Series:
+    """At most MOST_POINTS of it, each a mean."""
+    steps, values = binned(np.array(s.steps, float), np.array([s.values]))
+    return Series(steps.tolist(), values[0].tolist())
+
+
+def binned(
+    steps: npt.NDArray[np.float64], rows: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Means over stretches so long that MOST_POINTS are left; rows (n, points)."""
+    if len(steps) <= MOST_POINTS:
+        return steps, rows
+    edges = np.linspace(0, len(steps), MOST_POINTS + 1).astype(int)
+    sizes = np.diff(edges)
+    means = np.add.reduceat(np.vstack([steps, rows]), edges[:-1], axis=1) / sizes
+    return means[0], means[1:]
+
+
+def colours(runs: Sequence[History]) -> list[str]:
+    return [RUNS[i % len(RUNS)] for i in range(len(runs))]
+
+
+def labels(runs: Sequence[History]) -> str:
+    """' (emulated)', as no time goes without."""
+    found = list(dict.fromkeys(run.label for run in runs if run.label))
+    return f" ({', '.join(found)})" if found else ""
+
+
+def spelled(name: str) -> str:
+    """'backward/dw_run' -> 'backward: dW run'."""
+    phase, _, component = name.partition("/")
+    if not component:
+        return "Python" if phase == "python" else phase
+    return f"{phase}: {component.replace('dw_', 'dW ').replace('_', '-')}"
