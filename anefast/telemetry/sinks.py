@@ -6,7 +6,9 @@ training; one that fails later is dropped with one warning, for no dashboard is 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import logging
 import math
 import os
@@ -47,24 +49,30 @@ class TensorBoard:
 
 
 class Tracked:
-    """trackio and wandb, which are called alike: a run with `log` and `finish`."""
+    """trackio and wandb, which are called alike: a run with `log` and `finish`.
+
+    trackio keeps its database in the user's cache, or in $TRACKIO_DIR; wandb its files in
+    RUN/wandb, for `wandb sync` some day. $WANDB_MODE=online asks for the network.
+    """
 
     def __init__(self, library: str, run: Path, config: Mapping[str, Any]) -> None:
         options: dict[str, Any] = {"project": "anefast", "name": run.name, "config": dict(config)}
         module = installed(library)
         if library == "wandb":  # the network only where the environment says so
             mode = os.environ.get("WANDB_MODE", "offline")
-            quiet = module.Settings(silent=True, console="off")
+            quiet = module.Settings(silent=True, console="off", disable_git=True)
             options |= {"dir": str(run), "mode": mode, "settings": quiet}
         else:
             options |= {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
-        self._run = module.init(**options)
+        with contextlib.redirect_stdout(io.StringIO()):  # trackio greets
+            self._run = module.init(**options)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        self._run.finish()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._run.finish()
 
 
 EXTRAS = {  # name: what is imported, what installs it

@@ -68,13 +68,11 @@ class Sums:
         spent = np.where(queued, lasted, records["self"])[others]
         self.beside[0] += np.bincount(component[others], spent, len(_C.Component))
         self.beside[1] += np.bincount(component[others], minlength=len(_C.Component))
-        evaluated = component == _C.Component.EVALUATE
-        for record, ns in zip(records[evaluated], lasted[evaluated], strict=True):
-            row = self.programs.setdefault(int(record["label"]), [0.0, 0.0, 0.0, 0.0])
-            row[0] += ns
-            row[1] += 1
-            row[2] += record["flops"]
-            row[3] += record["bytes"]
+        run = records[component == _C.Component.EVALUATE]
+        labels, which = np.unique(run["label"], return_inverse=True)
+        parts = (run["end"] - run["start"], np.ones(len(run)), run["flops"], run["bytes"])
+        each = np.array([np.bincount(which, part, len(labels)) for part in parts])
+        self._add_programs(dict(zip(labels.tolist(), each.T.tolist(), strict=True)))
 
     def add(self, other: Sums) -> None:
         """Sums, field by field."""
@@ -82,8 +80,11 @@ class Sums:
         self.micro_steps += other.micro_steps
         self.driving += other.driving
         self.beside += other.beside
-        for label, row in other.programs.items():
-            mine = self.programs.setdefault(label, [0.0, 0.0, 0.0, 0.0])
+        self._add_programs(other.programs)
+
+    def _add_programs(self, programs: dict[int, list[float]]) -> None:
+        for label, row in programs.items():
+            mine = self.programs.get(label, [0.0] * 4)
             self.programs[label] = [a + b for a, b in zip(mine, row, strict=True)]
 
     @property
