@@ -123,11 +123,12 @@ class Screen:
             if bar is None:
                 bar = Bar(
                     total=total, initial=done, file=self._err, unit="batch", disable=False,
-                    dynamic_ncols=True,
+                    dynamic_ncols=True, postfix=note,
                 )  # fmt: skip
-            bar.n = done
-            bar.set_postfix_str(note, refresh=False)
-            bar.refresh()
+            else:
+                bar.n = done
+                bar.set_postfix_str(note, refresh=False)
+                bar.refresh()
             self._moved = time.monotonic()
         except (OSError, ValueError):  # the reader is gone
             self._err = None

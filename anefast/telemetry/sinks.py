@@ -49,7 +49,7 @@ class TensorBoard:
 
 
 class Tracked:
-    """trackio and wandb, which are called alike: a run with `log` and `finish`.
+    """trackio and wandb, which are called alike: `init`, `log` and `finish`.
 
     trackio keeps its database in the user's cache, or in $TRACKIO_DIR; wandb its files in
     RUN/wandb, for `wandb sync` some day. $WANDB_MODE=online asks for the network.
@@ -66,13 +66,14 @@ class Tracked:
             options |= {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
         with contextlib.redirect_stdout(io.StringIO()):  # trackio greets
             self._run = module.init(**options)
+        self._finish = module.finish  # the run's own leaves trackio to finish it again at exit
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            self._run.finish()
+            self._finish()
 
 
 EXTRAS = {  # name: what is imported, what installs it
