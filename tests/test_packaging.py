@@ -20,13 +20,21 @@ def stub() -> dict[str, set[str]]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             names[""].add(node.name)
         if isinstance(node, ast.ClassDef):
-            names[node.name] = {
-                n.name for n in node.body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"
-            } | {
-                n.target.id
-                for n in node.body
-                if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
-            }
+            names[node.name] = (
+                {n.name for n in node.body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"}
+                | {
+                    n.target.id
+                    for n in node.body
+                    if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+                }
+                | {
+                    t.id
+                    for n in node.body
+                    if isinstance(n, ast.Assign)  # a member of an enumeration
+                    for t in n.targets
+                    if isinstance(t, ast.Name)
+                }
+            )
     return names
 
 
