@@ -18,6 +18,7 @@ LAYERS = [
     {"trainer"},
     {"train", "generate", "plan", "lint", "report"},
     {"bench"},
+    {"doctor"},
 ]
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -29,6 +28,7 @@ from anefast.fuse.timing import Rates
 from anefast.nn import Params, init_params
 from anefast.runtime.device import Device
 from anefast.runtime.kernel import Kernel
+from anefast.runtime.learned import cache_folder
 from anefast.runtime.sequence import Sequence, stage
 
 log = logging.getLogger("anefast")
@@ -63,14 +63,7 @@ def machine(device: Device) -> str:
 
 def cache_file() -> Path:
     """calibration.json in the user's cache folder; ANEFAST_CACHE names another folder."""
-    if said := os.environ.get("ANEFAST_CACHE"):
-        return Path(said) / "calibration.json"
-    home = Path.home()
-    mac = home / "Library" / "Caches"
-    base = (
-        mac if sys.platform == "darwin" else Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
-    )
-    return base / "anefast" / "calibration.json"
+    return cache_folder() / "calibration.json"
 
 
 def measure(device: Device) -> Rates:

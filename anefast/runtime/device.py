@@ -1,7 +1,7 @@
 """Devices: the Python side of the one door (`csrc/anefast.h`).
 
 `ane` and `host` are driven alike; nothing above this file asks which one it has. `auto` is the ANE
-where there is one, else the host twin, and says why.
+where there is one that doctor did not find broken, else the host twin, and says why.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from anefast import _C
 from anefast.chips import Chip, find_profile
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
+from anefast.runtime.learned import Learned, recall
 
 log = logging.getLogger("anefast")
 
@@ -64,6 +65,7 @@ class Device:
         self.name: str = self._native.name
         self.description: str = self._native.description
         self.label: str = self._native.label
+        self.learned: Learned = recall(self.description) or Learned()  # by python -m anefast.doctor
         self._compile = counted(self._native)
         self.programs = CompileCache(self._compile, options, cache_bytes)
 
@@ -90,12 +92,24 @@ def counted(native: _C.Device) -> Callable[[str, Blobs], _C.Program]:
 
 
 def open_first(names: tuple[str, ...], options: str) -> _C.Device:
-    """Opens the first device that this machine has; the last one's error is the caller's."""
+    """Opens the first device that this machine has and doctor has nothing against.
+
+    The last one is taken as it is; its error is the caller's.
+    """
     for name in names[:-1]:
         try:
-            return _C.Device(name, options)
+            native = _C.Device(name, options)
         except _C.AneUnavailable as reason:
             log.debug("device %s: %s", name, reason)
+            continue
+        known = recall(native.description)
+        if known is None or not known.objection:
+            return native
+        log.warning(
+            "[device] auto passes over %s: %s. Hint: python -m anefast.doctor looks again; "
+            "--device %s insists.",
+            native.description, known.objection, name,
+        )  # fmt: skip
     return _C.Device(names[-1], options)
 
 

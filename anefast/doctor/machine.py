@@ -1,0 +1,104 @@
+"""What is known of this machine without opening a device: nothing here says who or where it is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from anefast import _C
+
+FRAMEWORK = "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework"
+
+
+def facts() -> dict[str, str]:
+    """Facts by name, in the order to be read. What cannot be known is said to be unknown."""
+    mac = sys.platform == "darwin"
+    release, _, _ = platform.mac_ver()
+    blas = (np.show_config(mode="dicts") or {}).get("Build Dependencies", {}).get("blas", {})
+    found = {
+        "machine": (sysctl("hw.model") if mac else "") or platform.machine(),
+        "processor": (sysctl("machdep.cpu.brand_string") if mac else cpu_name()) or "unknown",
+        "cpus": str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()),
+        "memory": f"{memory_bytes() / 2**30:.0f} GiB",
+        "system": f"macOS {release}" if mac else f"{platform.system()} {platform.release()}",
+        "build": (sysctl("kern.osversion") if mac else "") or "not macOS",
+        "translated": ("yes, by Rosetta" if sysctl_int("sysctl.proc_translated") == 1 else "no"),
+        "python": f"{platform.python_implementation()} {platform.python_version()}, "
+        f"{8 * struct.calcsize('P')} bit, {platform.machine()}",
+        "numpy": f"{np.__version__}, BLAS {blas.get('name', 'unknown')} "
+        f"{blas.get('version', '')}".strip(),
+        "products": _C.gemm_isa(),
+        "halves": _C.half_isa(),
+        "threads": str(_C.threads()),
+    }
+    return found if mac else {k: v for k, v in found.items() if k != "translated"}
+
+
+def framework() -> str:
+    """What can be said of the private framework before it is opened."""
+    if sys.platform != "darwin":
+        return f"absent: {platform.system()} has none, it is a part of macOS"
+    if Path(FRAMEWORK).exists():
+        return f"present: {FRAMEWORK}"
+    return f"absent: nothing at {FRAMEWORK}"
+
+
+def selectors() -> list[dict[str, object]]:
+    """Every private method in use: found only where a device "ane" could be opened before."""
+    return [
+        {"class": owner, "kind": kind, "selector": selector, "required": required,
+         "found": found, "types": types}
+        for owner, kind, selector, required, found, types in _C.ane_selectors()
+    ]  # fmt: skip
+
+
+def why_no_ane() -> str:
+    """Empty where a device "ane" opens."""
+    try:
+        _C.Device("ane")
+    except (_C.AneUnavailable, ValueError, RuntimeError) as error:
+        return str(error)
+    return ""
+
+
+def sysctl(name: str) -> str:
+    """A string the system knows under this name; empty where it does not."""
+    raw = _sysctl(name)
+    return raw.split(b"\0")[0].decode("utf-8", "replace").strip()
+
+
+def sysctl_int(name: str) -> int:
+    raw = _sysctl(name)
+    return int.from_bytes(raw[:4], sys.byteorder) if len(raw) >= 4 else 0
+
+
+def _sysctl(name: str) -> bytes:
+    call = getattr(ctypes.CDLL(None), "sysctlbyname", None) if sys.platform == "darwin" else None
+    if call is None:
+        return b""
+    size = ctypes.c_size_t(256)
+    room = ctypes.create_string_buffer(size.value)
+    done = call(name.encode(), room, ctypes.byref(size), None, ctypes.c_size_t(0))
+    return room.raw[: size.value] if done == 0 else b""
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 0

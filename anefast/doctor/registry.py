@@ -1,0 +1,56 @@
+"""All that doctor can try, in order, and which of it training cannot do without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anefast.doctor import checks, ops, probes
+from anefast.doctor.result import Check, Result
+from anefast.runtime.learned import Learned
+
+
+def usual() -> list[Check]:
+    """What every run tries."""
+    return [*ops.checks(), *checks.checks()]
+
+
+def probing() -> list[Check]:
+    """What --probe adds: minutes on a device, the published measurements made again."""
+    return probes.checks()
+
+
+def everything() -> list[Check]:
+    return [*usual(), *probing()]
+
+
+def learn(results: Sequence[Result]) -> Learned:
+    """What the usual checks say of a device. Training needs each operation it uses, results where
+    they belong, and one way of each kind to hand over values and weights."""
+    passed = {r.name for r in results if r.passed}
+    tried = {r.name for r in results}
+
+    def any_of(*names: str) -> bool:
+        return not tried.intersection(names) or bool(passed.intersection(names))
+
+    broken = [name for op in sorted(ops.used()) if (name := f"op {op}") in tried - passed]
+    broken += [
+        name for name in ("dialects", "dispatch", "sorted outputs") if name in tried - passed
+    ]
+    if "ports several" in passed and "sorted inputs" in tried - passed:
+        broken.append("sorted inputs")
+    if not any_of("ports several", "ports packed"):
+        broken.append("ports")
+    if not any_of("weights const", "weights packed", "weights params"):
+        broken.append("weights")
+    facts: dict[str, tuple[str, ...]] = {}
+    for result in results:
+        for name, values in result.facts.items():
+            facts[name] = (*facts.get(name, ()), *values)
+    latency = [n.value for r in results if r.name == "dispatch" for n in r.numbers]
+    return Learned(
+        tuple(broken),
+        facts.get("dialects", ()),
+        facts.get("weights", ()),
+        facts.get("ports", ()),
+        latency[0] if latency else 0.0,
+    )
