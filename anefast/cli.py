@@ -41,7 +41,7 @@ SHORT = {"data": "data.source", "tokenizer": "data.tokenizer"}  # flags and TOML
 # What may differ between the parts of a resumed run; anything else would make it another run.
 RESUMABLE = {"steps", "eval_every", "eval_batches", "checkpoint_every", "keep_last", "device"} | {
     "plan", "prompt", "sample_tokens", "resume", "out", "max_compiles", "on_budget", "cache_mb",
-    "timeline", "breakdown", "trace", "sinks", "chip",
+    "timeline", "breakdown", "trace", "sinks", "chip", "health_every",
 }  # fmt: skip
 
 

@@ -305,6 +305,7 @@ class TrainConfig(_Checked):
     max_compiles: int = 500
     # Past that: "continue" with a warning, or "checkpoint-restart" in a new process.
     on_budget: str = "continue"
+    health_every: int = 10  # Updates between looks at numeric health; overflows always get one.
     cache_mb: int = 256  # MiB of loaded programs above which idle ones are unloaded.
     out: str = ""  # The run folder; empty: runs/<time>_<preset>.
     resume: str = ""  # Continue this run or checkpoint, bit for bit; "latest" is the newest run.
@@ -325,7 +326,14 @@ class TrainConfig(_Checked):
         for name in ("steps", "eval_batches", "keep_last", "max_compiles"):
             value = getattr(self, name)
             _need(value >= 1, f"{name} must be at least 1, got {value}", "see --help")
-        for name in ("eval_every", "checkpoint_every", "seed", "sample_tokens", "cache_mb"):
+        for name in (
+            "eval_every",
+            "checkpoint_every",
+            "seed",
+            "sample_tokens",
+            "cache_mb",
+            "health_every",
+        ):
             value = getattr(self, name)
             _need(value >= 0, f"{name} must not be negative, got {value}", "see --help")
         _need_choice("device", self.device, ("auto", "host", "ane"))

@@ -90,6 +90,7 @@ class Trainer:
         self.out_of_compiles = False  # going on is another process's business
         self.seconds, self.trained = 0.0, 0  # in this session
         self.timeline = Timeline(config.timeline, config.trace)
+        self.told: set[str] = set()  # findings of numeric health, once each
         self.note = ""  # what the bar says beside its numbers
 
     def begin(self, resumed: Path | None, can_restart: bool = False) -> None:
@@ -166,8 +167,13 @@ class Trainer:
         self.step.wait()
         lr = learning_rate(self.config.optim, p.step + 1, self.config.steps)
         tokens = max(1, p.loss_tokens)
+        every = self.config.health_every
+        looks = bool(every) and (p.step + 1) % every == 0
+        health = self._look() if looks else {}  # before the weights change
         with _C.Span(_C.Component.OPTIMIZER):
             done = self.optimizer.update(self.step.grads, 1.0 / (scale * tokens), lr)
+        if done.overflow and every and not looks:
+            health = self._look()
         if not done.overflow:
             self.step.update_weights()
         self.scale.update(done.overflow)
@@ -185,7 +191,18 @@ class Trainer:
             "grad_norm": done.grad_norm,
             "loss_scale": scale,
             "overflow": done.overflow,
+            **health,
         }
+
+    def _look(self) -> Row:
+        """Numeric health of the last micro-step, for the row; what is new of it is said."""
+        report = self.step.health.look(self.step.params)
+        for finding in report.findings:
+            about = finding.name if finding.kind == "overflow" else finding.kind
+            if about not in self.told:
+                self.told.add(about)
+                self.say(f"health, update {self.progress.step + 1}: {finding.message}")
+        return report.row()
 
     def _after_update(self, row: Row, seconds: float, bar: bool) -> None:
         """Validation, logging and checkpoint, where they are due."""

@@ -76,6 +76,14 @@ class Device:
         """
         return self._compile(text, blobs)
 
+    def native_compile(self, text: str, blobs: Blobs) -> _C.Program:
+        """`compile` past whatever watches it, for those who look on."""
+        return self._native.compile(text, blobs)
+
+    def native_surface(self, nbytes: int) -> _C.Surface:
+        """A zero-filled surface of so many bytes."""
+        return self._native.surface(nbytes)
+
     def surface(self, shape: tuple[int, ...]) -> Surface:
         """A zero-filled surface for one fp16 tensor of `shape`; the last axis a multiple of 32."""
         return Surface(self._native.surface(2 * int(np.prod(shape))), shape)

@@ -22,6 +22,7 @@ class Kernel:
     def __init__(self, device: Device, program: Program, dialect: str) -> None:
         mil.rules.check(program)
         self.device, self.program, self.name = device, program, program.name
+        self.dialect = dialect
         self.text, self._layout = mil.emit(program, dialect)
         self._lease: Lease | None = None
         self._span = (_C.spans_label(self.name), *work(program))

@@ -22,13 +22,17 @@ from anefast.runtime.kernel import Kernel
 
 @dataclass(frozen=True)
 class Bound:
-    """A kernel with its surfaces, and what is copied in before and out after it runs."""
+    """A kernel with its surfaces, and what is copied in before and out after it runs.
+
+    made: the values it computes that have surfaces of their own, in port order.
+    """
 
     kernel: Kernel
     inputs: list[Surface]
     outputs: list[Surface]
     gathered: list[tuple[Region, Surface]]  # from the value's own surface into the port's
     scattered: list[tuple[Region, Surface]]
+    made: list[Tensor]
 
 
 class Sequence:
@@ -44,8 +48,8 @@ class Sequence:
         self.evaluations = self.copied_bytes = self.staged_bytes = 0
         self._weights: dict[str, Surface] = {}  # ports that are one whole parameter, by its name
         self._staged: list[tuple[Region, Surface]] = []
-        self._bound = [self._bind(lowered, dialect) for lowered in programs]
-        self.kernels = [bound.kernel for bound in self._bound]
+        self.bound = [self._bind(lowered, dialect) for lowered in programs]
+        self.kernels = [bound.kernel for bound in self.bound]
 
     def load(self, params: Params) -> None:
         """Takes over `params`: baked weights are compiled again, the others rewritten."""
@@ -62,7 +66,7 @@ class Sequence:
     def run(self, which: Iterable[int]) -> None:
         """Evaluates the kernels of these positions, in order."""
         for i in which:
-            bound = self._bound[i]
+            bound = self.bound[i]
             for region, port in bound.gathered:
                 with _C.Span(_C.Component.STAGE, bytes=2 * region.value.size):
                     with self.surfaces[region.value].read() as value, port.write() as data:
@@ -80,7 +84,7 @@ class Sequence:
     def surface_bytes(self) -> int:
         """Bytes of every surface: of values, packed ports and weights that are data."""
         around = [*self.surfaces.values()]
-        for bound in self._bound:
+        for bound in self.bound:
             around += [*bound.inputs, *bound.outputs]
         return sum({s.native: s.native.nbytes for s in around}.values())
 
@@ -95,7 +99,8 @@ class Sequence:
         inputs = [self._port(port, gathered) for port in lowered.inputs]
         outputs = [self._port(port, scattered) for port in lowered.outputs]
         kernel = Kernel(self._device, lowered.program, dialect)
-        return Bound(kernel, inputs, outputs, gathered, scattered)
+        made = [region.value for port in lowered.outputs for region in port.regions]
+        return Bound(kernel, inputs, outputs, gathered, scattered, made)
 
     def _port(self, port: Port, copies: list[tuple[Region, Surface]]) -> Surface:
         """The surface of a port; notes in `copies` which activations must be copied."""

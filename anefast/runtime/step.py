@@ -18,6 +18,7 @@ from anefast.ir import terms
 from anefast.nn import GRAD, Params, classifier, training_graph
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device
+from anefast.runtime.health import Health
 from anefast.runtime.sequence import Sequence
 
 Tokens = npt.NDArray[np.int32]
@@ -57,6 +58,7 @@ class TrainingStep:
         self.compiler = CompileService(
             device.programs, self.sequence.kernels, plan.compile, swap_at
         )
+        self.health = Health(graph, self.sequence)
         names = [kernel.name for kernel in self.sequence.kernels]
         self._forward = [i for i, name in enumerate(names) if name.startswith("forward.")]
         self._backward = [i for i, name in enumerate(names) if name.startswith("backward.")]

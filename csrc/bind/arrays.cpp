@@ -6,6 +6,7 @@
 
 #include "../blob.h"
 #include "../cpu/gemm.h"
+#include "../cpu/health.h"
 #include "../half.h"
 
 namespace anefast::bind {
@@ -205,6 +206,17 @@ void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, b
     else gemm(g);
 }
 
+py::tuple health(const py::array &h) {
+    if (h.itemsize() != 2 || !h.dtype().equal(py::dtype("float16")) || !(h.flags() & py::array::c_style))
+        throw py::value_error("[half_health] expected h to be C-contiguous float16, got " + describe(h) + ".");
+    half_health found;
+    {
+        py::gil_scoped_release free;
+        found = half_health_of(static_cast<const uint16_t *>(h.data()), static_cast<size_t>(h.size()));
+    }
+    return py::make_tuple(found.inf, found.nan, found.denormal, found.zero, found.saturated, found.largest);
+}
+
 } // namespace
 
 void init_arrays(py::module_ &m) {
@@ -221,6 +233,8 @@ void init_arrays(py::module_ &m) {
           "x (r, c) fp32 into out (c, r) fp16; rows contiguous, any distance apart.");
     m.def("half_to_floats_transposed", &to_floats_transposed, py::arg("h"), py::arg("out"),
           "h (r, c) fp16 into out (c, r) fp32; rows contiguous, any distance apart.");
+    m.def("half_health", &health, py::arg("h"),
+          "(inf, nan, denormal, zero, saturated, largest finite magnitude) of an fp16 array; saturated: 32752 and more.");
     m.def("half_isa", &half_isa);
     m.def("gemm", &gemm_arrays, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
           py::arg("reference") = false,

@@ -1,0 +1,227 @@
+"""Numeric health: what of a training step left the range of fp16, by name, and what helps.
+
+Looks at the surfaces of the last micro-step: the values that cross programs, taps included. One
+pass of counting, so it costs a few ms where an update takes seconds. Where something overflowed, or
+a value of the forward vanished, the program that made it is run once more with all of its values as
+outputs (probe.py) to name the first that went wrong: an overflow inside a fused program may reach
+its ports as a harmless-looking zero. On a plan that compiles async, those weights are the newest.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anefast import _C, mil
+from anefast.fuse.cut import unique
+from anefast.ir import Graph, Program, Tensor, baked
+from anefast.nn import Params
+from anefast.runtime.device import Surface
+from anefast.runtime.probe import Bytes, Value, content, values
+from anefast.runtime.sequence import Bound, Sequence
+
+log = logging.getLogger("anefast")
+
+PRODUCTS = ("conv", "matmul", "linear")
+VANISHED = 1 / 8  # part of a forward value that is exactly 0: no activation of ours is, but probs
+UNDERFLOW = 1 / 8  # part of a gradient's numbers other than 0 that are denormals
+
+
+class Counts(NamedTuple):
+    """Of one tensor's elements. saturated: finite, but of 32752 or more."""
+
+    size: int
+    inf: int
+    nan: int
+    denormal: int
+    zero: int
+    saturated: int
+    largest: float  # finite magnitude
+
+    @property
+    def overflow(self) -> int:
+        return self.inf + self.nan
+
+
+class Finding(NamedTuple):
+    """A tensor that is not well, and a line about it."""
+
+    name: str
+    kind: str  # overflow, saturation or underflow
+    message: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one look found. Tensors by name, in the order they are made."""
+
+    tensors: dict[str, Counts]
+    findings: list[Finding] = field(default_factory=list)
+
+    def row(self) -> dict[str, Any]:
+        """For metrics.jsonl: totals, and the tensor that is worst off."""
+        total = {
+            "health/overflow": sum(c.overflow for c in self.tensors.values()),
+            "health/underflow": sum(c.denormal for c in self.tensors.values()),
+            "health/saturated": sum(c.saturated for c in self.tensors.values()),
+            "health/largest": max((c.largest for c in self.tensors.values()), default=0.0),
+        }
+        worst = {"health/worst": self.findings[0].name} if self.findings else {}
+        return {**total, **worst}
+
+    def worst(self, n: int = 3) -> list[tuple[str, Counts]]:
+        """The tensors with most elements out of range, those that overflow first."""
+        sick = [(name, c) for name, c in self.tensors.items() if c.overflow or c.denormal]
+        return sorted(sick, key=lambda nc: (-nc[1].overflow, -nc[1].denormal))[:n]
+
+
+def counts(array: Any) -> Counts:
+    """Of an fp16 array."""
+    return Counts(array.size, *_C.half_health(np.ascontiguousarray(array)))
+
+
+class Health:
+    """Looks at a sequence of kernels that has run.
+
+    graph: what the sequence was cut from; its inputs are the first tensors looked at.
+    """
+
+    def __init__(self, graph: Graph, sequence: Sequence) -> None:
+        self.sequence = sequence
+        self.names = labels(graph.nodes)
+        self._inputs = [t for t in graph.inputs if t in sequence.surfaces]
+        self._probed: set[int] = set()  # programs in which a vanished value was looked for once
+
+    def look(self, params: Params) -> Report:
+        """Counts every tensor and names the culprits. `params`: as the programs have them."""
+        tensors: dict[Tensor, Counts] = {}
+        makers: dict[Tensor, int] = {}
+        for i, bound in enumerate(self.sequence.bound):
+            for t in self._inputs:  # where they are first read: dh comes out of the forward
+                if t not in tensors and reads(bound, self.sequence.surfaces[t], t):
+                    tensors[t] = self._count(t)
+            for t in bound.made:
+                tensors[t], makers[t] = self._count(t), i
+        findings = self._overflow(tensors, makers, params) or self._vanished(
+            tensors, makers, params
+        )
+        sick = [f for t, c in tensors.items() for f in self._fit(t, c)]
+        for kind in ("saturation", "underflow"):
+            alike = [f for f in sick if f.kind == kind]
+            more = f" {len(alike) - 1} more tensors likewise." if len(alike) > 1 else ""
+            findings += [f._replace(message=f.message + more) for f in alike[:1]]
+        named = {self.names[t]: c for t, c in tensors.items()}
+        return Report(named, findings)
+
+    def _count(self, t: Tensor) -> Counts:
+        with self.sequence.surfaces[t].read() as data:
+            return counts(data)
+
+    def _overflow(
+        self, tensors: dict[Tensor, Counts], makers: dict[Tensor, int], params: Params
+    ) -> list[Finding]:
+        """The first tensor that overflowed, looked for inside the program that made it."""
+        first = next((t for t, c in tensors.items() if c.overflow), None)
+        if first is None:
+            return []
+        if first not in makers:
+            return [overflowed(self.names[first], "input", tensors[first], first.name == "dh")]
+        inside = self._inside(makers[first], params)
+        name, op, c = inside or (self.names[first], first.op, tensors[first])
+        return [overflowed(name, op, c, first.direction == "backward")]
+
+    def _vanished(
+        self, tensors: dict[Tensor, Counts], makers: dict[Tensor, int], params: Params
+    ) -> list[Finding]:
+        """An overflow whose infinity became 0 on the way to a port, such as 1 / sqrt(inf)."""
+        for t, c in tensors.items():
+            if t.direction == "backward" or t.op == "softmax" or c.zero <= VANISHED * c.size:
+                continue
+            if t in makers and makers[t] not in self._probed:
+                self._probed.add(makers[t])
+                if inside := self._inside(makers[t], params):
+                    return [overflowed(*inside, backward=False)]
+        return []
+
+    def _inside(self, i: int, params: Params) -> tuple[str, str, Counts] | None:
+        """(name, op, counts) of the first overflow inside program i; None where there is none."""
+        bound = self.sequence.bound[i]
+        kernel = bound.kernel
+        blobs = mil.emit(kernel.program, kernel.dialect).blobs.fill(params)
+        feeds: list[Bytes] = [content(s.native) for s in bound.inputs]
+        try:
+            found: list[Value] = list(values(kernel.device, kernel.text, blobs, feeds))
+        except (ValueError, RuntimeError) as error:
+            log.debug("health: %s could not be looked into: %s", kernel.name, error)
+            return None
+        for value in found:
+            if value.array.dtype == np.float16 and (c := counts(value.array)).overflow:
+                return absolute(value.name, kernel.program), value.op, c
+        return None
+
+    def _fit(self, t: Tensor, c: Counts) -> list[Finding]:
+        """Tensors close to either end of the range."""
+        name = self.names[t]
+        if c.saturated:
+            message = (
+                f"{name}: {c.saturated:,} of {c.size:,} values are 32752 or more, where products "
+                "turn to inf on a chip. Hint: a smaller loss scale, or residual_scale."
+            )
+            return [Finding(name, "saturation", message)]
+        live = c.size - c.zero
+        gradient = t.direction == "backward" or t.name == "dh"
+        if gradient and live and c.denormal > UNDERFLOW * live:
+            message = (
+                f"{name}: {c.denormal:,} of {live:,} gradients that are not 0 are below 6.1e-5, "
+                "where fp16 loses bits and a chip's products see 0. Hint: a larger loss scale."
+            )
+            return [Finding(name, "underflow", message)]
+        return []
+
+
+def overflowed(name: str, op: str, c: Counts, backward: bool) -> Finding:
+    """The line about an overflow, with the advice that fits where it is."""
+    if backward:
+        hint = "a smaller loss scale (loss_scale.initial); loss_scale.dynamic finds one by itself"
+    elif op in PRODUCTS:
+        hint = "products end at 32768 on a chip: scale an operand before, not the result after"
+    elif op in ("mul", "square", "pow", "reduce_sum", "reduce_mean"):
+        hint = "scale before squaring or summing, as ir.rms_norm does"
+    else:
+        hint = "lower optim.lr, or look at what feeds it with ANEFAST_DUMP"
+    message = f"{name}: {c.overflow:,} of {c.size:,} values overflowed in {op}. Hint: {hint}."
+    return Finding(name, "overflow", message)
+
+
+def reads(bound: Bound, surface: Surface, t: Tensor) -> bool:
+    """Whether a kernel's inputs hold `t`: its surface, or a copy of it."""
+    return surface in bound.inputs or any(region.value is t for region, _ in bound.gathered)
+
+
+def absolute(name: str, program: Program) -> str:
+    """A text's name for a value, its layer counted from the model's first instead."""
+    first = mil.text.first_layer(program)
+    relative = re.match(r"first(?:\+(\d+))?(?=\.)", name)
+    if first is None or relative is None:
+        return name
+    return f"layers.{first + int(relative[1] or 0)}{name[relative.end() :]}"
+
+
+def labels(nodes: Iterable[Tensor]) -> dict[Tensor, str]:
+    """Names as MIL text has them, counted per scope and op: layers.0.ffn.backward.mul_2."""
+    found: dict[Tensor, str] = {}
+    counted: dict[str, int] = {}
+    for t in unique(nodes):
+        if t.is_leaf or baked(t):
+            found[t] = t.name or t.op
+            continue
+        path = [t.scope] if t.scope else []
+        stem = ".".join([*path, *(["backward"] if t.direction == "backward" else []), t.op])
+        found[t] = f"{stem}_{counted.setdefault(stem, 0)}"
+        counted[stem] += 1
+    return found

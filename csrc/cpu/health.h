@@ -1,0 +1,23 @@
+/* How well halves fit their range: counts over a tensor, for reports of numeric health. */
+#ifndef ANEFAST_HEALTH_H
+#define ANEFAST_HEALTH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    uint64_t inf, nan, denormal, zero;
+    uint64_t saturated; /* finite, of at least 32752: the last number before products give inf */
+    float largest;      /* finite magnitude */
+} half_health;
+
+half_health half_health_of(const uint16_t *h, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

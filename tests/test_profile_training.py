@@ -1,0 +1,164 @@
+"""Training under every chip's profile, and numeric health: the report names the right tensor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import anefast
+from anefast import _C, ir
+from anefast.chips import CHIPS
+from anefast.config import LossScaleConfig, ModelConfig, TrainConfig
+from anefast.fuse import find_plan
+from anefast.nn import layers
+from anefast.runtime import TrainingStep
+from anefast.runtime.health import Report, counts
+
+CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=64, vocab_size=33)
+PLANS = ["unfused", "all", "all,weights=params", "layer,ports=packed"]
+
+
+def stories260k(data_dir: Path, out: Path, chip: str, steps: int, **data: int) -> float:
+    """The validation loss of a short run on real data."""
+    config = TrainConfig.from_preset("stories260k", steps=steps, out=str(out), chip=chip)
+    config = config.replace(
+        data=config.data.replace(
+            source=str(data_dir / "tinystories_train_2MiB.txt"),
+            tokenizer=str(data_dir / "tok512.bin"),
+            collapse_spaces=True,
+            **data,
+        ),
+        sample_tokens=0,
+        eval_every=0,
+        eval_batches=2 if data else 8,
+        plan="all",
+    )
+    return anefast.fit(config).val_losses[-1][1]
+
+
+@pytest.fixture(scope="module")
+def exact(data_dir, tmp_path_factory):
+    """Validation losses of the exact profile by number of updates."""
+    known: dict[int, float] = {}
+
+    def loss(steps: int) -> float:
+        if steps not in known:
+            known[steps] = stories260k(data_dir, tmp_path_factory.mktemp("exact") / "r", "", steps)
+        return known[steps]
+
+    return loss
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", CHIPS)
+def test_stories260k_trains_within_2_percent_of_exact(exact, data_dir, tmp_path, chip):
+    loss = stories260k(data_dir, tmp_path / "run", chip, 400)
+    print(f"{chip}: {loss:.4f}, exact {exact(400):.4f}")
+    assert loss == pytest.approx(exact(400), rel=0.02) and loss < 3.0
+
+
+@pytest.mark.parametrize("chip", ["m1-pro"])
+def test_a_short_run_stays_within_2_percent_of_exact(data_dir, tmp_path, chip):
+    loss = stories260k(data_dir, tmp_path / "run", chip, 8, batch=4, seq_len=64)
+    wanted = stories260k(data_dir, tmp_path / "exact", "", 8, batch=4, seq_len=64)
+    assert loss == pytest.approx(wanted, rel=0.02) and loss != wanted
+
+
+# Numeric health.
+
+
+def naive_norm(x: ir.Tensor, name: str, epsilon: float) -> ir.Tensor:
+    """RMSNorm as a textbook writes it: squares before anything is scaled."""
+    mean = ir.reduce_sum(x * x, (1,)) * (1 / x.shape[1])
+    return x * ir.pow(mean + epsilon, -0.5) * ir.parameter(name, (1, x.shape[1], 1, 1))
+
+
+def look(
+    plan: str, chip: str = "", scale: float = 64.0, gain: float = 1.0, w3: float = 1.0
+) -> Report:
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 33, (2, 32)).astype(np.int32)
+    params = anefast.init_params(CONFIG, 0)
+    params["tok_embeddings"] *= gain
+    params["layers.0.ffn.w3"] *= w3
+    device = anefast.Device("host", chip=chip)
+    step = TrainingStep(CONFIG, params, device, 2, 32, find_plan(plan))
+    step.micro_step(x, np.roll(x, -1, 1), scale)
+    step.wait()
+    report = step.health.look(params)
+    step.close()
+    return report
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("chip", ["", "m1"])
+def test_a_naive_norm_is_found_inside_its_program(monkeypatch, plan, chip):
+    # Embeddings of about 60, then 600: the sum of their squares leaves fp16, then each square.
+    assert not any(f.kind == "overflow" for f in look(plan, chip, gain=3e3).findings)
+    monkeypatch.setattr(layers, "rms_norm", naive_norm)
+    for gain, op in ((3e3, "reduce_sum"), (3e4, "mul")):
+        found = look(plan, chip, gain=gain).findings[0]
+        assert (found.kind, found.name) == ("overflow", f"layers.0.attn.qkv.{op}_0")
+        assert f"in {op}" in found.message and "scale before squaring" in found.message
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_an_oversized_loss_scale_is_found_where_it_enters(plan):
+    report = look(plan, scale=2.0**22)
+    assert report.findings[0].name == "dh" and "smaller loss scale" in report.findings[0].message
+    assert report.row()["health/worst"] == "dh" and report.row()["health/overflow"] > 0
+    assert report.worst()[0][1].overflow > 0
+
+
+def test_an_undersized_loss_scale_underflows():
+    report = look("all", scale=2.0**-10)
+    assert report.findings[0].kind == "underflow" and "larger loss scale" in str(report.findings)
+    assert look("all").findings == []
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_products_beyond_the_cliff_overflow_under_a_chip_only(plan):
+    exact, chip = (look(plan, chip, w3=1e5).findings[0] for chip in ("", "m1"))
+    assert (exact.kind, chip.kind) == ("saturation", "overflow")
+    product = "matmul" if "params" in plan else "conv"
+    assert exact.name == f"layers.0.ffn.{product}_1" and chip.name.endswith(f"{product}_1")
+    assert "end at 32768 on a chip" in chip.message
+
+
+@pytest.mark.parametrize("n", [1, 7, 16384, 50001])
+def test_counting(n):
+    rng = np.random.default_rng(n)
+    bits = rng.integers(0, 65536, n, np.uint16)
+    h = bits.view(np.float16)
+    a = np.abs(h.astype(np.float64))
+    finite = a[np.isfinite(a)]
+    want = (
+        n, np.isinf(a).sum(), np.isnan(a).sum(), ((a > 0) & (a < 2.0**-14)).sum(), (a == 0).sum(),
+        (finite >= 32752).sum(), finite.max(initial=0),
+    )  # fmt: skip
+    assert tuple(counts(h)) == want
+    with pytest.raises(ValueError, match="float16"):
+        _C.half_health(np.zeros(4, np.float32))
+
+
+def test_a_run_says_so_once_and_writes_it_down(tmp_path):
+    said: list[str] = []
+    config = TrainConfig.from_preset("tiny", steps=4, out=str(tmp_path / "run"), chip="m1")
+    config = config.replace(
+        loss_scale=LossScaleConfig(initial=2.0**20, maximum=2.0**20),
+        data=config.data.replace(source="stories:100", batch=2, seq_len=32),
+        model=config.model.replace(dim=32, n_layers=1, n_heads=2),
+        health_every=2, sample_tokens=0, eval_every=0, eval_batches=1, plan="all",
+    )  # fmt: skip
+    anefast.fit(config, show=said.append)
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert rows[1]["overflow"] and rows[1]["health/overflow"] > 0  # an overflow always gets a look
+    assert "health/overflow" in rows[2]
+    told = [line for line in said if line.startswith("health, update 1: ")]
+    assert len([t for t in told if "overflowed" in t]) == 1 and "loss scale" in told[0]
+    assert rows[1]["health/worst"] in told[0]
+    assert any(line.startswith("device: host as m1 (") for line in said)
