@@ -13,6 +13,7 @@ import numpy as np
 
 from anefast.config import ModelConfig, TrainConfig
 from anefast.data import open_data
+from anefast.runtime.health import Report
 from anefast.tokenizer import ByteTokenizer
 
 DEVICE = SimpleNamespace(description="a table in NumPy", label="emulated")
@@ -31,6 +32,13 @@ class NoCompiler:
         return {}
 
 
+class NoSurfaces:
+    """Nothing in fp16 to look at."""
+
+    def look(self, params):
+        return Report({})
+
+
 class BigramStep:
     def __init__(self, params, poison=()):
         self.params = params
@@ -40,6 +48,7 @@ class BigramStep:
         self.made = 0
         self.closed = False
         self.compiler = NoCompiler()
+        self.health = NoSurfaces()
         self._waiting = []
 
     def _losses(self, x, y):
