@@ -41,11 +41,12 @@ def generate(config: GenerateConfig) -> None:
     device = Device(config.device, chip=config.chip)
     print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
     text = Stream(model.tokenizer)
-    for token in model.tokenizer.encode(config.prompt, bos=True):
+    prompt = [int(i) for i in model.tokenizer.encode(config.prompt, bos=True)]
+    for token in prompt:
         print(text.push(token), end="", flush=True)
     start, made = time.perf_counter(), 0
     choice = (config.temperature, config.top_k, config.top_p, config.seed)
-    for token in model.stream(config.prompt, config.tokens, *choice, device):
+    for token in model.stream(prompt, config.tokens, *choice, device):
         made += 1
         print(text.push(token), end="", flush=True)
     seconds = time.perf_counter() - start

@@ -9,7 +9,7 @@ What it is not: a device. Programs are compiled by what it makes, `training_step
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class Model:
 
     def stream(
         self,
-        prompt: str = "",
+        prompt: str | Iterable[int] = "",
         tokens: int = 256,
         temperature: float = 0.8,
         top_k: int = 0,
@@ -104,10 +104,12 @@ class Model:
     ) -> Iterator[int]:
         """Yields token ids after `prompt`, until BOS or EOS, `tokens` ids, or the context is full.
 
-        temperature 0 takes the likeliest token; top_k 0 and top_p 1 are off.
+        prompt: a text, or its ids with BOS in front. temperature 0 takes the likeliest token;
+        top_k 0 and top_p 1 are off.
         """
         rng = np.random.default_rng(seed)
-        ids = [int(i) for i in self.tokenizer.encode(prompt, bos=True)]
+        encoded = self.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else prompt
+        ids = [int(i) for i in encoded]
         limit = self.config.max_seq_len
         if len(ids) > limit:
             raise ValueError(
@@ -137,5 +139,5 @@ class Model:
     ) -> str:
         """`prompt` and its continuation as text. Arguments as in `stream`."""
         ids = list(self.tokenizer.encode(prompt, bos=True))
-        ids += self.stream(prompt, tokens, temperature, top_k, top_p, seed, device)
+        ids += self.stream(tuple(ids), tokens, temperature, top_k, top_p, seed, device)
         return self.tokenizer.decode(ids)

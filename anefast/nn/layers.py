@@ -8,6 +8,7 @@ here are what a plan cuts by (`anefast/fuse/plan.py`).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -37,17 +38,43 @@ def rope_tables(
     return np.cos(angle), np.sin(angle)
 
 
-def rope(x: ir.Tensor, heads: int, config: ModelConfig) -> ir.Tensor:
-    """Rotates channel pairs (2i, 2i + 1) of every head, llama2.c's interleaved form."""
-    tables = rope_tables(config.head_dim, x.shape[3], config.rope_theta)
-    cos, sin = (np.tile(t, (heads, 1))[None, :, None, :].astype(np.float16) for t in tables)
-    return ir.rope(x, ir.constant(cos, name="rope.cos"), ir.constant(sin, name="rope.sin"))
+def rope_rows(
+    heads: int, config: ModelConfig, begin: int, end: int
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+    """The tables of positions begin..end as `ir.rope` takes them: cos, sin [1, H * D / 2, 1, S]."""
+    tables = rope_tables(config.head_dim, end, config.rope_theta)
+    cos, sin = (np.tile(t[:, begin:], (heads, 1))[None, :, None, :] for t in tables)
+    return cos.astype(np.float16), sin.astype(np.float16)
 
 
-def causal_mask(seq: int) -> ir.Tensor:
+def causal_mask(seq: int) -> npt.NDArray[np.float16]:
     """[1, 1, S, S]: 0 where query >= key, MASKED elsewhere. Added to the scores."""
-    mask = np.triu(np.full((seq, seq), MASKED, np.float16), k=1)
-    return ir.constant(mask[None, None], name="mask")
+    return np.triu(np.full((seq, seq), MASKED, np.float16), k=1)[None, None]
+
+
+@dataclass
+class Past:
+    """What the positions before a chunk of T left behind, as inputs: the key-value cache.
+
+    keys, values: by the attention's name, [1, KV * D, 1, L]; keys are rotated. mask: [1, 1, T,
+    L + T], over the cached keys and then the chunk's own. rope: cos and sin of the chunk's
+    positions by number of heads, [1, H * D / 2, 1, T]. fresh: what the chunk leaves behind itself,
+    [1, KV * D, 1, T], noted here by `attention`.
+    """
+
+    keys: dict[str, ir.Tensor]
+    values: dict[str, ir.Tensor]
+    mask: ir.Tensor
+    rope: dict[int, tuple[ir.Tensor, ir.Tensor]]
+    fresh: dict[str, tuple[ir.Tensor, ir.Tensor]] = field(default_factory=dict)
+
+
+def rope(x: ir.Tensor, heads: int, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
+    """Rotates channel pairs (2i, 2i + 1) of every head, llama2.c's interleaved form."""
+    if past is not None:
+        return ir.rope(x, *past.rope[heads])
+    cos, sin = rope_rows(heads, config, 0, x.shape[3])
+    return ir.rope(x, ir.constant(cos, name="rope.cos"), ir.constant(sin, name="rope.sin"))
 
 
 def heads_of(x: ir.Tensor, heads: int, groups: int) -> ir.Tensor:
@@ -60,21 +87,29 @@ def heads_of(x: ir.Tensor, heads: int, groups: int) -> ir.Tensor:
     return ir.reshape(x, (batch, heads * groups, size, seq))
 
 
-def attention(x: ir.Tensor, name: str, config: ModelConfig) -> ir.Tensor:
-    """x + scale * Wo softmax(q k / sqrt(D) + mask) v. x: [B, C, 1, S] -> the same shape."""
+def attention(x: ir.Tensor, name: str, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
+    """x + scale * Wo softmax(q k / sqrt(D) + mask) v. x: [B, C, 1, S] -> the same shape.
+
+    Without `past`, x is a sequence from its beginning; with it, the chunk that follows.
+    """
     heads, kv_heads, size = config.n_heads, config.n_kv_heads, config.head_dim
     batch, _, _, seq = x.shape
     with ir.scope(f"{name}.qkv"):
         xn = rms_norm(x, f"{name}.norm", config.norm_eps)
-        q = rope(linear(xn, f"{name}.wq", heads * size), heads, config)
-        k = rope(linear(xn, f"{name}.wk", kv_heads * size), kv_heads, config)
+        q = rope(linear(xn, f"{name}.wq", heads * size), heads, config, past)
+        k = rope(linear(xn, f"{name}.wk", kv_heads * size), kv_heads, config, past)
         v = linear(xn, f"{name}.wv", kv_heads * size)
+        if past is not None:
+            past.fresh[name] = k, v
+            k = ir.concat([past.keys[name], k], axis=3)
+            v = ir.concat([past.values[name], v], axis=3)
         q = heads_of(q * (1 / math.sqrt(size)), heads, 1)  # q is smaller than the scores to scale
         k = heads_of(k, kv_heads, heads // kv_heads)
         v = heads_of(v, kv_heads, heads // kv_heads)
     with ir.scope(f"{name}.scores"):
-        scores = ir.matmul(q, k, transpose_x=True)  # [B, H, S queries, S keys]
-        probs = ir.softmax(scores + causal_mask(seq), axis=-1)
+        scores = ir.matmul(q, k, transpose_x=True)  # [B, H, S queries, keys]
+        mask = ir.constant(causal_mask(seq), name="mask") if past is None else past.mask
+        probs = ir.softmax(scores + mask, axis=-1)
     with ir.scope(f"{name}.out"):
         y = ir.matmul(v, probs, transpose_y=True)  # [B, H, D, S]
         y = linear(ir.reshape(y, (batch, heads * size, 1, seq)), f"{name}.wo", config.dim)

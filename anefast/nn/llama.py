@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from anefast import ir
 from anefast.config import ModelConfig
-from anefast.nn.layers import attention, feed_forward
+from anefast.nn.layers import Past, attention, feed_forward
 
 GRAD = "grad."  # prefix of the outputs that are weight gradients
 
 
-def trunk(x: ir.Tensor, config: ModelConfig) -> ir.Tensor:
+def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
     """All layers. x: [B, C, 1, S] -> h of the same shape."""
     for i in range(config.n_layers):
-        x = attention(x, f"layers.{i}.attn", config)
+        x = attention(x, f"layers.{i}.attn", config, past)
         x = feed_forward(x, f"layers.{i}.ffn", config)
     return x
 
@@ -26,6 +26,35 @@ def forward_graph(config: ModelConfig, batch: int, seq: int) -> ir.Graph:
     """Inference: input `x`, output `h`, both fp16 [B, C, 1, S]."""
     x = ir.input("x", (batch, config.dim, 1, seq))
     return ir.simplify(ir.Graph([x], {"h": trunk(x, config)}))
+
+
+def decode_graph(config: ModelConfig, chunk: int, cached: int) -> ir.Graph:
+    """Inference of `chunk` positions behind `cached` columns of keys and values.
+
+    Inputs, in order: `x` [1, C, 1, T] and `mask`, `rope.H.cos` and `rope.H.sin` for query heads
+    and, where they are fewer, key heads, then `NAME.past_k` of every attention and `NAME.past_v`:
+    see `Past`. Outputs: `h`, and per attention `NAME.k` and `NAME.v`, the chunk's own columns. A
+    column of the cache that the mask hides may hold anything finite.
+    """
+    kv = config.n_kv_heads * config.head_dim
+    x = ir.input("x", (1, config.dim, 1, chunk))
+    rope = {}
+    for heads in dict.fromkeys((config.n_heads, config.n_kv_heads)):
+        rows = (1, heads * config.head_dim // 2, 1, chunk)
+        rope[heads] = ir.input(f"rope.{heads}.cos", rows), ir.input(f"rope.{heads}.sin", rows)
+    names = [f"layers.{i}.attn" for i in range(config.n_layers)]
+    keys, values = (
+        {name: ir.input(f"{name}.past_{what}", (1, kv, 1, cached)) for name in names}
+        for what in "kv"
+    )
+    mask = ir.input("mask", (1, 1, chunk, cached + chunk))
+    past = Past(keys, values, mask, rope)
+    outputs = {"h": trunk(x, config, past)}
+    for name, (k, v) in past.fresh.items():
+        outputs |= {f"{name}.k": k, f"{name}.v": v}
+    inputs = [x, mask, *(t for pair in rope.values() for t in pair)]
+    inputs += [*keys.values(), *values.values()]
+    return ir.simplify(ir.Graph(inputs, outputs))
 
 
 def training_graph(config: ModelConfig, batch: int, seq: int) -> ir.Graph:

@@ -1,13 +1,16 @@
-"""Inference: next-token logits for a growing prefix.
+"""Inference: next-token logits for a growing prefix, with a key-value cache.
 
-Programs have static shapes, so a prefix is padded to the next power-of-two bucket (the mask is
-causal: padding after a position cannot reach it). There is no key-value cache yet: each call
-evaluates the whole prefix.
+Programs have static shapes, and rows of 32 columns at least. So a prefix is worked off in chunks of
+32 positions: the keys and values of finished chunks lie in surfaces, which a decode program reads
+beside the embedded tokens of the newest chunk and the CPU extends once every 32 tokens. Surfaces
+have room for a power of two of columns (a bucket); a mask hides what is not written yet. Hidden
+columns add exact zeros to the sums of attention, so logits are those of one evaluation of the whole
+prefix, to the byte on the host.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +19,27 @@ from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all
 from anefast.fuse.legal import target_of
-from anefast.nn import Params, classifier, forward_graph
+from anefast.nn import MASKED, Params, causal_mask, classifier, decode_graph, rope_rows
 from anefast.runtime.device import Device, Surface
 from anefast.runtime.sequence import Sequence
 
-SMALLEST_BUCKET = 32  # tokens; a multiple of 32 as every last axis
+CHUNK = 32  # positions that are evaluated together: the narrowest row a device has
 
 
 class Inference:
-    """Forward programs of one model, one set per bucket, compiled when first needed."""
+    """Decode programs of one model, one set per bucket, compiled when first needed.
+
+    Keeps what it has evaluated: asking for a prefix that goes on from the last one costs one
+    evaluation of a chunk, any other one as many as it has chunks behind what they share.
+    """
 
     def __init__(self, config: ModelConfig, params: Params, device: Device, plan: Plan) -> None:
         self.config, self.params, self.device = config, params, device
-        self.plan = target_of(device).fitted(plan)
-        self._buckets: dict[int, Bucket] = {}
+        # the columns of cache and chunk differ, so values cannot share a port
+        self.plan = replace(target_of(device).fitted(plan), ports="several")
+        self._bucket: Bucket | None = None
+        self._done: list[int] = []  # tokens whose keys and values are in the cache; whole chunks
+        self._newest: list[int] = []  # tokens of the chunk that was evaluated last, behind those
 
     def logits(self, tokens: list[int]) -> npt.NDArray[np.float32]:
         """Logits [V] of the token after `tokens`, of which there are 1 to max_seq_len."""
@@ -37,46 +47,125 @@ class Inference:
             raise ValueError(
                 f"[generate] expected 1 to {self.config.max_seq_len} tokens, got {len(tokens)}."
             )
-        bucket = self._bucket(bucket_length(len(tokens)))
-        padded = np.zeros((1, bucket.seq), np.int32)
-        padded[0, : len(tokens)] = tokens
-        with bucket.x.write() as x:
-            _C.embed(padded, self.params["tok_embeddings"], x)
-        bucket.sequence.run(range(len(bucket.sequence.kernels)))
+        last = (len(tokens) - 1) // CHUNK * CHUNK
+        self._forget(tokens[:last])
+        while len(self._done) < last:
+            begin = len(self._done)
+            self._evaluate(tokens[begin : begin + CHUNK])
+            self._keep()
+        bucket = self._evaluate(tokens[last:])
         out: npt.NDArray[np.float32] = np.empty((1, self.config.vocab_size), np.float32)
-        position = np.array([len(tokens) - 1], np.int32)
+        position = np.array([len(tokens) - 1 - last], np.int32)
         head = self.params[classifier(self.params)]
         with bucket.h.read() as h:
             _C.head_logits(h, self.params["norm"], head, self.config.norm_eps, position, out)
         return out.reshape(-1)
 
     def close(self) -> None:
-        """Unloads every program."""
-        for bucket in self._buckets.values():
-            bucket.sequence.close()
-        self._buckets.clear()
+        """Unloads the programs and forgets the cache."""
+        if self._bucket is not None:
+            self._bucket.sequence.close()
+        self._bucket, self._done, self._newest = None, [], []
 
-    def _bucket(self, seq: int) -> Bucket:
-        if seq not in self._buckets:
-            graph = forward_graph(self.config, 1, seq)
-            programs = lower_all(cut(graph, self.plan.key), self.plan)
-            sequence = Sequence(self.device, programs, self.plan.dialect)
-            sequence.load(self.params)
-            x, h = sequence.surfaces[graph.inputs[0]], sequence.surfaces[graph.outputs["h"]]
-            self._buckets[seq] = Bucket(seq, sequence, x, h)
-        return self._buckets[seq]
+    def _forget(self, tokens: list[int]) -> None:
+        """Leaves of the cache what `tokens`, whole chunks, begin with."""
+        begin = 0
+        while self._done[begin : begin + CHUNK] == tokens[begin : begin + CHUNK] != []:
+            begin += CHUNK
+        if begin < len(self._done):
+            self._done, self._newest = self._done[:begin], []
+
+    def _evaluate(self, chunk: list[int]) -> Bucket:
+        """Runs up to CHUNK tokens behind the cached ones, unless that was the last thing done."""
+        bucket = self._room_for(len(self._done))
+        if chunk == self._newest:
+            return bucket
+        padded = np.zeros((1, CHUNK), np.int32)
+        padded[0, : len(chunk)] = chunk
+        bucket.place(len(self._done), self.config)
+        with bucket.x.write() as x:
+            _C.embed(padded, self.params["tok_embeddings"], x)
+        bucket.sequence.run(range(len(bucket.sequence.kernels)))
+        self._newest = list(chunk)
+        return bucket
+
+    def _keep(self) -> None:
+        """Moves the keys and values of a whole chunk, just evaluated, into the cache."""
+        begin, source = len(self._done), self._bucket
+        assert source is not None and len(self._newest) == CHUNK
+        target = self._room_for(begin + CHUNK)
+        for cached, fresh in zip(target.cached, source.fresh, strict=True):
+            with fresh.read() as new, cached.write() as columns:
+                columns[..., begin : begin + CHUNK] = new
+        self._done, self._newest = self._done + self._newest, []
+
+    def _room_for(self, cached: int) -> Bucket:
+        """The bucket with columns for that many positions, the cache in it."""
+        length = bucket_length(cached)
+        old = self._bucket
+        if old is not None and length <= old.length:
+            return old
+        new = self._compiled(length)
+        if old is not None:
+            for source, target in zip(old.cached, new.cached, strict=True):
+                with source.read() as columns, target.write() as wider:
+                    wider[..., : old.length] = columns
+            old.sequence.close()
+        self._bucket = new
+        return new
+
+    def _compiled(self, length: int) -> Bucket:
+        graph = decode_graph(self.config, CHUNK, length)
+        programs = lower_all(cut(graph, self.plan.key), self.plan)
+        sequence = Sequence(self.device, programs, self.plan.dialect)
+        sequence.load(self.params)
+        surfaces = {str(t.name): sequence.surfaces[t] for t in graph.inputs}
+        names = [name.removesuffix(".past_k") for name in surfaces if name.endswith(".past_k")]
+        cached = [surfaces[f"{name}.past_{what}"] for name in names for what in "kv"]
+        fresh = [
+            sequence.surfaces[graph.outputs[f"{name}.{what}"]] for name in names for what in "kv"
+        ]
+        h = sequence.surfaces[graph.outputs["h"]]
+        return Bucket(length, sequence, surfaces, h, cached, fresh)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bucket:
-    """The forward programs for prefixes of up to `seq` tokens."""
+    """The decode programs for up to `length` cached positions, and their surfaces.
 
-    seq: int
+    inputs: by name, as in `decode_graph`. cached, fresh: keys and values of every attention in
+    turn, [1, KV * D, 1, length] and [1, KV * D, 1, CHUNK].
+    """
+
+    length: int
     sequence: Sequence
-    x: Surface
+    inputs: dict[str, Surface]
     h: Surface
+    cached: list[Surface]
+    fresh: list[Surface]
+    begin: int = -1  # where the chunk lies that mask and rotations are written for
+
+    @property
+    def x(self) -> Surface:
+        return self.inputs["x"]
+
+    def place(self, begin: int, config: ModelConfig) -> None:
+        """Writes the mask and the rotations of a chunk that begins at `begin`."""
+        if begin == self.begin:
+            return
+        with self.inputs["mask"].write() as mask:
+            mask[..., :begin] = 0
+            mask[..., begin : self.length] = MASKED
+            mask[..., self.length :] = causal_mask(CHUNK)
+        for heads in {config.n_heads, config.n_kv_heads}:
+            for name, rows in zip(
+                ("cos", "sin"), rope_rows(heads, config, begin, begin + CHUNK), strict=True
+            ):
+                with self.inputs[f"rope.{heads}.{name}"].write() as table:
+                    table[...] = rows
+        self.begin = begin
 
 
-def bucket_length(tokens: int) -> int:
-    """The smallest power of two, at least 32, that holds `tokens`."""
-    return max(SMALLEST_BUCKET, 1 << (tokens - 1).bit_length())
+def bucket_length(cached: int) -> int:
+    """The smallest power of two, at least CHUNK, that holds so many positions."""
+    return max(CHUNK, 1 << (cached - 1).bit_length()) if cached else CHUNK
