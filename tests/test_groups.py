@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 
 from anefast import _C
+from anefast.config import ModelConfig
+from anefast.fuse import cut, find_plan, recompute
+from anefast.mil import emit
+from anefast.nn import training_graph
 from anefast.nn.layers import MASKED
 from tests.host_programs import Name, Text, run
 
@@ -73,7 +77,7 @@ def attention(rng, b, h, s, d, mask, scale, across, taps, **values):
         y = t.op("matmul", out, x=Name("v"), y=x, transpose_x=False, transpose_y=True)
     else:
         y = t.op("matmul", out, x=x, y=Name("v"), transpose_x=False, transpose_y=False)
-    return t, [y, *tapped], feeds
+    return t, y, x, tapped, feeds
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -86,7 +90,74 @@ def test_attention(seed):
     taps = [t for t in ("probs", "scaled") if rng.random() < 0.2]
     scale = float(rng.choice([0, 1 / math.sqrt(d), 1.7]))
     across = bool(rng.random() < 0.5)
-    t, outputs, feeds = attention(rng, b, h, s, d, mask, scale, across, taps, **values)
-    saved = both(t, outputs, feeds)
+    t, y, _, tapped, feeds = attention(rng, b, h, s, d, mask, scale, across, taps, **values)
+    saved = both(t, [y, *tapped], feeds)
     if s > 64 and not taps:
         assert saved > 0
+
+
+def gradient(rng, t, p, across, scale, taps, like, square):
+    """Appends the derivatives of probs `p` to a program with q, k, v and g, the gradient of out."""
+
+    def product(x, y, over_rows):
+        """p or ds with another matrix."""
+        if across:
+            return t.op("matmul", like, x=y, y=x, transpose_x=False, transpose_y=not over_rows)
+        return t.op("matmul", like, x=x, y=y, transpose_x=over_rows, transpose_y=False)
+
+    dp = t.op(
+        "matmul", square, x=Name("g"), y=Name("v"), transpose_x=across, transpose_y=not across
+    )
+    x, y = (dp, p) if rng.random() < 0.5 else (p, dp)
+    weighted = t.op("mul", square, x=x, y=y)
+    total = np.empty((*square.shape[:-1], 1), np.float16)
+    total = t.op("reduce_sum", total, x=weighted, axes=[3], keep_dims=True)
+    less = t.op("sub", square, x=dp, y=total)
+    ds = t.op("mul", square, x=p, y=less)
+    if scale:
+        ds = t.op("mul", square, x=ds, y=np.float16(scale))
+    dv = product(p, Name("g"), True)
+    dq, dk = product(ds, Name("k"), False), product(ds, Name("q"), True)
+    return [dq, dk, dv, *([ds] if "ds" in taps else [])]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_attention_backward(seed):
+    rng = np.random.default_rng(1000 + seed)
+    b, h, s, d = (int(rng.choice(n)) for n in ((1, 2), (1, 3), (32, 33, 64, 160), (1, 7, 8, 20)))
+    kind = rng.choice(["", "plain", "inf", "ragged", "biased"])
+    mask = causal(rng, s, s, kind)[None, None] if kind else None
+    values = {
+        "size": float(rng.choice([0.1, 1, 30])),
+        "odd": float(rng.choice([0, 0, 1e-4, 1e-2])),
+    }
+    where = rng.choice(["forward too", "again", "given"])
+    taps = [t for t in ("probs", "ds") if rng.random() < 0.15]
+    across, scale = bool(rng.random() < 0.5), float(rng.choice([0, 0.25]))
+    t, y, p, tapped, feeds = attention(rng, b, h, s, d, mask, scale, across, taps, **values)
+    square = np.empty((b, h, s, s), np.float16)
+    like = np.empty((b, h, d, s) if across else (b, h, s, d), np.float16)
+    feeds["g"] = halves(rng, *like.shape, **values)
+    if where == "given":
+        p = Name("p")
+        feeds["p"] = np.abs(halves(rng, *square.shape, size=0.1, odd=values["odd"]))
+    t.inputs = feeds
+    found = gradient(rng, t, p, across, scale, taps, like, square)
+    keep = [y] if where == "forward too" else []
+    saved = both(t, [*keep, *tapped, *found], feeds)
+    if s > 64 and not taps and where != "given":
+        assert saved > 0
+
+
+def test_memory_of_attention_grows_linearly_with_length():
+    config = ModelConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=32, vocab_size=32)
+    for spec in ("all", "all,recompute", "2,weights=params"):
+        sizes = []
+        for seq in (256, 512, 1024, 2048, 4096):
+            graph = recompute(training_graph(config, 1, seq), find_plan(spec))
+            programs = cut(graph, find_plan(spec).key).programs
+            texts = [emit(p).text for p in programs]
+            taps = {t for p in programs for _, t in (*p.inputs, *p.outputs)}
+            assert all(t.size <= 32 * seq for t in taps)
+            sizes.append(sum(_C.scratch_bytes(text) for text in texts))
+        assert all(b <= 2.05 * a for a, b in zip(sizes, sizes[1:], strict=False)), (spec, sizes)

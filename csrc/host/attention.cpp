@@ -150,7 +150,7 @@ float largest_norm2(const Matrix &m, const uint16_t *base, int64_t item) {
 
 int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref> &where, int64_t item, int64_t first,
                       int64_t count, int64_t wanted, const Bound &bound, float *scratch, uint16_t *probs,
-                      int64_t stride) {
+                      int64_t stride, bool *hidden_are_zero) {
     const HalfKernels &kernels = half_kernels();
     const auto *q = frame.at<const uint16_t>(where[s.q.value]), *k = frame.at<const uint16_t>(where[s.k.value]);
     const auto *mask = s.mask < 0 ? nullptr : frame.at<const uint16_t>(where[s.mask]) + item * s.mask_step;
@@ -179,6 +179,7 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
             same = visible == s.n || top >= least;
             std::memset(row + visible, 0, static_cast<size_t>(keys - visible) * sizeof(uint16_t));
         }
+        *hidden_are_zero = trusted;
         if (same) return keys;
     }
 }
@@ -218,8 +219,9 @@ struct Forward {
             uint16_t *probs = reinterpret_cast<uint16_t *>(line + s.n);
             if (kept) probs = frame.at<uint16_t>(where[s.probs]) + (item * s.m + first) * s.n;
             const Bound bound = skips ? bounds[item] : Bound{};
+            bool trusted;
             const int64_t keys = probabilities(s, frame, where, item, first, count, s.keys(first, first + count), bound,
-                                               line, probs, s.n);
+                                               line, probs, s.n, &trusted);
             for (int64_t i = 0; kept && i < count; i++)
                 std::memset(probs + i * s.n + keys, 0, static_cast<size_t>(s.n - keys) * sizeof(uint16_t));
             auto *to = frame.at<uint16_t>(where[out]) + item * s.m * depth;
@@ -234,7 +236,8 @@ struct Forward {
     }
 };
 
-bool find_forward(const Flow &flow, const mil::Operation &softmax, Claimed &claimed, std::vector<Group> &groups) {
+bool find_forward(const Flow &flow, const mil::Operation &softmax, const std::vector<bool> &rereads, Claimed &claimed,
+                  std::vector<Group> &groups) {
     Scores s;
     if (!find_scores(flow, softmax, claimed, &s)) return false;
     for (size_t reader : flow.readers(s.probs)) {
@@ -249,7 +252,10 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, Claimed &clai
         std::sort(s.operations.begin(), s.operations.end());
         Group g;
         g.operations = s.operations;
-        const bool kept = flow.wanted_outside(s.probs, g.operations);
+        std::vector<size_t> content = g.operations; // who can do without the probabilities in memory
+        for (size_t i : flow.readers(s.probs))
+            if (rereads[i]) content.push_back(i);
+        const bool kept = flow.wanted_outside(s.probs, content);
         const Matrix v = across ? x.transposed() : y;
         const int32_t out = op.results[0];
         g.reads = {s.q.value, s.k.value, v.value};
@@ -266,8 +272,12 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, Claimed &clai
             f->workspace = workspace;
             return [f](const Frame &frame) { f->run(frame); };
         };
-        for (size_t i : g.operations) claimed[i] = true;
         groups.push_back(std::move(g));
+        if (!can_be_ordered(flow.f, groups)) {
+            groups.pop_back();
+            continue;
+        }
+        for (size_t i : groups.back().operations) claimed[i] = true;
         return true;
     }
     return false;
@@ -275,9 +285,9 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, Claimed &clai
 
 } // namespace
 
-void find_attention(const Flow &flow, Claimed &claimed, std::vector<Group> &groups) {
+void find_attention(const Flow &flow, const std::vector<bool> &rereads, Claimed &claimed, std::vector<Group> &groups) {
     for (const mil::Operation &op : flow.f.operations)
-        if (op.type == "softmax" && !claimed[flow.index(&op)]) find_forward(flow, op, claimed, groups);
+        if (op.type == "softmax" && !claimed[flow.index(&op)]) find_forward(flow, op, rereads, claimed, groups);
 }
 
 } // namespace anefast::host

@@ -48,15 +48,15 @@ bool find_scores(const Flow &flow, const mil::Operation &softmax, const Claimed 
 bool matrix_of(const Flow &flow, const mil::Operation &matmul, const char *name, int64_t batch, Matrix *matrix);
 
 // Rows [first, first + count) of the probabilities of one batch item, in `probs`, `stride` apart, zero
-// up to `keys` from where each row's keys are hidden. `norms` is the product of the largest norms of
-// q and k. Returns the keys taken: `wanted`, or all N where it could not be proven that this is the same.
+// up to `wanted` from where each row's keys are hidden. Returns the keys taken: `wanted`, or all N where it could not be proven that this is the same;
+// `hidden_are_zero` says whether it could.
 struct Bound {
     float scores = 0; // no score is larger, in absolute value, before scale and mask
     bool finite = false;
 };
 int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref> &where, int64_t item, int64_t first,
                       int64_t count, int64_t wanted, const Bound &bound, float *scratch, uint16_t *probs,
-                      int64_t stride);
+                      int64_t stride, bool *hidden_are_zero);
 
 // The square of the largest column norm of a matrix, in fp32; not finite if an element is not.
 float largest_norm2(const Matrix &m, const uint16_t *base, int64_t item);

@@ -14,6 +14,10 @@
 #include <thread>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "../anefast.h"
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
@@ -84,6 +88,19 @@ template <class F> anefast_status guarded(anefast_error *error, F &&body) {
 size_t workspace_bytes(const mil::Function &f, const mil::Operation &op) {
     const auto found = table().find(op.type);
     return found == table().end() || !found->second.workspace ? 0 : found->second.workspace(f, op);
+}
+
+// Where there are huge pages they are asked for: an arena is walked from end to end, many times.
+uint8_t *make_arena(size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr size_t HUGE_PAGE = 2 << 20;
+    if (bytes >= HUGE_PAGE) {
+        void *const arena = std::aligned_alloc(HUGE_PAGE, bytes);
+        if (arena) madvise(arena, bytes, MADV_HUGEPAGE);
+        return static_cast<uint8_t *>(arena);
+    }
+#endif
+    return static_cast<uint8_t *>(std::aligned_alloc(4096, bytes));
 }
 
 size_t rounded_to_pages(size_t n) { return (n + 4095) / 4096 * 4096; }
@@ -247,7 +264,7 @@ anefast_status compile(anefast_device *device, const char *text, size_t text_byt
         // 3) the arena and the ports
         if (plan.arena_bytes) {
             const size_t room = rounded_to_pages(plan.arena_bytes);
-            program->arena.reset(static_cast<uint8_t *>(std::aligned_alloc(4096, room)));
+            program->arena.reset(make_arena(room));
             if (!program->arena) throw std::bad_alloc();
             program->bytes += room;
         }

@@ -45,14 +45,14 @@ std::vector<Group> find_groups(const mil::Function &f) {
     const Flow flow(f);
     Claimed claimed(f.operations.size(), false);
     std::vector<Group> groups;
-    find_attention(flow, claimed, groups);
+    std::vector<bool> rereads(f.operations.size(), false);
+    find_attention_backward(flow, claimed, rereads, groups);
+    find_attention(flow, rereads, claimed, groups);
     return groups;
 }
 
-namespace {
-
-// The order, or the group that waits for itself.
-bool ordered(const mil::Function &f, const std::vector<Group> &groups, std::vector<Task> &tasks, size_t *stuck) {
+std::vector<Task> schedule(const mil::Function &f, const std::vector<Group> &groups) {
+    std::vector<Task> tasks;
     const size_t n = f.operations.size();
     std::vector<int32_t> group_of(n, -1), made_by(f.values.size(), -1);
     for (size_t g = 0; g < groups.size(); g++)
@@ -75,32 +75,20 @@ bool ordered(const mil::Function &f, const std::vector<Group> &groups, std::vect
     std::priority_queue<size_t, std::vector<size_t>, std::greater<>> ready;
     for (size_t i = 0; i < n; i++)
         if (task_of(i) == i && waits[i] == 0) ready.push(i);
-    std::vector<bool> done(n, false);
     while (!ready.empty()) {
         const size_t i = ready.top();
         ready.pop();
-        done[i] = true;
         tasks.push_back({i, group_of[i]});
         for (size_t j : next[i])
             if (--waits[j] == 0) ready.push(j);
     }
-    for (size_t g = 0; g < groups.size(); g++)
-        if (!done[groups[g].operations.front()]) {
-            *stuck = g;
-            return false;
-        }
-    return true;
+    return tasks;
 }
 
-} // namespace
-
-std::vector<Task> schedule(const mil::Function &f, std::vector<Group> &groups) {
-    for (;;) {
-        std::vector<Task> tasks;
-        size_t stuck;
-        if (ordered(f, groups, tasks, &stuck)) return tasks;
-        groups.erase(groups.begin() + static_cast<ptrdiff_t>(stuck));
-    }
+bool can_be_ordered(const mil::Function &f, const std::vector<Group> &groups) {
+    size_t grouped = 0;
+    for (const Group &g : groups) grouped += g.operations.size() - 1;
+    return schedule(f, groups).size() + grouped == f.operations.size(); // what waits for itself never starts
 }
 
 Lanes::Lanes(size_t bytes_each)

@@ -46,14 +46,18 @@ class Flow {
 
 // Operations already claimed by a group are passed over.
 using Claimed = std::vector<bool>;
-void find_attention(const Flow &flow, Claimed &claimed, std::vector<Group> &groups);
+// Backward first: it computes probabilities again, so that its operations (`rereads`) do not read them.
+void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<bool> &rereads, std::vector<Group> &groups);
+void find_attention(const Flow &flow, const std::vector<bool> &rereads, Claimed &claimed, std::vector<Group> &groups);
 
-// All groups of a function that can run, each as if it were one operation.
+// All groups of a function, each of which can run as if it were one operation.
 std::vector<Group> find_groups(const mil::Function &f);
 
+// Whether no group would have to wait for itself.
+bool can_be_ordered(const mil::Function &f, const std::vector<Group> &groups);
 // What runs, in an order in which every value is there before it is read; the function's own order
-// where groups leave a choice. `groups` that would have to wait for themselves are taken out.
-std::vector<Task> schedule(const mil::Function &f, std::vector<Group> &groups);
+// where groups leave a choice.
+std::vector<Task> schedule(const mil::Function &f, const std::vector<Group> &groups);
 
 // Scratch of a kernel whose threads each need their own: `lanes` pieces, whatever the pool's size is later.
 class Lanes {

@@ -75,7 +75,7 @@ int64_t contiguous_offset(const mil::Type &x, const Slice &s) {
 
 class Planner {
   public:
-    Planner(const mil::Function &f, std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes)
+    Planner(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes)
         : f_(f), groups_(groups) {
         plan_.tasks = schedule(f, groups);
         const size_t n = f.values.size();
@@ -324,7 +324,7 @@ std::vector<int64_t> split_sizes(const mil::Function &f, const mil::Operation &o
     return sizes;
 }
 
-Plan make_plan(const mil::Function &f, std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes) {
+Plan make_plan(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes) {
     return Planner(f, groups, workspace_bytes).take();
 }
 

@@ -66,9 +66,8 @@ struct Plan {
 
 // `workspace_bytes` says how much scratch memory an operation wants while it runs.
 using WorkspaceBytes = std::function<size_t(const mil::Function &, const mil::Operation &)>;
-// Groups that cannot be had are taken out of `groups`.
 struct Group;
-Plan make_plan(const mil::Function &f, std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes);
+Plan make_plan(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes);
 
 // What a program's arena would come to, groups included; throws Refusal. For planners: nothing is compiled,
 // and constants need no data.
