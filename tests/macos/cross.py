@@ -30,6 +30,7 @@ CXX = re.compile(
     r"__Z(N[KVO]*St|NKSt|St|T[ISVT]N?K?St|T[IS][a-z]|TVN10__cxxabiv1|n[wa]m|d[la]Pv)"
     r"|___(cxa|gxx)_|___dynamic_cast$|__Unwind_|___(mul|div)[sd]c3$"
 )
+DEBUGGING = 0xE0  # in a symbol's type: an entry for debuggers, neither defined nor needed
 
 
 def missing() -> str:
@@ -150,7 +151,8 @@ def audit(path: Path) -> Audit:
     flat = {
         str(symbol.name)
         for symbol in binary.imported_symbols
-        if not (symbol.has_binding_info and symbol.binding_info.has_library)
+        if not symbol.raw_type & DEBUGGING
+        and not (symbol.has_binding_info and symbol.binding_info.has_library)
     }
     python = {name for name in flat if re.match(r"_+Py", name)}
     cxx = {name for name in flat - python if CXX.match(name)}
