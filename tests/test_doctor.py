@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -21,6 +22,8 @@ from anefast import _C
 from anefast.doctor import apart, checks, ops, probes, registry
 from anefast.doctor.result import Result, Wrong, of_plain
 from anefast.doctor.subject import Subject
+from anefast.fuse import find_plan
+from anefast.fuse.legal import HOST, refuse, target_of, unseen
 from anefast.ir import OPS
 from anefast.runtime import device as device_module
 from anefast.runtime.learned import Learned, recall, remember
@@ -285,3 +288,20 @@ def test_the_compile_count_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(checks, "compile_number", fails_at_120)
     with pytest.raises(Wrong, match="119 compiles in one process, then number 120: no more"):
         checks.compiles(Subject("host"))
+
+
+def test_plans_keep_to_what_the_device_takes() -> None:
+    """An M1 on which doctor saw the old dialect and one input per program, and nothing else."""
+    seen = Learned((), ("ios16",), ("const", "packed"), ("packed",), 160.0)
+    device = SimpleNamespace(
+        label="measured", description="ane (Apple M4)", chip=None, learned=seen
+    )
+    target = target_of(device)
+    assert target.fitted(find_plan("all")).dialect == "ios16"
+    refused = {v.limit for v in unseen(find_plan("all,weights=params"), target)}
+    assert refused == {"weights=params", "ports=several"}
+    assert not list(unseen(find_plan("all,ports=packed"), target))
+    with pytest.raises(ValueError, match=r"expected ports of packed, got several.*doctor"):
+        refuse([], find_plan("all"), target)
+    device.label = "emulated"
+    assert target_of(device) is HOST

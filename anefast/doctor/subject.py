@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cached_property
 from statistics import median
 
@@ -16,6 +15,7 @@ from anefast.doctor.result import Label, Number, Wrong
 from anefast.fuse import Plan, find_plan
 from anefast.mil.spelling import DIALECTS, Dialect
 from anefast.runtime import Device, Kernel
+from anefast.runtime.learned import Learned
 
 REFUSALS = (_C.MILError, _C.CompileError)
 Arrays = Mapping[str, npt.NDArray[np.float16]]
@@ -57,7 +57,9 @@ class Subject:
         return ""
 
     def plan(self, spec: str) -> Plan:
-        return replace(find_plan(spec), dialect=self.dialect)  # type: ignore[arg-type]
+        """A plan for this device, in the dialect it takes, whatever was learned of it before."""
+        self.device.learned = Learned(dialects=(self.dialect,))
+        return find_plan(spec)
 
     def kernel(
         self,

@@ -32,17 +32,39 @@ class Violation:
 
 @dataclass(frozen=True)
 class Target:
-    """What programs are for: a chip's limits, or the host's own, which has the newest chip's."""
+    """What programs are for: a chip's limits, or the host's own, which has the newest chip's.
+
+    dialects, weights, ports: what this very device was seen to take, in a plan's words; empty
+    where nobody looked.
+    """
 
     name: str
     chip: Chip
+    dialects: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
 
     def fitted(self, plan: Plan) -> Plan:
         """`plan` with this target's dialect, and its longest axis, by which ports are split."""
-        return replace(plan, max_axis=int(self.chip.max_axis.value), dialect=self.chip.dialect)
+        dialect: str = self.chip.dialect
+        if self.dialects and dialect not in self.dialects:
+            dialect = self.dialects[0]
+        return replace(plan, max_axis=int(self.chip.max_axis.value), dialect=dialect)  # type: ignore[arg-type]
 
 
 HOST = Target("host", CHIPS["m5"])
+SEEN = "python -m anefast.doctor on this machine"
+
+
+class Known(Protocol):
+    """What was learned of a device by trying it."""
+
+    @property
+    def dialects(self) -> tuple[str, ...]: ...
+    @property
+    def weights(self) -> tuple[str, ...]: ...
+    @property
+    def ports(self) -> tuple[str, ...]: ...
 
 
 class Described(Protocol):
@@ -52,13 +74,19 @@ class Described(Protocol):
     description: str
     chip: Chip | None
 
+    @property
+    def learned(self) -> Known: ...
+
 
 def target_of(device: Described) -> Target:
     """What programs for this device must respect."""
     if device.chip is None and device.label == "emulated":
         return HOST
     chip = device.chip or chip_of(device.description)
-    return Target(chip.name, chip)
+    if device.label == "emulated":
+        return Target(chip.name, chip)
+    known = device.learned
+    return Target(chip.name, chip, known.dialects, known.weights, known.ports)
 
 
 def check(
@@ -70,7 +98,7 @@ def check(
         count = counter.count(plan)
     except ValueError as error:
         return [_not_lowered(error, counter.batch, target)], None
-    found = violations([p.lowered for p in count.programs], target)
+    found = [*unseen(plan, target), *violations([p.lowered for p in count.programs], target)]
     n = len(count.distinct)
     sets = 2 if plan.compile == "async" and count.compiles_per_update else 1
     loaded = target.chip.loaded_programs
@@ -104,9 +132,22 @@ def violations(programs: Iterable[Lowered], target: Target) -> list[Violation]:
     return list(found.values())
 
 
+def unseen(plan: Plan, target: Target) -> Iterable[Violation]:
+    """Ways of `plan` to hand over values and weights that failed when this device was examined."""
+    for word, taken in (("weights", target.weights), ("ports", target.ports)):
+        got = getattr(plan, word)
+        if taken and got not in taken:
+            yield Violation(
+                f"{word}={got}",
+                f"expected {word} of {', '.join(taken)}, got {got}, which this device failed with. "
+                "Hint: python -m anefast.doctor looks again.",
+                SEEN,
+            )
+
+
 def refuse(programs: Iterable[Lowered], plan: Plan, target: Target) -> None:
     """Raises ValueError naming the first limit that `plan` breaks on `target`."""
-    for violation in violations(programs, target):
+    for violation in [*unseen(plan, target), *violations(programs, target)]:
         raise ValueError(
             f"[plan] {plan.name} cannot run on {target.name}: {violation.message} "
             f"({violation.source})"
@@ -118,7 +159,11 @@ def caution(count: StepCount, target: Target) -> str:
     chip, programs = target.chip, [p.lowered for p in count.programs]
     if target is HOST:
         return ""
-    if chip.several_inputs and any(len(p.inputs) > 1 for p in programs):
+    if (
+        chip.several_inputs
+        and "several" not in target.ports
+        and any(len(p.inputs) > 1 for p in programs)
+    ):
         return chip.several_inputs
     ports = [port for p in programs for port in p.inputs]
     if chip.slice_cap and any(r.begin[-1] for port in ports for r in port.regions):
