@@ -122,4 +122,5 @@ PYBIND11_MODULE(_C, m) {
     init_queue(m);
     init_optim(m);
     init_spans(m);
+    init_probe(m);
 }

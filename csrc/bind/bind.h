@@ -24,6 +24,7 @@ void init_training(py::module_ &m);
 void init_queue(py::module_ &m);
 void init_optim(py::module_ &m);
 void init_spans(py::module_ &m);
+void init_probe(py::module_ &m);
 
 // Raises what `error` says: MILError, ValueError, CompileError, EvaluationError, AneUnavailable...
 [[noreturn]] void raise(const anefast_error &error);

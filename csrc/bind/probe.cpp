@@ -1,0 +1,45 @@
+// The machine's limits and the cost of small CPU work, for benchmarks.
+#include "bind.h"
+
+#include "../cpu/pool.h"
+#include "../cpu/probe.h"
+
+namespace anefast::bind {
+
+namespace {
+
+int threads_or_all(int threads) { return threads > 0 ? threads : Pool::shared().threads(); }
+
+py::tuple peak(int threads) {
+    Peak found;
+    {
+        py::gil_scoped_release free;
+        found = probe_peak(threads_or_all(threads));
+    }
+    return py::make_tuple(found.isa, found.flops);
+}
+
+double small(const std::string &what, size_t count, size_t bytes) {
+    const char *const names[] = {"allocate", "copy", "add", "add_vector"};
+    for (int i = 0; i < 4; i++)
+        if (what == names[i]) {
+            py::gil_scoped_release free;
+            return probe_small(static_cast<Small>(i), count, bytes);
+        }
+    throw py::value_error("[probe] expected allocate, copy, add or add_vector, got '" + what + "'.");
+}
+
+} // namespace
+
+void init_probe(py::module_ &m) {
+    m.def("probe_peak", &peak, py::arg("threads") = 0,
+          "(instruction set, fp32 flops per second) of multiply-adds in registers; 0 threads: as the pool.");
+    m.def(
+        "probe_stream", [](int threads) { return probe_stream(threads_or_all(threads)); },
+        py::arg("threads") = 0, py::call_guard<py::gil_scoped_release>(),
+        "Bytes per second of a triad over arrays that no cache holds.");
+    m.def("probe_small", &small, py::arg("what"), py::arg("count"), py::arg("bytes"),
+          "Seconds, best of a few runs, of `count` allocations, copies or residual adds of `bytes` each.");
+}
+
+} // namespace anefast::bind

@@ -1,0 +1,25 @@
+// What this machine can do at most, and what small CPU work costs: figures to hold others against.
+//
+// For benchmarks only; nothing in a training step calls these. Each takes the best of a few short
+// runs, since a neighbour only adds time.
+#pragma once
+
+#include <cstddef>
+
+namespace anefast {
+
+struct Peak {
+    const char *isa;
+    double flops; // per second, fp32 multiply-adds in registers, on `threads` threads
+};
+Peak probe_peak(int threads);
+
+// Bytes per second of a[i] = b[i] + s * c[i] over arrays that no cache holds: two read, one written.
+double probe_stream(int threads);
+
+// Seconds, on this thread: `count` times malloc and free of `bytes` each, all held before any is
+// freed; memcpy of `bytes`; y[i] += x[i] over bytes / 4 floats, one by one or as the compiler likes.
+enum class Small { allocate, copy, add, add_vector };
+double probe_small(Small what, size_t count, size_t bytes);
+
+} // namespace anefast
