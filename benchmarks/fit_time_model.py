@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from anefast.bench import model, seed
 from anefast.chips import Figure
-from anefast.fuse.rates import RATES, ChipRates
+from anefast.fuse.rates import RATES
 
 Array = npt.NDArray[np.float64]
 
@@ -46,10 +46,10 @@ FITTED = {  # starts of the search
 POWER = 4
 
 
-def with_values(values: Array) -> ChipRates:
-    """The M1 Pro's rates with these for the fitted ones."""
+def with_values(values: Array) -> model.Machine:
+    """The M1 Pro with these values for the fitted rates."""
     given = {k: Figure(float(v), "being fitted") for k, v in zip(FITTED, values, strict=True)}
-    return replace(RATES[seed.CHIP], **given)
+    return model.Machine(seed.CHIP, replace(RATES[seed.CHIP], **given))
 
 
 def misses(logs: Array) -> Array:

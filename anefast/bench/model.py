@@ -126,9 +126,9 @@ class Machine:
         }
 
 
-def rows(rates: ChipRates | None = None) -> list[Row]:
-    """Every published time of the M1 Pro beside the model's; `rates`: others than the table's."""
-    return list(_rows(Machine(seed.CHIP, rates)))
+def rows(machine: Machine | None = None) -> list[Row]:
+    """Every published time of the M1 Pro beside the model's, for it or for another machine."""
+    return list(_rows(machine or Machine(seed.CHIP)))
 
 
 def _rows(m: Machine) -> Iterator[Row]:

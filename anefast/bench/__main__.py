@@ -1,0 +1,74 @@
+"""`python -m anefast.bench [TABLE...]`: the published tables, here, modelled and as published."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from anefast.bench import guard, seed
+from anefast.bench.context import Bench
+from anefast.bench.table import render
+from anefast.bench.tables import MODULES, make
+from anefast.chips import find_chip
+from anefast.cli import command
+from anefast.config import ConfigError, suggest
+from anefast.runtime.budget import PROCESS
+
+log = logging.getLogger("anefast")
+
+
+@dataclass(frozen=True)
+class BenchCommand:
+    """Run the published tables of an M1 Pro again: here, modelled for a chip, and as published."""
+
+    tables: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default=())  # None: all.
+    quick: bool = False  # Smaller budgets, and the largest sizes left out: minutes in all.
+    chip: str = seed.CHIP  # That the modelled column is for.
+    device: str = "auto"  # auto, host or ane.
+    json: str = ""  # Also write the tables to this file.
+    refuse_busy: bool = False  # Stop where other processes keep the machine busy.
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Exit codes: 0, or 2 for a request that makes no sense."""
+    command(BenchCommand, run, argv)
+
+
+def run(asked: BenchCommand) -> None:
+    """Prints each table as soon as it is there."""
+    from anefast.runtime import Device
+
+    names = asked.tables or tuple(MODULES)
+    for name in names:
+        if name not in MODULES:
+            hint = suggest(name, MODULES) or f" Hint: one of {', '.join(MODULES)}."
+            raise ConfigError(f"[bench] unknown table {name!r}.{hint}")
+    find_chip(asked.chip)
+    if asked.json:
+        Path(asked.json).touch()  # an unwritable file is said now
+    quiet = PROCESS.guard(10**9, log.debug)  # how many compiles a process takes is a table here
+    with guard.one_at_a_time(), quiet:
+        if line := guard.look_around(asked.refuse_busy):
+            print(line, file=sys.stderr)
+        bench = Bench(Device(asked.device), asked.chip, asked.quick)
+        print(f"here: {bench.here}")
+        print(f"modelled: {bench.machine.rates.source}; published: {seed.SOURCE}")
+        made = []
+        for name in names:
+            table = make(name, bench)
+            made.append(table.json())
+            print("", *render(table), sep="\n", flush=True)
+    if asked.json:
+        about = {"here": bench.here, "quick": asked.quick, "published": seed.SOURCE}
+        Path(asked.json).write_text(json.dumps(about | {"tables": made}, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
