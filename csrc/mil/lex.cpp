@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t MAX_TEXT_BYTES = size_t{1} << 28; // keeps positions in 32 bits
 constexpr size_t MAX_QUOTE_BYTES = 32;
-constexpr size_t MAX_PROBLEMS = 1000; // that a tolerant reader puts up with
+constexpr size_t MAX_PROBLEMS = 200; // that a tolerant reader puts up with
 
 enum : uint8_t { LETTER = 1, DIGIT = 2, IN_NAME = 4, HEX = 8, MARK = 16 };
 
@@ -36,11 +36,19 @@ int nibble(char c) { return is_digit(c) ? c - '0' : (c | 0x20) - 'a' + 10; }
 
 } // namespace
 
+namespace {
+
+Failure failure_of(Position where, const std::string &expected, const std::string &got, Fault fault) {
+    return {where,
+            "[mil] line " + std::to_string(where.line) + ", column " + std::to_string(where.column) + ": expected " + expected + ", got " +
+                got,
+            fault};
+}
+
+} // namespace
+
 void fail(Position where, const std::string &expected, const std::string &got, Fault fault) {
-    throw Failure{where,
-                  "[mil] line " + std::to_string(where.line) + ", column " + std::to_string(where.column) + ": expected " + expected +
-                      ", got " + got,
-                  fault};
+    throw failure_of(where, expected, got, fault);
 }
 
 std::string quoted(std::string_view text) {
@@ -116,12 +124,8 @@ bool Lexer::accept(std::string_view what) {
 }
 
 void Lexer::complain(Fault fault, Position where, const std::string &expected, const std::string &got) {
-    try {
-        fail(where, expected, got, fault);
-    } catch (const Failure &failure) {
-        if (!notes_) throw;
-        note(failure);
-    }
+    if (!notes_) fail(where, expected, got, fault);
+    note(failure_of(where, expected, got, fault));
 }
 
 void Lexer::note(const Failure &failure) {

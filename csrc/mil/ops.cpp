@@ -203,6 +203,8 @@ std::string nearest_op(std::string_view name) {
     std::string best;
     size_t least = std::max<size_t>(2, name.size() / 2);
     for (const auto &[known, record] : table()) {
+        const size_t apart = known.size() > name.size() ? known.size() - name.size() : name.size() - known.size();
+        if (apart >= least) continue; // the distance is at least that
         const size_t distance = edits(name, known);
         if (distance < least) least = distance, best = known;
     }
