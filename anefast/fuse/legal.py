@@ -16,18 +16,19 @@ from anefast.chips import CHIPS, Chip, chip_of
 from anefast.fuse.count import Counter, StepCount
 from anefast.fuse.lower import Lowered, Port
 from anefast.fuse.plan import Plan
-from anefast.ir import ShapeError
 
 MAX_COMPILES = 500  # per process, a guard: 119 to 312 and more were seen
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A limit that a plan breaks. `limit` fits a table; `message` is a line of its own."""
+    """A limit that a plan breaks. `limit` fits a table; `message` is a line of its own; `rule` is
+    the catalogue's (mil/lint), empty for what is no matter of chips."""
 
     limit: str
     message: str
     source: str
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def check(
                 f"expected at most {loaded.value:.0f} programs loaded at once, got {n * sets}. "
                 "Hint: more layers per program.",
                 loaded.source,
+                "ANE093",
             )
         )
     if n > max_compiles:
@@ -118,6 +120,7 @@ def check(
                 f"expected at most {max_compiles} compiles per process, got {n} at the start "
                 "alone. Hint: more layers per program.",
                 "the guard MAX_COMPILES",
+                "ANE092",
             )
         )
     return found, count
@@ -150,7 +153,7 @@ def refuse(programs: Iterable[Lowered], plan: Plan, target: Target) -> None:
     for violation in [*unseen(plan, target), *violations(programs, target)]:
         raise ValueError(
             f"[plan] {plan.name} cannot run on {target.name}: {violation.message} "
-            f"({violation.source})"
+            f"({' '.join(filter(None, (violation.rule, violation.source)))})"
         )
 
 
@@ -178,9 +181,9 @@ def _of_program(lowered: Lowered, target: Target) -> Iterable[Violation]:
     chip, name = target.chip, lowered.program.name
     for port in (*lowered.inputs, *lowered.outputs):
         channels, other = axes(port)
-        for axis, got, cap in (
-            ("channels", channels, chip.max_channels),
-            ("axis", other, chip.max_axis),
+        for axis, got, cap, rule in (
+            ("channels", channels, chip.max_channels, "ANE029"),
+            ("axis", other, chip.max_axis, "ANE028"),
         ):
             if got > cap.value:
                 yield Violation(
@@ -189,11 +192,12 @@ def _of_program(lowered: Lowered, target: Target) -> Iterable[Violation]:
                     f"{cap.value:.0f}, got {got} in {port.name} of {name}. "
                     "Hint: fewer layers per program, or other weights or ports.",
                     cap.source,
+                    rule,
                 )
     try:
         mil.rules.check(lowered.program)
-    except ShapeError as error:
-        yield Violation("refused by the ANE's rules", str(error), "anefast.mil.rules")
+    except mil.rules.RuleError as error:
+        yield Violation(f"refused by {error.rule}", str(error), "anefast.mil.rules", error.rule)
 
 
 def axes(port: Port) -> tuple[int, int]:
@@ -209,5 +213,5 @@ def _not_lowered(error: ValueError, batch: int, target: Target) -> Violation:
     if "last axis of at most" in text:
         got = text.partition("got ")[2].split(" ")[0]
         cap = target.chip.max_axis
-        return Violation(f"axis {got} > {cap.value:.0f}", text, cap.source)
+        return Violation(f"axis {got} > {cap.value:.0f}", text, cap.source, "ANE028")
     return Violation("cannot be lowered", text, "anefast.fuse.lower")

@@ -108,7 +108,7 @@ private:
         function_ = f;
         ids_.clear();
         constexpr_.clear();
-        lost_ = false;
+        lost_ = dynamic_ = false;
         lexer_.expect("func", "to begin a function, or \"}\" to end the program");
         f->name = lexer_.expect(Token::name, "a function name").spelling;
         lexer_.expect("<", "and an opset such as <ios18> after the function name");
@@ -124,6 +124,7 @@ private:
         lexer_.expect(">", "after the opset");
 
         lexer_.expect("(", "to open the parameters");
+        const size_t problems = outline_ ? outline_->notes.problems.size() : 0;
         if (mark_) mark_->parameters = {lexer_.last_end(), begin()};
         if (!lexer_.now().is(")")) {
             do {
@@ -136,6 +137,7 @@ private:
             } while (lexer_.accept(","));
         }
         if (mark_) mark_->parameters.end = begin();
+        if (outline_) look_for_dynamic(problems);
         lexer_.expect(")", "or \",\" after a parameter");
         skip_attributes();
 
@@ -235,6 +237,11 @@ private:
         lexer_.expect(";", "after the statement");
     }
 
+    void look_for_dynamic(size_t from) { // among the problems that were noted since
+        for (size_t i = from; i < outline_->notes.problems.size(); i++)
+            dynamic_ = dynamic_ || outline_->notes.problems[i].fault == Fault::dynamic;
+    }
+
     // One statement, good or bad; what a bad one declares is believed, so that the next ones make sense.
     void tolerated() {
         Function &f = *function_;
@@ -251,8 +258,7 @@ private:
                 if (ids_.find(d.name.spelling) == ids_.end()) define(d.name, d.type);
             lexer_.resync();
         }
-        for (size_t i = problems; i < outline_->notes.problems.size(); i++)
-            dynamic_ = dynamic_ || outline_->notes.problems[i].fault == Fault::dynamic;
+        look_for_dynamic(problems);
         const Span whole{begin_, ended ? lexer_.last_end() : begin()};
         if (f.operations.size() > operations) mark_->operations.back().whole = whole;
         else if (ended && f.values.size() > values) mark_->values.back().whole = whole; // a const

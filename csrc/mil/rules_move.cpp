@@ -26,7 +26,7 @@ int32_t dimension(const Call &call, const char *argument, int64_t size) {
 Types reshape(const Call &call) {
     const Type &x = call.type("x");
     std::vector<int32_t> shape = call.ints("shape");
-    if (shape.size() > MAX_RANK) call.wrong("shape", "at most " + std::to_string(MAX_RANK) + " dimensions", std::to_string(shape.size()));
+    if (shape.size() > MAX_RANK) fail(call.at("shape"), "at most " + std::to_string(MAX_RANK) + " dimensions", std::to_string(shape.size()), Fault::rank);
     const auto refuse = [&] { call.wrong("shape", "a shape of " + std::to_string(x.elements()) + " elements for " + described(x), described_shape(call.ints("shape"))); };
     int free_at = -1;
     size_t known = 1;
@@ -58,7 +58,7 @@ Types transpose(const Call &call) {
 Types expand_dims(const Call &call) {
     const Type &x = call.type("x");
     const size_t rank = x.shape.size() + call.type("axes").elements();
-    if (rank > MAX_RANK) call.wrong("axes", "at most " + std::to_string(MAX_RANK) + " dimensions", std::to_string(rank));
+    if (rank > MAX_RANK) fail(call.at("axes"), "at most " + std::to_string(MAX_RANK) + " dimensions", std::to_string(rank), Fault::rank);
     const std::vector<bool> fresh = call.axes("axes", rank);
     Type out{x.dtype, {}};
     for (size_t i = 0, from = 0; i < rank; i++) out.shape.push_back(fresh[i] ? 1 : x.shape[from++]);

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from anefast.chips import Chip
 from anefast.mil.lint.catalogue import rule
 from anefast.mil.lint.checks import ON_FUNCTION, ON_SOURCE, Finding, Target, found
 from anefast.mil.lint.source import Source, read
@@ -56,7 +57,12 @@ def aimed(finding: Finding, target: Target) -> Finding:
 
 
 def check_set(paths: list[Path], target: Target) -> list[Finding]:
-    """What is to be said of programs that one process compiles together."""
-    if len(paths) <= COMPILES or not rule("ANE092").applies(target.chip, target.os):
-        return []
-    return [replace(found("ANE092", (1, 1), f"{len(paths)} programs"), path=paths[COMPILES])]
+    """What is to be said of programs that one process compiles, and may hold loaded, together."""
+    loaded = int((target.chip or Chip("")).loaded_programs.value)
+    found_here = []
+    for id, most in (("ANE092", COMPILES), ("ANE093", loaded)):
+        if len(paths) > most and rule(id).applies(target.chip, target.os):
+            found_here.append(
+                replace(found(id, (1, 1), f"{len(paths)} programs"), path=paths[most])
+            )
+    return found_here

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from anefast.mil.lint.checks.base import Finding, Target, found, function_check
 from anefast.mil.lint.edits import Edit, Rewriter
 from anefast.mil.lint.source import Function, Op, Source
+from anefast.mil.rules import MAX_TERMS
 
 REFUSED = {  # operation -> the rule that speaks of it
     "gather": "ANE040", "gather_along_axis": "ANE040", "gather_nd": "ANE040",
@@ -24,7 +25,6 @@ REFUSED = {  # operation -> the rule that speaks of it
 FOREIGN = frozenset(REFUSED)
 EPSILON = "0x1.0cp-17"  # AmiraniLabs/libane: what rsqrt and log resolve
 DEFAULT_EPSILON = {"rsqrt": EPSILON, "log": EPSILON, "inverse": "0x1.a38p-14"}
-MAX_TERMS = 16384
 NATIVE_TILES = (1, 2, 3, 4, 8)
 
 
