@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"_C", "config", "chips", "presets"},
+    {"_C", "config", "chips", "debug", "presets"},
     {"ir"},
     {"nn"},
     {"mil"},
@@ -16,7 +16,7 @@ LAYERS = [
     {"optim", "data", "stories", "tokenizer", "sampling", "llama2c", "checkpoint", "telemetry"},
     {"model", "cli", "restart"},
     {"trainer"},
-    {"train", "generate", "plan", "lint", "report"},
+    {"train", "generate", "plan", "lint", "report", "replay"},
     {"bench"},
     {"doctor"},
 ]

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from anefast import debug
+
 from .graph import Graph
 from .op import OPS
 from .tensor import Tensor, constant, place
@@ -22,7 +24,13 @@ Build = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
 def simplify(graph: Graph) -> Graph:
     """Ready to be cut. Composites are gone; no two nodes compute the same."""
-    return share(fold(share(expand(graph))))
+    for change in (expand, share, fold, share):
+        if debug.level() >= 5:
+            debug.say(f"graph before {change.__name__}:\n{graph}")
+        graph = change(graph)
+    if debug.level() >= 5:
+        debug.say(f"graph, simplified:\n{graph}")
+    return graph
 
 
 def rebuild(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:

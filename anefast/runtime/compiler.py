@@ -287,6 +287,8 @@ def compile_kernel(cache: CompileCache, kernel: Compiled, blobs: Blobs, keep: bo
 def save_text(kernel: Compiled) -> str:
     """Writes the text to a file that stays: in $ANEFAST_DUMP if set, else with temporary files."""
     folder = os.environ.get("ANEFAST_DUMP") or None
+    if folder:
+        os.makedirs(folder, exist_ok=True)
     handle, path = tempfile.mkstemp(".mil", f"{kernel.name}-", folder)
     with open(handle, "w", encoding="utf-8") as file:
         file.write(kernel.text)

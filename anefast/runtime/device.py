@@ -16,11 +16,12 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from anefast import _C
+from anefast import _C, debug
 from anefast.chips import Chip, find_profile
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
 from anefast.runtime.learned import Learned, recall
+from anefast.runtime.watch import Watch
 
 log = logging.getLogger("anefast")
 
@@ -67,6 +68,10 @@ class Device:
         self.label: str = self._native.label
         self.learned: Learned = recall(self.description) or Learned()  # by python -m anefast.doctor
         self._compile = counted(self._native)
+        if watch := Watch.asked():
+            self._compile = watch.over(self, self.description, self._compile)
+        if debug.level():
+            debug.say(f"device {self.description}; programs are {self.label}")
         self.programs = CompileCache(self._compile, options, cache_bytes)
 
     def compile(self, text: str, blobs: Blobs) -> _C.Program:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from anefast import _C, mil
+from anefast import _C, debug, mil
 from anefast.fuse.count import work
 from anefast.ir import Program
 from anefast.nn import Params
 from anefast.runtime.cache import Blobs, Lease
 from anefast.runtime.compiler import compile_kernel
 from anefast.runtime.device import Device, Half, Surface
+from anefast.runtime.watch import name_program
 
 
 class Kernel:
@@ -27,6 +28,9 @@ class Kernel:
         self._lease: Lease | None = None
         self._span = (_C.spans_label(self.name), *work(program))
         self.compiles = 0
+        name_program(self.text, self.name)
+        if debug.level():
+            debug.say(repr(self))
 
     @property
     def baked(self) -> bool:

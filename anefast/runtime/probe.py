@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
 from anefast.runtime.cache import Blobs
-from anefast.runtime.device import Device
 
 Bytes = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.generic]
@@ -27,6 +27,20 @@ DTYPES = {**FLOATS, **OTHERS, "int32": np.int32, "uint32": np.uint32}
 
 # TYPE variable = op(...)[name = string("label")], in either dialect
 STATEMENT = re.compile(r'(\w+)\s*=\s*\w+\([^;]*\)\s*\[\s*name\s*=\s*[^"]*"([^"]*)"')
+
+
+class Native(Protocol):
+    """What a device is to this file: compile and surfaces, watched by nobody."""
+
+    def native_compile(self, text: str, blobs: Blobs) -> _C.Program: ...
+    def native_surface(self, nbytes: int) -> _C.Surface: ...
+
+
+class Bare:
+    """A native device as that."""
+
+    def __init__(self, native: _C.Device) -> None:
+        self.native_compile, self.native_surface = native.compile, native.surface
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ def tapped(text: str) -> str:
     return f"{head}-> ({', '.join(names)}){tail[tail.index(')') + 1 :]}"
 
 
-def values(device: Device, text: str, blobs: Blobs, feeds: Sequence[Bytes]) -> Iterator[Value]:
+def values(device: Native, text: str, blobs: Blobs, feeds: Sequence[Bytes]) -> Iterator[Value]:
     """Every floating value in the order of the operations.
 
     feeds: the bytes of the input surfaces, in port order. Raises what compiling raises.
@@ -65,7 +79,7 @@ def values(device: Device, text: str, blobs: Blobs, feeds: Sequence[Bytes]) -> I
                 yield Value(labels.get(name, name), op, results[name])
 
 
-def run(device: Device, text: str, blobs: Blobs, feeds: Sequence[Bytes]) -> dict[str, Array]:
+def run(device: Native, text: str, blobs: Blobs, feeds: Sequence[Bytes]) -> dict[str, Array]:
     """Compiles, evaluates once and unloads. Outputs by port name."""
     program = device.native_compile(text, blobs)
     try:

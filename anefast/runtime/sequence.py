@@ -7,12 +7,12 @@ ports are packed, values are copied between their own surfaces and the packed on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from anefast import _C, mil
+from anefast import _C, debug, mil
 from anefast.fuse import Lowered, Port, Region
 from anefast.ir import Tensor
 from anefast.nn import Params
@@ -99,6 +99,8 @@ class Sequence:
         inputs = [self._port(port, gathered) for port in lowered.inputs]
         outputs = [self._port(port, scattered) for port in lowered.outputs]
         kernel = Kernel(self._device, lowered.program, dialect)
+        if debug.level() >= 3:
+            debug.say("\n".join(placement(lowered)))
         made = [region.value for port in lowered.outputs for region in port.regions]
         return Bound(kernel, inputs, outputs, gathered, scattered, made)
 
@@ -124,6 +126,16 @@ class Sequence:
         if value not in self.surfaces:
             self.surfaces[value] = self._device.surface(value.shape)
         return self.surfaces[value]
+
+
+def placement(lowered: Lowered) -> Iterator[str]:
+    """Where the values of a program's ports lie, a line each."""
+    sides = (("in", lowered.inputs), ("out", lowered.outputs))
+    for side, port in [(side, p) for side, ports in sides for p in ports]:
+        how = "shared, no copy" if port.shared is not None else "packed"
+        yield f"{lowered.program.name} {side} {port.name} {list(port.shape)}: {how}"
+        for r in port.regions if port.shared is None else ():
+            yield f"    {r.value.name or r.value!r} at {list(r.begin)}, {list(r.size)}"
 
 
 def block(data: Half, region: Region) -> Half:

@@ -1,0 +1,92 @@
+"""`python -m anefast.replay DIR`: runs a dumped program again and says where it strays.
+
+DIR is a folder that ANEFAST_DUMP wrote, or one that holds several. Each program runs on the device
+asked for and on the exact host; its outputs are held against the recorded ones and against the
+host's, and where they stray the first tensor inside is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from anefast import _C
+from anefast.cli import Failure, command
+from anefast.runtime import Device
+from anefast.runtime.dump import MODEL, read
+from anefast.runtime.probe import Array, Bare, Bytes, run
+from anefast.runtime.watch import TOLERANCE, first_stray, strays
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Which dump, on what."""
+
+    folder: Annotated[Path, tyro.conf.Positional]  # A dumped program, or a folder of them.
+    device: str = "auto"  # auto, ane or host.
+    chip: str = ""  # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5.
+    tolerance: float = TOLERANCE  # Part of a tensor's largest magnitude.
+
+
+def replay(config: ReplayConfig) -> None:
+    """One line per output of each program. Failure (exit code 1) where any strays."""
+    folders = [config.folder] if (config.folder / MODEL).is_file() else programs(config.folder)
+    device = Device(config.device, chip=config.chip)
+    print(f"on {device.description}, {device.label}; tolerance {config.tolerance:g}")
+    exact = Bare(_C.Device("host"))
+    bad = 0
+    for folder in folders:
+        text, blobs, inputs, recorded = read(folder)
+        ports = device.native_compile(text, blobs).inputs
+        feeds = [laid_out(port, inputs[port.name]) for port in ports]
+        got, want = (run(d, text, blobs, feeds) for d in (device, exact))
+        off = False
+        for name, array in got.items():
+            for other, whose in ((recorded, "recorded"), (want, "exact host")):
+                stray = strays(array, other[name], config.tolerance) if name in other else None
+                off |= stray is not None
+                verdict = "not there" if name not in other else str(stray or "agrees")
+                print(f"{folder.name} {name}, {whose}: {verdict}")
+        inside = first_stray(device, exact, text, blobs, feeds, config.tolerance) if off else None
+        if inside:
+            print(f"{folder.name}: strays from the exact host first at {inside[0]}: {inside[1]}")
+        bad += off
+    if bad:
+        raise Failure(f"[replay] {bad} of {len(folders)} programs stray.")
+
+
+def programs(root: Path) -> list[Path]:
+    """The dumped programs in a folder. ValueError where there is none."""
+    found = sorted(p.parent for p in root.glob(f"*/{MODEL}"))
+    if not found:
+        raise ValueError(
+            f"[replay] expected dumped programs in {root}, got none. Hint: ANEFAST_DUMP={root} "
+            "python -m anefast.train writes some."
+        )
+    return found
+
+
+def laid_out(port: _C.Port, array: Array) -> Bytes:
+    """A surface's bytes with the tensor in them."""
+    if array.shape != port.shape:
+        raise ValueError(
+            f"[replay] expected {port.name} of shape {port.shape}, got {array.shape}. "
+            "Hint: the folder's files are not of one program."
+        )
+    data = np.zeros(port.nbytes, np.uint8)
+    np.ndarray(port.shape, array.dtype, data, strides=port.strides)[...] = array
+    return data
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Exit codes: 0 all agree, 1 something strays, 2 a request that makes no sense."""
+    command(ReplayConfig, replay, argv)
+
+
+if __name__ == "__main__":
+    main()
