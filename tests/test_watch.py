@@ -167,8 +167,11 @@ def test_a_refused_program_is_dumped_too(monkeypatch, tmp_path):
 
 
 SCRIPT = """
-from tests.test_watch import call
-call("m1", plan="layer,ports=packed")
+import numpy as np
+from anefast.nn import init_ffn
+from anefast.runtime import Device, fused_ffn
+ffn = fused_ffn(32, 64, 2, 32, init_ffn(32, 64, 2, 0), Device(chip="m1"), "layer,ports=packed")
+ffn(np.ones((1, 32, 1, 32), np.float16))
 """
 
 
