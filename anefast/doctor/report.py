@@ -114,7 +114,12 @@ def line(result: Result) -> str:
 
 def figure(number: Number) -> str:
     unit = f" {number.unit}" if number.unit else ""
-    return f"{number.name} {number.value:.4g}{unit} ({number.label})"
+    return f"{number.name} {digits(number.value)}{unit} ({number.label})"
+
+
+def digits(value: float) -> str:
+    """Three or more digits, never an exponent."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def operations(results: Sequence[Result]) -> list[str]:
@@ -143,8 +148,8 @@ def table(results: Sequence[Result]) -> list[str]:
     for probe, n in rows:
         lines += [probe] if probe != before else []
         before = probe
-        here = f"{n.value:.5g} {n.unit} ({n.label})"
-        there = f"{n.published:.5g} {n.unit}" if n.published else "-"
+        here = f"{digits(n.value)} {n.unit} ({n.label})"
+        there = f"{digits(n.published)} {n.unit}" if n.published else "-"
         lines.append(f"{n.name:{width}} {here:>28} {there:>20}")
     return [*lines, f"published: {SEED}"]
 
@@ -159,7 +164,7 @@ def verdict(report: Report) -> list[str]:
         ]
     return [
         f"{name} works: dialects {_list(learned.dialects)}; weights {_list(learned.weights)}; "
-        f"ports {_list(learned.ports)}; dispatch {learned.dispatch_us:.3g} us "
+        f"ports {_list(learned.ports)}; dispatch {digits(learned.dispatch_us)} us "
         f"({report.device['label']})"
     ]
 
