@@ -4,7 +4,9 @@ Not here: metadata, which is in pyproject.toml. Switches, read from the environm
 ANEFAST_DEBUG_BUILD=1 (-O1 -g, assertions on), ANEFAST_SANITIZE=1 (address and undefined behaviour),
 ANEFAST_BUILD_JOBS=n (compilers at once; default: the CPUs this process may use),
 ANEFAST_TARGET=darwin (sources and libraries of a Mac build on another system, with whatever CC and
-CXX name: a check that tests/macos/cross.py makes, nothing to ship).
+CXX name: a check that tests/macos/cross.py makes, nothing to ship),
+ANEFAST_FAKE_ANE=FOLDER (a Mac's Objective-C on Linux, by gobjc and GNUstep, against the fake system
+that tests/ane/build.py put in that folder; such a build says so wherever it describes itself).
 
 Objects live in build/ with their dependency files, so a second editable build compiles what changed
 and nothing else.
@@ -28,6 +30,8 @@ os.chdir(ROOT)
 DARWIN = os.environ.get("ANEFAST_TARGET", sys.platform) == "darwin"
 DEBUG = os.environ.get("ANEFAST_DEBUG_BUILD") == "1"
 SANITIZE = os.environ.get("ANEFAST_SANITIZE") == "1"
+FAKE = os.environ.get("ANEFAST_FAKE_ANE", "")
+SHIM = "tests/ane"
 
 # -ffp-contract=off: a fused multiply-add is written where it is meant, never found by the compiler,
 # or the same graph would round differently on two machines. No -march: one wheel, run-time choice.
@@ -52,17 +56,24 @@ PER_SUFFIX = {
     ".m": ["-std=gnu11", *["-fno-objc-arc"] * DARWIN],  # gobjc counts by hand only, and says so
     ".cpp": ["-std=c++17", "-fvisibility-inlines-hidden"],
 }
+if FAKE:
+    PER_SUFFIX[".m"] += shlex.split(
+        f"-isystem /usr/include/GNUstep -I{SHIM}/shim -DANEFAST_FAKE_ANE -D_GNU_SOURCE -DGNUSTEP "
+        "-DGNUSTEP_BASE_LIBRARY=1 -DGNU_RUNTIME=1 -D_NATIVE_OBJC_EXCEPTIONS -fexceptions "
+        "-fobjc-exceptions -fconstant-string-class=NSConstantString"
+    )
 # The bindings convert arguments and call: more than -O1 buys build time only, a minute of it.
 BINDINGS = [] if DEBUG else ["-O1"]
 
 
 def sources() -> list[str]:
-    """Every C, C++ and, on a Mac, Objective-C file under csrc, in a stable order."""
+    """Every C, C++ and, for a Mac, Objective-C file under csrc, in a stable order."""
     found = [p for s in (".c", ".cpp") for p in Path("csrc").rglob("*" + s)]
-    if DARWIN:
-        machine = list(Path("csrc/ane").glob("*.m"))
-        if machine:
-            found = [p for p in found if p != Path("csrc/ane/none.c")] + machine
+    if DARWIN or FAKE:
+        found.remove(Path("csrc/ane/none.c"))
+        found += Path("csrc/ane").glob("*.m")
+    if FAKE:
+        found.append(Path(SHIM, "objc_msgsend.c"))
     return sorted(p.as_posix() for p in found)
 
 
@@ -74,6 +85,8 @@ def extensions() -> list[Extension]:
         for framework in ("Foundation", "CoreFoundation", "IOSurface", "Accelerate"):
             link += ["-framework", framework]
         link += ["-lobjc"]
+    if FAKE:
+        link += [f"-L{FAKE}", f"-Wl,-rpath,{FAKE}", "-lfakeiosurface", "-lgnustep-base", "-lobjc"]
     native = Extension(
         "anefast._C",
         sources(),

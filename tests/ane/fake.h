@@ -1,0 +1,26 @@
+/* What a test may ask of the fake system: faults to inject, and what is alive. Test code.
+ *
+ * The fakes are two libraries, as on a Mac: IOSurface (this header's functions live there) and
+ * AppleNeuralEngine, which evaluates with the host executor. They are strict: a call out of order, an
+ * unbalanced lock or a file that is not there ends the process with a sentence. They encode what this
+ * project believes about the real ones, so they show that our code is consistent with that belief.
+ */
+#ifndef FAKE_H
+#define FAKE_H
+
+/* Call number `first` (0 is the next one) and the `count - 1` after it of whatever `name` names will
+ * fail; a negative count is for ever. The names are those that fake_fault is called with; also from
+ * the environment: ANEFAST_FAKE_FAULTS="compile:2:1 load:0:-1". */
+void fake_inject(const char *name, long first, long count);
+void fake_heal(void); /* no faults any more */
+
+/* How many there are now: "surfaces", "locks", "descriptors", "models", "wrapped", "requests",
+ * "loaded"; or were: "evaluations", "compiles". */
+long fake_count(const char *name);
+
+/* For the fakes. */
+int fake_fault(const char *name); /* counts the call; 1 where it has to fail */
+void fake_add(const char *name, long n);
+void fake_refuse(const char *sentence, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+#endif
