@@ -6,6 +6,7 @@ inside is runtime/step.py.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
+DEVICE_ERRORS = (_C.CompileError, _C.EvaluationError, _C.MILError, _C.AneUnavailable)
 HOPELESS_OVERFLOWS = 30  # this many in a row halve any loss scale to nothing: it is not the scale
 
 
@@ -92,6 +94,8 @@ class Trainer:
         self.timeline = Timeline(config.timeline, config.trace)
         self.told: set[str] = set()  # findings of numeric health, once each
         self.note = ""  # what the bar says beside its numbers
+        self.unlogged: Row | None = None  # of an update whose weights the device does not have yet
+        self.failed = False
 
     def begin(self, resumed: Path | None, can_restart: bool = False) -> None:
         """Restores a checkpoint if there is one, notes what this run is, measures the start."""
@@ -124,8 +128,15 @@ class Trainer:
         """Updates until the last one or until `stop`, which is looked at between micro-steps.
 
         Nothing stops while the device is an update behind: a checkpoint has the newest weights
-        only, and resuming from it would not repeat the micro-steps on the ones before.
+        only, and resuming from it would not repeat the micro-steps on the ones before. A device
+        that fails ends the run with a checkpoint of its last update, and a Failure that says so.
         """
+        try:
+            self._train(stop, screen)
+        except DEVICE_ERRORS as error:
+            raise Failure(f"{error} {self._rescue()}") from error
+
+    def _train(self, stop: Stop, screen: Screen | None) -> None:
         config, p = self.config, self.progress
         accumulation = config.optim.accumulation
         total = config.steps * accumulation
@@ -174,8 +185,6 @@ class Trainer:
             done = self.optimizer.update(self.step.grads, 1.0 / (scale * tokens), lr)
         if done.overflow and every and not looks:
             health = self._look()
-        if not done.overflow:
-            self.step.update_weights()
         self.scale.update(done.overflow)
         self.overflows = self.overflows + 1 if done.overflow else 0
         loss = p.loss_sum / tokens
@@ -183,7 +192,7 @@ class Trainer:
         self.trained += p.loss_tokens
         p.step, p.micro, p.tokens = p.step + 1, 0, p.tokens + p.loss_tokens
         p.loss_sum, p.loss_tokens = 0.0, 0
-        return {
+        self.unlogged = {
             "step": p.step,
             "tokens": p.tokens,
             "train/loss": loss,
@@ -193,6 +202,9 @@ class Trainer:
             "overflow": done.overflow,
             **health,
         }
+        if not done.overflow:  # last, for it may fail, and then the update is whole all the same
+            self.step.update_weights()
+        return self.unlogged
 
     def _look(self) -> Row:
         """Numeric health of the last micro-step, for the row; what is new of it is said."""
@@ -217,6 +229,7 @@ class Trainer:
         timing = {"step": step, "time": time.time(), "ms": seconds * 1e3, "tok_per_s": rate}
         timing |= {"peak_mem_mb": peak_memory_bytes() / 2**20, **self.step.compiler.report()}
         self.run.log(row, timing, self.timeline.row)
+        self.unlogged = None
         if row["overflow"]:
             self.say(
                 f"step {step} skipped: gradients overflowed, loss scale now {self.scale.value:g}"
@@ -264,7 +277,9 @@ class Trainer:
         try:
             self.timeline.stop(self.run.path / SUMMARY, **self._about())
         finally:
-            self.step.close()
+            # a device that failed once may fail again: the first error is the one to tell
+            with contextlib.suppress(*DEVICE_ERRORS) if self.failed else contextlib.nullcontext():
+                self.step.close()
 
     def _about(self) -> dict[str, Any]:
         """What a summary of times must say about the machine and the shapes."""
@@ -284,13 +299,36 @@ class Trainer:
         self.progress.last_val = total / max(1, count)
         return self.progress.last_val
 
-    def save(self, val_loss: float | None = None) -> None:
-        """A checkpoint of this moment: weights, moments and what has been accumulated."""
+    def _rescue(self) -> str:
+        """Saves the last whole update after the device failed. Says what was saved and where.
+
+        The micro-steps of the update under way are left out, one of them being half done; a resumed
+        run repeats them.
+        """
+        self.failed = True
+        p = self.progress
+        if self.unlogged is not None:
+            self.run.log(self.unlogged, {"step": p.step, "time": time.time()})
+        p.micro, p.loss_sum, p.loss_tokens = 0, 0.0, 0
+        try:
+            self.save(settles=False)
+        except (OSError, ValueError) as error:
+            kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
+            return f"Saving update {p.step} failed too: {error}{kept}"
+        again = f"python -m anefast.train --resume {self.run.path}"
+        return f"Update {p.step} is saved; continue with: {again}"
+
+    def save(self, val_loss: float | None = None, settles: bool = True) -> None:
+        """A checkpoint of this moment: weights, moments and what has been accumulated.
+
+        settles: first have the device on the newest weights, which are what is saved.
+        """
         p, name = self.progress, checkpoint.checkpoint_name
         if self.saved is not None and self.saved.name == name(p.step, p.micro):
             return
         before = _C.spans_phase(_C.Phase.SAVE)
-        self.step.settle()  # from here on this run is on the newest weights, as a resumed one is
+        if settles:  # from here on this run is on the newest weights, as a resumed one is
+            self.step.settle()
         if best := val_loss is not None and val_loss < p.best_val:
             p.best_val = val_loss if val_loss is not None else p.best_val
         self.timeline.report(self.run.path / SUMMARY, **self._about())

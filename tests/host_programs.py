@@ -118,9 +118,9 @@ def write_port(surface: Any, port: Any, array: np.ndarray) -> None:
 
 def read_port(surface: Any, port: Any) -> np.ndarray:
     view = surface.lock(read_only=True)
-    packed = np.ascontiguousarray(rows(view, port)).view(NUMPY[port.dtype]).reshape(port.shape)
+    packed = rows(view, port).copy().view(NUMPY[port.dtype]).reshape(port.shape)
     surface.unlock(read_only=True)
-    return packed.copy()
+    return packed
 
 
 def width_of(port: Any) -> int:

@@ -53,10 +53,11 @@ class Kernel:
 
     def adopt(self, lease: Lease) -> None:
         """Runs this program from now on; the one before is given back."""
-        self.unload()
+        before, self._lease = self._lease, lease
         self._layout.release()  # the device has its own copy, and there may be many kernels
-        self._lease = lease
         self.compiles += 1
+        if before is not None:
+            before.release()
 
     def unload(self) -> None:
         """Gives the device's program back. Safe to call twice."""

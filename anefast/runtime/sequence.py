@@ -8,6 +8,7 @@ ports are packed, values are copied between their own surfaces and the packed on
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,9 +90,10 @@ class Sequence:
         return sum({s.native: s.native.nbytes for s in around}.values())
 
     def close(self) -> None:
-        """Unloads every kernel."""
-        for kernel in self.kernels:
-            kernel.unload()
+        """Unloads every kernel, also where one cannot be: its error is raised at the end."""
+        with ExitStack() as last:
+            for kernel in self.kernels:
+                last.callback(kernel.unload)
 
     def _bind(self, lowered: Lowered, dialect: str) -> Bound:
         gathered: list[tuple[Region, Surface]] = []

@@ -51,7 +51,7 @@ static const char *hint_for(const char *text, long code) {
 anefast_status ane_fail_with(anefast_error *error, anefast_status status, const char *expected, NSError *cause) {
     if (!cause)
         return ane_fail(error, status,
-                        "[ane] expected %s, got NO and no error from the framework. Hint: "
+                        "[ane] expected %s, got neither that nor an error from the framework. Hint: "
                         "python -m anefast.doctor shows what this machine can do.",
                         expected);
     const char *domain = [[cause domain] UTF8String], *text = [[cause localizedDescription] UTF8String];

@@ -66,12 +66,14 @@ class Fake:
 
     def environment(self, temporary: Path, **more: str) -> dict[str, str]:
         """For a child process. temporary: what stands for the system's temporary folder."""
+        temporary.mkdir(mode=0o700, exist_ok=True)
         said = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("ANEFAST_FAKE", "LD_"))},
-            "PYTHONPATH": f"{self.folder / 'package'}{os.pathsep}{self.folder / 'helpers'}",
+            "PYTHONPATH": f"{self.folder / 'package'}{os.pathsep}{HERE}",
             "PYTHONSAFEPATH": "1",
             "ANEFAST_FAKE_ANE_PATH": str(self.framework),
             "ANEFAST_FAKE_LIBRARY": str(self.surfaces),
+            "TEMP": str(temporary),  # where GNUstep looks, if nobody else may look there
             "TMPDIR": str(temporary),
         }
         if self.sanitized:
@@ -108,9 +110,6 @@ def _package(made: Fake) -> None:
     package = made.folder / "package"
     ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.c")
     shutil.copytree(ROOT / "anefast", package / "anefast", ignore=ignored, dirs_exist_ok=True)
-    helpers = made.folder / "helpers"
-    helpers.mkdir(exist_ok=True)
-    shutil.copy(HERE / "inside.py", helpers)
     switches = {
         "ANEFAST_FAKE_ANE": str(made.folder),
         "ANEFAST_DEBUG_BUILD": str(int(made.sanitized)),

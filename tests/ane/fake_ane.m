@@ -331,8 +331,12 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
         void *base, *bytes = fake_surface_begin(theirs, back);
         anefast_error error;
         if (host()->surface_lock(mine, !!back, &base, &error) != ANEFAST_OK) fake_refuse("%s", error.message);
-        if (back) memcpy(bytes, base, ports[i].bytes);
-        else memcpy(base, bytes, ports[i].bytes);
+        const int last = ports[i].rank - 1;
+        const size_t row = last > 0 ? ports[i].strides[last - 1] : ports[i].bytes;
+        const size_t used = last < 0 ? row : (size_t)ports[i].shape[last] * ports[i].strides[last];
+        for (size_t at = 0; at < ports[i].bytes; at += row) // what is between rows is nobody's
+            if (back) memcpy((char *)bytes + at, (char *)base + at, used);
+            else memcpy((char *)base + at, (char *)bytes + at, used);
         host()->surface_unlock(mine, !!back, &error);
         fake_surface_end(theirs, back);
     }

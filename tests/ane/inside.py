@@ -17,15 +17,25 @@ _system.fake_count.argtypes = [ctypes.c_char_p]
 _system.fake_count.restype = ctypes.c_long
 
 
+def arm(name: str, first: int = 0, count: int = -1) -> None:
+    """From now on, calls from number `first` on fail, `count` of them (-1: all)."""
+    _system.fake_inject(name.encode(), first, count)
+
+
+def heal() -> None:
+    """Nothing fails any more."""
+    _system.fake_heal()
+
+
 @contextmanager
 def fault(*names: str, first: int = 0, count: int = -1) -> Iterator[None]:
-    """While it lasts, calls from number `first` on fail, `count` of them (-1: all)."""
+    """`arm` while the context lasts."""
     for name in names:
-        _system.fake_inject(name.encode(), first, count)
+        arm(name, first, count)
     try:
         yield
     finally:
-        _system.fake_heal()
+        heal()
 
 
 def count(name: str) -> int:

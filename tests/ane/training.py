@@ -1,0 +1,114 @@
+"""Inside a fake build: training runs, with faults in the middle. Not a test.
+
+`same PLAN...`: each plan on "ane" and on "host"; prints whether their metrics are byte for byte
+the same, and how many evaluations the fake carried out. `faults`: runs that a fault ends, and what
+became of them: the error, the checkpoint, and the metrics after resuming.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import inside
+
+import anefast
+from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from anefast.trainer import Row
+
+STEPS = 4
+
+
+def config(folder: Path, device: str, plan: str, **more: Any) -> TrainConfig:
+    said: dict[str, Any] = dict(
+        steps=STEPS,
+        eval_every=3,
+        eval_batches=1,
+        sample_tokens=0,
+        plan=plan,
+        device=device,
+        out=str(folder),
+        model=ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, max_seq_len=64),
+        data=DataConfig(source="stories:40", seq_len=64, batch=1),
+        optim=OptimConfig(lr=3e-3, warmup_steps=2, accumulation=3),
+    )
+    return TrainConfig(**{**said, **more})
+
+
+def metrics(folder: Path) -> str:
+    return (folder / "metrics.jsonl").read_text()
+
+
+def same(plans: list[str], folder: Path) -> dict[str, Any]:
+    results = {}
+    for i, plan in enumerate(plans):
+        runs = []
+        for device in ("ane", "host"):
+            out = folder / f"{i}{device}"
+            anefast.fit(config(out, device, plan))
+            runs.append(metrics(out))
+        results[plan] = runs[0] == runs[1] and len(runs[0].splitlines()) == STEPS + 1
+    environment = json.loads((folder / "0ane" / "env.json").read_text())["sessions"][0]
+    gc.collect()
+    return {
+        "same": results,
+        "evaluations": inside.count("evaluations"),
+        "device": [environment["device"], environment["label"]],
+        "alive": inside.alive(),
+    }
+
+
+def broken(name: str, plan: str, folder: Path) -> dict[str, Any]:
+    """A run whose device fails during the third update, and again while it is resumed."""
+
+    def break_(row: Row) -> None:
+        if row["step"] == 2:
+            inside.arm(name, first=1)
+
+    out, error = folder / "run", ""
+    try:
+        anefast.fit(config(out, "ane", plan), on_step=break_)
+    except Exception as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    finally:
+        inside.heal()
+    gc.collect()
+    alive = inside.alive()
+    resumed = anefast.fit(config(out, "ane", plan, resume=str(out)))
+    gc.collect()
+    return {
+        "error": error,
+        "alive": [alive, inside.alive()],
+        "losses": len(resumed.losses),
+        "metrics": metrics(out),
+    }
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
+    if sys.argv[1] == "same":
+        result = same(sys.argv[2:], folder)
+    else:
+        whole = folder / "whole"
+        anefast.fit(config(whole, "ane", "layer"))
+        result = {"whole": metrics(whole)}
+        for i, (name, plan) in enumerate(
+            [
+                ("evaluate", "layer"),
+                ("compile", "layer"),
+                ("unload", "layer"),
+                ("evaluate_raises", "all"),
+                ("compile", "layer,async"),
+                ("lock", "layer"),
+            ]
+        ):
+            result[f"{name} {plan}"] = broken(name, plan, folder / str(i))
+    json.dump(result, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
