@@ -10,6 +10,7 @@ linked again; the sanitized build has its own there. By itself:
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -36,6 +37,11 @@ def missing() -> str:
     """Why this machine cannot build it, or "" where it can."""
     if sys.platform != "linux":
         return "the fake system is for Linux"
+    if not (ROOT / "setup.py").is_file():
+        return "not a source tree"
+    for module in ("setuptools", "pybind11", "Cython"):
+        if importlib.util.find_spec(module) is None:
+            return f"no {module} (pip install 'anefast[native]')"
     if not shutil.which("gcc") or not printed("-print-prog-name=cc1obj").startswith("/"):
         return "no Objective-C compiler (Debian: gobjc)"
     if not GNUSTEP.is_file():
