@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,13 @@ from safetensors.numpy import load_file, save_file
 from anefast.config import ModelConfig, model_settings
 from anefast.telemetry import write_atomic
 
+if TYPE_CHECKING:
+    from anefast.nn import Vocabulary
+
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 FORMAT = 1
 MODEL, OPTIM, STATE = "model.safetensors", "optim.safetensors", "state.json"
+VOCABULARY = "compact_vocab"  # in the state, where a run has one: Vocabulary.text
 LATEST, BEST = "latest", "best.json"
 _NAME = re.compile(r"step_(\d{6,})(?:_micro(\d{3,}))?")
 
@@ -190,6 +194,21 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, A
             f"[checkpoint] {folder / STATE} does not describe a model: {error}"
         ) from None
     return config, read_tensors(folder / MODEL, shapes(config))
+
+
+def load_vocabulary(folder: Path) -> Vocabulary | None:
+    """The ids a checkpoint was trained over, None where that is all of them."""
+    from anefast.nn import Vocabulary
+
+    try:
+        state = json.loads((folder / STATE).read_text("utf-8"))
+        text, size = state.get(VOCABULARY), int(state["model"]["vocab_size"])
+        return Vocabulary.from_text(text, size) if text is not None else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(
+            f"[checkpoint] {folder / STATE} has no readable {VOCABULARY}. "
+            "Hint: use another checkpoint."
+        ) from None
 
 
 def read_tensors(

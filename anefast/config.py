@@ -180,6 +180,9 @@ class DataConfig(_Checked):
     batch: int = 8  # Sequences per micro-batch B.
     val_fraction: float = 0.1  # Part of the text held out for validation.
     order: str = "shuffled"  # "shuffled" windows, or "sequential".
+    # Train over the token ids that occur in the data only: a smaller classifier, and no other id is
+    # ever generated. Checkpoints keep full tables (nn/vocabulary.py).
+    compact_vocab: bool = False
     collapse_spaces: bool = False  # Runs of spaces become one, as usual for TinyStories.
     seed: int = 0  # Decides the shuffling and the built-in stories.
 

@@ -87,6 +87,15 @@ class TokenData:
     description: str
     fingerprint: str
 
+    def ids(self) -> Ids:
+        """The ids that occur, training and validation together, ascending."""
+        found: set[int] = set()
+        for stream in (self.train, self.validation):
+            for start in range(0, len(stream), _CHECK):
+                part = stream.read(start, min(_CHECK, len(stream) - start))
+                found.update(np.unique(part).tolist())
+        return np.array(sorted(found), np.int32)
+
     def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
         """Training batches of B sequences of S tokens. DataError when the data is too short."""
         for name, stream, needed in (

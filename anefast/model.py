@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from anefast import llama2c
-from anefast.checkpoint import find_checkpoint, load_model
+from anefast.checkpoint import find_checkpoint, load_model, load_vocabulary
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
-from anefast.nn import Params, init_params
+from anefast.nn import Params, Vocabulary, init_params
 from anefast.runtime import Device, Inference, TrainingStep, resolve
 from anefast.sampling import sample
 from anefast.tokenizer import Tokenizer, open_tokenizer
@@ -27,11 +27,16 @@ from anefast.tokenizer import Tokenizer, open_tokenizer
 
 @dataclass
 class Model:
-    """A Llama-family model. `params` are fp32 arrays by name (`anefast.nn.shapes`)."""
+    """A Llama-family model. `params` are fp32 arrays by name (`anefast.nn.shapes`).
+
+    vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
+    checkpoint keeps it, a llama2.c file cannot.
+    """
 
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
+    vocabulary: Vocabulary | None = None
 
     @classmethod
     def from_config(cls, config: ModelConfig, tokenizer: Tokenizer, seed: int = 1337) -> Model:
@@ -45,10 +50,11 @@ class Model:
         `tokenizer` is "bytes" or a tokenizer file; a run brings its own, a `.bin` file needs one.
         Raises ValueError or FileNotFoundError with one clear line.
         """
-        path = Path(path)
+        path, vocabulary = Path(path), None
         if path.is_dir():
             folder = find_checkpoint(path)
             config, params = load_model(folder)
+            vocabulary = load_vocabulary(folder)
             source = tokenizer or str(folder)
         else:
             config, params = llama2c.load(path)
@@ -64,7 +70,7 @@ class Model:
                 f"[model] expected a tokenizer of at most {config.vocab_size} ids, "
                 f"got {opened.vocab_size} in {source}."
             )
-        return cls(config, params, opened)
+        return cls(config, params, opened, vocabulary)
 
     def training_step(
         self,
@@ -75,18 +81,22 @@ class Model:
         swap_at: int | None = 1,
         load: bool = True,
         accumulation: int = 100,
+        vocabulary: Vocabulary | None = None,
     ) -> TrainingStep:
         """Compiles forward and backward for micro-batches of `batch` x `seq` tokens.
 
         swap_at: for a plan that compiles async, how many micro-steps after an update its programs
         take over (None: when ready). load=False leaves the first compile to `update_weights`.
-        accumulation: micro-steps per update, by which `auto` weighs compiling. Raises ValueError
-        naming the limit where the device cannot hold the plan.
+        accumulation: micro-steps per update, by which `auto` weighs compiling. vocabulary: train
+        over these ids only (nn/vocabulary.py). Raises ValueError naming the limit where the device
+        cannot hold the plan.
         """
         device = device or Device()
         spec, _ = resolve(plan, self.config, device, batch, seq, accumulation)
         cut = find_plan(spec)
-        return TrainingStep(self.config, self.params, device, batch, seq, cut, swap_at, load)
+        return TrainingStep(
+            self.config, self.params, device, batch, seq, cut, swap_at, load, vocabulary
+        )
 
     def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:
         """Forward programs for next-token logits, compiled as lengths are met."""
@@ -118,7 +128,10 @@ class Model:
         inference = self.inference(device)
         try:
             while tokens > 0 and len(ids) <= limit:
-                token = sample(inference.logits(ids), temperature, top_k, top_p, rng)
+                logits = inference.logits(ids)
+                if self.vocabulary is not None:
+                    logits = self.vocabulary.hide(logits)
+                token = sample(logits, temperature, top_k, top_p, rng)
                 if token in (self.tokenizer.bos_id, self.tokenizer.eos_id):
                     return
                 yield token

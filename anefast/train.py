@@ -46,6 +46,7 @@ from anefast.trainer import Row, Say, Stop, Trainer, batches_of
 
 if TYPE_CHECKING:
     from anefast.model import Model
+    from anefast.nn import Vocabulary
     from anefast.runtime import Device
 
 log = logging.getLogger("anefast")
@@ -105,9 +106,10 @@ def fit(
 
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
         config = _with_plan(config, model, device, say)
+        model.vocabulary = _vocabulary(config, model, data, say)
         step = model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=config.plan,
-            swap_at=_swap_at(config), load=resumed is None,
+            swap_at=_swap_at(config), load=resumed is None, vocabulary=model.vocabulary,
         )  # fmt: skip
         with step.compiler.budget.guard(config.max_compiles, say):
             trainer = Trainer(config, run, model, data, step, say, on_step)
@@ -171,6 +173,17 @@ def _with_plan(config: TrainConfig, model: Model, device: Device, say: Say) -> T
     if why:
         say(f"plan {config.plan} -> {plan}: {why}")
     return config.replace(plan=plan)
+
+
+def _vocabulary(config: TrainConfig, model: Model, data: TokenData, say: Say) -> Vocabulary | None:
+    """The ids to train over, None for all of them."""
+    if not config.data.compact_vocab:
+        return None
+    from anefast.nn import Vocabulary
+
+    found = Vocabulary(data.ids(), model.config.vocab_size)
+    say(f"data.compact_vocab: {len(found):,} of {found.size:,} token ids occur in the data")
+    return found
 
 
 def _with_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from anefast.runtime import TrainingStep
 
 Row = dict[str, Any]
+Arrays = Mapping[str, npt.NDArray[np.float32]]
 Say = Callable[[str], None]
 DEVICE_ERRORS = (_C.CompileError, _C.EvaluationError, _C.MILError, _C.AneUnavailable)
 HOPELESS_OVERFLOWS = 30  # this many in a row halve any loss scale to nothing: it is not the scale
@@ -112,7 +113,7 @@ class Trainer:
         self.timeline.start(self.run.background)
         self.say(f"device: {device.description}; programs are {device.label}")
         self.say(f"data: {self.data.description}; {len(self.data.train):,} tokens to train on")
-        self.say(f"model: {_count(self.step.params):,} weights; run folder {self.run.path}")
+        self.say(f"model: {_count(self.model.params):,} weights; run folder {self.run.path}")
         optim = self.config.optim
         if optim.scale_lr_with_accumulation:
             self.say(f"lr {optim.lr:g} x accumulation {optim.accumulation} = {optim.peak_lr:g}")
@@ -339,10 +340,14 @@ class Trainer:
             "loss_scale": self.scale.state(),
             "overflows": self.overflows,
         }
+        if (vocabulary := self.step.vocabulary) is not None:
+            state[checkpoint.VOCABULARY] = vocabulary.text()
         with _C.Span(_C.Component.CHECKPOINT):
-            arrays = self._optimizer_arrays(with_grads=p.micro > 0)
+            groups = self._optimizer_groups(with_grads=p.micro > 0)
+            arrays = {f"{g}.{n}": a for g in groups for n, a in self._full(groups[g]).items()}
             self.saved = checkpoint.save(
-                self.run.path, self.model.config, self.step.params, arrays, state,
+                self.run.path, self.model.config, self._full(self.step.params, self.model.params),
+                arrays, state,
                 self.model.tokenizer,
             )  # fmt: skip
             if best:
@@ -368,22 +373,32 @@ class Trainer:
                 f"[train] the data is not what {folder} was trained on. "
                 "Hint: resume with the same files, or start a new run with --init."
             )
-        targets = self._optimizer_arrays(with_grads=p.micro > 0)
-        for path, arrays in (
-            (folder / checkpoint.MODEL, dict(self.step.params)),
-            (folder / checkpoint.OPTIM, targets),
-        ):
-            shapes = {name: a.shape for name, a in arrays.items()}
-            for name, value in checkpoint.read_tensors(path, shapes).items():
-                arrays[name][...] = value
+        shapes = {name: a.shape for name, a in self.model.params.items()}
+        for name, value in checkpoint.read_tensors(folder / checkpoint.MODEL, shapes).items():
+            self.model.params[name][...] = value
+        self._take(self.step.params, self.model.params)
+        groups = self._optimizer_groups(with_grads=p.micro > 0)
+        expected = {f"{g}.{name}": shape for g in groups for name, shape in shapes.items()}
+        read = checkpoint.read_tensors(folder / checkpoint.OPTIM, expected)
+        for g, arrays in groups.items():
+            self._take(arrays, {name: read[f"{g}.{name}"] for name in shapes})
         self.step.update_weights()
         self.progress, self.saved = p, folder
 
-    def _optimizer_arrays(self, with_grads: bool) -> dict[str, npt.NDArray[np.float32]]:
-        groups = {"mean": self.optimizer.mean, "square": self.optimizer.square}
-        if with_grads:
-            groups["grad"] = self.step.grads
-        return {f"{g}.{name}": a for g, arrays in groups.items() for name, a in arrays.items()}
+    def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
+        groups: dict[str, Arrays] = {"mean": self.optimizer.mean, "square": self.optimizer.square}
+        return groups | {"grad": self.step.grads} if with_grads else groups
+
+    def _full(self, arrays: Arrays, tables: Arrays | None = None) -> Arrays:
+        """`arrays` as a checkpoint has them; with a compact vocabulary, spread over `tables`."""
+        vocabulary = self.step.vocabulary
+        return arrays if vocabulary is None else vocabulary.spread(arrays, tables)
+
+    def _take(self, arrays: Arrays, full: Arrays) -> None:
+        """The inverse of `_full`, into `arrays`."""
+        vocabulary = self.step.vocabulary
+        for name, value in (full if vocabulary is None else vocabulary.rows(full)).items():
+            arrays[name][...] = value
 
 
 def batches_of(config: TrainConfig, data: TokenData) -> Batches:

@@ -43,7 +43,7 @@ class BigramStep:
     def __init__(self, params, poison=()):
         self.params = params
         self.grads = {n: np.zeros_like(p) for n, p in params.items()}
-        self.device = DEVICE
+        self.device, self.vocabulary = DEVICE, None
         self.poison = set(poison)  # micro-steps whose gradient overflows
         self.made = 0
         self.closed = False

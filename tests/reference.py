@@ -71,8 +71,11 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
-def loss_and_grads(params, config, x, y):
-    """(sum of token losses, gradients of that sum by name, logits [B, S, V]), all float64."""
+def loss_and_grads(params, config, x, y, absent=()):
+    """(sum of token losses, gradients of that sum by name, logits [B, S, V]), all float64.
+
+    absent: ids that the softmax leaves out.
+    """
     p = {name: a.astype(np.float64) for name, a in params.items()}
     g: dict[str, np.ndarray] = {}
     alpha, eps = config.residual_scale, config.norm_eps
@@ -90,6 +93,7 @@ def loss_and_grads(params, config, x, y):
     head = "output" if "output" in p else "tok_embeddings"
     hn, rf = rms_forward(h, p["norm"], eps)
     logits = hn @ p[head].T
+    logits[..., list(absent)] = -np.inf
     e = np.exp(logits - logits.max(-1, keepdims=True))
     probs = e / e.sum(-1, keepdims=True)
     b, s = np.indices(y.shape)

@@ -4,11 +4,13 @@ from anefast.nn.ffn import ffn_graph, ffn_shapes, init_ffn
 from anefast.nn.layers import MASKED, causal_mask, rope_rows
 from anefast.nn.llama import GRAD, decode_graph, forward_graph, training_graph, trunk
 from anefast.nn.params import Params, classifier, init_params, shapes
+from anefast.nn.vocabulary import Vocabulary
 
 __all__ = [
     "GRAD",
     "MASKED",
     "Params",
+    "Vocabulary",
     "causal_mask",
     "classifier",
     "decode_graph",

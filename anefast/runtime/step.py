@@ -15,7 +15,7 @@ from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all, recompute
 from anefast.fuse.legal import refuse, target_of
 from anefast.ir import terms
-from anefast.nn import GRAD, Params, classifier, training_graph
+from anefast.nn import GRAD, Params, Vocabulary, classifier, training_graph
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device
 from anefast.runtime.health import Health
@@ -31,7 +31,8 @@ class TrainingStep:
     caller zeroes them; they are gradients of loss_scale x the SUM of token losses. Under a
     plan that compiles `async`, changed weights reach the device `swap_at` micro-steps after an
     update (None: when ready; see compiler.py). Without `load` nothing is compiled before the first
-    `update_weights`.
+    `update_weights`. With a `vocabulary`, embedding and classifier in `params` and `grads` are
+    compact copies, not the caller's arrays; tokens stay as they are.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class TrainingStep:
         plan: Plan,
         swap_at: int | None = 1,
         load: bool = True,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
-        self.config, self.params, self.device = config, params, device
+        self.config, self.device, self.vocabulary = config, device, vocabulary
+        self.params = params = vocabulary.rows(params) if vocabulary is not None else params
         self.grads: Params = {name: np.zeros_like(p) for name, p in params.items()}
         self._shape = (batch, seq)
         target = target_of(device)
@@ -92,6 +95,7 @@ class TrainingStep:
         _C.spans_phase(_C.Phase.FORWARD)
         self.wait()  # surfaces are written again from here on
         self.compiler.edge()
+        x, y = self._compact(x), self._compact(y)
         self._run_forward(x)
         with self._h.read() as h, self._dh.write() as dh:
             loss, tokens = _C.head_loss_grad(
@@ -112,6 +116,7 @@ class TrainingStep:
         number of tokens."""
         self.wait()
         self.settle()
+        x, y = self._compact(x), self._compact(y)
         self._run_forward(x)
         params = self.params
         with self._h.read() as h:
@@ -133,6 +138,9 @@ class TrainingStep:
         self.wait()
         self.compiler.close()
         self.sequence.close()
+
+    def _compact(self, tokens: Tokens) -> Tokens:
+        return tokens if self.vocabulary is None else self.vocabulary.compact(tokens)
 
     def _run_forward(self, x: Tokens) -> None:
         if x.shape != self._shape:
