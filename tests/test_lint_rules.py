@@ -6,10 +6,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from anefast.chips import CHIPS
+from anefast import _C
+from anefast.chips import CHIPS, find_profile
 from anefast.mil.lint import Finding, Target, catalogue, lint
+from anefast.mil.lint.fix import fixed
 from tests.lint_examples import EXAMPLES, OF_SETS, Example, portable
 
 RULES = catalogue()
@@ -54,3 +57,84 @@ def test_rule(id, tmp_path):
     files = example.good_files if example.good_files is not None else example.files
     left = findings(good, files, example, tmp_path / "good")
     assert [(f.rule.id, f.message) for f in left if f.level != "note" or f.rule.id == id] == []
+
+
+FIXED = [id for id, rule in RULES.items() if rule.fix]
+
+
+@pytest.mark.parametrize("id", FIXED)
+def test_fix(id, tmp_path):
+    """What --fix writes is clean of the rule and of new faults, stays as it is, and computes the
+    same wherever the program ran before."""
+    example = EXAMPLES[id]
+    findings(example.bad, example.files, example, tmp_path / "bad")
+    path = tmp_path / "bad" / "model.mil" if example.files else None
+    before = lint(example.bad, path, target(example))
+    text, gone = fixed(example.bad.encode(), path, target(example))
+    assert id in {f.rule.id for f in gone}
+    after = lint(text, path, target(example))
+    assert not [f for f in after if f.rule.id == id or f.edits]
+    assert {f.rule.id for f in after} <= {f.rule.id for f in before} - {id}
+    assert fixed(text, path, target(example)) == (text, [])
+    blobs = {"@model_path/" + n: data for n, data in example.files.items()}
+    try:
+        wanted = run(example.bad, blobs)
+    except (_C.MILError, _C.CompileError):
+        return  # it never ran: that it runs now is all there is to say
+    finally:
+        result = run(text.decode(), blobs)
+    assert list(wanted) == list(result)
+    for port, y in wanted.items():
+        spacing = np.spacing(np.abs(y).astype(np.float16)).astype(np.float64)
+        assert (np.abs(result[port] - y) <= 2 * spacing).all(), port
+
+
+def run(text: str, blobs: dict[str, bytes], device: str = "") -> dict[str, np.ndarray]:
+    """Results by port of a program on the host, its inputs in [0.25, 4)."""
+    host = _C.Device("host", device)
+    program = host.compile(text, blobs)
+    r = np.random.default_rng(0)
+    surfaces = {}
+    for port in program.inputs:
+        surfaces[port.name] = host.surface(port.nbytes)
+        kind = {"fp16": np.float16, "fp32": np.float32}[port.dtype]
+        data = surfaces[port.name].lock()
+        data[:] = r.uniform(0.25, 4, data.nbytes // kind().nbytes).astype(kind).view(np.uint8)
+        surfaces[port.name].unlock()
+    outputs = [host.surface(port.nbytes) for port in program.outputs]
+    program.evaluate([surfaces[port.name] for port in program.inputs], outputs)
+    results = {}
+    for port, surface in zip(program.outputs, outputs, strict=True):
+        kind = {"fp16": np.float16, "fp32": np.float32}[port.dtype]
+        results[port.name] = surface.lock(True).view(kind).astype(np.float64).copy()
+        surface.unlock(True)
+    return results
+
+
+def runs(text: str) -> bool:
+    """Whether the host executor compiles it where it plays no chip."""
+    try:
+        _C.Device("host").compile(text, {})
+    except (_C.MILError, _C.CompileError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_profiles_and_linter_agree(chip):
+    """What the host runs and refuses under a chip's profile, the linter has words for."""
+    device, told = _C.Device("host", find_profile(chip).options), 0
+    for id, example in EXAMPLES.items():
+        if example.files or example.good_files or "BLOBFILE" in example.bad:
+            continue
+        for text in (example.bad, example.good):
+            if not runs(text):
+                continue
+            try:
+                device.compile(text, {})
+            except (_C.MILError, _C.CompileError) as error:
+                heard = lint(text, None, Target(CHIPS[chip], example.os))
+                heard = [f for f in heard if f.level != "note" or f.rule.id == "ANE025"]
+                assert heard, f"{id} on {chip}: {error}\n{text}"
+                told += 1
+    assert told > 10

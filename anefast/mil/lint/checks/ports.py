@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from anefast.chips import CHIPS
 from anefast.mil.lint.checks.base import Finding, Target, found, function_check
@@ -50,10 +51,12 @@ def rows(source: Source, function: Function, target: Target) -> Iterator[Finding
 
 
 @function_check("ANE025", "ANE026")
-def several(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def number(source: Source, function: Function, target: Target) -> Iterator[Finding]:
     if len(function.inputs) > 1:
-        second = function.inputs[1]
-        yield found("ANE025", second.at, f"{len(function.inputs)} inputs")
+        several = found("ANE025", function.inputs[1].at, f"{len(function.inputs)} inputs")
+        half = all(v.dtype == "fp16" for v in function.inputs)
+        # The report expects fp32 text to fail; fp16 inputs ran on the same chip elsewhere.
+        yield replace(several, level="note") if half else several
     if not function.inputs:
         yield found("ANE026", function.at, f"{function.name} has no inputs")
     if source.complete and not function.outputs:
