@@ -125,6 +125,7 @@ class RunFolder:
             (self.path / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.path.rmdir()
+        os.ftruncate(self._lock, 0)  # nobody works here any more
         os.close(self._lock)
 
 
