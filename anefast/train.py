@@ -85,11 +85,10 @@ def fit(
     model, data, device: used in place of what `config` describes; a model brings its own shape and
     tokenizer. on_step: called with the metrics row after every update. show: takes each line of
     progress (default: the "anefast" logger). bar: draw a progress bar on stderr, or on this
-    screen. SIGINT or SIGTERM
-    stop at the next micro-step with a checkpoint (compiling async: at the next one that no stale
-    programs run); a second one raises KeyboardInterrupt. restart: how to replace the process when
-    it has used up its compiles; without one, a run that would need it is refused. What the caller
-    can put right is a ValueError in one line.
+    screen. SIGINT or SIGTERM stop at the next micro-step with a checkpoint (compiling async: at the
+    next one that no stale programs run); a second one raises KeyboardInterrupt. restart: how to
+    replace the process when it has used up its compiles; without one, a run that would need it is
+    refused. What the caller can put right is a ValueError in one line.
     """
     say = show or log.info
     _check_outputs(config)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from anefast import _C
 from anefast.telemetry import breakdown
 from anefast.telemetry.figures import PANELS, colours, svg
 from anefast.telemetry.history import History
@@ -39,6 +40,7 @@ def page(runs: Sequence[History]) -> str:
         body.append(differences(runs))
     for run in runs:
         body.append(times(run, named=len(runs) > 1))
+    body.append(glossary())
     body.append(samples(runs))
     return TEMPLATE.replace("{title}", escape(title)).replace(
         "{body}", "\n".join(filter(None, body))
@@ -120,6 +122,12 @@ def times(run: History, named: bool) -> str:
     )
 
 
+def glossary() -> str:
+    """What the names of components mean, in the words of csrc/span.h."""
+    rows = [[breakdown.spelled(c.name.lower()), str(c.__doc__)] for c in _C.Component]
+    return f"<details><summary>What the components are</summary>{table(['', ''], rows)}</details>"
+
+
 def samples(runs: Iterable[History]) -> str:
     told = [run for run in runs if run.sample]
     if not told:
@@ -179,6 +187,7 @@ section.run p { color: #616e7c; margin: 0 0 14px }
      border-radius: 3px; margin-right: 6px; vertical-align: -1px }
 pre { font: 12.5px/1.45 ui-monospace, monospace }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+details { margin: 0 0 16px } summary { cursor: pointer; margin-bottom: 8px }
 th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid #e4e7eb }
 figcaption { color: #616e7c; font-size: 13px; margin-bottom: 6px }
 blockquote { margin: 0; white-space: pre-wrap; font-family: Georgia, serif }
