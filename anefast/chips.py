@@ -41,50 +41,78 @@ _SEVERAL = f"several inputs per program: refused in {SEED}, taken on other M1s"
 
 
 class Switch(NamedTuple):
-    """A behaviour as the host executor spells it, how sure it is, and why this is the default."""
+    """A behaviour as the host executor spells it, how sure it is, and why this is the default.
+
+    rule: the linter's rule that says the same of a text, which refusals then cite.
+    """
 
     value: str
     sure: Literal["agreed", "single", "disputed", "inferred"]
     source: str
+    rule: str = ""
+
+
+# Operations that the compiler does not take, by the linter's rule. None: it has none.
+_MISSING = {
+    "ANE040": "gather gather_along_axis gather_nd",
+    "ANE041": "scatter scatter_along_axis scatter_nd",
+    "ANE042": "sin cos",
+    "ANE043": "tan sinh cosh asin acos cumsum one_hot band_part mod",
+    "ANE045": "logical_and logical_or logical_xor",
+    "ANE046": "reduce_prod",
+    "ANE049": "batch_norm",
+}
+
+
+def _refused(missing: Mapping[str, str]) -> str:
+    """Operations as the executor reads them: gather@ANE040+..."""
+    return "+".join(f"{op}@{rule}" for rule, ops in missing.items() for op in ops.split())
 
 
 COMMON: dict[str, Switch] = {
     # What the parser takes.
-    "opsets": Switch("ios16+ios17+ios18", "agreed", "every project writes one of these"),
+    "opsets": Switch("ios16+ios17+ios18", "agreed", "every project writes one of these", "ANE014"),
     "inputs": Switch(
         "any", "agreed",
         "imperatormk/ane-train (M1, M1 Pro), mechramc/Orion (M4 Max) and others run several fp16 "
         "inputs; `one` is the strict reading of reports that none may be had",
+        "ANE025",
     ),
     "weights": Switch(
         "input", "disputed",
         f"conv with a sliced weight is refused at parse time in {SEED}; an input of its own passed "
         f"on M1 for one dense sequence ({GUIDE} ch. 19, imperatormk/ane-train), ANEForge says not "
         "implemented",
+        "ANE034",
     ),
     # What the compiler takes.
     "dtypes": Switch(
         "fp16+fp32+int8+uint8", "disputed",
         "fp32 with cast runs on M3 to M5 (maderix/ANE, Orion, ironmill), ANEForge refuses it; "
         "int8 and uint8: ANEForge; bool and int32 are refused by some",
+        "ANE022",
     ),
     "refuse": Switch(
-        "gather+gather_along_axis+gather_nd+scatter+scatter_along_axis+scatter_nd+cumsum+one_hot+"
-        "band_part+mod+sin+cos+tan+sinh+cosh+asin+acos+reduce_prod+logical_and+logical_or+"
-        "logical_xor+topk+batch_norm",
+        _refused(_MISSING),
         "agreed",
         f"jafreck/ironmill and libane compile none of these; {GUIDE} calls gather native from M2, "
         "sin and cos from M3, batch_norm everywhere: the stricter is the safer. concat, refused by "
         "Orion alone (M4 Max, macOS 15), is taken",
     ),
     "together": Switch("", "single", "only jafreck/ironmill saw such a set refused"),
-    "rank": Switch("5", "agreed", f"{GUIDE} ch. 19"),
-    "terms": Switch("16384", "agreed", f"{GUIDE} appendix A; 32000 are refused in {MADERIX}"),
-    "epsilon": Switch("required", "agreed", "jafreck/ironmill, libane, ANEForge"),
-    "after_reduce": Switch(
-        "refuse", "single", "ncdrone/rustane (M4 Max) and, of inputs, imperatormk/ane-train (M1)"
+    "rank": Switch("5", "agreed", f"{GUIDE} ch. 19", "ANE012"),
+    "terms": Switch(
+        "16384", "agreed", f"{GUIDE} appendix A; 32000 are refused in {MADERIX}",
+        "ANE038",
     ),
-    "zero_gain": Switch("refuse", "single", "ANEForge: a sum times 0 fails to compile"),
+    "epsilon": Switch("required", "agreed", "jafreck/ironmill, libane, ANEForge", "ANE030"),
+    "after_reduce": Switch(
+        "refuse", "single", "ncdrone/rustane (M4 Max) and, of inputs, imperatormk/ane-train (M1)",
+        "ANE031",
+    ),
+    "zero_gain": Switch(
+        "refuse", "single", "ANEForge: a sum times 0 fails to compile", "ANE068"
+    ),
     # Numbers.
     "product_cap": Switch("32768", "agreed", f"{GUIDE} ch. 3 and 20: M1 to M5 Pro"),
     "nan": Switch("coerce", "single", f"{GUIDE} ch. 3"),
@@ -103,7 +131,8 @@ COMMON: dict[str, Switch] = {
     "tiny": Switch("0", "disputed", f"libane alone; {GUIDE} has log(0) = -45440"),
     # Budgets and delays.
     "compiles": Switch(
-        "0", "disputed", f"119 per process by five sources, 312 without failure in {SEED}: off"
+        "0", "disputed", f"119 per process by five sources, 312 without failure in {SEED}: off",
+        "ANE092",
     ),
     "compile_us": Switch("0", "inferred", "per operation; off: emulation is not a model of time"),
     "dispatch_us": Switch("0", "inferred", "per evaluation; off, as above"),
@@ -113,9 +142,10 @@ _M1_M2: dict[str, Switch] = {
         "fp16+int8+uint8", "disputed",
         f"fp32 ports fail on M1 and M2 ({MADERIX} pull request 6, M1 Ultra in Espresso issue 18); "
         f"{GUIDE} calls the cast native",
+        "ANE020",
     ),
     "refuse": Switch(
-        COMMON["refuse"].value + "+neg", COMMON["refuse"].sure,
+        _refused({**_MISSING, "ANE047": "neg"}), COMMON["refuse"].sure,
         COMMON["refuse"].source + f"; neg is missing on M1 and M2 ({GUIDE})",
     ),
 }  # fmt: skip
@@ -123,9 +153,10 @@ _INPUTS = Switch(
     "fp16", "disputed",
     f"every attempt was refused in {SEED}, which took fp32 ones of rank 3; fp16 ones run on M1 Pro "
     "in imperatormk/ane-train",
+    "ANE025",
 )  # fmt: skip
 _KEPT = Switch("keep", "single", f"{GUIDE} ch. 3, M5")
-_TOGETHER = Switch("split+matmul+softmax+tile", "single", "jafreck/ironmill, M3 Pro")
+_TOGETHER = Switch("split+matmul+softmax+tile", "single", "jafreck/ironmill, M3 Pro", "ANE064")
 _TINY = Switch("7.63e-6", "single", "libane, an M3: log and rsqrt of less are inf")
 
 
@@ -151,7 +182,11 @@ class Chip:
         limits |= {"loaded": self.loaded_programs}
         if self.slice_cap is not None:
             limits["slice_cap"] = self.slice_cap
-        told = {k: Switch(f"{f.value:.0f}", "agreed", f.source) for k, f in limits.items()}
+        rules = {"axis": "ANE028", "channels": "ANE029"}
+        told = {
+            k: Switch(f"{f.value:.0f}", "agreed", f.source, rules.get(k, ""))
+            for k, f in limits.items()
+        }
         told.setdefault("slice_cap", Switch("0", "single", f"{GUIDE} ch. 19: clean from M3 on"))
         return {**COMMON, **told, **self.differs}
 
@@ -167,8 +202,11 @@ class Profile:
     @property
     def options(self) -> str:
         """The device options of csrc/host/profile.h."""
-        values = {k: s.value for k, s in self.chip.switches.items()} | dict(self.switched)
-        return " ".join([f"profile={self.spec}", *(f"{k}={v}" for k, v in values.items())])
+        words = [f"profile={self.spec}"]
+        for key, switch in self.chip.switches.items():
+            value = self.switched.get(key, switch.value)
+            words.append(f"{key}={value}" + (f"@{switch.rule}" if switch.rule else ""))
+        return " ".join(words)
 
 
 CHIPS: dict[str, Chip] = {

@@ -6,6 +6,7 @@ Expected values are published ones (anefast/chips.py has the sources), never wha
 from __future__ import annotations
 
 import math
+import re
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from anefast.chips import CHIPS, COMMON, find_profile
 from anefast.config import ConfigError, ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.legal import HOST, target_of
+from anefast.mil.lint import Target, catalogue, lint
 from anefast.runtime import TrainingStep, fused_ffn
 
 from .host_programs import In, Name, Text, run, run_op
@@ -359,6 +361,26 @@ def test_every_switch_argues_for_its_default():
         assert set(chip.differs) <= set(COMMON)
         for key, switch in chip.switches.items():
             assert len(switch.source) > 15 and " " not in switch.value, (chip.name, key)
+
+
+def test_refusals_cite_the_linter_s_rules():
+    rules = set(catalogue())
+    cited = set(re.findall(r"@(\w+)", " ".join(find_profile(c).options for c in CHIPS)))
+    assert len(cited) > 15 and cited <= rules
+    x = np.zeros((1, 4, 1, 32), np.float16)
+    for kind, rule, more in (("gather", 40, {"indices": [0]}), ("log", 30, {})):
+        like = x[:1] if kind == "gather" else x
+        with pytest.raises(_C.CompileError, match=rf"\(rule ANE0{rule}\)\. Hint"):
+            run_op(device("m1"), kind, like, x=In(x), **more)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+def test_the_linter_predicts_the_refusals_of_the_seed(dtype):
+    target = Target(CHIPS["m1-pro"])
+    sliced, y = sliced_weight()
+    for text, rule in ((several(dtype, dtype == "fp32"), "ANE025"), (sliced.program(y), "ANE034")):
+        found = {finding.rule.id for finding in lint(text, target=target)}
+        assert rule in found, (dtype, found)
 
 
 def test_unknown_chips_and_switches():
