@@ -34,7 +34,7 @@ class ReplayConfig:
 
 
 def replay(config: ReplayConfig) -> None:
-    """One line per output of each program. Failure (exit code 1) where any strays."""
+    """A line per program, one more for each output that strays. Failure (1) where any does."""
     folders = [config.folder] if (config.folder / MODEL).is_file() else programs(config.folder)
     device = Device(config.device, chip=config.chip)
     print(f"on {device.description}, {device.label}; tolerance {config.tolerance:g}")
@@ -45,17 +45,18 @@ def replay(config: ReplayConfig) -> None:
         ports = device.native_compile(text, blobs).inputs
         feeds = [laid_out(port, inputs[port.name]) for port in ports]
         got, want = (run(d, text, blobs, feeds) for d in (device, exact))
-        off = False
-        for name, array in got.items():
-            for other, whose in ((recorded, "recorded"), (want, "exact host")):
-                stray = strays(array, other[name], config.tolerance) if name in other else None
-                off |= stray is not None
-                verdict = "not there" if name not in other else str(stray or "agrees")
-                print(f"{folder.name} {name}, {whose}: {verdict}")
-        inside = first_stray(device, exact, text, blobs, feeds, config.tolerance) if off else None
-        if inside:
-            print(f"{folder.name}: strays from the exact host first at {inside[0]}: {inside[1]}")
-        bad += off
+        lines, agreements = [], []
+        for others, whose in ((recorded, "the recording"), (want, "the exact host")):
+            held = {
+                n: strays(a, others[n], config.tolerance) for n, a in got.items() if n in others
+            }
+            off = {n: stray for n, stray in held.items() if stray}
+            agreements.append(f"{len(held) - len(off)} of {len(got)} outputs agree with {whose}")
+            lines += [f"    {n} unlike {whose}'s: {stray}" for n, stray in off.items()]
+        if lines and (inside := first_stray(device, exact, text, blobs, feeds, config.tolerance)):
+            lines.append(f"    first unlike the exact host's: {inside[0]}: {inside[1]}")
+        print("\n".join([f"{folder.name}: {', '.join(agreements)}", *lines]))
+        bad += bool(lines)
     if bad:
         raise Failure(f"[replay] {bad} of {len(folders)} programs stray.")
 

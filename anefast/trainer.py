@@ -93,7 +93,7 @@ class Trainer:
         self.out_of_compiles = False  # going on is another process's business
         self.seconds, self.trained = 0.0, 0  # in this session
         self.timeline = Timeline(config.timeline, config.trace)
-        self.told: set[str] = set()  # findings of numeric health, once each
+        self.told: set[str] = set()  # advice on numeric health, once each
         self.note = ""  # what the bar says beside its numbers
         self.unlogged: Row | None = None  # of an update whose weights the device does not have yet
         self.failed = False
@@ -211,9 +211,9 @@ class Trainer:
         """Numeric health of the last micro-step, for the row; what is new of it is said."""
         report = self.step.health.look(self.step.params)
         for finding in report.findings:
-            about = finding.name if finding.kind == "overflow" else finding.kind
-            if about not in self.told:
-                self.told.add(about)
+            advice = finding.message.partition("Hint: ")[2]
+            if advice not in self.told:
+                self.told.add(advice)
                 self.say(f"health, update {self.progress.step + 1}: {finding.message}")
         return report.row()
 

@@ -125,11 +125,14 @@ def test_a_dump_is_one_folder_and_runs_again(monkeypatch, tmp_path, capsys):
     assert json.loads((program / "about.json").read_text())["device"].startswith("host as m1 (")
     assert run_replay(str(program), "--chip", "m1", "--device", "host") == 0
     told = capsys.readouterr().out
-    assert "recorded: agrees" in told and "exact host: agrees" in told
+    assert "1 of 1 outputs agree with the recording, 1 of 1 outputs agree with the exact" in told
     tight = ("--tolerance", "0.0001", "--chip", "m1", "--device", "host")
     assert run_replay(str(tmp_path), *tight) == 1
     out = capsys.readouterr()
-    assert "first at layers.0.ffn." in out.out and "1 of 1 programs stray" in out.err
+    assert (
+        "first unlike the exact host's: layers.0.ffn." in out.out
+        and "1 of 1 programs stray" in out.err
+    )
 
 
 def test_a_recorded_result_that_is_wrong_is_found(monkeypatch, tmp_path, capsys):
@@ -141,7 +144,8 @@ def test_a_recorded_result_that_is_wrong_is_found(monkeypatch, tmp_path, capsys)
     np.savez(program / EVALUATION, **arrays)
     assert run_replay(str(program), "--device", "host") == 1
     out = capsys.readouterr().out
-    assert "recorded: off by 50 at [0, 3, 0, 7]" in out and "exact host: agrees" in out
+    assert "unlike the recording's: off by 50 at [0, 3, 0, 7]" in out
+    assert "1 of 1 outputs agree with the exact host" in out
 
 
 def test_folders_that_are_no_dumps(tmp_path, capsys):

@@ -113,8 +113,9 @@ class Health:
         sick = [f for t, c in tensors.items() for f in self._fit(t, c)]
         for kind in ("saturation", "underflow"):
             alike = [f for f in sick if f.kind == kind]
-            more = f" {len(alike) - 1} more tensors likewise." if len(alike) > 1 else ""
-            findings += [f._replace(message=f.message + more) for f in alike[:1]]
+            more = f" (and {len(alike) - 1} more)" if len(alike) > 1 else ""
+            for f in alike[:1]:
+                findings.append(f._replace(message=f.message.replace(":", f"{more}:", 1)))
         named = {self.names[t]: c for t, c in tensors.items()}
         return Report(named, findings)
 
@@ -194,7 +195,8 @@ def overflowed(name: str, op: str, c: Counts, backward: bool) -> Finding:
         hint = "scale before squaring or summing, as ir.rms_norm does"
     else:
         hint = "lower optim.lr, or look at what feeds it with ANEFAST_DUMP"
-    message = f"{name}: {c.overflow:,} of {c.size:,} values overflowed in {op}. Hint: {hint}."
+    where = "" if op == "input" else f" in {op}"
+    message = f"{name}: {c.overflow:,} of {c.size:,} values overflowed{where}. Hint: {hint}."
     return Finding(name, "overflow", message)
 
 
