@@ -8,6 +8,7 @@ own choice.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -160,4 +161,70 @@ def test_memory_of_attention_grows_linearly_with_length():
             taps = {t for p in programs for _, t in (*p.inputs, *p.outputs)}
             assert all(t.size <= 32 * seq for t in taps)
             sizes.append(sum(_C.scratch_bytes(text) for text in texts))
-        assert all(b <= 2.05 * a for a, b in zip(sizes, sizes[1:], strict=False)), (spec, sizes)
+        assert all(b <= 2.05 * a for a, b in pairwise(sizes)), (spec, sizes)
+
+
+UNARY = ("sigmoid", "tanh", "exp", "sqrt", "silu")
+BINARY = ("add", "sub", "mul", "real_div", "maximum", "minimum")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_chains(seed):
+    """Elementwise operations, sums over channels and what follows from them, pairs turned."""
+    rng = np.random.default_rng(2000 + seed)
+    b, c, s = (int(rng.choice(n)) for n in ((1, 1, 2), (1, 2, 6, 48, 130), (1, 31, 32, 64, 200)))
+    full, row, column = (b, c, 1, s), (b, 1, 1, s), (1, c, 1, 1)
+    values = {"size": float(rng.choice([0.1, 1, 30])), "odd": float(rng.choice([0, 0, 1e-3]))}
+    feeds = {f"a{i}": halves(rng, *full, **values) for i in range(3)}
+    feeds |= {"r": halves(rng, *row, **values), "w": halves(rng, *column, **values)}
+    t = Text(**feeds)
+    known = {name: a.shape for name, a in feeds.items()}  # SSA values and their shapes
+    like = {shape: np.empty(shape, np.float16) for shape in (full, row)}
+
+    def pick(*shapes):
+        return Name(rng.choice([n for n, shape in known.items() if shape in shapes]))
+
+    def scalar():
+        return np.float16(rng.choice([0.5, -2, 0, 1, 1e-3]))
+
+    made = []
+    for _ in range(int(rng.integers(3, 14))):
+        kind = rng.choice(["binary", "binary", "number", "unary", "sum", "row", "pow", "turn"])
+        shape = full
+        if kind == "sum":
+            shape = row
+            op = rng.choice(["reduce_sum", "reduce_mean"])
+            name = t.op(op, like[row], x=pick(full), axes=[1], keep_dims=True)
+        elif kind == "row":
+            shape = row
+            name = t.op("mul", like[row], x=pick(row), y=scalar())
+        elif kind == "number":
+            shape = full if rng.random() < 0.7 else row
+            x, y = pick(shape), scalar()
+            x, y = (x, y) if rng.random() < 0.7 else (y, x)
+            name = t.op(str(rng.choice(BINARY)), like[shape], x=x, y=y)
+        elif kind in ("unary", "pow"):
+            shape = full if rng.random() < 0.7 else row
+            if kind == "unary":
+                name = t.op(str(rng.choice(UNARY)), like[shape], x=pick(shape))
+            else:
+                name = t.op("pow", like[shape], x=pick(shape), y=np.float16(-0.5))
+        elif kind == "turn" and c % 2 == 0:
+            pairs = np.empty((b, c // 2, 2, s), np.float16)
+            half = np.empty((b, c // 2, 1, s), np.float16)
+            x = t.op("reshape", pairs, x=pick(full), shape=list(pairs.shape))
+            size = list(half.shape)
+            e = t.op("slice_by_size", half, x=x, begin=[0, 0, 0, 0], size=size)
+            o = t.op("slice_by_size", half, x=x, begin=[0, 0, 1, 0], size=size)
+            p = t.op("sub", half, x=t.op("mul", half, x=e, y=scalar()), y=o)
+            q = t.op("add", half, x=e, y=t.op("mul", half, x=o, y=o))
+            x = t.op("concat", pairs, values=(p, q), axis=2, interleave=False)
+            name = t.op("reshape", like[full], x=x, shape=list(full))
+        else:
+            x, y = pick(full), pick(full, row, column)
+            x, y = (x, y) if rng.random() < 0.7 else (y, x)
+            name = t.op(str(rng.choice(BINARY)), like[full], x=x, y=y)
+        known[name] = shape
+        made.append(name)
+    taps = {made[-1], *(n for n in made if rng.random() < 0.25)}
+    both(t, sorted(taps), feeds)

@@ -8,6 +8,7 @@
 
 #include "../cpu/pool.h"
 #include "blocks.h"
+#include "chain.h"
 
 namespace anefast::host {
 
@@ -48,6 +49,7 @@ std::vector<Group> find_groups(const mil::Function &f) {
     std::vector<bool> rereads(f.operations.size(), false);
     find_attention_backward(flow, claimed, rereads, groups);
     find_attention(flow, rereads, claimed, groups);
+    find_chains(flow, claimed, groups);
     return groups;
 }
 

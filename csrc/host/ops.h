@@ -4,6 +4,8 @@
 // with a Frame, which says where memory is today. Families register themselves in ops.cpp's table.
 #pragma once
 
+#include <array>
+#include <memory>
 #include <string>
 #include <unordered_map>
 
@@ -39,9 +41,13 @@ class Builder {
     [[noreturn]] void refuse(const std::string &why) const;
 };
 
+using Halves = std::array<uint16_t, 65536>; // a function of fp16: its value for every bit pattern
+
 struct Record {
     Step (*build)(const Builder &b);
     size_t (*workspace)(const mil::Function &f, const mil::Operation &op) = nullptr;
+    // All values of an operation on one fp16 tensor, where they are looked up; may give null.
+    std::shared_ptr<const Halves> (*values)(const Builder &b) = nullptr;
 };
 
 using Table = std::unordered_map<std::string, Record>;

@@ -47,8 +47,6 @@ double f_gelu_tanh(double x, const Parameters &) {
 double f_gelu_sigmoid(double x, const Parameters &) { return x / (1 + std::exp(-1.702 * x)); }
 
 // 2) all 65,536 results, shared by every program that asks for the same function and parameters
-using Halves = std::array<uint16_t, 65536>;
-
 std::shared_ptr<const Halves> halves(Scalar f, const Parameters &p) {
     static std::mutex lock;
     static auto *made = new std::map<std::tuple<Scalar, double, double>, std::shared_ptr<const Halves>>();
@@ -97,7 +95,15 @@ template <Scalar F> Step function(const Builder &b, const Parameters &p = {}) {
     return build_elementwise(b, {b.operand("x")}, k_scalar<F, float>, k_scalar<F, double>, p);
 }
 
-template <Scalar F> Step plain(const Builder &b) { return function<F>(b); }
+// A function with parameters P, as a step and as all of its values.
+Parameters none(const Builder &) { return {}; }
+template <Scalar F, Parameters (*P)(const Builder &)> Step step_of(const Builder &b) { return function<F>(b, P(b)); }
+template <Scalar F, Parameters (*P)(const Builder &)> std::shared_ptr<const Halves> values_of(const Builder &b) {
+    return halves(F, P(b));
+}
+template <Scalar F, Parameters (*P)(const Builder &) = none> Record looked_up() {
+    return {step_of<F, P>, nullptr, values_of<F, P>};
+}
 
 // 4) plain arithmetic, faster computed than looked up
 #define UNARY(NAME, EXPRESSION)                                                                    \
@@ -126,11 +132,12 @@ template <Kernel<float> F, Kernel<double> D> Step simple(const Builder &b) {
     return build_elementwise(b, {b.operand("x")}, F, D);
 }
 
-Parameters epsilon(const Builder &b, double fallback) {
+template <const double &FALLBACK> Parameters epsilon(const Builder &b) {
     Parameters p;
-    p.a = b.has("epsilon") ? b.constant("epsilon") : fallback;
+    p.a = b.has("epsilon") ? b.constant("epsilon") : FALLBACK;
     return p;
 }
+constexpr double LOG_EPSILON = 1e-45, RSQRT_EPSILON = 1e-12, INVERSE_EPSILON = 1e-4;
 
 Parameters alpha_beta(const Builder &b) {
     Parameters p;
@@ -155,40 +162,48 @@ Step gelu(const Builder &b) {
     b.refuse("expected mode EXACT, TANH_APPROXIMATION or SIGMOID_APPROXIMATION, got " + mode);
 }
 
-Step power(const Builder &b) {
+bool constant_power(const Builder &b) {
     const mil::Value &y = b.f.values[b.operand("y")];
-    const bool constant = y.is_const && y.data && y.type.elements() == 1;
-    if (!constant || b.type("x").elements() != b.result_type().elements()) return build_pow(b);
+    return y.is_const && y.data && y.type.elements() == 1 && b.type("x").elements() == b.result_type().elements();
+}
+
+Parameters exponent(const Builder &b) {
     Parameters p;
     p.a = b.constant("y");
-    return function<f_pow>(b, p);
+    return p;
+}
+
+Step power(const Builder &b) { return constant_power(b) ? function<f_pow>(b, exponent(b)) : build_pow(b); }
+
+std::shared_ptr<const Halves> power_values(const Builder &b) {
+    return constant_power(b) ? halves(f_pow, exponent(b)) : nullptr;
 }
 
 } // namespace
 
 void add_unary(Table &t) {
-    t["exp"] = {plain<f_exp>};
-    t["exp2"] = {plain<f_exp2>};
-    t["erf"] = {plain<f_erf>};
-    t["tanh"] = {plain<f_tanh>};
-    t["atan"] = {plain<f_atan>};
-    t["sin"] = {plain<f_sin>};
-    t["cos"] = {plain<f_cos>};
-    t["tan"] = {plain<f_tan>};
-    t["sinh"] = {plain<f_sinh>};
-    t["cosh"] = {plain<f_cosh>};
-    t["sigmoid"] = {plain<f_sigmoid>};
-    t["silu"] = {plain<f_silu>};
-    t["softplus"] = {plain<f_softplus>};
-    t["softsign"] = {plain<f_softsign>};
-    t["sqrt"] = {plain<f_sqrt>};
-    t["log"] = {[](const Builder &b) { return function<f_log>(b, epsilon(b, 1e-45)); }};
-    t["rsqrt"] = {[](const Builder &b) { return function<f_rsqrt>(b, epsilon(b, 1e-12)); }};
-    t["inverse"] = {[](const Builder &b) { return function<f_inverse>(b, epsilon(b, 1e-4)); }};
-    t["elu"] = {[](const Builder &b) { return function<f_elu>(b, alpha_beta(b)); }};
-    t["leaky_relu"] = {[](const Builder &b) { return function<f_leaky_relu>(b, alpha_beta(b)); }};
+    t["exp"] = looked_up<f_exp>();
+    t["exp2"] = looked_up<f_exp2>();
+    t["erf"] = looked_up<f_erf>();
+    t["tanh"] = looked_up<f_tanh>();
+    t["atan"] = looked_up<f_atan>();
+    t["sin"] = looked_up<f_sin>();
+    t["cos"] = looked_up<f_cos>();
+    t["tan"] = looked_up<f_tan>();
+    t["sinh"] = looked_up<f_sinh>();
+    t["cosh"] = looked_up<f_cosh>();
+    t["sigmoid"] = looked_up<f_sigmoid>();
+    t["silu"] = looked_up<f_silu>();
+    t["softplus"] = looked_up<f_softplus>();
+    t["softsign"] = looked_up<f_softsign>();
+    t["sqrt"] = looked_up<f_sqrt>();
+    t["log"] = looked_up<f_log, epsilon<LOG_EPSILON>>();
+    t["rsqrt"] = looked_up<f_rsqrt, epsilon<RSQRT_EPSILON>>();
+    t["inverse"] = looked_up<f_inverse, epsilon<INVERSE_EPSILON>>();
+    t["elu"] = looked_up<f_elu, alpha_beta>();
+    t["leaky_relu"] = looked_up<f_leaky_relu, alpha_beta>();
     t["gelu"] = {gelu};
-    t["pow"] = {power};
+    t["pow"] = {power, nullptr, power_values};
     t["abs"] = {simple<k_abs<float>, k_abs<double>>};
     t["square"] = {simple<k_square<float>, k_square<double>>};
     t["relu"] = {simple<k_relu<float>, k_relu<double>>};
