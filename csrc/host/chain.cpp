@@ -427,7 +427,7 @@ Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member
                 if (by < 0 || !std::binary_search(inside.begin(), inside.end(), static_cast<size_t>(by))) g.reads.push_back(v);
             }
         for (int32_t r : f.operations[i].results)
-            if (flow.wanted_outside(r, inside)) g.writes.push_back(r);
+            if (flow.wanted_outside(r, inside) || f.operations[i].type == "concat") g.writes.push_back(r);
     }
     g.build = [kernel](const Plan &plan, Ref) -> Step {
         auto placed = std::make_shared<Kernel>(*kernel);
