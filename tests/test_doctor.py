@@ -19,6 +19,7 @@ import pytest
 
 import anefast
 from anefast import _C
+from anefast.bench.seed import Ffn
 from anefast.doctor import apart, checks, ops, probes, registry
 from anefast.doctor.result import Result, Wrong, of_plain
 from anefast.doctor.subject import Subject
@@ -125,7 +126,7 @@ def test_probes_in_small() -> None:
     for run_probe in (probes.operations, probes.ways, probes.behind, probes.cpu_overhead):
         found = run_probe(Subject("host", quick=True))
         assert found.said and all(n.value >= 0 for n in found.numbers)
-    found = probes.fusion(((32, 64, 32, 1, 2, 3, 4),), 1)(Subject("host", quick=True))
+    found = probes.fusion((Ffn(32, 64, 32, 1, 2, 3, 4, False),), 1)(Subject("host", quick=True))
     assert [n.published for n in found.numbers] == [1, 2, 3, 4]
 
 

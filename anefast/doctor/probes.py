@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -20,6 +20,7 @@ from statistics import mean
 import numpy as np
 
 from anefast import _C, ir, mil
+from anefast.bench.seed import FFNS, MEGAS, Ffn
 from anefast.config import ModelConfig
 from anefast.doctor import checks as usual
 from anefast.doctor.result import Check, Found, Number, Wrong
@@ -29,21 +30,7 @@ from anefast.nn import init_ffn, init_params
 from anefast.presets import preset_settings
 from anefast.runtime import Fused, fused_ffn, fused_transformer
 
-SEQ = 64
-# D, H, S; published: us of 1 layer, 12 fused, 12 separate, ms of a compile
-TOYS = ((64, 128, SEQ, 183, 247, 2197, 209), (128, 256, SEQ, 160, 344, 1921, 145))
-REAL = (
-    (288, 768, SEQ, 218, 705, 2611, 244),
-    (288, 768, 128, 228, 654, 2740, 179),
-    (768, 2048, SEQ, 429, 1839, 5153, 512),
-)
-# preset, layers; published: us fused, separate, ms of a compile
-WHOLE = (
-    ("stories15m", 6, 728, 3039, 1000),
-    ("stories110m", 4, 1978, 5076, 1000),
-    ("stories110m", 8, 3515, 10150, 2500),
-    ("stories110m", 12, 5081, 15227, 4200),
-)
+TOYS, REAL = FFNS[:2], FFNS[2:]  # the probe of toy sizes and that of real ones
 LEFT_OUT = "; larger sizes left out for want of time"
 
 
@@ -113,34 +100,33 @@ def operations(subject: Subject) -> Found:
 # Fusion.
 
 
-def fusion(sizes: tuple[tuple[int, ...], ...], quick: int) -> Callable[[Subject], Found]:
-    """FFN-only: one layer, twelve in one evaluation, twelve in twelve."""
+def fusion(rows: Sequence[Ffn], quick: int) -> Callable[[Subject], Found]:
+    """FFN-only: one layer, twelve in one evaluation, twelve in twelve; `quick` of the rows."""
 
     def run(subject: Subject) -> Found:
         numbers: list[Number] = []
-        rows = sizes[:quick] if subject.quick else sizes
-        for dim, hidden, seq, *published in rows:
+        make, device = subject.number, subject.device
+        for row in rows[:quick] if subject.quick else rows:
             if subject.late:
                 return Found(f"FFN of {len(numbers) // 4} sizes{LEFT_OUT}", tuple(numbers))
-            params = init_ffn(dim, hidden, 12, 0)
-            x = np.random.default_rng(0).standard_normal((1, dim, 1, seq)).astype(np.float16)
-            build = partial(fused_ffn, dim, hidden)
-            name, make = f"D {dim}, H {hidden}, S {seq}", subject.number
+            params, x = init_ffn(row.dim, row.hidden, 12, 0), signal(row.dim, row.seq)
+            build = partial(fused_ffn, row.dim, row.hidden)
             with (
-                build(1, seq, params, subject.device, subject.plan("all")) as single,
-                build(12, seq, params, subject.device, subject.plan("all")) as fused,
-                build(12, seq, params, subject.device, subject.plan("layer")) as apart,
+                build(1, row.seq, params, device, subject.plan("all")) as single,
+                build(12, row.seq, params, device, subject.plan("all")) as fused,
+                build(12, row.seq, params, device, subject.plan("layer")) as apart,
             ):
                 if error_of(fused(x), apart(x)) > usual.NEAR:
-                    raise Wrong(f"{name}: fused and separate differ", tuple(numbers))
-                for part, which, given in zip(
-                    ("1 layer", "12 fused", "12 separate"),
-                    (single, fused, apart), published, strict=False,
-                ):  # fmt: skip
+                    raise Wrong(f"{row.name}: fused and separate differ", tuple(numbers))
+                for part, which, published in (
+                    ("1 layer", single, row.one),
+                    ("12 fused", fused, row.fused),
+                    ("12 separate", apart, row.separate),
+                ):
                     us = time_call(subject, which, x)
-                    numbers.append(make(f"{name}: {part}", us, "us", given))
-                ready = 1e3 * fused.compile_seconds
-            numbers.append(make(f"{name}: 12 fused, ready", ready, "ms", published[3]))
+                    numbers.append(make(f"{row.name}: {part}", us, "us", published))
+                ms = 1e3 * fused.compile_seconds
+            numbers.append(make(f"{row.name}: 12 fused, ready", ms, "ms", row.compile_ms))
         return Found(f"FFN of {len(numbers) // 4} sizes", tuple(numbers))
 
     return run
@@ -149,24 +135,29 @@ def fusion(sizes: tuple[tuple[int, ...], ...], quick: int) -> Callable[[Subject]
 def whole(subject: Subject) -> Found:
     """Complete transformers, forward: every layer in one evaluation, against halves of layers."""
     numbers: list[Number] = []
-    rows = WHOLE[:2] if subject.quick else WHOLE
-    for preset, layers, *published in rows:
+    make = subject.number
+    for row in MEGAS[:2] if subject.quick else MEGAS:
         if subject.late:
             return Found(f"{len(numbers) // 3} transformers{LEFT_OUT}", tuple(numbers))
-        config = ModelConfig(**preset_settings(preset)["model"]).replace(n_layers=layers)
-        params = init_params(config, 0)
-        x = np.random.default_rng(0).standard_normal((1, config.dim, 1, SEQ)).astype(np.float16)
-        name, make = f"{preset}, {layers} layers, S {SEQ}", subject.number
-        build = partial(fused_transformer, config, params, SEQ, subject.device)
+        config = ModelConfig(**preset_settings(row.preset)["model"]).replace(n_layers=row.layers)
+        params, x = init_params(config, 0), signal(config.dim, row.shape.seq)
+        build = partial(fused_transformer, config, params, row.shape.seq, subject.device)
         with build(subject.plan("all")) as fused, build(subject.plan("unfused")) as apart:
             if error_of(fused(x), apart(x)) > usual.NEAR:
-                raise Wrong(f"{name}: fused and separate differ", tuple(numbers))
-            numbers.append(make(f"{name}: fused", time_call(subject, fused, x), "us", published[0]))
+                raise Wrong(f"{row.name}: fused and separate differ", tuple(numbers))
+            us = time_call(subject, fused, x)
+            numbers.append(make(f"{row.name}: fused", us, "us", row.fused))
             us = time_call(subject, apart, x)
-            numbers.append(make(f"{name}: {2 * layers} halves", us, "us", published[1]))
-            ready = 1e3 * fused.compile_seconds
-        numbers.append(make(f"{name}: fused, ready", ready, "ms", published[2]))
-    return Found(f"{len(numbers) // 3} transformers", tuple(numbers))
+            numbers.append(make(f"{row.name}: {2 * row.layers} halves", us, "us", row.separate))
+            ms = 1e3 * fused.compile_seconds
+        numbers.append(make(f"{row.name}: fused, ready", ms, "ms", row.compile_ms))
+    return Found(
+        f"{len(numbers) // 3} transformers of {MEGAS[0].shape.seq} positions", tuple(numbers)
+    )
+
+
+def signal(dim: int, seq: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((1, dim, 1, seq)).astype(np.float16)
 
 
 # Weights that are not baked.
@@ -364,12 +355,12 @@ def cpu_overhead(subject: Subject) -> Found:
 
 def checks() -> list[Check]:
     return [
-        Check("probe operations", "probes", operations, 20, alone=True),
-        Check("probe mega scale", "probes", fusion(TOYS, 2), 10, alone=True),
-        Check("probe mega real size", "probes", fusion(REAL, 1), 20, alone=True),
+        Check("probe operations", "probes", operations, 8, alone=True),
+        Check("probe mega scale", "probes", fusion(TOYS, 2), 8, alone=True),
+        Check("probe mega real size", "probes", fusion(REAL, 1), 15, alone=True),
         Check("probe full mega", "probes", whole, 25, alone=True),
-        Check("probe weight ways", "probes", ways, 10, alone=True),
-        Check("probe async compile", "probes", behind, 15, alone=True),
-        Check("probe compile budget", "probes", budget, 15, alone=True),
-        Check("probe CPU overhead", "probes", cpu_overhead, 10, alone=True),
+        Check("probe weight ways", "probes", ways, 6, alone=True),
+        Check("probe async compile", "probes", behind, 10, alone=True),
+        Check("probe compile budget", "probes", budget, 12, alone=True),
+        Check("probe CPU overhead", "probes", cpu_overhead, 5, alone=True),
     ]
