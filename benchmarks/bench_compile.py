@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from statistics import median
 
@@ -20,22 +19,16 @@ import pytest
 
 import anefast
 from anefast import _C
+from anefast.bench import clock
+from anefast.bench.tables.asynchronous import beside
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
 from anefast.presets import preset_settings
 from anefast.runtime import TrainingStep
 from anefast.runtime.cache import key_of
 
-PROGRAMS, ROUNDS, SEQ = 20, 5, 256
+ROUNDS, SEQ = 5, 256
 CONFIG = ModelConfig(**preset_settings("stories15m")["model"])
-
-
-@pytest.fixture
-def one_thread():
-    before = _C.threads()
-    _C.set_threads(1)
-    yield
-    _C.set_threads(before)
 
 
 def tokens():
@@ -48,51 +41,21 @@ def step_of(plan: str, swap_at: int | None = None) -> TrainingStep:
     return TrainingStep(CONFIG, params, anefast.Device("host"), 1, SEQ, find_plan(plan), swap_at)
 
 
-def test_evaluation_slows_little_while_twenty_programs_compile(one_thread):
-    step = step_of("unfused")
-    kernels = [k for k in step.sequence.kernels if k.baked][:PROGRAMS]
-    jobs = [(k.text, {p: np.array(b) for p, b in k.fill(step.params).items()}) for k in kernels]
-    stop, sets = threading.Event(), []
-
-    def behind() -> None:
-        while not stop.is_set():
-            for text, blobs in jobs:
-                step.device.programs.acquire(text, blobs, keep=False).release()
-            sets.append(1)
-
-    def evaluations() -> list[tuple[float, float]]:
-        taken = []
-        for _ in range(8):
-            wall, cpu = time.perf_counter(), time.thread_time()
-            step.sequence.run(step._forward)
-            taken.append(((time.perf_counter() - wall) * 1e3, (time.thread_time() - cpu) * 1e3))
-        return taken
-
-    quiet, busy = [], []
-    evaluations()
-    for _ in range(ROUNDS):
-        quiet += evaluations()
-        stop.clear()
-        thread = threading.Thread(target=behind)
-        thread.start()
-        busy += evaluations()
-        stop.set()
-        thread.join()
-    (wall, cpu), (busy_wall, busy_cpu) = (
-        tuple(median(column) for column in zip(*taken, strict=True)) for taken in (quiet, busy)
-    )
+def test_evaluation_slows_little_while_twenty_programs_compile(bench):
+    with clock.one_thread():
+        found = beside(bench, ROUNDS)
+    wall, cpu = found.busy / found.alone, found.cpu_busy / found.cpu_alone
     load = os.getloadavg()[0]
     print(
-        f"\nstories15m forward, {len(step._forward)} evaluations on 1 thread, alone {wall:.1f} ms "
-        f"(CPU {cpu:.1f}), while {PROGRAMS} programs compile {len(sets)} times over "
-        f"{busy_wall:.1f} ms (CPU {busy_cpu:.1f}): ratio {busy_wall / wall:.2f}x by the clock, "
-        f"{busy_cpu / cpu:.2f}x of its own CPU time; load {load:.1f} on {os.cpu_count()} CPUs"
+        f"\nstories15m forward, {found.evaluations} evaluations on 1 thread, alone "
+        f"{1e3 * found.alone:.1f} ms, while 20 programs compile {1e3 * found.busy:.1f} ms: ratio "
+        f"{wall:.2f}x by the clock, {cpu:.2f}x of its own CPU time; load {load:.1f} on "
+        f"{os.cpu_count()} CPUs"
     )
-    step.close()
-    assert busy_cpu / cpu <= 1.3
-    if load > os.cpu_count() - 1 + 0.5 and busy_wall / wall > 1.3:
+    assert cpu <= 1.3
+    if load > os.cpu_count() - 1 + 0.5 and wall > 1.3:
         pytest.skip("no core is free for the compiler; the clock's ratio is not judged")
-    assert busy_wall / wall <= 1.3
+    assert wall <= 1.3
 
 
 @pytest.mark.parametrize("plan", ["unfused", "all"])

@@ -8,18 +8,39 @@ slower is slower in every race, and a neighbour is not there in all of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from statistics import median
 
+from anefast import _C
+
 Run = Callable[[], object]
+Timer = Callable[[], float]
 FLOOR, ATTEMPTS = 0.97, 3
 
 
-def seconds(run: Run) -> float:
-    """Of one call."""
-    start = time.perf_counter()
+def seconds(run: Run, timer: Timer = time.perf_counter) -> float:
+    """Of one call. timer: `time.thread_time` counts CPU time, which no neighbour adds to."""
+    start = timer()
     run()
-    return time.perf_counter() - start
+    return timer() - start
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Everything on the calling thread, so that its CPU time is all there is."""
+    before = _C.threads()
+    _C.set_threads(1)
+    try:
+        yield
+    finally:
+        _C.set_threads(before)
+
+
+def cpu_ratios(runs: Mapping[str, Run], against: str, turns: int = 9) -> dict[str, float]:
+    """{other: other / against} in CPU time on one thread: what a regression is judged by."""
+    with one_thread():
+        return race(runs, against, turns=turns, timer=time.thread_time)[1]
 
 
 def typical(run: Run, budget: float, least: int = 3, most: int = 200) -> float:
@@ -36,6 +57,7 @@ def race(
     turns: int = 0,
     floor: float = FLOOR,
     attempts: int = ATTEMPTS,
+    timer: Timer = time.perf_counter,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(median seconds by name, {other: median of other / against}) of the best of several races.
 
@@ -49,7 +71,7 @@ def race(
         order = list(runs)
         for _ in range(count):
             for name in order:
-                taken[name].append(seconds(runs[name]))
+                taken[name].append(seconds(runs[name], timer))
             order.reverse()  # so that neither is always the first
         ratios = {
             name: median(a / b for a, b in zip(times, taken[against], strict=True))

@@ -6,6 +6,7 @@ on them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property, partial
@@ -26,20 +27,26 @@ from anefast.runtime.step import Tokens
 
 
 class Fusion(NamedTuple):
-    """us, us, us, ms, and how many times as long the separate evaluations take."""
+    """us, us, us, ms, and how many times as long the separate evaluations take, in two ways."""
 
     one: float
     fused: float
     separate: float
     compile_ms: float
     ratio: float
+    cpu_ratio: float  # of CPU time on one thread; nan where nobody judges
 
 
 class Bench:
-    """A run of `anefast.bench`. quick: smaller budgets, and the largest sizes left out."""
+    """A run of `anefast.bench`. quick: smaller budgets, and the largest sizes left out.
 
-    def __init__(self, device: Device, chip: str = seed.CHIP, quick: bool = False) -> None:
-        self.device, self.quick = device, quick
+    judge: also find the ratios that a regression is judged by.
+    """
+
+    def __init__(
+        self, device: Device, chip: str = seed.CHIP, quick: bool = False, judge: bool = False
+    ) -> None:
+        self.device, self.quick, self.judge = device, quick, judge
         self.machine = model.Machine(chip)
         self.budget = 0.4 if quick else 4.0  # s for one race
         self.attempts = 1 if quick else clock.ATTEMPTS
@@ -74,13 +81,15 @@ class Bench:
         finally:
             step.close()
 
-    def compare(self, fused: Fused, apart: Fused, x: Half) -> tuple[float, float, float]:
-        """(fused us, apart us, apart / fused) of two passes, which must agree to the byte."""
+    def compare(self, fused: Fused, apart: Fused, x: Half) -> tuple[float, float, float, float]:
+        """(fused us, apart us, apart / fused by the clock and by CPU time) of two passes, which
+        must agree to the byte."""
         if fused(x).tobytes() != apart(x).tobytes():
             raise RuntimeError("[bench] expected the same bytes fused and apart, got others.")
         runs = {"fused": partial(fused, x), "apart": partial(apart, x)}
         times, ratios = clock.race(runs, "fused", self.budget, attempts=self.attempts)
-        return 1e6 * times["fused"], 1e6 * times["apart"], ratios["apart"]
+        cpu = clock.cpu_ratios(runs, "fused")["apart"] if self.judge else math.nan
+        return 1e6 * times["fused"], 1e6 * times["apart"], ratios["apart"], cpu
 
     def _ffn(self, f: seed.Ffn) -> Fusion:
         params, x = init_ffn(f.dim, f.hidden, 12, 0), signal(f.dim, f.seq)
@@ -90,9 +99,9 @@ class Bench:
             fused_ffn(*size, 12, f.seq, params, self.device, "all") as fused,
             fused_ffn(*size, 12, f.seq, params, self.device, "layer") as apart,
         ):
-            together, separate, ratio = self.compare(fused, apart, x)
+            together, separate, *ratios = self.compare(fused, apart, x)
             single = 1e6 * clock.typical(partial(one, x), self.budget / 4)
-            return Fusion(single, together, separate, 1e3 * fused.compile_seconds, ratio)
+            return Fusion(single, together, separate, 1e3 * fused.compile_seconds, *ratios)
 
     def _transformer(self, t: seed.Mega) -> Fusion:
         config = self.config(t.preset, n_layers=t.layers)
@@ -101,8 +110,8 @@ class Bench:
             fused_transformer(config, params, t.shape.seq, self.device, "all") as fused,
             fused_transformer(config, params, t.shape.seq, self.device, "unfused") as apart,
         ):
-            together, separate, ratio = self.compare(fused, apart, x)
-            return Fusion(0.0, together, separate, 1e3 * fused.compile_seconds, ratio)
+            together, separate, *ratios = self.compare(fused, apart, x)
+            return Fusion(0.0, together, separate, 1e3 * fused.compile_seconds, *ratios)
 
 
 def signal(dim: int, seq: int) -> Half:

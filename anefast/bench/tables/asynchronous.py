@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anefast import _C
 from anefast.bench import clock, seed
 from anefast.bench.context import Bench
 from anefast.runtime import TrainingStep
@@ -31,7 +30,7 @@ class Beside(NamedTuple):
 
 
 def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
-    with one_thread():
+    with clock.one_thread():
         found = beside(bench, rounds=2 if bench.quick else 5)
     alone, busy = found.alone / found.evaluations, found.busy / found.evaluations
     return [
@@ -41,17 +40,6 @@ def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
         f"ratio by the clock here {busy / alone:.2f}, of its own CPU time "
         f"{found.cpu_busy / found.cpu_alone:.2f}; published 1.13",
     ], {"alone": 1e3 * alone, "while 20 kernels compile": 1e3 * busy}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """So that a core is free for the compiler."""
-    before = _C.threads()
-    _C.set_threads(1)
-    try:
-        yield
-    finally:
-        _C.set_threads(before)
 
 
 def beside(bench: Bench, rounds: int) -> Beside:
