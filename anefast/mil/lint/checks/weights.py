@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ FORMATS = {  # dtype -> its number in a record, bytes per element
 }  # fmt: skip
 CODES = {name: code for name, (code, _) in FORMATS.items()}
 BYTES = {name: size for name, (_, size) in FORMATS.items()}
+MAX_RECORDS = 1 << 16  # that are counted
 CHUNK = 1 << 22  # elements looked at together
 BUDGET = 8 << 20
 COMPILED = ("net.plist", "data", "model.hwx", "coremldata.bin")  # what a compile leaves behind
@@ -51,20 +52,26 @@ class WeightFile:
     version: int
 
     def record(self, offset: int) -> Record | None:
+        with self.path.open("rb") as file:
+            return self._read(file, offset)
+
+    def _read(self, file: BinaryIO, offset: int) -> Record | None:
         if offset < 0 or offset + ALIGN > self.bytes:
             return None
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return Record(offset, *struct.unpack("<IIQQ", file.read(24)))
+        file.seek(offset)
+        raw = file.read(24)
+        return Record(offset, *struct.unpack("<IIQQ", raw)) if len(raw) == 24 else None
 
     def records(self) -> Iterator[Record]:
         """Records as a reader walks them: the next begins at the first 64 behind the data."""
-        offset = ALIGN
-        while record := self.record(offset):
-            if record.sentinel != SENTINEL or record.data + record.size > self.bytes:
-                return
-            yield record
-            offset = max(-(-(record.data + record.size) // ALIGN) * ALIGN, offset + ALIGN)
+        offset, read = ALIGN, 0
+        with self.path.open("rb") as file:
+            while read < MAX_RECORDS and (record := self._read(file, offset)):
+                if record.sentinel != SENTINEL or record.data + record.size > self.bytes:
+                    return
+                yield record
+                end = -(-(record.data + record.size) // ALIGN) * ALIGN
+                offset, read = max(end, offset + ALIGN), read + 1
 
 
 def opened(path: Path) -> WeightFile | None:
