@@ -219,6 +219,11 @@ EXAMPLES: dict[str, Example] = {
     "ANE090": Example(BAKED, BAKED, files={"weights/w.bin": blob(np.where(np.arange(64).reshape(8, 8, 1, 1) == 9, np.float16("nan"), GOOD))}, good_files=FILE),
     "ANE091": Example(program(weight("tensor<fp16, [8192, 8, 1, 128]>"), RELU), program(RELU), on="m3", also={"ANE005"}),
 }  # fmt: skip
+Y20 = "tensor<fp16, [1, 4, 1, 20]>"
+EXAMPLES["ANE094"] = Example(
+    program(op("relu(x = x)", "y", "tensor<fp16, [1, 8, 1, 20]>"), ints("b", 0, 0, 0, 0), ints("sz", 1, 4, 1, 20), op("slice_by_size(x = x, begin = b, size = sz)", "z", Y20), params="tensor<fp16, [1, 8, 1, 20]> x", results="y, z"),
+    program(RELU), also={"ANE024"},
+)  # fmt: skip
 # Of a set of programs, not of a text: test_lint.py.
 OF_SETS = {"ANE092", "ANE093"}
 

@@ -69,7 +69,8 @@ def apply(text: bytes, findings: Sequence[Finding]) -> tuple[bytes, list[Finding
 
 
 def write(path: Path, text: bytes) -> None:
-    """Replaces a file at once: whoever reads it sees the old text or the new."""
+    """Replaces a file at once: whoever reads it sees the old text or the new. Links stay links."""
+    path = path.resolve()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from anefast.mil.lint.catalogue import CONFIDENCE, LEVELS, SEVERITIES, Rule, catalogue
 from anefast.mil.lint.checks import Finding, Target
@@ -133,9 +134,8 @@ def _result(finding: Finding, index: int) -> dict[str, Any]:
     place: dict[str, Any] = {"region": region}
     if finding.path is not None:
         path = finding.path
-        place["artifactLocation"] = {
-            "uri": path.as_uri() if path.is_absolute() else path.as_posix()
-        }
+        uri = path.as_uri() if path.is_absolute() else quote(path.as_posix())
+        place["artifactLocation"] = {"uri": uri}
     return {
         "ruleId": finding.rule.id,
         "ruleIndex": index,

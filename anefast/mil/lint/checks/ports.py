@@ -50,6 +50,20 @@ def rows(source: Source, function: Function, target: Target) -> Iterator[Finding
             )
 
 
+@function_check("ANE094")
+def sizes(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for wanted in ("input", "result"):
+        side = [(value, at) for value, at, which in ports(function) if which == wanted]
+        packed = {value.size * BYTES.get(value.dtype, 1) for value, _ in side}
+        partial = [at for value, at in side if value.shape and _padded(value)]
+        if len(packed) > 1 and partial:
+            yield found("ANE094", partial[0], f"{wanted}s of {len(packed)} sizes, rows padded")
+
+
+def _padded(value: Value) -> bool:
+    return bool(value.shape[-1] * BYTES.get(value.dtype, ROW_BYTES) % ROW_BYTES)
+
+
 @function_check("ANE025", "ANE026")
 def number(source: Source, function: Function, target: Target) -> Iterator[Finding]:
     if len(function.inputs) > 1:
