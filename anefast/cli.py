@@ -296,4 +296,6 @@ def _summary(noise: str, flags: Sequence[str]) -> str:
 
 def _module() -> str:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec.name if spec is not None and spec.name.startswith("anefast") else "anefast.train"
+    if spec is None or not spec.name.startswith("anefast"):
+        return "anefast.train"
+    return str(spec.name).removesuffix(".__main__")

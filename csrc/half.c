@@ -174,18 +174,17 @@ static const Kernels WITH_AVX512 = {"AVX-512", avx512_from_floats, avx512_to_flo
 static const Kernels WITH_NEON = {"NEON", neon_from_floats, neon_to_floats};
 #endif
 
-/* ANEFAST_ISA names the path to take, with the names and the meaning they have in cpu/gemm.cpp. */
+/* ANEFAST_ISA names the path to take, with the names of cpu/gemm_path.cpp; as there, a path that is not
+ * here is passed over for the best. */
 static const Kernels *choose(void) {
     const char *text = getenv("ANEFAST_ISA");
     const char *wish = text ? text : "";
+    if (!strcmp(wish, "portable")) return &PORTABLE;
 #if HALF_X86
-    if (!strcmp(wish, "portable") || !strcmp(wish, "neon")) return &PORTABLE;
     if (strcmp(wish, "avx2") != 0 && __builtin_cpu_supports("avx512f")) return &WITH_AVX512;
     if (has_f16c()) return &WITH_F16C;
 #elif HALF_NEON
-    if (!*wish || !strcmp(wish, "neon")) return &WITH_NEON;
-#else
-    (void)wish;
+    return &WITH_NEON;
 #endif
     return &PORTABLE;
 }
