@@ -297,6 +297,8 @@ def test_the_contract_of_surfaces_and_programs_holds(contract: Path, fake: Fake)
 
 @pytest.mark.slow
 def test_all_of_it_sanitized(sanitized: Fake, tmp_path: Path) -> None:
+    (extension,) = (sanitized.folder / "package" / "anefast").glob("_C.*.so")
+    assert b"__asan_report" in extension.read_bytes()
     found = json.loads(child(sanitized, tmp_path, "faults.py"))
     assert {name: row["raised"] for name, row in found.items()} == {n: r for n, r, _ in FAULTS}
     for script in (check_training_sanitized, check_broken_training, check_soak_sanitized):

@@ -82,7 +82,7 @@ static anefast_status apply_strides(NSDictionary *live, anefast_port *port, anef
     int64_t least = (int64_t)port->shape[3] * (int64_t)port->strides[3];
     for (int i = 2; i >= 0; i--) {
         if (![live objectForKey:strides[i]]) return ANEFAST_OK;
-        const int64_t stride = number(live, strides[i]);
+        const int64_t stride = number(live, strides[i]); // -1, and refused, where it is no number
         if (stride < least)
             return ane_fail(error, ANEFAST_COMPILE,
                             "[ane] expected the model's %s of port %s to be at least %lld bytes, got %lld. Hint: please "

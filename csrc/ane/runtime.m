@@ -77,8 +77,7 @@ static void describe_to(char *description, size_t room) {
     snprintf(description, room, "ane (%s)", parts);
 }
 
-static anefast_status device_open(const char *options, anefast_device **device, anefast_error *error) {
-    *device = NULL;
+static anefast_status open_inside_pool(const char *options, anefast_device **device, anefast_error *error) {
     uint32_t qos = DEFAULT_QOS;
     anefast_status status = ane_private_open(error);
     if (status == ANEFAST_OK && ane_has_device() == 0)
@@ -90,11 +89,17 @@ static anefast_status device_open(const char *options, anefast_device **device, 
     struct anefast_device *made = calloc(1, sizeof *made);
     if (!made) return ane_fail(error, ANEFAST_MEMORY, "[ane] no memory for a device's record.");
     made->qos = qos;
-    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
     describe_to(made->description, sizeof made->description);
-    [pool release];
     *device = made;
     return ANEFAST_OK;
+}
+
+static anefast_status device_open(const char *options, anefast_device **device, anefast_error *error) {
+    *device = NULL;
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    const anefast_status status = open_inside_pool(options, device, error);
+    [pool release];
+    return status;
 }
 
 static void device_close(anefast_device *device) { free(device); }

@@ -3,7 +3,8 @@
 What comes out, in one folder: `package/anefast` (to be PYTHONPATH of a child process), and the two
 fakes as libraries, IOSurface and the AppleNeuralEngine framework, which holds a host executor of
 its own to evaluate with. Nearly every object is the ordinary build's own, found in build/ and only
-linked again; the sanitized build has its own there. By itself:
+linked again. Sanitizers see what is under test: csrc/ane, the fakes, and every call into libc. By
+itself:
 `python -m tests.ane.build FOLDER [--sanitize]`.
 """
 
@@ -95,7 +96,7 @@ def build(folder: Path, sanitize: bool = False) -> Fake:
     """Builds into `folder` what is not there yet. One builder at a time per kind of build."""
     made = Fake(folder, sanitize)
     tag = f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
-    objects = ROOT / "build" / (tag + "-debug-sanitize" * sanitize)
+    objects = ROOT / "build" / tag
     objects.mkdir(parents=True, exist_ok=True)
     with open(objects / "fake-ane.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -118,7 +119,6 @@ def _package(made: Fake) -> None:
     shutil.copytree(ROOT / "anefast", package / "anefast", ignore=ignored, dirs_exist_ok=True)
     switches = {
         "ANEFAST_FAKE_ANE": str(made.folder),
-        "ANEFAST_DEBUG_BUILD": str(int(made.sanitized)),
         "ANEFAST_SANITIZE": str(int(made.sanitized)),
     }
     words = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(package)]
