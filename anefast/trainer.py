@@ -26,9 +26,10 @@ from anefast.data import Batches, Order, TokenData
 from anefast.optim import AdamW, LossScale, learning_rate
 from anefast.restart import restarts
 from anefast.telemetry import RunFolder, environment, peak_memory_bytes
+from anefast.telemetry.history import SUMMARY
 from anefast.telemetry.screen import Screen
 from anefast.telemetry.sinks import Sinks
-from anefast.telemetry.timeline import SUMMARY, Timeline
+from anefast.telemetry.timeline import Timeline
 
 if TYPE_CHECKING:
     from anefast.model import Model

@@ -14,7 +14,8 @@ from anefast import _C
 from anefast.config import TrainConfig
 from anefast.telemetry import RunError, RunFolder, breakdown
 from anefast.telemetry.background import Background
-from anefast.telemetry.timeline import PYTHON, SUMMARY, Sums, Timeline, summary
+from anefast.telemetry.history import SUMMARY
+from anefast.telemetry.timeline import PYTHON, Sums, Timeline, summary
 from anefast.train import fit
 from anefast.trainer import Trainer
 

@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.telemetry.background import Background
-from anefast.telemetry.history import SUMMARY as SUMMARY
 from anefast.telemetry.run import write_atomic
 from anefast.telemetry.trace import Trace
 
@@ -197,7 +196,7 @@ class Timeline:
         return row | {"spans_lost": lost} if lost else row
 
     def summary(self) -> dict[str, Any]:
-        """The session so far, as breakdown.py prints it and SUMMARY holds it."""
+        """The session so far, as breakdown.py prints it and breakdown.json holds it."""
         return {
             "first_step": self.first_step,
             "last_step": self.last_step,
