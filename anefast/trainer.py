@@ -210,7 +210,8 @@ class Trainer:
 
     def _look(self) -> Row:
         """Numeric health of the last micro-step, for the row; what is new of it is said."""
-        report = self.step.health.look(self.step.params)
+        with _C.Span(_C.Component.HEALTH):
+            report = self.step.health.look(self.step.params)
         for finding in report.findings:
             advice = finding.message.partition("Hint: ")[2]
             if advice not in self.told:

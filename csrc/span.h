@@ -25,13 +25,14 @@ namespace anefast::span {
     X(EVALUATE, "programs evaluated by the device")                                                          \
     X(READ_BACK, "values copied out of packed surfaces")                                                     \
     X(ELEMENTWISE, "final norm and its gradient; residual adds are inside the programs")                     \
-    X(CLASSIFIER, "logits, their exponentials and their two gradients")                                                          \
-    X(CROSS_ENTROPY, "loss from sums of exponentials")                                         \
+    X(CLASSIFIER, "logits, their exponentials and their two gradients")                                      \
+    X(CROSS_ENTROPY, "loss from sums of exponentials")                                                       \
     X(DW_SUBMIT, "weight gradients handed to the queue")                                                     \
     X(DW_RUN, "weight gradients multiplied and accumulated")                                                 \
     X(DW_WAIT, "waiting for weight gradients")                                                               \
     X(DW_QUEUED, "weight gradients in the queue before they started")                                        \
     X(OPTIMIZER, "gradient norm, clipping and AdamW")                                                        \
+    X(HEALTH, "numeric health looked at")                                                                    \
     X(COMPILE, "programs compiled, loaded and unloaded")                                                     \
     X(COMPILE_WAIT, "waiting for a compile in the background")                                               \
     X(CHECKPOINT, "weights and moments written to disk")                                                     \
