@@ -294,6 +294,17 @@ def test_slices_behind_the_start_saturate_on_the_first_two_generations(chip, row
     assert (got[first] == x[..., :5]).all() and (got[again] == np.abs(x)).all()
 
 
+def test_fp32_values_are_fp16_inside():
+    x = np.array([[np.nan, 1e-6, 40000, 0.3]], np.float32)
+    with np.errstate(over="ignore"):
+        rounded = x.astype(np.float16).astype(np.float32)
+    got = run_op(device("m4"), "add", x, x=In(x), y=In(np.zeros_like(x)))
+    assert got.ravel().tolist() == [math.inf, *rounded.ravel()[1:].tolist()]
+    twice = run_op(device("m4"), "add", x, x=In(x), y=In(x))
+    assert twice.ravel()[2] == math.inf
+    assert run_op(_C.Device("host"), "add", x, x=In(x), y=In(x)).ravel()[2] == 80000
+
+
 BOUNDS = {  # function, largest published error, value at 0
     "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), 0.0034, 0.5),
     "tanh": (np.tanh, 0.002, 0.0),
