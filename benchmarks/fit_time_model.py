@@ -14,8 +14,8 @@ best rates for each): dispatch, products and weights, as this project had before
 the published roofline of the M1 for products and weights, and the first 8 MB of weights (its SRAM)
 at its published streaming rate, 0.14 with three free rates. For sequences of 64 or 128 instead of
 256 in the transformers' rows no such form came below 0.15. Compiling: with products of two values,
-their heads and the bytes of weights 0.07; without them, by operations, results or flops to any
-power, none below 0.38.
+their heads and the bytes of weights 0.07; by operations, results, weights or flops alone, to any
+power from 1 to 2, none below 0.38.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from anefast.bench.context import Bench
 from anefast.bench.table import Line
 
 TITLE = "throughput by where stderr goes"
+ROUNDS = 2
 SHAPE = {"model.dim": 64, "model.n-layers": 2, "model.n-heads": 4, "data.batch": 2} | {
     "data.source": "stories:200",
     "plan": "layer",
@@ -24,9 +25,14 @@ SHAPE = {"model.dim": 64, "model.n-layers": 2, "model.n-heads": 4, "data.batch":
 
 def measure(bench: Bench) -> tuple[list[str], list[Line]]:
     steps = 60 if bench.quick else 400
-    file, terminal = (throughput(to, steps) for to in (to_file, to_slow_terminal))
+    rates: dict[Callable[[list[str], Path], str], list[float]] = {to_file: [], to_slow_terminal: []}
+    for _ in range(ROUNDS):
+        for to, found in rates.items():
+            found.append(throughput(to, steps))
+    file, terminal = (max(found) for found in rates.values())  # a neighbour only slows
     return [
-        f"here python -m anefast.train, 2 layers of 64, {steps} updates, its bar on stderr; the "
+        f"here python -m anefast.train, 2 layers of 64, {steps} updates, its bar on stderr, the "
+        f"faster of {ROUNDS} in turns (closer: benchmarks/bench_terminal.py); the "
         "terminal is read 1 kB at a time, 20 times a second",
         "published: a row of JSON per step on stderr; a stalled terminal is nothing to model",
     ], [
