@@ -5,9 +5,9 @@
 Published for an M1 Pro: 7.4 times slower with rows printed to a terminal than to a file
 (maderix/ANE issue 24). Here a line per micro-step, far more than training says, and the bar go to
 a file, to a terminal that is read at 1.3 KB/s, and to a pipe that nobody reads any more. Segments
-take turns in one process; the first two ratios must be 1 within 2%. The last one is what the
-screen's own thread prevents: 1.3 KB a micro-step, printed by the thread that evaluates to a
-terminal read at 13 KB/s.
+take turns in one process; neither may be slower than the file by more than 2%, as far as the rounds
+can tell. The last ratio is what the screen's own thread prevents: 1.3 KB a micro-step, printed by
+the thread that evaluates to a terminal read at 13 KB/s.
 """
 
 from __future__ import annotations
@@ -101,4 +101,4 @@ def test_terminal(micro_step, tmp_path, monkeypatch):
         print(f"  {name:<32} {r}")
     for name in ("a slow terminal", "a closed pipe"):
         r = found[name]
-        assert r.low <= 1.02 and r.high >= 0.98, f"{name}: {r}"
+        assert r.low <= 1.02, f"{name}: {r}"
