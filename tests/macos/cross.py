@@ -27,7 +27,7 @@ SHIPPED = ("csrc", "anefast", "setup.py", "pyproject.toml", "README.md", "LICENS
 # What the runtime of a Mac provides: the names of std, operators new and delete, exceptions,
 # complex division.
 CXX = re.compile(
-    r"__Z(N[KVO]*St|NKSt|St|T[ISVT]N?K?St|T[IS][a-z]|TVN10__cxxabiv1|n[wa]m|d[la]Pv)"
+    r"__Z(N[KVO]*St|NKSt|St|T[ISVT]N?K?St|T[IS]P?K?[a-z]$|TVN10__cxxabiv1|n[wa]m|d[la]Pv)"
     r"|___(cxa|gxx)_|___dynamic_cast$|__Unwind_|___(mul|div)[sd]c3$"
 )
 DEBUGGING = 0xE0  # in a symbol's type: an entry for debuggers, neither defined nor needed
