@@ -43,8 +43,8 @@ BINARY(add, x + y)
 BINARY(sub, x - y)
 BINARY(mul, x *y)
 BINARY(divide, x / y)
-BINARY(maximum, (x > y) | (x != x) ? x : y)
-BINARY(minimum, (x < y) | (x != x) ? x : y)
+BINARY(maximum, ((x > y) | (x != x)) ? x : y)
+BINARY(minimum, ((x < y) | (x != x)) ? x : y)
 #undef BINARY
 
 // Doubles of the even half and the odd half of a vector: lanes 0.. and WIDTH / 2..
@@ -117,7 +117,7 @@ static float softmax(const uint16_t *scores, const uint16_t *mask, int64_t n, fl
         }
         if (left >= WIDTH) {
             store(e + j, x);
-            top = (x > top) | (x != x) ? x : top;
+            top = ((x > top) | (x != x)) ? x : top;
         } else {
             float lanes[WIDTH];
             store(lanes, x);
@@ -125,13 +125,13 @@ static float softmax(const uint16_t *scores, const uint16_t *mask, int64_t n, fl
             for (int64_t k = left; k < WIDTH; ++k)
                 lanes[k] = lowest;
             load(x, lanes);
-            top = (x > top) | (x != x) ? x : top;
+            top = ((x > top) | (x != x)) ? x : top;
         }
     }
     float lanes[WIDTH], most = lowest;
     store(lanes, top);
     for (int k = 0; k < WIDTH; ++k)
-        most = (lanes[k] > most) || (lanes[k] != lanes[k]) ? lanes[k] : most;
+        most = (lanes[k] > most || lanes[k] != lanes[k]) ? lanes[k] : most;
     if (!(most >= least) && !(most != most && least == lowest)) return most;
     // 2) exp and its sum
     Chains sum = {};
