@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -290,6 +291,26 @@ def test_the_contract_of_surfaces_and_programs_holds(contract: Path, fake: Fake)
     )
     assert done.returncode == 0, done.stdout[-4000:]
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= 15
+
+
+TOUCHES = {
+    "unlocked": "view = s.lock(); s.unlock(); view[0]",
+    "read-only": "view = s.lock(True); import ctypes; ctypes.memset(view.ctypes.data, 1, 1)",
+}
+
+
+@pytest.mark.parametrize("touch", TOUCHES)
+def test_a_surface_is_out_of_reach_without_its_lock(fake: Fake, tmp_path: Path, touch: str) -> None:
+    """The fake's own teeth: without them the runs above would prove less."""
+    code = f"from anefast import _C; s = _C.Device('ane').surface(64); {TOUCHES[touch]}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=fake.environment(tmp_path / "temporary"),
+        capture_output=True,
+        timeout=100,
+    )
+    assert done.returncode == -signal.SIGSEGV, done.stderr
 
 
 # 4) under sanitizers
