@@ -94,6 +94,7 @@ def extensions() -> list[Extension]:
         include_dirs=["csrc", pybind11.get_include()],
         language="c++",
         extra_link_args=link,
+        depends=sorted(p.as_posix() for p in Path("csrc").rglob("*.h")),
     )
     found = [native]
     if Path("anefast/optim/_fused.pyx").exists():
