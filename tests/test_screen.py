@@ -69,13 +69,13 @@ def test_the_bar_is_drawn_ten_times_a_second_at_most_and_never_by_the_caller():
     screen = Screen(True, out, err)
     began, shown = time.monotonic(), 0
     while time.monotonic() - began < 0.75:
-        screen.show(shown := shown + 1, 10**6, f"loss {shown}")
+        screen.show(shown := shown + 1, 10**9, f"loss {shown}")
         if shown % 20000 == 0:
             screen.say("a line")
     screen.close()
     drawn = [(at, text) for at, _, text in err.writes if "batch" in text]
     assert 2 <= len(drawn) <= 0.75 / 0.1 + 3 + 2 * out.text.count("a line")
-    assert f"{shown}/1000000" in drawn[-1][1] and f"loss {shown}" in drawn[-1][1]
+    assert f"{shown}/{10**9}" in drawn[-1][1] and f"loss {shown}" in drawn[-1][1]
     assert threading.get_ident() not in {thread for _, thread, _ in (*err.writes, *out.writes)}
 
 
