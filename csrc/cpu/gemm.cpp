@@ -45,19 +45,21 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 thread_local Scratch a_scratch, partial_scratch, b_scratch;
 
-// One product as a list of tasks 0..count-1, to be started in order by any threads:
+// Never destroyed: a worker may outlive static destructors.
+ScratchShelf &shelf() {
+    static ScratchShelf &one = *new ScratchShelf;
+    return one;
+}
+
+// How one product is cut into tasks 0..count-1, to be started in order by any threads:
 // for each step (columns outer, k inner): pack_tasks that fill the panels, then tile_tasks that use them.
-struct Plan {
+struct Cut {
     Gemm g;
     const GemmKernels &kern;
     bool alone; // all tasks on one thread, B packed into its own scratch
     int64_t step_k, step_columns, tile_rows, tile_columns; // k and columns of a step; of a task
-    Scratch shared;                                        // B's panels, where not alone
-    uint8_t *packed = nullptr;
-    std::unique_ptr<float[]> partial; // fp32 C of a column step, where C is fp16 and k takes several steps
-    std::atomic<int64_t> done{0};
 
-    Plan(const Gemm &product, int64_t tasks_wanted) : g(product), kern(kernels_for(product)) {
+    Cut(const Gemm &product, int64_t tasks_wanted) : g(product), kern(kernels_for(product)) {
         const int64_t products = g.m * g.n * std::max<int64_t>(g.k, 1);
         alone = tasks_wanted <= 1 || products <= SERIAL_PRODUCTS;
         const int64_t n = round_up(g.n, kern.nr);
@@ -79,11 +81,6 @@ struct Plan {
             tile_rows = round_up(ceil_div(g.m, ceil_div(g.m, tile_rows)), kern.mr);
         while (!alone && tile_columns > 4 * kern.nr && ceil_div(g.m, tile_rows) * ceil_div(step_columns, tile_columns) < tasks_wanted)
             tile_columns = round_up(tile_columns / 2, kern.nr);
-
-        if (!alone)
-            packed = shared.get_bytes(panel_bytes() * step_columns / kern.nr);
-        if (g.c_elem == Elem::f16 && step_k < g.k)
-            partial.reset(new float[g.m * step_columns]);
     }
 
     int64_t panel_bytes() const { return round_up(step_k, kern.k_unit) * kern.nr * kern.packed_bytes; }
@@ -100,6 +97,25 @@ struct Plan {
         const int64_t full = g.n / step_columns, rest = g.n % step_columns;
         const auto of = [&](int64_t columns) { return pack_tasks(columns) + tile_tasks(columns); };
         return k_steps() * (full * of(step_columns) + (rest ? of(rest) : 0));
+    }
+};
+
+// A cut product with the memory it needs while it runs.
+struct Plan : Cut {
+    ScratchShelf::Lent panels{nullptr, {}}, partials{nullptr, {}};
+    uint8_t *packed = nullptr; // B's panels
+    float *partial = nullptr;  // fp32 C of a column step, where C is fp16 and k takes several steps
+    std::atomic<int64_t> done{0};
+
+    Plan(const Gemm &product, int64_t tasks_wanted) : Cut(product, tasks_wanted) {
+        if (!alone) {
+            panels = shelf().take();
+            packed = panels->get_bytes(panel_bytes() * step_columns / kern.nr);
+        }
+        if (g.c_elem == Elem::f16 && step_k < g.k) {
+            partials = shelf().take();
+            partial = partials->get(g.m * step_columns);
+        }
     }
 
     void wait_for(int64_t finished) const {
@@ -155,7 +171,7 @@ struct Plan {
         float *sums = reinterpret_cast<float *>(c);
         int64_t sums_stride = g.c_row_stride;
         if (half && partial) {
-            sums = partial.get() + row * step_columns + left;
+            sums = partial + row * step_columns + left;
             sums_stride = step_columns;
         } else if (half && k_count > K_BLOCK) {
             sums = partial_scratch.get(tile_rows * tile_columns);
@@ -293,10 +309,8 @@ void gemm_enqueue(const void *key, const Gemm &g) {
     auto later = std::make_shared<Later>();
     later->g = g;
     const int64_t wanted = tasks_wanted();
-    const int64_t tasks = [&] {
-        Plan shape(g, wanted);
-        return shape.alone ? 1 : shape.tasks();
-    }();
+    const Cut cut(g, wanted);
+    const int64_t tasks = cut.alone ? 1 : cut.tasks();
     Pool::shared().enqueue(key, tasks, [later, wanted](int64_t i) {
         std::call_once(later->made, [&] { later->plan = std::make_unique<Plan>(later->g, wanted); });
         if (later->plan->alone)

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -39,6 +41,39 @@ class Scratch {
     std::unique_ptr<float[]> memory;
     float *base = nullptr;
     int64_t size = 0;
+};
+
+// Memory that threads hand on: a user takes one for a while, and the next one finds its pages warm.
+// It keeps as many as were ever in use at once.
+class ScratchShelf {
+    struct Return {
+        ScratchShelf *shelf;
+        void operator()(Scratch *one) const { shelf->give(one); }
+    };
+
+  public:
+    using Lent = std::unique_ptr<Scratch, Return>;
+
+    Lent take() {
+        std::lock_guard<std::mutex> lock(mutex);
+        std::unique_ptr<Scratch> one;
+        if (free.empty()) {
+            one = std::make_unique<Scratch>();
+        } else {
+            one = std::move(free.back());
+            free.pop_back();
+        }
+        return Lent(one.release(), Return{this});
+    }
+
+  private:
+    void give(Scratch *one) {
+        std::lock_guard<std::mutex> lock(mutex);
+        free.emplace_back(one);
+    }
+
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Scratch>> free; // the last one back is the first to go
 };
 
 } // namespace anefast
