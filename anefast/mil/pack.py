@@ -7,7 +7,7 @@ csrc/blob.c.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 PATH = "@model_path/weights/weight.bin"
-ROUNDS_TO_INF = 65520.0  # the smallest float that fp16 rounds to infinity
 
 Bytes = npt.NDArray[np.uint8]
+Halves = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,14 @@ class BlobLayout:
         if not self.entries:
             return {}
         file = self._file if self._file is not None else self._blank()
-        for entry, at in zip(self.entries, self.data_offsets, strict=True):
-            if entry.parameter is not None:
-                write(file[at : at + entry.nbytes].view(np.float16), entry, weights)
+        write(
+            [
+                (entry, file[at : at + entry.nbytes].view(np.float16))
+                for entry, at in zip(self.entries, self.data_offsets, strict=True)
+                if entry.parameter is not None
+            ],
+            weights,
+        )
         self._file = file
         return {self.path: file}
 
@@ -92,26 +97,31 @@ class BlobLayout:
         return f"BlobLayout({len(self.entries)} tensors, {n} parameters, {self.nbytes} bytes)"
 
 
-def write(
-    out: npt.NDArray[np.float16], entry: Entry, weights: Mapping[str, npt.NDArray[Any]]
-) -> None:
-    """Rounds one weight to fp16 into `out` [elements]; raises as `BlobLayout.fill`."""
+def write(jobs: Sequence[tuple[Entry, Halves]], weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Rounds each entry's weight to fp16 into its array [elements]; raises as `BlobLayout.fill`.
+
+    After an OverflowError the arrays hold infinities where the weights were too large.
+    """
     from anefast import _C
 
+    masters = [_master(entry, weights) for entry, _ in jobs]
+    outs, transposed = [out for _, out in jobs], [entry.transposed for entry, _ in jobs]
+    lost = _C.round_weights(masters, outs, transposed)
+    for (entry, _), master, count in zip(jobs, masters, lost, strict=True):
+        if count:
+            raise OverflowError(
+                f"[fill] expected {entry.parameter} within fp16's 65504, got {count} of "
+                f"{master.size} values that are not. Hint: the run has diverged; lower the "
+                "learning rate or clip gradients"
+            )
+
+
+def _master(entry: Entry, weights: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    """The weight an entry names, as a matrix where the entry transposes it."""
     name = entry.parameter or ""
     if name not in weights:
         raise KeyError(f"[fill] expected a weight {name!r}, got {len(weights)} others.")
     w = np.ascontiguousarray(weights[name], dtype=np.float32)
     if [d for d in w.shape if d != 1] != [d for d in entry.shape if d != 1]:
         raise ValueError(f"[fill] expected {name} of {list(entry.shape)}, got {list(w.shape)}.")
-    if not (-ROUNDS_TO_INF < w.min() and w.max() < ROUNDS_TO_INF):  # also where there is a nan
-        count = int(np.count_nonzero(~(np.abs(w) < ROUNDS_TO_INF)))
-        raise OverflowError(
-            f"[fill] expected {name} within fp16's 65504, got {count} of {w.size} values that are "
-            "not. Hint: the run has diverged; lower the learning rate or clip gradients"
-        )
-    if entry.transposed:
-        rows, columns = entry.shape[:2]
-        _C.half_from_floats_transposed(w.reshape(rows, columns), out.reshape(columns, rows))
-    else:
-        _C.half_from_floats(w.reshape(-1), out)
+    return w.reshape(entry.shape[:2]) if entry.transposed else w

@@ -188,7 +188,7 @@ def _stages(device: Device) -> float:
     surface = device.surface((1, 1, 1024, 512))
     region = Region(weight, (0, 0, 0, 0), (1, 1, 1024, 512))
     params = {"w": np.ones((1024, 512), np.float32)}
-    return 2 * 1024 * 512 / best(lambda: stage(region, surface, params))
+    return 2 * 1024 * 512 / best(lambda: stage([(region, surface)], params))
 
 
 def _weight_gradients(device: Device) -> float:

@@ -61,8 +61,7 @@ class Sequence:
     def stage(self, params: Params) -> None:
         """Rewrites the weights that are data; nothing is compiled."""
         with _C.Span(_C.Component.STAGE):
-            for region, surface in self._staged:
-                self.staged_bytes += stage(region, surface, params)
+            self.staged_bytes += stage(self._staged, params)
 
     def run(self, which: Iterable[int]) -> None:
         """Evaluates the kernels of these positions, in order."""
@@ -145,11 +144,23 @@ def block(data: Half, region: Region) -> Half:
     return data[tuple(slice(b, b + n) for b, n in zip(region.begin, region.size, strict=True))]
 
 
-def stage(region: Region, surface: Surface, params: Params) -> int:
-    """Writes a weight into its region, rounded to fp16. Returns the bytes written."""
-    weight = region.value
-    halves = np.zeros(int(np.prod(region.size)), np.float16)
-    mil.write(halves[: weight.size], mil.Entry(weight.name, weight.shape), params)
-    with surface.write() as data:
-        block(data, region)[...] = halves.reshape(region.size)
-    return 2 * weight.size
+def stage(weights: list[tuple[Region, Surface]], params: Params) -> int:
+    """Writes weights into their regions of surfaces, rounded to fp16. Returns the bytes written."""
+    jobs: list[tuple[mil.Entry, Half]] = []
+    parts: list[tuple[Half, Half]] = []  # of surfaces that hold more than one whole weight
+    with ExitStack() as locks:
+        locked: dict[Surface, Half] = {}
+        for region, surface in weights:
+            if surface not in locked:
+                locked[surface] = locks.enter_context(surface.write())
+            weight, data = region.value, locked[surface]
+            if weight.size == data.size:
+                halves = data.reshape(-1)
+            else:
+                halves = np.zeros(int(np.prod(region.size)), np.float16)
+                parts.append((block(data, region), halves.reshape(region.size)))
+            jobs.append((mil.Entry(weight.name, weight.shape), halves[: weight.size]))
+        mil.write(jobs, params)
+        for part, halves in parts:
+            part[...] = halves
+    return sum(2 * region.value.size for region, _ in weights)

@@ -7,6 +7,7 @@
 #include "../blob.h"
 #include "../cpu/gemm.h"
 #include "../cpu/health.h"
+#include "../cpu/weights.h"
 #include "../half.h"
 
 namespace anefast::bind {
@@ -173,6 +174,27 @@ void to_floats_transposed(const py::array &h, const py::array &out) {
             typed<uint16_t, float, half_to_floats_transposed>);
 }
 
+std::vector<int64_t> rounded(const std::vector<py::array> &weights, const std::vector<py::array> &outs,
+                             const std::vector<bool> &transposed) {
+    if (weights.size() != outs.size() || weights.size() != transposed.size())
+        throw py::value_error("[round_weights] expected as many outs and flags as weights.");
+    std::vector<RoundedWeight> list;
+    for (size_t i = 0; i < weights.size(); i++) {
+        const py::array &w = weights[i], &out = outs[i];
+        auto *from = static_cast<const float *>(flat(w, "round_weights", "float32", false));
+        auto *to = static_cast<uint16_t *>(flat(out, "round_weights", "float16", true));
+        same_size("round_weights", w, out);
+        if (transposed[i] && w.ndim() != 2)
+            throw py::value_error("[round_weights] expected a matrix to transpose, got " + describe(w) + ".");
+        const int64_t rows = w.ndim() ? w.shape(0) : 1;
+        list.push_back({from, to, rows, rows ? w.size() / rows : 0, transposed[i]});
+    }
+    std::vector<int64_t> lost(list.size());
+    py::gil_scoped_release free;
+    round_weights(list.data(), static_cast<int64_t>(list.size()), lost.data());
+    return lost;
+}
+
 MatrixView matrix(const py::array &a, const char *name) {
     const bool half = a.dtype().equal(py::dtype("float16"));
     if ((!half && !a.dtype().equal(py::dtype("float32"))) || a.ndim() != 2)
@@ -233,6 +255,8 @@ void init_arrays(py::module_ &m) {
           "x (r, c) fp32 into out (c, r) fp16; rows contiguous, any distance apart.");
     m.def("half_to_floats_transposed", &to_floats_transposed, py::arg("h"), py::arg("out"),
           "h (r, c) fp16 into out (c, r) fp32; rows contiguous, any distance apart.");
+    m.def("round_weights", &rounded, py::arg("weights"), py::arg("outs"), py::arg("transposed"),
+          "Each fp32 weight into its fp16 out, in parallel. Returns how many values of each fp16 cannot hold.");
     m.def("half_health", &health, py::arg("h"),
           "(inf, nan, denormal, zero, saturated, largest finite magnitude) of an fp16 array; saturated: 32752 and more.");
     m.def("half_isa", &half_isa);
