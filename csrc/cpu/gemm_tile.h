@@ -142,33 +142,49 @@ static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t 
     }
 }
 
+// MR rows of one k, count of them there, the rest 0.
+static inline void copy_column(const MatrixView &a, int64_t at, int64_t count, float *out) {
+    float wide[(MR + WIDTH - 1) / WIDTH * WIDTH] = {};
+    if (a.elem == Elem::f16) {
+        uint16_t halves[sizeof wide / sizeof *wide] = {};
+        memcpy(halves, as_f16(a) + at, count * sizeof(uint16_t));
+        for (int i = 0; i < MR; i += WIDTH)
+            store(wide + i, load_half(halves + i));
+    } else {
+        memcpy(wide, as_f32(a) + at, count * sizeof(float));
+    }
+    memcpy(out, wide, MR * sizeof(float));
+}
+
 static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
                           void *panels) {
     float *const out = static_cast<float *>(panels);
     const bool half = a.elem == Elem::f16;
+    if (a.row_stride != 1) { // any strides, one element at a time
+        for (int64_t i0 = 0; i0 < rows; i0 += MR)
+            for (int64_t k = 0; k < k_count; ++k)
+                for (int64_t i = 0; i < MR; ++i)
+                    out[i0 * k_count + k * MR + i] = i0 + i < rows ? element(a, row + i0 + i, k_first + k) : 0;
+        return;
+    }
     // Whole vectors read and write past a panel's MR rows, so they stop where there are no more rows to read, and
     // before the last k, where nothing would overwrite what they spilled.
     constexpr int64_t SPAN = (MR + WIDTH - 1) / WIDTH * WIDTH, SPILL = (SPAN - MR + MR - 1) / MR;
-    int64_t wide = 0, wide_k = 0; // rows and k done so
-    if (a.row_stride == 1 && rows >= SPAN && k_count > SPILL) {
-        wide = (rows - SPAN) / MR * MR + MR;
-        wide_k = k_count - SPILL;
-        const int64_t size = half ? 2 : 4, ahead = 16 * a.col_stride * size;
-        for (int64_t k = 0; k < wide_k; ++k) {
-            const int64_t at = row + (k_first + k) * a.col_stride;
-            const char *const line = static_cast<const char *>(a.data) + at * size + ahead;
-            for (int64_t i = 0; i < rows * size; i += 64)
-                __builtin_prefetch(line + i); // k apart lie rows apart, too far for the hardware to guess
-            for (int64_t i0 = 0; i0 < wide; i0 += MR)
-                for (int64_t i = 0; i < SPAN; i += WIDTH)
-                    store(out + i0 * k_count + k * MR + i,
-                          half ? load_half(as_f16(a) + at + i0 + i) : load(as_f32(a) + at + i0 + i));
-        }
+    const int64_t wide = rows < SPAN ? 0 : (rows - SPAN) / MR * MR + MR;
+    const int64_t size = half ? 2 : 4, ahead = 16 * a.col_stride * size;
+    for (int64_t k = 0; k < k_count; ++k) {
+        const int64_t at = row + (k_first + k) * a.col_stride;
+        const char *const line = static_cast<const char *>(a.data) + at * size + ahead;
+        for (int64_t i = 0; i < rows * size; i += 64)
+            __builtin_prefetch(line + i); // k apart lie rows apart, too far for the hardware to guess
+        int64_t i0 = 0;
+        for (; i0 < wide && k + SPILL < k_count; i0 += MR)
+            for (int64_t i = 0; i < SPAN; i += WIDTH)
+                store(out + i0 * k_count + k * MR + i,
+                      half ? load_half(as_f16(a) + at + i0 + i) : load(as_f32(a) + at + i0 + i));
+        for (; i0 < rows; i0 += MR)
+            copy_column(a, at + i0, rows - i0 < MR ? rows - i0 : MR, out + i0 * k_count + k * MR);
     }
-    for (int64_t i0 = 0; i0 < rows; i0 += MR)
-        for (int64_t k = i0 < wide ? wide_k : 0; k < k_count; ++k)
-            for (int64_t i = 0; i < MR; ++i)
-                out[i0 * k_count + k * MR + i] = i0 + i < rows ? element(a, row + i0 + i, k_first + k) : 0;
 }
 
 // fp32 rows could always be read where they lie, but a straight copy meets far memory more gracefully

@@ -96,24 +96,34 @@ struct Chains {
     }
 };
 
-static float softmax(const uint16_t *scores, const uint16_t *mask, int64_t n, float least, float *e, uint16_t *probs) {
+// To fp16 and back.
+static inline void round_in(F &x) {
+    uint16_t rounded[WIDTH];
+    store_half(rounded, x);
+    load_half(x, rounded);
+}
+
+static float softmax(const uint16_t *scores, float scale, const uint16_t *mask, int64_t n, float least, float *e,
+                     uint16_t *probs) {
     const float lowest = -__builtin_inff();
     const int64_t whole = n / WIDTH * WIDTH;
     F top = F{} + lowest;
-    // 1) scores + mask, rounded as an addition of its own; the largest of them, NaN where there is one
+    // 1) scores * scale + mask, rounded as operations of their own; the largest of them, NaN where there is one
     for (int64_t j = 0; j < n; j += WIDTH) {
         const int64_t left = n - j;
         F x;
         if (left >= WIDTH) load_half(x, scores + j);
         else load_some(x, scores + j, left);
+        if (scale != 1) {
+            x = x * scale;
+            round_in(x);
+        }
         if (mask) {
             F m;
-            uint16_t rounded[WIDTH];
             if (left >= WIDTH) load_half(m, mask + j);
             else load_some(m, mask + j, left);
             x = x + m;
-            store_half(rounded, x);
-            load_half(x, rounded);
+            round_in(x);
         }
         if (left >= WIDTH) {
             store(e + j, x);
@@ -169,12 +179,11 @@ static float softmax(const uint16_t *scores, const uint16_t *mask, int64_t n, fl
     return most;
 }
 
-static float softmax_grad(const uint16_t *p, const uint16_t *dp, int64_t n, uint16_t *ds) {
+static float softmax_grad(const uint16_t *p, const uint16_t *dp, float scale, int64_t n, uint16_t *ds) {
     Chains sum = {};
     for (int64_t j = 0; j < n; j += WIDTH) {
         const int64_t left = n - j;
         F x, y;
-        uint16_t rounded[WIDTH];
         if (left >= WIDTH) {
             load_half(x, p + j);
             load_half(y, dp + j);
@@ -182,15 +191,14 @@ static float softmax_grad(const uint16_t *p, const uint16_t *dp, int64_t n, uint
             load_some(x, p + j, left);
             load_some(y, dp + j, left);
         }
-        store_half(rounded, y * x);
-        load_half(x, rounded);
+        x = y * x;
+        round_in(x);
         sum.add(x); // what pads a short vector is 0
     }
     const float total = half_to_float(half_from_double(sum.total()));
     for (int64_t j = 0; j < n; j += WIDTH) {
         const int64_t left = n - j;
         F x, y;
-        uint16_t rounded[WIDTH];
         if (left >= WIDTH) {
             load_half(x, p + j);
             load_half(y, dp + j);
@@ -198,9 +206,13 @@ static float softmax_grad(const uint16_t *p, const uint16_t *dp, int64_t n, uint
             load_some(x, p + j, left);
             load_some(y, dp + j, left);
         }
-        store_half(rounded, y - total);
-        load_half(y, rounded);
+        y = y - total;
+        round_in(y);
         x = x * y;
+        if (scale != 1) {
+            round_in(x);
+            x = x * scale;
+        }
         if (left >= WIDTH) store_half(ds + j, x);
         else store_some(ds + j, x, left);
     }

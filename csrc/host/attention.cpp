@@ -156,17 +156,10 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
     const auto *mask = s.mask < 0 ? nullptr : frame.at<const uint16_t>(where[s.mask]) + item * s.mask_step;
     const float reach = bound.scores * static_cast<float>(std::fabs(s.scale));
     bool trusted = !s.visible.empty() && bound.finite && bound.scores < SAFE && reach < SAFE;
-    const uint16_t factor = half_from_double(s.scale);
+    const float scale = half_to_float(half_from_double(s.scale));
     for (;; trusted = false) {
         const int64_t keys = trusted ? wanted : s.n;
         gemm_alone({count, keys, s.q.columns, s.q.at(q, item, first), s.k.at(k, item), probs, Elem::f16, stride, false});
-        if (s.scale != 1) {
-            uint16_t row[64];
-            std::fill(row, row + 64, factor);
-            for (int64_t j = 0; j < keys; j += 64)
-                kernels.binary[static_cast<int>(Binary::mul)]({probs + j, stride}, {probs + j, stride}, {row, 0}, count,
-                                                              std::min<int64_t>(64, keys - j));
-        }
         bool same = true;
         for (int64_t i = 0; i < count && same; i++) {
             uint16_t *const row = probs + i * stride;
@@ -175,7 +168,8 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
             float least = -std::numeric_limits<float>::infinity();
             if (visible < s.n) least = s.hidden[query] + reach + 0.002f * (reach - s.hidden[query]) + FAR;
             const bool add = mask && (s.mask_matters || visible == s.n);
-            const float top = kernels.softmax(row, add ? mask + (first + i) * s.mask_row : nullptr, visible, least, scratch, row);
+            const float top = kernels.softmax(row, scale, add ? mask + (first + i) * s.mask_row : nullptr, visible, least,
+                                              scratch, row);
             same = visible == s.n || top >= least;
             std::memset(row + visible, 0, static_cast<size_t>(keys - visible) * sizeof(uint16_t));
         }

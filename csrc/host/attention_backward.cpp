@@ -73,18 +73,13 @@ struct Backward {
     bool gradient_rows(const uint16_t *p, uint16_t *ds, int64_t first, int64_t count, int64_t keys, bool trusted,
                        float reach) const {
         const HalfKernels &kernels = half_kernels();
-        const uint16_t factor = half_from_double(scale);
+        const float factor = half_to_float(half_from_double(scale));
         for (int64_t i = 0; i < count; i++) {
             const int64_t visible = trusted ? scores.visible[static_cast<size_t>(first + i)] : keys;
             uint16_t *const row = ds + i * scores.n;
-            const float sum = kernels.softmax_grad(p + i * scores.n, row, visible, row);
+            const float sum = kernels.softmax_grad(p + i * scores.n, row, factor, visible, row);
             if (trusted && !(std::fabs(sum) + reach < SAFE)) return false;
             std::memset(row + visible, 0, static_cast<size_t>(keys - visible) * sizeof(uint16_t));
-            uint16_t factors[64];
-            std::fill(factors, factors + 64, factor);
-            for (int64_t j = 0; scale != 1 && j < visible; j += 64)
-                kernels.binary[static_cast<int>(Binary::mul)]({row + j, 0}, {row + j, 0}, {factors, 0}, 1,
-                                                              std::min<int64_t>(64, visible - j));
         }
         return true;
     }
