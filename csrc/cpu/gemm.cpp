@@ -233,6 +233,45 @@ int64_t tasks_wanted() {
     return threads == 1 ? 1 : threads * 4;
 }
 
+// A product cut by columns, a share for each thread, where A is transposed: cut by rows into as many tasks, each would
+// pick a few elements out of every row of memory. Shares are wide enough to be worth packing A for once more.
+std::vector<Gemm> by_columns(const Gemm &g) {
+    constexpr int64_t NARROWEST = 128;
+    const bool transposed = g.a.row_stride == 1 && g.a.col_stride != 1;
+    const int64_t shares = std::min<int64_t>(Pool::shared().threads(), g.n / NARROWEST);
+    if (!transposed || shares < 2 || g.m * g.n * g.k <= SERIAL_PRODUCTS)
+        return {g};
+    const int64_t wide = round_up(ceil_div(g.n, shares), kernels_for(g).nr);
+    std::vector<Gemm> list;
+    for (int64_t j = 0; j < g.n; j += wide) {
+        Gemm share = g;
+        share.n = std::min(wide, g.n - j);
+        share.b.data = static_cast<const char *>(g.b.data) + j * g.b.col_stride * (g.b.elem == Elem::f16 ? 2 : 4);
+        share.c = static_cast<char *>(g.c) + j * (g.c_elem == Elem::f16 ? 2 : 4);
+        list.push_back(share);
+    }
+    return list;
+}
+
+// Products side by side, their tasks one after the other in one region.
+void run_plans(const Gemm *g, int64_t count, int64_t wanted) {
+    std::vector<std::unique_ptr<Plan>> plans;
+    std::vector<int64_t> ends; // plan i has the tasks from ends[i - 1] to ends[i]
+    int64_t tasks = 0;
+    for (int64_t i = 0; i < count; ++i)
+        if (!empty(g[i])) {
+            plans.push_back(std::make_unique<Plan>(g[i], ceil_div(wanted, count)));
+            ends.push_back(tasks += plans.back()->alone ? 1 : plans.back()->tasks());
+        }
+    Pool::shared().parallel(tasks, [&](int64_t task) {
+        const auto i = std::upper_bound(ends.begin(), ends.end(), task) - ends.begin();
+        if (plans[i]->alone)
+            plans[i]->run_all();
+        else
+            plans[i]->run(task - (i ? ends[i - 1] : 0));
+    });
+}
+
 } // namespace
 
 void gemm(const Gemm &g) {
@@ -240,6 +279,8 @@ void gemm(const Gemm &g) {
         return;
     if (goes_to_library(g))
         return gemm_library_rows(g, 0, g.m);
+    if (const std::vector<Gemm> shares = by_columns(g); shares.size() > 1)
+        return run_plans(shares.data(), static_cast<int64_t>(shares.size()), tasks_wanted());
     Plan plan(g, tasks_wanted());
     if (plan.alone)
         return plan.run_all();
@@ -273,21 +314,7 @@ void gemm_batch(const Gemm *g, int64_t count) {
             Pool::shared().parallel(groups, run);
         return;
     }
-    std::vector<std::unique_ptr<Plan>> plans;
-    std::vector<int64_t> ends; // plan i has the tasks from ends[i - 1] to ends[i]
-    int64_t tasks = 0;
-    for (int64_t i = 0; i < count; ++i)
-        if (!empty(g[i])) {
-            plans.push_back(std::make_unique<Plan>(g[i], ceil_div(wanted, count)));
-            ends.push_back(tasks += plans.back()->alone ? 1 : plans.back()->tasks());
-        }
-    Pool::shared().parallel(tasks, [&](int64_t task) {
-        const auto i = std::upper_bound(ends.begin(), ends.end(), task) - ends.begin();
-        if (plans[i]->alone)
-            plans[i]->run_all();
-        else
-            plans[i]->run(task - (i ? ends[i - 1] : 0));
-    });
+    run_plans(g, count, wanted);
 }
 
 void gemm_enqueue(const void *key, const Gemm &g) {

@@ -55,11 +55,36 @@ template <class Ready> bool spin_until(Ready ready) {
     return false;
 }
 
+// Indices in as many parts as there are threads. Each thread begins with the part that is its own in every
+// region, so that what it wrote in one is still in its cache in the next; then it helps with the others.
 struct Region {
-    Region(const Body &b, int64_t n) : body(b), count(n) {}
+    Region(const Body &b, int64_t n, int threads) : body(b), parts(static_cast<int>(std::min<int64_t>({threads, PARTS, n}))) {
+        for (int i = 0; i < parts; ++i) {
+            part[i].next = n * i / parts;
+            part[i].end = n * (i + 1) / parts;
+        }
+    }
+
+    bool has_work() const {
+        return std::any_of(part, part + parts, [](const Part &p) { return p.next.load(std::memory_order_relaxed) < p.end; });
+    }
+
+    void run(int slot) {
+        for (int i = 0; i < parts; ++i) {
+            Part &mine = part[(slot + i) % parts];
+            for (int64_t at; (at = mine.next.fetch_add(1, std::memory_order_relaxed)) < mine.end;)
+                body(at);
+        }
+    }
+
+    static constexpr int64_t PARTS = 16;
+    struct alignas(64) Part {
+        std::atomic<int64_t> next;
+        int64_t end;
+    };
     const Body &body;
-    const int64_t count;
-    alignas(64) std::atomic<int64_t> next{0};
+    const int parts;
+    Part part[PARTS];
     alignas(64) std::atomic<int> users{0}; // workers inside; joined under the mutex
 };
 
@@ -77,10 +102,9 @@ struct Job {
 
 thread_local bool inside_body = false;
 
-void run_region(Region &region) {
+void run_region(Region &region, int slot) {
     inside_body = true;
-    for (int64_t i; (i = region.next.fetch_add(1, std::memory_order_relaxed)) < region.count;)
-        region.body(i);
+    region.run(slot);
     inside_body = false;
 }
 
@@ -113,7 +137,7 @@ struct State {
     void start(int n) {
         threads = n;
         for (int i = 1; i < n; ++i)
-            workers.emplace_back([this] { serve(); });
+            workers.emplace_back([this, i] { serve(i); });
     }
 
     void stop() {
@@ -167,18 +191,16 @@ struct State {
         return true;
     }
 
-    void serve() {
+    void serve(int slot) {
         span::name_thread("pool worker");
         std::unique_lock<std::mutex> lock(mutex);
         while (!stopping) {
-            const auto open = std::find_if(regions.begin(), regions.end(), [](const Region *r) {
-                return r->next.load(std::memory_order_relaxed) < r->count;
-            });
+            const auto open = std::find_if(regions.begin(), regions.end(), [](const Region *r) { return r->has_work(); });
             if (open != regions.end()) {
                 Region &region = **open;
                 region.users.fetch_add(1, std::memory_order_relaxed);
                 lock.unlock();
-                run_region(region);
+                run_region(region, slot);
                 // The region may be gone after the last of these, so nothing of it is touched below.
                 const bool last = region.users.fetch_sub(1, std::memory_order_acq_rel) == 1;
                 lock.lock();
@@ -201,7 +223,7 @@ struct State {
     }
 
     void parallel(int64_t count, const Body &body) {
-        Region region(body, count);
+        Region region(body, count, threads);
         bool wake;
         {
             std::lock_guard<std::mutex> lock(mutex);
@@ -215,7 +237,7 @@ struct State {
             else
                 work.notify_one();
         }
-        run_region(region);
+        run_region(region, 0);
         const auto left = [&] { return region.users.load(std::memory_order_acquire) == 0; };
         std::unique_lock<std::mutex> lock(mutex);
         regions.erase(std::find(regions.begin(), regions.end(), &region));

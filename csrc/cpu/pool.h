@@ -1,8 +1,10 @@
 // The one thread pool of the process: parallel regions that must finish now, and a background queue
 // that fills the gaps (weight gradients run there while the device evaluates).
 //
-// Work is handed out by an atomic counter, so a busy neighbour costs its share and no more. Which
-// thread runs an index never changes a result. No OpenMP. Survives fork (the child makes new threads).
+// Work is handed out by atomic counters, one for each thread's part: a thread begins with its own part,
+// the same in every region of as many indices, and then helps with the others, so a busy neighbour costs
+// its share and no more. Which thread runs an index never changes a result. No OpenMP. Survives fork (the
+// child makes new threads).
 #pragma once
 
 #include <cstddef>
