@@ -130,46 +130,64 @@ Block words_of(const Source &s, uint16_t *copy) {
     return {copy, SIDE, s.outer()};
 }
 
-inline uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
+// Words of finite fp32, rounded to the upper halves that are their nearest bf16, ties to even; the rest is not cleared.
+inline __m256i nearest_bf16(__m256i bits) {
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
 }
-inline float float_of(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
+
+inline __m256i is_special(__m256i bits) { // an infinity or NaN
+    const __m256i exponent = _mm256_set1_epi32(0x7f800000);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(bits, exponent), exponent);
 }
-// The bf16 nearest to x, ties to even, in the upper half of a word; infinities and NaN stay.
-inline uint32_t nearest_bf16(float x) {
-    const uint32_t bits = bits_of(x);
-    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
-    return (bits & 0x7f800000u) == 0x7f800000u ? (bits & 0xffff0000u) | ((bits & 0xffff) ? 0x400000u : 0) : rounded;
+
+// x as two words whose upper halves are bf16: the nearest, and the nearest to what is left, which is 0 of what is not
+// finite. Lower halves are of no meaning.
+inline void split8(__m256 x, __m256i *high, __m256i *low) {
+    const __m256i bits = _mm256_castps_si256(x), upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    // A NaN may have all its bits in the lower half: one in the upper half keeps it a NaN.
+    const __m256i plain = _mm256_cmpeq_epi32(_mm256_andnot_si256(upper, bits), _mm256_setzero_si256());
+    const __m256i kept = _mm256_or_si256(bits, _mm256_andnot_si256(plain, _mm256_set1_epi32(0x400000)));
+    *high = _mm256_and_si256(_mm256_blendv_epi8(nearest_bf16(bits), kept, is_special(bits)), upper);
+    const __m256 rest = _mm256_sub_ps(x, _mm256_castsi256_ps(*high));
+    *low = _mm256_andnot_si256(is_special(*high), nearest_bf16(_mm256_castps_si256(rest)));
+}
+
+// The upper halves of 16 words.
+inline void store_upper(uint16_t *to, __m256i first, __m256i second) {
+    const __m256i packed = _mm256_packus_epi32(_mm256_srli_epi32(first, 16), _mm256_srli_epi32(second, 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_permute4x64_epi64(packed, 0xd8)); // it packs by halves
+}
+
+inline __m256 load8(const float *p) { return _mm256_loadu_ps(p); }
+inline __m256 load8(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+
+template <class T> void split_row(const T *row, uint16_t *high, uint16_t *low) {
+    for (int64_t j = 0; j < SIDE; j += 16) {
+        __m256i h[2], l[2];
+        split8(load8(row + j), &h[0], &l[0]);
+        split8(load8(row + j + 8), &h[1], &l[1]);
+        store_upper(high + j, h[0], h[1]);
+        store_upper(low + j, l[0], l[1]);
+    }
 }
 
 // The high and the low bf16 of a block's values.
 void split(const Source &s, uint16_t *high, uint16_t *low) {
-    float row[SIDE];
-    const bool half = s.view.elem == Elem::f16;
-    const int64_t inner = s.inner_count();
+    const bool half = s.view.elem == Elem::f16, whole = s.inner_count() == SIDE && s.inner_stride() == 1;
     for (int64_t i = 0; i < SIDE; ++i, high += SIDE, low += SIDE) {
-        memset(row, 0, sizeof row);
-        if (i < s.outer_count()) {
-            const int64_t first = s.at(0, 0) + i * s.outer_stride();
-            const auto *halves = static_cast<const uint16_t *>(s.view.data) + first;
-            const auto *floats = static_cast<const float *>(s.view.data) + first;
-            if (half && s.inner_stride() == 1)
-                half_to_floats(halves, row, inner);
-            else
-                for (int64_t j = 0; j < inner; ++j)
-                    row[j] = half ? half_to_float(halves[j * s.inner_stride()]) : floats[j * s.inner_stride()];
+        const int64_t first = s.at(0, 0) + i * s.outer_stride();
+        const auto *halves = static_cast<const uint16_t *>(s.view.data) + first;
+        const auto *floats = static_cast<const float *>(s.view.data) + first;
+        const bool there = i < s.outer_count();
+        if (there && whole) {
+            half ? split_row(halves, high, low) : split_row(floats, high, low);
+            continue;
         }
-        for (int64_t j = 0; j < SIDE; ++j) {
-            const uint32_t top = nearest_bf16(row[j]);
-            const float rest = row[j] - float_of(top);
-            high[j] = static_cast<uint16_t>(top >> 16);
-            low[j] = (top & 0x7f800000u) == 0x7f800000u ? 0 : static_cast<uint16_t>(nearest_bf16(rest) >> 16);
-        }
+        float row[SIDE] = {};
+        for (int64_t j = 0; there && j < s.inner_count(); ++j)
+            row[j] = half ? half_to_float(halves[j * s.inner_stride()]) : floats[j * s.inner_stride()];
+        split_row(row, high, low);
     }
 }
 
