@@ -3,7 +3,7 @@
 from anefast.nn.ffn import ffn_graph, ffn_shapes, init_ffn
 from anefast.nn.layers import MASKED, causal_mask, rope_rows
 from anefast.nn.llama import GRAD, decode_graph, forward_graph, training_graph, trunk
-from anefast.nn.params import Params, classifier, init_params, shapes
+from anefast.nn.params import Params, classifier, init_params, shapes, zeros_like
 from anefast.nn.vocabulary import Vocabulary
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "shapes",
     "training_graph",
     "trunk",
+    "zeros_like",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,25 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def classifier(params: Params) -> str:
     """Name of the classifier's weight: `output`, or `tok_embeddings` where they are tied."""
     return "output" if "output" in params else "tok_embeddings"
+
+
+def zeros_like(params: Mapping[str, npt.NDArray[np.float32]]) -> Params:
+    """Zeros of every shape, side by side in one block.
+
+    NumPy asks for huge pages where a block has 4 MB and more, which single weights seldom have.
+
+    >>> {name: a.shape for name, a in zeros_like({"w": np.ones((2, 3), np.float32)}).items()}
+    {'w': (2, 3)}
+    """
+    line = 16  # floats of a cache line, on which each array begins
+    rooms = {name: -(-p.size // line) * line for name, p in params.items()}
+    block = np.zeros(sum(rooms.values()) + line, np.float32)
+    at = -(block.ctypes.data // block.itemsize) % line
+    zeros: Params = {}
+    for name, p in params.items():
+        zeros[name] = block[at : at + p.size].reshape(p.shape)
+        at += rooms[name]
+    return zeros
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:

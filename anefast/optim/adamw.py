@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.config import OptimConfig
+from anefast.nn import zeros_like
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -43,8 +44,8 @@ class AdamW:
                 )
         self.params = params
         self.config = config
-        self.mean = {name: np.zeros_like(p) for name, p in params.items()}
-        self.square = {name: np.zeros_like(p) for name, p in params.items()}
+        self.mean = zeros_like(params)
+        self.square = zeros_like(params)
         self.step = 0  # updates made; skipped ones do not count
 
     def update(self, grads: Arrays, factor: float, lr: float) -> Update:

@@ -15,7 +15,7 @@ from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all, recompute
 from anefast.fuse.legal import refuse, target_of
 from anefast.ir import terms
-from anefast.nn import GRAD, Params, Vocabulary, classifier, training_graph
+from anefast.nn import GRAD, Params, Vocabulary, classifier, training_graph, zeros_like
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device
 from anefast.runtime.health import Health
@@ -49,7 +49,7 @@ class TrainingStep:
     ) -> None:
         self.config, self.device, self.vocabulary = config, device, vocabulary
         self.params = params = vocabulary.rows(params) if vocabulary is not None else params
-        self.grads: Params = {name: np.zeros_like(p) for name, p in params.items()}
+        self.grads: Params = zeros_like(params)
         self._shape = (batch, seq)
         target = target_of(device)
         plan = target.fitted(plan)

@@ -202,22 +202,22 @@ struct Plan : Cut {
                 a = mine;
             }
             const bool begins = k_first + k == 0, ends = k_first + k + kc == g.k;
-            for (int64_t j = 0; j < width; j += kern.nr)
-                for (int64_t i = 0; i < rows; i += kern.mr) {
-                    Tile t;
-                    t.rows = std::min(kern.mr, rows - i);
-                    t.columns = std::min(kern.nr, width - j);
-                    t.k_count = kc;
-                    t.a = a + i * next_row;
-                    t.a_row_stride = a_stride;
-                    t.b = packed + (left + j) / kern.nr * panel_bytes() + k * kern.nr * kern.packed_bytes;
-                    t.start = begins && !g.accumulate ? nullptr : sums + i * sums_stride + j;
-                    t.start_row_stride = sums_stride;
-                    t.c_half = half && ends;
-                    t.c = t.c_half ? static_cast<void *>(c + (i * g.c_row_stride + j) * 2) : sums + i * sums_stride + j;
-                    t.c_row_stride = t.c_half ? g.c_row_stride : sums_stride;
-                    kern.tile(t);
-                }
+            Strip s;
+            s.rows = rows;
+            s.k_count = kc;
+            s.a = a;
+            s.a_row_stride = a_stride;
+            s.a_row_bytes = next_row;
+            s.start_row_stride = sums_stride;
+            s.c_half = half && ends;
+            s.c_row_stride = s.c_half ? g.c_row_stride : sums_stride;
+            for (int64_t j = 0; j < width; j += kern.nr) {
+                s.columns = std::min(kern.nr, width - j);
+                s.b = packed + (left + j) / kern.nr * panel_bytes() + k * kern.nr * kern.packed_bytes;
+                s.start = begins && !g.accumulate ? nullptr : sums + j;
+                s.c = s.c_half ? static_cast<void *>(c + j * 2) : sums + j;
+                kern.strip(s);
+            }
             k += kc;
         } while (k < k_count);
         if (kern.leave)

@@ -267,7 +267,7 @@ void sum_bf16(const uint8_t *a, const uint8_t *b, int64_t blocks) {
     }
 }
 
-template <bool SPLIT> void tile(const Tile &t) {
+template <bool SPLIT> void tile(const Strip &t) {
     alignas(64) float mine[BLOCK]; // C, where it is not a whole tile of fp32 in place
     const bool whole = t.rows == SIDE && t.columns == SIDE;
     if (t.start && whole) {
@@ -316,6 +316,14 @@ template <bool SPLIT> void tile(const Tile &t) {
             memcpy(static_cast<float *>(t.c) + i * t.c_row_stride, mine + i * SIDE, t.columns * sizeof(float));
 }
 
+template <bool SPLIT> void strip(const Strip &s) {
+    for (Strip t = s; t.rows > 0; t = t.below(SIDE)) {
+        Strip first = t;
+        first.rows = t.rows < SIDE ? t.rows : SIDE;
+        tile<SPLIT>(first);
+    }
+}
+
 // Rows of fp16 need no packing where they fill whole tiles.
 bool in_place(const Gemm &g) {
     return g.a.elem == Elem::f16 && g.a.col_stride == 1 && g.m % SIDE == 0 && g.k % SIDE == 0;
@@ -323,7 +331,7 @@ bool in_place(const Gemm &g) {
 
 template <bool SPLIT> constexpr GemmKernels kernels_of(const char *isa) {
     return {isa,         SIDE,          SIDE,    SIDE,                 PACKED_BYTES<SPLIT>, SPLIT ? nullptr : in_place,
-            tile<SPLIT>, pack_b<SPLIT>, nullptr, pack_a_panels<SPLIT>, tiles::enter,        tiles::leave};
+            strip<SPLIT>, pack_b<SPLIT>, nullptr, pack_a_panels<SPLIT>, tiles::enter,        tiles::leave};
 }
 
 } // namespace

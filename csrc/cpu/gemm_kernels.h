@@ -13,17 +13,28 @@
 
 namespace anefast {
 
-// One tile of C: up to mr rows by nr columns, over k_count steps of k.
-struct Tile {
+// A strip of C: any rows by up to nr columns, over k_count steps of k. Kernels go down it in tiles of mr rows.
+struct Strip {
     int64_t rows, columns, k_count;
-    const void *a; // elements of a's own type: (i, k) at a[i * a_row_stride + k], or a panel
-    int64_t a_row_stride; // 0: a is a panel
+    const void *a; // elements of a's own type: (i, k) at a[i * a_row_stride + k], or panels
+    int64_t a_row_stride; // 0: a is panels
+    int64_t a_row_bytes;  // from row to row; of panels, an mr-th of a panel
     const void *b;        // a panel, all nr columns present
     const float *start;   // where the chains begin, or null for 0
     int64_t start_row_stride;
     void *c;
     int64_t c_row_stride;
     bool c_half;
+
+    // The strip without its first mr rows.
+    Strip below(int64_t mr) const {
+        Strip next = *this;
+        next.rows -= mr;
+        next.a = static_cast<const char *>(a) + mr * a_row_bytes;
+        next.start = start ? start + mr * start_row_stride : nullptr;
+        next.c = static_cast<char *>(c) + mr * c_row_stride * (c_half ? 2 : 4);
+        return next;
+    }
 };
 
 // A panel holds mr rows or nr columns for a run of k, in an order of the kernels' own in which whole
@@ -34,8 +45,8 @@ struct GemmKernels {
     int64_t mr, nr;
     int64_t k_unit;       // panels and blocks of k are whole multiples of it, padded with 0
     int64_t packed_bytes; // of an element in a panel
-    bool (*in_place)(const Gemm &g); // is `tile` to read the rows of g.a where they lie? Null: never
-    void (*tile)(const Tile &t);
+    bool (*in_place)(const Gemm &g); // is `strip` to read the rows of g.a where they lie? Null: never
+    void (*strip)(const Strip &s);
     // Panels of nr columns, the last padded with 0, panel_bytes apart.
     void (*pack_b)(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
                    void *out, int64_t panel_bytes);
@@ -45,7 +56,7 @@ struct GemmKernels {
     // Panels of mr rows, one after the other, the last padded with 0.
     void (*pack_a_panels)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first,
                           int64_t k_count, void *out);
-    void (*enter)(), (*leave)(); // around the tiles of a task, on its thread; null where there is no need
+    void (*enter)(), (*leave)(); // around the strips of a task, on its thread; null where there is no need
 };
 
 // Null where this build has no such code. The processor's consent is gemm.cpp's business.

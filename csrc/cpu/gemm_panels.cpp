@@ -1,4 +1,4 @@
-// Packed products: two loops around a kernel's tile, the panel of B innermost in cache.
+// Packed products: strips of C side by side, each on its panel of B in cache.
 #include "gemm_panels.h"
 
 #include <algorithm>
@@ -81,22 +81,21 @@ void gemm_panels(const PanelGemm &g) {
         } else {
             a += k * kern.mr * kern.packed_bytes;
         }
-        for (int64_t j = 0; j < g.n; j += kern.nr)
-            for (int64_t i = 0; i < g.m; i += kern.mr) {
-                Tile t;
-                t.rows = std::min(kern.mr, g.m - i);
-                t.columns = std::min(kern.nr, g.n - j);
-                t.k_count = k_count;
-                t.a = a + i * next_row;
-                t.a_row_stride = rows ? g.a_row_stride : 0;
-                t.b = reinterpret_cast<const uint8_t *>(g.b) + (j * padded + k * kern.nr) * kern.packed_bytes;
-                t.c = g.c + i * g.c_row_stride + j;
-                t.c_row_stride = g.c_row_stride;
-                t.c_half = false;
-                t.start = k > 0 || g.accumulate ? static_cast<const float *>(t.c) : nullptr;
-                t.start_row_stride = g.c_row_stride;
-                kern.tile(t);
-            }
+        Strip s;
+        s.rows = g.m;
+        s.k_count = k_count;
+        s.a = a;
+        s.a_row_stride = rows ? g.a_row_stride : 0;
+        s.a_row_bytes = next_row;
+        s.c_half = false;
+        s.start_row_stride = s.c_row_stride = g.c_row_stride;
+        for (int64_t j = 0; j < g.n; j += kern.nr) {
+            s.columns = std::min(kern.nr, g.n - j);
+            s.b = reinterpret_cast<const uint8_t *>(g.b) + (j * padded + k * kern.nr) * kern.packed_bytes;
+            s.c = g.c + j;
+            s.start = k > 0 || g.accumulate ? g.c + j : nullptr;
+            kern.strip(s);
+        }
     }
     if (kern.leave)
         kern.leave();

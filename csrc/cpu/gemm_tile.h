@@ -17,7 +17,7 @@ static inline const float *as_f32(const MatrixView &v) { return static_cast<cons
 static inline const uint16_t *as_f16(const MatrixView &v) { return static_cast<const uint16_t *>(v.data); }
 
 // ROWS x NR elements of C in registers; a broadcast from A feeds NV fused multiply-adds.
-template <int ROWS, bool PANEL> static void tile_rows(const Tile &t) {
+template <int ROWS, bool PANEL> static void tile_rows(const Strip &t) {
     Vec sum[ROWS][NV];
     for (int i = 0; i < ROWS; ++i)
         for (int v = 0; v < NV; ++v)
@@ -51,20 +51,20 @@ template <int ROWS, bool PANEL> static void tile_rows(const Tile &t) {
                 store(static_cast<float *>(t.c) + i * t.c_row_stride + v * WIDTH, sum[i][v]);
 }
 
-template <int ROWS> static void tile_at_most(const Tile &t) {
+template <int ROWS> static void tile_at_most(const Strip &t) {
     if (t.rows == ROWS)
         return t.a_row_stride ? tile_rows<ROWS, false>(t) : tile_rows<ROWS, true>(t);
     if constexpr (ROWS > 1)
         tile_at_most<ROWS - 1>(t);
 }
 
-static void tile(const Tile &t) {
+static void tile(const Strip &t) {
     if (t.columns == NR)
         return tile_at_most<MR>(t);
     // A narrow tile goes through a full-width copy, so that nothing outside C is touched.
     alignas(64) float from[MR * NR];
     alignas(64) float to[MR * NR];
-    Tile full = t;
+    Strip full = t;
     full.columns = NR;
     full.c = to;
     full.c_row_stride = NR;
@@ -80,6 +80,14 @@ static void tile(const Tile &t) {
     for (int64_t i = 0; i < t.rows; ++i)
         memcpy(static_cast<char *>(t.c) + i * t.c_row_stride * size,
                reinterpret_cast<const char *>(to) + i * NR * size, t.columns * size);
+}
+
+static void strip(const Strip &s) {
+    for (Strip t = s; t.rows > 0; t = t.below(MR)) {
+        Strip first = t;
+        first.rows = t.rows < MR ? t.rows : MR;
+        tile(first);
+    }
 }
 
 // One element at a time: what is left over where whole vectors do not fit, and any strides.
@@ -193,5 +201,5 @@ static bool in_place(const Gemm &g) { return g.a.elem == Elem::f32 && g.a.col_st
 
 static constexpr GemmKernels kernels_of(const char *isa) {
     return {isa,  MR,     NR,          1,             sizeof(float), in_place,
-            tile, pack_b, pack_a_rows, pack_a_panels, nullptr,       nullptr};
+            strip, pack_b, pack_a_rows, pack_a_panels, nullptr,       nullptr};
 }
