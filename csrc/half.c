@@ -8,13 +8,12 @@
  */
 #include "half.h"
 
-#include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "isa.h"
 
 #if defined(__x86_64__) || defined(__i386__)
 #define HALF_X86 1
-#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #define HALF_NEON 1
@@ -126,12 +125,6 @@ AVX512 static void avx512_to_floats(const uint16_t *h, float *x, size_t n) {
     for (; i < n; i++) x[i] = half_to_float(h[i]);
 }
 
-/* __builtin_cpu_supports checks that the OS saves the wide registers; it does not know "f16c" in
- * every compiler, hence the leaf by hand. */
-static int has_f16c(void) {
-    unsigned a, b, c = 0, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) && __builtin_cpu_supports("avx");
-}
 #endif
 
 /* ---- NEON ---- */
@@ -174,31 +167,16 @@ static const Kernels WITH_AVX512 = {"AVX-512", avx512_from_floats, avx512_to_flo
 static const Kernels WITH_NEON = {"NEON", neon_from_floats, neon_to_floats};
 #endif
 
-/* ANEFAST_ISA names the path to take, with the names of cpu/gemm_path.cpp; as there, a path that is not
- * here is passed over for the best. */
-static const Kernels *choose(void) {
-    const char *text = getenv("ANEFAST_ISA");
-    const char *wish = text ? text : "";
-    if (!strcmp(wish, "portable")) return &PORTABLE;
-#if HALF_X86
-    if (strcmp(wish, "avx2") != 0 && __builtin_cpu_supports("avx512f")) return &WITH_AVX512;
-    if (has_f16c()) return &WITH_F16C;
-#elif HALF_NEON
-    return &WITH_NEON;
-#endif
-    return &PORTABLE;
-}
-
-/* CPUID traps under some hypervisors, so the answer is kept. Two threads may both ask: they get the
- * same one. */
 static const Kernels *kernels(void) {
-    static const Kernels *_Atomic known = NULL;
-    const Kernels *k = atomic_load_explicit(&known, memory_order_acquire);
-    if (!k) {
-        k = choose();
-        atomic_store_explicit(&known, k, memory_order_release);
+    switch (isa_allowed()) {
+#if HALF_X86
+    case ISA_AVX512: return &WITH_AVX512;
+    case ISA_AVX2: return &WITH_F16C;
+#elif HALF_NEON
+    case ISA_NEON: return &WITH_NEON;
+#endif
+    default: return &PORTABLE;
     }
-    return k;
 }
 
 void half_from_floats(const float *x, uint16_t *h, size_t n) { kernels()->from_floats(x, h, n); }

@@ -33,7 +33,7 @@ pytestmark = [
 def build(folder: Path, *extra: str) -> Path:
     """The driver, multiplying with tiles that plain C++ stands in for."""
     sources = [*SOURCES, CPU / "pool.cpp", ROOT / "csrc/span.cpp", ROOT / "csrc/half.c"]
-    sources += [ISA / "allowed.cpp", ISA / "products.cpp"]
+    sources += [ROOT / "csrc/isa.c", ISA / "allowed.cpp", ISA / "products.cpp"]
 
     def compiled(source: Path) -> Path:
         out = folder / f"{source.stem}.o"

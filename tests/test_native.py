@@ -67,8 +67,8 @@ def said(command: list[str], isa: str = "") -> list[str]:
     return done.stdout.split()
 
 
-HALF = [ROOT / "tests" / "native" / "half_check.c", ROOT / "csrc" / "half.c"]
-PRODUCTS = [ROOT / "tests" / "native" / "cpu_check.cpp", ROOT / "csrc" / "half.c", *CPU]
+HALF = [ROOT / "tests/native/half_check.c", ROOT / "csrc/half.c", ROOT / "csrc/isa.c"]
+PRODUCTS = [ROOT / "tests/native/cpu_check.cpp", *HALF[1:], *CPU]
 
 
 def test_halves_of_every_instruction_set_here(tmp_path: Path) -> None:
@@ -90,13 +90,14 @@ def test_halves_on_neon(tmp_path: Path) -> None:
 def test_a_planted_overrun_is_caught(tmp_path: Path) -> None:
     """The guard words do guard: a tail that stores one half too many is found."""
     broken = (ROOT / "csrc" / "half.c").read_text()
-    broken = broken.replace('#include "half.h"', f'#include "{ROOT}/csrc/half.h"')
+    for header in ("half.h", "isa.h"):
+        broken = broken.replace(f'#include "{header}"', f'#include "{ROOT}/csrc/{header}"')
     row = "k->from_floats(x + r * x_stride, h + r * h_stride, columns);"
     assert broken.count(row) == 1
     broken = broken.replace(row, row[:-1] + ", h[r * h_stride + columns] = 0;")
     source = tmp_path / "broken.c"
     source.write_text(broken)
-    check = native(tmp_path / "half_check", [HALF[0], source])
+    check = native(tmp_path / "half_check", [HALF[0], source, HALF[2]])
     done = subprocess.run([check, "18"], capture_output=True, text=True)
     assert done.returncode == 1 and "words beside" in done.stdout
 

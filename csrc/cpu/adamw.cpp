@@ -3,11 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <string>
 #include <vector>
 
+#include "../isa.h"
 #include "pool.h"
 
 namespace anefast {
@@ -63,8 +62,7 @@ namespace {
 const Loops &loops() {
     static const Loops &chosen = []() -> const Loops & {
 #if defined(__x86_64__)
-        const char *text = std::getenv("ANEFAST_ISA");
-        if (__builtin_cpu_supports("avx2") && std::string(text ? text : "") != "portable")
+        if (isa_allowed() >= ISA_AVX2)
             return avx2::LOOPS;
 #endif
         return plain::LOOPS;

@@ -1,5 +1,7 @@
 #include "gemm_cpu.h"
 
+#include "../isa.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #ifdef __linux__
@@ -31,13 +33,8 @@ unsigned saved_state() {
 
 } // namespace
 
-bool cpu_has_avx2() {
-    unsigned a, b, c, d; // __builtin_cpu_supports has no name for F16C in older clangs
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
-           (c & bit_F16C);
-}
-
-bool cpu_has_avx512() { return cpu_has_avx2() && __builtin_cpu_supports("avx512f"); }
+bool cpu_has_avx2() { return isa_processor() >= ISA_AVX2; }
+bool cpu_has_avx512() { return isa_processor() == ISA_AVX512; }
 
 bool cpu_has_amx_bf16() {
     unsigned a, b, c, d;

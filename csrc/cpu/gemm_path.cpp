@@ -1,8 +1,7 @@
 // The choice of kernels. Nothing here multiplies.
 #include "gemm_path.h"
 
-#include <cstdlib>
-
+#include "../isa.h"
 #include "gemm.h"
 #include "gemm_cpu.h"
 #include "gemm_library.h"
@@ -29,8 +28,7 @@ const Candidate CANDIDATES[] = {
 };
 
 GemmPath choose() {
-    const char *text = std::getenv("ANEFAST_ISA");
-    const std::string wish = text ? text : "";
+    const std::string wish = isa_wish();
     const Candidate *best = nullptr, *wished = nullptr;
     bool known = false;
     for (const Candidate &c : CANDIDATES) {

@@ -3,15 +3,13 @@
 #include "halves.h"
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <string>
 
 #include "../half.h"
+#include "../isa.h"
 #include "vecmath.h"
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -117,12 +115,10 @@ namespace anefast {
 const HalfKernels &half_kernels() {
     static const HalfKernels &chosen = []() -> const HalfKernels & {
 #if defined(__x86_64__)
-        const char *text = std::getenv("ANEFAST_ISA");
-        const std::string wish = text ? text : "";
-        unsigned a, b, c, d; // __builtin_cpu_supports has no name for F16C in older clangs
-        const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-        if (wish != "portable" && f16c && __builtin_cpu_supports("avx2"))
-            return wish != "avx2" && __builtin_cpu_supports("avx512f") ? sixteen::KERNELS : eight::KERNELS;
+        if (isa_allowed() == ISA_AVX512)
+            return sixteen::KERNELS;
+        if (isa_allowed() == ISA_AVX2)
+            return eight::KERNELS;
 #endif
         return plain::KERNELS;
     }();

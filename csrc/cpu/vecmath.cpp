@@ -1,8 +1,7 @@
 // The array functions of vecmath.h: vectors of 8 where there is AVX2, of 4 elsewhere, the same bits from both.
 #include "vecmath.h"
 
-#include <cstdlib>
-#include <string>
+#include "../isa.h"
 
 namespace anefast {
 namespace {
@@ -60,8 +59,7 @@ namespace {
 const Loops &loops() {
     static const Loops &chosen = []() -> const Loops & {
 #if defined(__x86_64__)
-        const char *text = std::getenv("ANEFAST_ISA");
-        if (__builtin_cpu_supports("avx2") && std::string(text ? text : "") != "portable")
+        if (isa_allowed() >= ISA_AVX2)
             return eight::LOOPS;
 #endif
         return four::LOOPS;

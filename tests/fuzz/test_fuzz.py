@@ -113,7 +113,9 @@ def target(tmp_path_factory):
         pytest.skip("no clang: libFuzzer comes with it")
     folder = tmp_path_factory.mktemp("fuzz")
     objects = []
-    sources = [ROOT / "csrc/blob.c", ROOT / "csrc/half.c", FUZZ / "fuzz_mil.cpp"]
+    sources = [ROOT / f"csrc/{name}.c" for name in ("blob", "half", "isa")] + [
+        FUZZ / "fuzz_mil.cpp"
+    ]
     for source in [*sources, *sorted((ROOT / "csrc/mil").glob("*.cpp"))]:
         kind = ["-std=c11"] if source.suffix == ".c" else ["-std=c++17"]
         objects.append(folder / f"{source.stem}{source.suffix}.o")
