@@ -69,12 +69,28 @@ class Device:
 class Queue:
     def __init__(self) -> None: ...
     def weight_grad(
-        self, dy: Surface, x: Surface, acc: F32, batch: int, seq: int, label: int = 0
+        self,
+        dy: Surface,
+        x: Surface,
+        acc: F32,
+        batch: int,
+        seq: int,
+        label: int = 0,
+        fresh: bool = False,
     ) -> None: ...
     def scale_grad(
-        self, dy: Surface, x: Surface, acc: F32, batch: int, seq: int, label: int = 0
+        self,
+        dy: Surface,
+        x: Surface,
+        acc: F32,
+        batch: int,
+        seq: int,
+        label: int = 0,
+        fresh: bool = False,
     ) -> None: ...
-    def bias_grad(self, dy: Surface, acc: F32, batch: int, seq: int, label: int = 0) -> None: ...
+    def bias_grad(
+        self, dy: Surface, acc: F32, batch: int, seq: int, label: int = 0, fresh: bool = False
+    ) -> None: ...
     def wait(self) -> None: ...
 
 class Component(IntEnum):
@@ -157,6 +173,7 @@ def head_loss_grad(
     dh: F16,
     dnorm: F32,
     dweight: F32,
+    fresh: bool = False,
 ) -> tuple[float, int]: ...
 def head_logits(
     h: F16, norm: F32, weight: F32, epsilon: float, positions: I32, out: F32

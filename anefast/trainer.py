@@ -185,6 +185,7 @@ class Trainer:
         health = self._look() if looks else {}  # before the weights change
         with _C.Span(_C.Component.OPTIMIZER):
             done = self.optimizer.update(self.step.grads, 1.0 / (scale * tokens), lr)
+        self.step.begin_update()
         if done.overflow and every and not looks:
             health = self._look()
         self.scale.update(done.overflow)

@@ -33,7 +33,7 @@ class Roofline:
 
     def seconds(self, flops: float, weights: int) -> float:
         """The least time of so much arithmetic and then an AdamW update, nothing overlapped."""
-        return flops / self.flops + 32 * weights / self.stream
+        return flops / self.flops + 28 * weights / self.stream
 
     def __str__(self) -> str:
         return f"{self.flops / 1e9:.0f} GFLOP/s fp32, {self.stream / 1e9:.1f} GB/s as AdamW streams"

@@ -77,6 +77,10 @@ class BigramStep:
     def evaluate(self, x, y):
         return self._losses(x, y)[2:]
 
+    def begin_update(self):
+        for g in self.grads.values():
+            g.fill(0)
+
     def update_weights(self):
         pass
 

@@ -124,6 +124,7 @@ for _ in range(2):
     step.micro_step(x, x, 64.0)
     step.wait()
     optimizer.update(step.grads, 1e-6, 1e-4)
+    step.begin_update()
     step.update_weights()
 print(json.dumps([predicted.peak, kept("VmHWM") - before]))
 """

@@ -9,6 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import anefast
+from anefast.config import ModelConfig
+from anefast.nn import init_params
+
 _C = pytest.importorskip("anefast._C", reason="the native module is not built")
 
 Array = npt.NDArray[Any]
@@ -219,3 +223,36 @@ def test_weight_gradients_against_float64() -> None:
     assert distance(acc - 1, rows(dy).T @ rows(x)) < 2e-6
     assert distance(scale - 1, (rows(dy) ** 2).sum(0)) < 1e-6
     assert distance(bias - 1, rows(dy).sum(0)) < 1e-6
+    added = [a.copy() for a in (acc, scale, bias)]
+    for a in (acc, scale, bias):
+        a.fill(np.nan)
+    queue.weight_grad(dy_held, surface(x), acc, b, s, fresh=True)
+    queue.scale_grad(dy_held, dy_held, scale, b, s, fresh=True)
+    queue.bias_grad(dy_held, bias, b, s, fresh=True)
+    queue.wait()
+    for was, a in zip(added, (acc, scale, bias), strict=True):
+        assert distance(a, was - 1) < 2e-6
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_begun_anew_are_those_of_a_new_step(tied: bool) -> None:
+    """Whatever the arrays hold, and added to by the micro-steps after: byte for byte."""
+    config = ModelConfig(
+        dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=70, max_seq_len=64, tied=tied
+    )
+    model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
+    tokens = np.random.default_rng(0).integers(0, 70, (3, 2, 65), np.int32)
+    x, y = np.ascontiguousarray(tokens[..., :-1]), np.ascontiguousarray(tokens[..., 1:])
+    device = anefast.Device("host")
+    new, used = (model.training_step(device, 2, 64, "layer") for _ in range(2))
+    for g in used.grads.values():
+        g.fill(np.nan)
+    used.begin_update()
+    for i in (1, 2):
+        for step in (new, used):
+            step.micro_step(x[i], y[i], 64.0)
+            step.wait()
+        for name, g in new.grads.items():
+            assert g.any() and g.tobytes() == used.grads[name].tobytes(), (name, i)
+    new.close()
+    used.close()

@@ -99,6 +99,7 @@ def test_twenty_adamw_steps(data_dir):
         step.wait()
         assert abs(loss / tokens - want) < 5e-3, f"step {i}"
         update = optim.update(step.grads, 1 / (LOSS_SCALE * tokens), float(golden["lr"]))
+        step.begin_update()
         assert abs(update.grad_norm / golden["gnorms"][i] - 1) < 2e-2, f"step {i}"
         step.update_weights()
     x, y = windows.batch(0)

@@ -50,9 +50,10 @@ def test_adamw_follows_float64(scale, clip):
         )
         # what the trainer hands over: the sum of 640 tokens under a loss scale of 32
         summed = {n: g * np.float32(640 * 32) for n, g in grads.items()}
+        kept = {n: g.copy() for n, g in summed.items()}
         done = optimizer.update(summed, 1 / (640 * 32), 1e-2)
         assert done.grad_norm == pytest.approx(norm, rel=1e-6) and not done.overflow
-        assert all(not g.any() for g in summed.values())
+        assert all(np.array_equal(g, kept[n]) for n, g in summed.items())
     for name, p in params.items():
         np.testing.assert_allclose(p, exact[name], rtol=0, atol=3e-6, err_msg=name)
 
@@ -81,7 +82,7 @@ def test_adamw_follows_torch():
 
 
 @pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan])
-def test_overflow_changes_nothing_but_the_gradients(poison):
+def test_overflow_changes_nothing(poison):
     rng = np.random.default_rng(3)
     params, grads = arrays(rng), arrays(rng)
     optimizer = AdamW(params, OptimConfig())
@@ -91,7 +92,7 @@ def test_overflow_changes_nothing_but_the_gradients(poison):
     assert optimizer.update(grads, 1.0, 1e-3).overflow
     for was, now in zip(kept, (params, optimizer.mean, optimizer.square), strict=True):
         assert all(np.array_equal(was[n], now[n]) for n in was)
-    assert optimizer.step == 1 and not any(g.any() for g in grads.values())
+    assert optimizer.step == 1
 
 
 def test_adamw_refuses_arrays_it_cannot_change():

@@ -11,7 +11,7 @@ from libc.math cimport sqrtf
 
 def adamw_(
     float[::1] weight,
-    float[::1] grad,
+    const float[::1] grad,
     float[::1] mean,
     float[::1] square,
     float factor,
@@ -23,7 +23,7 @@ def adamw_(
     double bias1,
     double bias2,
 ):
-    """One AdamW update of one tensor; each array is read and written once, and `grad` is left zero.
+    """One AdamW update of one tensor; each array is read once, and all but `grad` written.
 
     factor: what the accumulated gradient is multiplied by first (loss scale, token count and clipping in one).
     decay: decoupled weight decay. bias1, bias2: 1 - beta ** step.
@@ -35,7 +35,7 @@ def adamw_(
     cdef float correct = <float>(1.0 / bias2 ** 0.5)
     cdef float rest1 = <float>(1.0 - <double>beta1), rest2 = <float>(1.0 - <double>beta2)
     cdef float* w_
-    cdef float* g_
+    cdef const float* g_
     cdef float* m_
     cdef float* v_
     if grad.shape[0] != n or mean.shape[0] != n or square.shape[0] != n:
@@ -50,7 +50,6 @@ def adamw_(
     with nogil:
         for i in range(n):
             g = g_[i] * factor
-            g_[i] = 0.0
             m = beta1 * m_[i] + rest1 * g
             v = beta2 * v_[i] + rest2 * g * g
             m_[i] = m

@@ -49,15 +49,13 @@ class AdamW:
         self.step = 0  # updates made; skipped ones do not count
 
     def update(self, grads: Arrays, factor: float, lr: float) -> Update:
-        """Clip and apply `factor * grads` at rate `lr`; `grads` is left zero in any case.
+        """Clip and apply `factor * grads` at rate `lr`; `grads` stay as they are.
 
         factor: 1 / (loss scale * tokens) for accumulated sums. A gradient that is not finite
         changes neither weights nor moments nor the step count.
         """
         norm = global_norm(grads) * factor
         if not math.isfinite(norm):
-            for g in grads.values():
-                g.fill(0)
             return Update(norm, overflow=True)
         c = self.config
         if c.clip and norm > c.clip:

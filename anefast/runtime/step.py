@@ -27,8 +27,8 @@ Tokens = npt.NDArray[np.int32]
 class TrainingStep:
     """The compiled step of one model for micro-batches of `batch` sequences of `seq` tokens.
 
-    `params` and `grads` are fp32 arrays by name. `grads` accumulate over micro-steps until the
-    caller zeroes them; they are gradients of loss_scale x the SUM of token losses. Under a
+    `params` and `grads` are fp32 arrays by name. `grads` accumulate over micro-steps, from
+    `begin_update` to the next; they are gradients of loss_scale x the SUM of token losses. Under a
     plan that compiles `async`, changed weights reach the device `swap_at` micro-steps after an
     update (None: when ready; see compiler.py). Without `load` nothing is compiled before the first
     `update_weights`. With a `vocabulary`, embedding and classifier in `params` and `grads` are
@@ -50,6 +50,7 @@ class TrainingStep:
         self.config, self.device, self.vocabulary = config, device, vocabulary
         self.params = params = vocabulary.rows(params) if vocabulary is not None else params
         self.grads: Params = zeros_like(params)
+        self._old: set[str] = set()  # gradients that are still those of the update before
         self._shape = (batch, seq)
         target = target_of(device)
         plan = target.fitted(plan)
@@ -81,6 +82,13 @@ class TrainingStep:
         self.compiler.update(self.params)
         self.sequence.stage(self.params)
 
+    def begin_update(self) -> None:
+        """What `grads` hold counts no more: the next micro-step writes them anew.
+
+        That is cheaper than zeros, which would be written, and read back to be added to.
+        """
+        self._old = set(self.grads)
+
     def settle(self) -> None:
         """Returns when every program is that of `params` as they were at the last update."""
         self.compiler.settle()
@@ -97,16 +105,19 @@ class TrainingStep:
         self.compiler.edge()
         x, y = self._compact(x), self._compact(y)
         self._run_forward(x)
+        fresh = self._is_old("norm") | self._is_old(head)
         with self._h.read() as h, self._dh.write() as dh:
             loss, tokens = _C.head_loss_grad(
                 h, params["norm"], params[head], y, self.config.norm_eps, loss_scale,
-                self._nll, dh, grads["norm"], grads[head],
+                self._nll, dh, grads["norm"], grads[head], fresh,
             )  # fmt: skip
         _C.spans_phase(_C.Phase.BACKWARD)
         self._enqueue(self._forward)  # what waited for nothing but dh
         for i in self._backward:
             self.sequence.run([i])
             self._enqueue([i])
+        if self._is_old("tok_embeddings"):  # and not the classifier's too
+            grads["tok_embeddings"].fill(0)
         with self._dx.read() as dx:
             _C.embed_grad(x, dx, grads["tok_embeddings"])
         return loss, tokens
@@ -155,4 +166,11 @@ class TrainingStep:
             for name, node in self._jobs[i]:
                 operands = [self.sequence.surfaces[t].native for t in node.inputs]
                 submit = getattr(self._queue, node.op)
-                submit(*operands, self.grads[name], *self._shape, self._labels[name])
+                fresh = self._is_old(name)
+                submit(*operands, self.grads[name], *self._shape, self._labels[name], fresh)
+
+    def _is_old(self, name: str) -> bool:
+        """Whether a gradient is yet to be written anew. The caller does so."""
+        old = name in self._old
+        self._old.discard(name)
+        return old

@@ -24,10 +24,9 @@ void adamw_arrays(const Arrays &weights, const Arrays &grads, const Arrays &mean
     for (size_t i = 0; i < n; i++) {
         auto *w = elements_of<float>(weights[i], where, "weight", "float32", {-1}, Access::write);
         const py::ssize_t size = weights[i].shape(0);
-        tensors.push_back({w, elements_of<float>(grads[i], where, "grad", "float32", {size}, Access::write),
-                           elements_of<float>(means[i], where, "mean", "float32", {size}, Access::write),
-                           elements_of<float>(squares[i], where, "square", "float32", {size}, Access::write), size,
-                           decays[i]});
+        tensors.push_back({w, elements_of<float>(means[i], where, "mean", "float32", {size}, Access::write),
+                           elements_of<float>(squares[i], where, "square", "float32", {size}, Access::write),
+                           elements_of<const float>(grads[i], where, "grad", "float32", {size}), size, decays[i]});
     }
     py::gil_scoped_release free;
     adamw(tensors.data(), static_cast<int64_t>(n), {factor, lr, beta1, beta2, epsilon, bias1, bias2});
@@ -50,7 +49,7 @@ void init_optim(py::module_ &m) {
     using py::arg;
     m.def("adamw", &adamw_arrays, arg("weights"), arg("grads"), arg("means"), arg("squares"), arg("decays"),
           arg("factor"), arg("lr"), arg("beta1"), arg("beta2"), arg("epsilon"), arg("bias1"), arg("bias2"),
-          "One AdamW update of factor * grads, in place; grads are left zero. bias: 1 - beta ** step.");
+          "One AdamW update of factor * grads, in place; grads are read only. bias: 1 - beta ** step.");
     m.def("squared_norm", &squared_norm_arrays, arg("arrays"), "Sum of squares of all of them, in double.");
 }
 

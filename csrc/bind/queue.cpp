@@ -20,32 +20,32 @@ class Queue {
     ~Queue() { wait(); }
 
     void weight_grad(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, const py::array &acc,
-                     int64_t batch, int64_t seq, uint32_t label) {
+                     int64_t batch, int64_t seq, uint32_t label, bool fresh) {
         const char *where = "weight_grad";
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1, -1}, Access::write);
         const int64_t co = acc.shape(0), ci = acc.shape(1);
         span::Span timed(span::Component::DW_SUBMIT, label, 2 * batch * seq * co * ci);
         const auto *d = take(where, "dy", dy, batch, co, seq), *f = take(where, "x", x, batch, ci, seq, dy.get());
-        submit(acc, a, {dy, x}, [=] { anefast::weight_grad(d, f, a, batch, seq, co, ci); });
+        submit(acc, a, {dy, x}, [=] { anefast::weight_grad(d, f, a, batch, seq, co, ci, fresh); });
     }
 
     void scale_grad(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, const py::array &acc,
-                    int64_t batch, int64_t seq, uint32_t label) {
+                    int64_t batch, int64_t seq, uint32_t label, bool fresh) {
         span::Span timed(span::Component::DW_SUBMIT, label);
         const char *where = "scale_grad";
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1}, Access::write);
         const int64_t c = acc.shape(0);
         const auto *d = take(where, "dy", dy, batch, c, seq), *f = take(where, "x", x, batch, c, seq, dy.get());
-        submit(acc, a, {dy, x}, [=] { anefast::scale_grad(d, f, a, batch, seq, c); });
+        submit(acc, a, {dy, x}, [=] { anefast::scale_grad(d, f, a, batch, seq, c, fresh); });
     }
 
-    void bias_grad(const std::shared_ptr<Surface> &dy, const py::array &acc, int64_t batch, int64_t seq, uint32_t label) {
+    void bias_grad(const std::shared_ptr<Surface> &dy, const py::array &acc, int64_t batch, int64_t seq, uint32_t label, bool fresh) {
         span::Span timed(span::Component::DW_SUBMIT, label);
         const char *where = "bias_grad";
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1}, Access::write);
         const int64_t c = acc.shape(0);
         const auto *d = take(where, "dy", dy, batch, c, seq);
-        submit(acc, a, {dy}, [=] { anefast::bias_grad(d, a, batch, seq, c); });
+        submit(acc, a, {dy}, [=] { anefast::bias_grad(d, a, batch, seq, c, fresh); });
     }
 
     void wait() {
@@ -111,10 +111,13 @@ void init_queue(py::module_ &m) {
     py::class_<Queue>(m, "Queue", "Parameter gradients, summed on the CPU while the device works.")
         .def(py::init<>())
         .def("weight_grad", &Queue::weight_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
-             "acc (Co, Ci) fp32 += sum over b, s of dy[b, :, s] x[b, :, s]^T.")
+             arg("fresh") = false,
+             "acc (Co, Ci) fp32 += sum over b, s of dy[b, :, s] x[b, :, s]^T; fresh: = instead of +=.")
         .def("scale_grad", &Queue::scale_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
+             arg("fresh") = false,
              "acc (C,) fp32 += sum over b, s of dy * x.")
         .def("bias_grad", &Queue::bias_grad, arg("dy"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
+             arg("fresh") = false,
              "acc (C,) fp32 += sum over b, s of dy.")
         .def("wait", &Queue::wait, "Runs what is left; accumulators may be read when it returns.");
 }

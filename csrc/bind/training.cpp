@@ -89,7 +89,7 @@ py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::
 
 py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const py::array &weight,
                                 const py::array &targets, double epsilon, double scale, const py::array &nll,
-                                const py::array &dh, const py::array &dnorm, const py::array &dweight) {
+                                const py::array &dh, const py::array &dnorm, const py::array &dweight, bool fresh) {
     span::Span timed(span::Component::CROSS_ENTROPY);
     const char *where = "head_loss_grad";
     const Head head = head_of(where, h, norm, weight, epsilon);
@@ -101,7 +101,7 @@ py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const
     HeadLoss loss;
     {
         py::gil_scoped_release free;
-        loss = head_loss_grad(head, t, static_cast<float>(scale), n, d, dn, dw);
+        loss = head_loss_grad(head, t, static_cast<float>(scale), n, d, dn, dw, fresh);
     }
     return loss_tuple(where, loss, head);
 }
@@ -135,7 +135,8 @@ void init_training(py::module_ &m) {
           arg("nll"), "Final norm, classifier and cross-entropy: (sum of nll over targets >= 0, their count).");
     m.def("head_loss_grad", &head_loss_grad_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"),
           arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
-          "head_loss with gradients of scale * sum: dh is written, dnorm and dweight are added to.");
+          arg("fresh") = false,
+          "head_loss with gradients of scale * sum: dh is written, dnorm and dweight are added to or, if fresh, written.");
     m.def("head_logits", &head_logits_arrays, arg("h"), arg("norm"), arg("weight"), arg("epsilon"), arg("positions"),
           arg("out"), "out (B, V) fp32: the logits at one position of each sequence.");
     m.def("threads", [] { return Pool::shared().threads(); });

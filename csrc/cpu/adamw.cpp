@@ -21,7 +21,7 @@ struct Constants {
 };
 
 struct Loops {
-    void (*update)(float *, float *, float *, float *, int64_t, const Constants &);
+    void (*update)(float *, const float *, float *, float *, int64_t, const Constants &);
     double (*square)(const float *, int64_t);
 };
 

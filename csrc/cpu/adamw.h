@@ -11,7 +11,8 @@
 namespace anefast {
 
 struct AdamTensor { // fp32, `size` contiguous values each
-    float *weight, *grad, *mean, *square;
+    float *weight, *mean, *square;
+    const float *grad;
     int64_t size;
     float decay; // decoupled weight decay
 };
@@ -22,7 +23,7 @@ struct AdamRule {
     double bias1, bias2; // 1 - beta ** step
 };
 
-// One update. Gradients are left zero.
+// One update. Gradients are read only.
 void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule);
 
 // Sum of squares in double of `count` tensors; panel by panel in order, in each panel eight running sums.

@@ -3,11 +3,10 @@
 // keeps the target of the place that defines it.
 
 // The compiler makes vectors of it; sqrtf needs -fno-math-errno for that.
-static void update_loop(float *__restrict w, float *__restrict g, float *__restrict m, float *__restrict v, int64_t n,
+static void update_loop(float *__restrict w, const float *__restrict g, float *__restrict m, float *__restrict v, int64_t n,
                         const Constants &c) {
     const auto one = [&](int64_t i) {
         const float grad = g[i] * c.factor;
-        g[i] = 0;
         const float mean = c.beta1 * m[i] + c.rest1 * grad, square = c.beta2 * v[i] + c.rest2 * grad * grad;
         m[i] = mean;
         v[i] = square;
@@ -15,8 +14,9 @@ static void update_loop(float *__restrict w, float *__restrict g, float *__restr
     };
     int64_t i = 0;
     for (; i + LINE <= n; i += LINE) {
-        for (const float *p : {w, g, m, v})
+        for (const float *p : {w, m, v})
             __builtin_prefetch(p + i + AHEAD, 1);
+        __builtin_prefetch(g + i + AHEAD);
         for (int64_t j = 0; j < LINE; ++j)
             one(i + j);
     }

@@ -147,8 +147,8 @@ class Block {
         }
     }
 
-    // Step 3, and the sum of step 4. dxn (C, T) is written, dweight added to.
-    void classifier_grad(const int32_t *targets, float scale, float *dweight) {
+    // Step 3, and the sum of step 4. dxn (C, T) is written, dweight written or added to.
+    void classifier_grad(const int32_t *targets, float scale, float *dweight, bool adds) {
         span::Span timed(span::Component::CLASSIFIER, 0, 4 * V * T * C);
         Pool::shared().parallel(slabs, [&](int64_t slab) {
             float *const dlogits = chunk_memory.dlogits.get(b_panels_floats(CHUNK, T));
@@ -161,7 +161,7 @@ class Block {
                 for (int64_t t = 0; t < T; ++t)
                     if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
                         e[row * T + t] -= scale;
-                gemm_panels({rows, C, T, e, T, transposed_panels, dweight + v * C, C, true});
+                gemm_panels({rows, C, T, e, T, transposed_panels, dweight + v * C, C, adds});
                 pack_b_panels(rows_of(e, T), rows, T, 0, rows, dlogits);
                 pack_a_panels(transposed(head.weight + v * C, C), C, rows, weights);
                 gemm_panels({C, T, rows, weights, 0, dlogits, dxn + slab * C * T, T, chunk > begin});
@@ -176,8 +176,8 @@ class Block {
     }
 
     // The rest of step 4. dh = rstd * (dxn * norm - h * rstd^2 * mean over C of dxn * norm * h);
-    // dnorm += dxn * h * rstd.
-    void norm_grad(uint16_t *dh, float *dnorm) {
+    // dnorm, or dnorm +=, dxn * h * rstd.
+    void norm_grad(uint16_t *dh, float *dnorm, bool adds) {
         span::Span timed(span::Component::ELEMENTWISE);
         over_lanes([&](int64_t t, int64_t n) {
             float h[LANES], d[LANES];
@@ -211,7 +211,7 @@ class Block {
                     for (int64_t i = 0; i < n; ++i)
                         sum += static_cast<double>(dxn[c * T + t + i]) * h[i] * rstd[t + i];
                 }
-                dnorm[c] = static_cast<float>(dnorm[c] + sum);
+                dnorm[c] = static_cast<float>((adds ? dnorm[c] : 0.0f) + sum);
             }
         });
     }
@@ -249,7 +249,7 @@ class Block {
 };
 
 HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh, float *dnorm,
-             float *dweight) {
+             float *dweight, bool fresh) {
     const int64_t tokens = head.batch * head.seq, most = std::min(TOKENS, tokens);
     HeadLoss loss{0, 0, -1};
     for (int64_t t = 0; t < tokens && loss.bad < 0; ++t)
@@ -265,8 +265,8 @@ HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, 
         block.score(targets, scale, nll, loss);
         if (dh) {
             span::InPhase backward(span::Phase::BACKWARD);
-            block.classifier_grad(targets, scale, dweight);
-            block.norm_grad(dh, dnorm);
+            block.classifier_grad(targets, scale, dweight, t > 0 || !fresh);
+            block.norm_grad(dh, dnorm, t > 0 || !fresh);
         }
     }
     return loss;
@@ -275,12 +275,12 @@ HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, 
 } // namespace
 
 HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll) {
-    return run(head, targets, 1, nll, nullptr, nullptr, nullptr);
+    return run(head, targets, 1, nll, nullptr, nullptr, nullptr, false);
 }
 
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, float *dweight) {
-    return run(head, targets, scale, nll, dh, dnorm, dweight);
+                        float *dnorm, float *dweight, bool fresh) {
+    return run(head, targets, scale, nll, dh, dnorm, dweight, fresh);
 }
 
 int64_t head_logits(const Head &head, const int32_t *positions, float *out) {

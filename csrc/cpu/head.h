@@ -26,9 +26,9 @@ struct HeadLoss {
 HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll);
 
 // The same, and the gradients of scale * sum: dh (batch, channels, 1, seq) fp16 is written (overflow becomes
-// infinity); dnorm (channels) and dweight (vocab, channels) fp32 are added to.
+// infinity); dnorm (channels) and dweight (vocab, channels) fp32 are added to, or, where `fresh`, written.
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, float *dweight);
+                        float *dnorm, float *dweight, bool fresh);
 
 // out (batch, vocab) fp32 = logits at one position of each sequence.
 // Returns -1, or the first sequence whose position is outside [0, seq).

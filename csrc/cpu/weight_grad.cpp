@@ -12,9 +12,9 @@ namespace {
 
 constexpr int64_t BLOCK = 256; // positions converted at a time
 
-// acc[c] += sum over b, s of term(b, c, s): eight lanes by position, folded in a fixed order.
+// acc[c] = (fresh ? 0 : acc[c]) + sum over b, s of term(b, c, s): eight lanes by position, folded in a fixed order.
 void sum_channel(const uint16_t *dy, const uint16_t *x, float *acc, int64_t c, int64_t batch, int64_t seq,
-                 int64_t channels) {
+                 int64_t channels, bool fresh) {
     float a[BLOCK], b[BLOCK];
     double lanes[8] = {};
     for (int64_t n = 0; n < batch; ++n)
@@ -31,41 +31,41 @@ void sum_channel(const uint16_t *dy, const uint16_t *x, float *acc, int64_t c, i
         }
     for (int i = 1; i < 8; ++i)
         lanes[0] += lanes[i];
-    acc[c] = static_cast<float>(acc[c] + lanes[0]);
+    acc[c] = static_cast<float>((fresh ? 0.0f : acc[c]) + lanes[0]);
 }
 
 void enqueue_sums(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
-                  int64_t channels) {
+                  int64_t channels, bool fresh) {
     const int64_t per = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, batch * seq)); // some 50 us a task
     Pool::shared().enqueue(acc, (channels + per - 1) / per, [=](int64_t task) {
         for (int64_t c = task * per; c < std::min(channels, (task + 1) * per); ++c)
-            sum_channel(dy, x, acc, c, batch, seq, channels);
+            sum_channel(dy, x, acc, c, batch, seq, channels, fresh);
     });
 }
 
 } // namespace
 
 void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
-                 int64_t out_channels, int64_t in_channels) {
+                 int64_t out_channels, int64_t in_channels, bool fresh) {
     for (int64_t b = 0; b < batch; ++b) {
         Gemm g;
         g.m = out_channels, g.n = in_channels, g.k = seq;
         g.a = {dy + b * out_channels * seq, Elem::f16, seq, 1};
         g.b = {x + b * in_channels * seq, Elem::f16, 1, seq};
         g.c = acc, g.c_elem = Elem::f32, g.c_row_stride = in_channels;
-        g.accumulate = true;
+        g.accumulate = b > 0 || !fresh;
         g.any_order = true;
         gemm_enqueue(acc, g);
     }
 }
 
 void scale_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
-                int64_t channels) {
-    enqueue_sums(dy, x, acc, batch, seq, channels);
+                int64_t channels, bool fresh) {
+    enqueue_sums(dy, x, acc, batch, seq, channels, fresh);
 }
 
-void bias_grad(const uint16_t *dy, float *acc, int64_t batch, int64_t seq, int64_t channels) {
-    enqueue_sums(dy, nullptr, acc, batch, seq, channels);
+void bias_grad(const uint16_t *dy, float *acc, int64_t batch, int64_t seq, int64_t channels, bool fresh) {
+    enqueue_sums(dy, nullptr, acc, batch, seq, channels, fresh);
 }
 
 } // namespace anefast

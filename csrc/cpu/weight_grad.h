@@ -1,5 +1,6 @@
 // Parameter gradients from saved activations, on the pool's background queue.
 //
+// Sums begin with what acc holds, or, where `fresh`, with 0: then what it held is never read.
 // Each call returns at once; Pool::drain() finishes them. The caller keeps every buffer alive and unchanged
 // until then. Calls on the same acc run one after the other, so sums have one order whatever the threads:
 // for weights batch ascending, then sequence ascending (any order within a
@@ -13,13 +14,13 @@ namespace anefast {
 // acc (out_channels, in_channels) += sum over b, s of dy[b, :, s] x[b, :, s]^T
 // dy (batch, out_channels, 1, seq), x (batch, in_channels, 1, seq) fp16.
 void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
-                 int64_t out_channels, int64_t in_channels);
+                 int64_t out_channels, int64_t in_channels, bool fresh);
 
 // acc (channels) += sum over b, s of dy * x; both (batch, channels, 1, seq) fp16.
 void scale_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
-                int64_t channels);
+                int64_t channels, bool fresh);
 
 // acc (channels) += sum over b, s of dy.
-void bias_grad(const uint16_t *dy, float *acc, int64_t batch, int64_t seq, int64_t channels);
+void bias_grad(const uint16_t *dy, float *acc, int64_t batch, int64_t seq, int64_t channels, bool fresh);
 
 } // namespace anefast
