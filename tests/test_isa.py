@@ -79,6 +79,26 @@ def test_a_path_that_is_not_here_is_said(products: Path) -> None:
     assert run(products, "neon").startswith("AMX-FP16, as there is no neon here: ")
 
 
+@pytest.mark.skipif(not SIMDE, reason="no SIMDe: apt install libsimde-dev to run AVX-512 here")
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_loops_of_every_width_give_the_same_bytes(tmp_path: Path, compiler: str) -> None:
+    """Those of 16 lanes are lowered to this processor's vectors, their conversions to AVX2's."""
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler} on this machine")
+    c = tmp_path / "half.o"
+    half = ["-Disa_allowed=isa_processor", "-c", str(ROOT / "csrc/half.c"), "-o", str(c)]
+    subprocess.run(["gcc", "-std=c11", *FLAGS, f"-I{ROOT / 'csrc'}", *half], check=True)
+    wished = tmp_path / "wished.o"
+    stand_in = ["-c", str(ISA / "wished.c"), "-o", str(wished)]
+    subprocess.run(["gcc", "-std=c11", *FLAGS, f"-I{ROOT / 'csrc'}", *stand_in], check=True)
+    sources = [CPU / "halves.cpp", CPU / "vecmath.cpp", ISA / "loops.cpp"]
+    words = [compiler, "-std=c++17", *FLAGS, "-Wno-psabi", *AVX2, '-DANEFAST_AVX512="avx512.h"']
+    words += [f"-I{ROOT / 'csrc'}", f"-I{ISA}", *map(str, [*sources, c, wished])]
+    loops = tmp_path / "loops"
+    subprocess.run([*words, "-o", str(loops)], check=True)
+    assert len({run(loops, isa) for isa in ("portable", "avx2", "avx512")}) == 1
+
+
 @pytest.mark.slow
 def test_odd_sizes_touch_nothing_outside(tmp_path: Path) -> None:
     """Every path under address and undefined-behaviour sanitizers."""

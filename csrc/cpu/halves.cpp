@@ -78,9 +78,15 @@ inline void store_half(uint16_t *p, const F &v) {
 } // namespace anefast
 #ifdef __clang__
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx2,f16c"))), apply_to = function)
 #else
 #pragma GCC pop_options
+#endif
+
+#ifdef ANEFAST_AVX512 // tests put the intrinsics' meaning in their place
+#include ANEFAST_AVX512
+#elif defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,f16c"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx2,f16c")
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics
@@ -102,10 +108,12 @@ inline void store_half(uint16_t *p, const F &v) {
 } // namespace sixteen
 } // namespace
 } // namespace anefast
+#ifndef ANEFAST_AVX512
 #ifdef __clang__
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
+#endif
 #endif
 
 #endif

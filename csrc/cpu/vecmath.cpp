@@ -1,4 +1,5 @@
-// The array functions of vecmath.h: vectors of 8 where there is AVX2, of 4 elsewhere, the same bits from both.
+// The array functions of vecmath.h: vectors of 16 where there is AVX-512, of 8 with AVX2, of 4 elsewhere, the same bits
+// from all.
 #include "vecmath.h"
 
 #include "../isa.h"
@@ -51,6 +52,32 @@ typedef int32_t I __attribute__((vector_size(32)));
 #pragma GCC pop_options
 #endif
 
+#ifndef ANEFAST_AVX512 // tests run these loops without the instructions
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx2")
+#endif
+#endif
+namespace anefast {
+namespace {
+namespace sixteen {
+constexpr int WIDTH = 16;
+typedef float F __attribute__((vector_size(64)));
+typedef int32_t I __attribute__((vector_size(64)));
+#include "vecmath_loops.h"
+} // namespace sixteen
+} // namespace
+} // namespace anefast
+#ifndef ANEFAST_AVX512
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
 #endif
 
 namespace anefast {
@@ -59,7 +86,9 @@ namespace {
 const Loops &loops() {
     static const Loops &chosen = []() -> const Loops & {
 #if defined(__x86_64__)
-        if (isa_allowed() >= ISA_AVX2)
+        if (isa_allowed() == ISA_AVX512)
+            return sixteen::LOOPS;
+        if (isa_allowed() == ISA_AVX2)
             return eight::LOOPS;
 #endif
         return four::LOOPS;
