@@ -71,7 +71,7 @@ def _refused(missing: Mapping[str, str]) -> str:
 
 COMMON: dict[str, Switch] = {
     # What the parser takes.
-    "opsets": Switch("ios16+ios17+ios18", "agreed", "every project writes one of these", "ANE014"),
+    "opsets": Switch("ios16+ios17+ios18", "agreed", "every project writes one of these", "ANE095"),
     "inputs": Switch(
         "any", "agreed",
         "imperatormk/ane-train (M1, M1 Pro), mechramc/Orion (M4 Max) and others run several fp16 "

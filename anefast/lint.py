@@ -64,7 +64,7 @@ def run(asked: LintCommand) -> None:
     if asked.format == "json":
         print(report.as_json(findings, len(paths), target))
     elif asked.format == "sarif":
-        print(report.as_sarif(findings))
+        print(report.as_sarif(findings, sources))
     elif findings:
         print(report.as_text(findings, sources))
     said = report.summary(findings, len(paths))

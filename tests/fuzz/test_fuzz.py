@@ -76,7 +76,7 @@ def test_any_text_is_linted_and_fixed(part):
             assert found or b"BLOBFILE" in text, text
         findings += len(found)
         if r.random() < 0.3:
-            as_text(found, {None: text}), as_json(found, 1, target), as_sarif(found)
+            as_text(found, {None: text}), as_json(found, 1, target), as_sarif(found, {None: text})
             better, gone = fixed(text, None, target)
             assert fixed(better, None, target)[0] == better, text
             fixes += len(gone)
