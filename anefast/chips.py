@@ -199,13 +199,16 @@ class Profile:
     spec: str
     switched: Mapping[str, str]
 
+    def value(self, key: str) -> str:
+        """What a switch stands at."""
+        return self.switched.get(key, self.chip.switches[key].value)
+
     @property
     def options(self) -> str:
         """The device options of csrc/host/profile.h."""
         words = [f"profile={self.spec}"]
         for key, switch in self.chip.switches.items():
-            value = self.switched.get(key, switch.value)
-            words.append(f"{key}={value}" + (f"@{switch.rule}" if switch.rule else ""))
+            words.append(f"{key}={self.value(key)}" + (f"@{switch.rule}" if switch.rule else ""))
         return " ".join(words)
 
 
@@ -233,6 +236,12 @@ def find_chip(name: str) -> Chip:
     """The chip called `name`. ValueError with a suggestion where there is none."""
     if name in CHIPS:
         return CHIPS[name]
+    alone, comma, _ = name.partition(",")
+    if comma and alone in CHIPS:
+        raise ValueError(
+            f"[chip] expected a chip's name alone, got {name!r}. Hint: {alone}; switches are for "
+            "what runs programs: train, generate, replay."
+        )
     near = difflib.get_close_matches(name.lower().replace(" ", "-"), CHIPS, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(CHIPS)}."
     raise ValueError(f"[chip] expected a known chip, got {name!r}. Hint: {hint}")

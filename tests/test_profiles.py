@@ -14,12 +14,13 @@ import pytest
 
 import anefast
 from anefast import _C
-from anefast.chips import CHIPS, COMMON, find_profile
+from anefast.chips import CHIPS, COMMON, find_chip, find_profile
 from anefast.config import ConfigError, ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.legal import HOST, target_of
 from anefast.mil.lint import Target, catalogue, lint
 from anefast.runtime import TrainingStep, fused_ffn
+from anefast.runtime.auto import resolve
 
 from .host_programs import In, Name, Text, run, run_op
 
@@ -399,8 +400,10 @@ def test_unknown_chips_and_switches():
         anefast.Device(chip="m1pro")
     with pytest.raises(ValueError, match="did you mean inputs"):
         anefast.Device(chip="m1,input=one")
-    with pytest.raises(ValueError, match="inputs to be any, fp16 or one"):
+    with pytest.raises(ValueError, match=r'inputs to be any, fp16 or one, got "two"\.'):
         anefast.Device(chip="m1,inputs=two")
+    with pytest.raises(ValueError, match=r"a chip's name alone, got .*Hint: m1; switches"):
+        find_chip("m1,inputs=one")
     with pytest.raises(ValueError, match="--device host emulates it"):
         anefast.Device("ane", chip="m1")
     with pytest.raises(ConfigError, match="known chip"):
@@ -408,6 +411,18 @@ def test_unknown_chips_and_switches():
 
 
 # Training.
+
+
+def test_one_input_is_calibrated_and_planned_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
+    device = anefast.Device(chip="m3,inputs=one")
+    spec, _ = resolve("auto", CONFIG, device, 1, 32, 2)
+    step = TrainingStep(CONFIG, anefast.init_params(CONFIG, 0), device, 1, 32, find_plan(spec))
+    assert all(len(bound.inputs) == 1 for bound in step.sequence.bound)
+    step.close()
+    with pytest.raises(ValueError, match="expected ports of packed, got several"):
+        TrainingStep(CONFIG, anefast.init_params(CONFIG, 0), device, 1, 32, find_plan("all"))
+
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=64, vocab_size=33)
 

@@ -257,7 +257,7 @@ bool set_option(Profile *profile, const std::string &key, const std::string &val
     const size_t at = key == "refuse" ? std::string::npos : value.find('@');
     if (at != std::string::npos) profile->rules[key] = value.substr(at + 1);
     if (!found->second.set(profile, value.substr(0, at)))
-        *wrong = "[host] expected " + key + " to be " + found->second.values + ", got \"" + value + "\".";
+        *wrong = "[host] expected " + key + " to be " + found->second.values + ", got \"" + value.substr(0, at) + "\".";
     return true;
 }
 
