@@ -113,7 +113,11 @@ COMMON: dict[str, Switch] = {
     "zero_gain": Switch(
         "refuse", "single", "ANEForge: a sum times 0 fails to compile", "ANE068"
     ),
-    # Numbers.
+    # Numbers. Of products, results end at the cap. That a partial sum beyond it is lost too, even
+    # where later terms would bring it back, was measured (ane-guide ch. 3), but which partial sums
+    # there are was not: a tree of four lanes comes first, then nobody has published an order, nor
+    # how channels are shared out among cores. Some order of terms overflows wherever the positive
+    # ones or the negative ones alone reach the cap; to say which do would be to invent hardware.
     "product_cap": Switch("32768", "agreed", f"{GUIDE} ch. 3 and 20: M1 to M5 Pro"),
     "nan": Switch("coerce", "single", f"{GUIDE} ch. 3"),
     "denormals": Switch(
