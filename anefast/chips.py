@@ -105,6 +105,7 @@ COMMON: dict[str, Switch] = {
         "16384", "agreed", f"{GUIDE} appendix A; 32000 are refused in {MADERIX}",
         "ANE038",
     ),
+    "kernel": Switch("15", "agreed", f"{GUIDE} ch. 17: 15 or 16 behind M1", "ANE039"),
     "epsilon": Switch("required", "agreed", "jafreck/ironmill, libane, ANEForge", "ANE030"),
     "after_reduce": Switch(
         "refuse", "single", "ncdrone/rustane (M4 Max) and, of inputs, imperatormk/ane-train (M1)",
@@ -153,6 +154,7 @@ _M1_M2: dict[str, Switch] = {
         COMMON["refuse"].source + f"; neg is missing on M1 and M2 ({GUIDE})",
     ),
 }  # fmt: skip
+_M1 = {**_M1_M2, "kernel": Switch("13", "agreed", f"{GUIDE} ch. 17", "ANE039")}
 _INPUTS = Switch(
     "fp16", "disputed",
     f"every attempt was refused in {SEED}, which took fp32 ones of rank 3; fp16 ones run on M1 Pro "
@@ -219,13 +221,13 @@ class Profile:
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("m1", slice_cap=_SLICE, dialect="ios16", differs=_M1_M2),
+        Chip("m1", slice_cap=_SLICE, dialect="ios16", differs=_M1),
         Chip(
             "m1-pro",
             slice_cap=assumed(_SLICE, "m1"),
             several_inputs=_SEVERAL,
             dialect="ios16",
-            differs={**_M1_M2, "inputs": _INPUTS},
+            differs={**_M1, "inputs": _INPUTS},
         ),
         Chip("m2", slice_cap=_SLICE, dialect="ios16", differs=_M1_M2),
         Chip("m3", differs={"together": _TOGETHER, "tiny": _TINY}),

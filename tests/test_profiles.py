@@ -173,6 +173,19 @@ def test_more_of_what_the_compiler_refuses():
     zero = t.op("mul", small, x=total, y=np.float16(0))
     with pytest.raises(_C.CompileError, match="no sum times 0"):
         device("m1").compile(t.program([zero]), t.blobs)
+    for chip, width in (("m1", 13), ("m5", 15)):
+        for got in (width, width + 1):
+            t = Text(a=np.zeros((1, 1, 1, 64), np.float16))
+            y = t.op(
+                "conv", np.zeros((1, 1, 1, 65 - got), np.float16), x=Name("a"),
+                weight=np.ones((1, 1, 1, got), np.float16), strides=[1, 1], pad_type="valid",
+                pad=[0, 0, 0, 0], dilations=[1, 1], groups=1,
+            )  # fmt: skip
+            if got == width:
+                device(chip).compile(t.program([y]), t.blobs)
+                continue
+            with pytest.raises(_C.CompileError, match=rf"up to {width} wide, got {got} .*ANE039"):
+                device(chip).compile(t.program([y]), t.blobs)
     t = Text(a=np.zeros((1, 16385), np.float16))
     wide = np.zeros((16385, 4), np.float16)
     y = t.op(
