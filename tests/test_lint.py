@@ -243,6 +243,15 @@ def test_a_compiled_model_folder(tmp_path):
     assert run(folder, "--chip", "m5") == 1
 
 
+def test_folders_and_links_that_are_called_mil(tmp_path, capsys):
+    (tmp_path / "a.mil").mkdir()
+    (tmp_path / "a.mil" / "b.mil").write_text(EXAMPLES["ANE007"].good)
+    assert run(tmp_path, "--chip", "m5") == 0
+    (tmp_path / "c.mil").symlink_to("nowhere")
+    assert run(tmp_path, "--chip", "m5") == 2
+    assert capsys.readouterr().err.endswith("c.mil, a link to none.\n")
+
+
 def test_sets_of_programs(tmp_path, capsys):
     text = EXAMPLES["ANE007"].good
     for i in range(121):
