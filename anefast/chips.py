@@ -71,7 +71,7 @@ def _refused(missing: Mapping[str, str]) -> str:
 
 COMMON: dict[str, Switch] = {
     # What the parser takes.
-    "opsets": Switch("ios16+ios17+ios18", "agreed", "every project writes one of these", "ANE014"),
+    "opsets": Switch("ios16+ios17+ios18", "agreed", "every project writes one of these", "ANE095"),
     "inputs": Switch(
         "any", "agreed",
         "imperatormk/ane-train (M1, M1 Pro), mechramc/Orion (M4 Max) and others run several fp16 "
@@ -105,6 +105,7 @@ COMMON: dict[str, Switch] = {
         "16384", "agreed", f"{GUIDE} appendix A; 32000 are refused in {MADERIX}",
         "ANE038",
     ),
+    "kernel": Switch("15", "agreed", f"{GUIDE} ch. 17: 15 or 16 behind M1", "ANE039"),
     "epsilon": Switch("required", "agreed", "jafreck/ironmill, libane, ANEForge", "ANE030"),
     "after_reduce": Switch(
         "refuse", "single", "ncdrone/rustane (M4 Max) and, of inputs, imperatormk/ane-train (M1)",
@@ -113,7 +114,11 @@ COMMON: dict[str, Switch] = {
     "zero_gain": Switch(
         "refuse", "single", "ANEForge: a sum times 0 fails to compile", "ANE068"
     ),
-    # Numbers.
+    # Numbers. Of products, results end at the cap. That a partial sum beyond it is lost too, even
+    # where later terms would bring it back, was measured (ane-guide ch. 3), but which partial sums
+    # there are was not: a tree of four lanes comes first, then nobody has published an order, nor
+    # how channels are shared out among cores. Some order of terms overflows wherever the positive
+    # ones or the negative ones alone reach the cap; to say which do would be to invent hardware.
     "product_cap": Switch("32768", "agreed", f"{GUIDE} ch. 3 and 20: M1 to M5 Pro"),
     "nan": Switch("coerce", "single", f"{GUIDE} ch. 3"),
     "denormals": Switch(
@@ -149,6 +154,7 @@ _M1_M2: dict[str, Switch] = {
         COMMON["refuse"].source + f"; neg is missing on M1 and M2 ({GUIDE})",
     ),
 }  # fmt: skip
+_M1 = {**_M1_M2, "kernel": Switch("13", "agreed", f"{GUIDE} ch. 17", "ANE039")}
 _INPUTS = Switch(
     "fp16", "disputed",
     f"every attempt was refused in {SEED}, which took fp32 ones of rank 3; fp16 ones run on M1 Pro "
@@ -199,26 +205,29 @@ class Profile:
     spec: str
     switched: Mapping[str, str]
 
+    def value(self, key: str) -> str:
+        """What a switch stands at."""
+        return self.switched.get(key, self.chip.switches[key].value)
+
     @property
     def options(self) -> str:
         """The device options of csrc/host/profile.h."""
         words = [f"profile={self.spec}"]
         for key, switch in self.chip.switches.items():
-            value = self.switched.get(key, switch.value)
-            words.append(f"{key}={value}" + (f"@{switch.rule}" if switch.rule else ""))
+            words.append(f"{key}={self.value(key)}" + (f"@{switch.rule}" if switch.rule else ""))
         return " ".join(words)
 
 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("m1", slice_cap=_SLICE, dialect="ios16", differs=_M1_M2),
+        Chip("m1", slice_cap=_SLICE, dialect="ios16", differs=_M1),
         Chip(
             "m1-pro",
             slice_cap=assumed(_SLICE, "m1"),
             several_inputs=_SEVERAL,
             dialect="ios16",
-            differs={**_M1_M2, "inputs": _INPUTS},
+            differs={**_M1, "inputs": _INPUTS},
         ),
         Chip("m2", slice_cap=_SLICE, dialect="ios16", differs=_M1_M2),
         Chip("m3", differs={"together": _TOGETHER, "tiny": _TINY}),
@@ -233,6 +242,12 @@ def find_chip(name: str) -> Chip:
     """The chip called `name`. ValueError with a suggestion where there is none."""
     if name in CHIPS:
         return CHIPS[name]
+    alone, comma, _ = name.partition(",")
+    if comma and alone in CHIPS:
+        raise ValueError(
+            f"[chip] expected a chip's name alone, got {name!r}. Hint: {alone}; switches are for "
+            "what runs programs: train, generate, replay."
+        )
     near = difflib.get_close_matches(name.lower().replace(" ", "-"), CHIPS, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(CHIPS)}."
     raise ValueError(f"[chip] expected a known chip, got {name!r}. Hint: {hint}")

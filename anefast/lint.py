@@ -64,7 +64,7 @@ def run(asked: LintCommand) -> None:
     if asked.format == "json":
         print(report.as_json(findings, len(paths), target))
     elif asked.format == "sarif":
-        print(report.as_sarif(findings))
+        print(report.as_sarif(findings, sources))
     elif findings:
         print(report.as_text(findings, sources))
     said = report.summary(findings, len(paths))
@@ -94,9 +94,13 @@ def texts(files: Sequence[Path]) -> list[Path]:
     for file in files:
         if not file.exists():
             raise ValueError(f"[lint] expected a file or folder, got {file}, which is not there.")
-        inside = sorted(file.rglob("*.mil")) if file.is_dir() else [file]
+        inside = [file]
+        if file.is_dir():
+            inside = sorted(p for p in file.rglob("*.mil") if not p.is_dir())
         if not inside:
             raise ValueError(f"[lint] expected *.mil files in {file}, got none.")
+        if gone := next((p for p in inside if not p.exists()), None):
+            raise ValueError(f"[lint] expected a file, got {gone}, a link to none.")
         found += inside
     return list(dict.fromkeys(found))
 

@@ -6,6 +6,7 @@ but, once per machine, the calibration's few small programs; with --chip not eve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -194,9 +195,14 @@ def reasons(choice: Choice, target: Target) -> list[str]:
             lines.append(
                 f"  not chosen for that reason; {quickest.spec} would take {number(ms)} ms"
             )
-    sources = {v.limit.split(" ")[0]: v.source for c in choice.candidates for v in c.refused}
+    sources = {named(v.limit): v.source for c in choice.candidates for v in c.refused}
     lines += [f"  refused for its {limit}: {source}" for limit, source in sources.items()]
     return lines
+
+
+def named(limit: str) -> str:
+    """A limit without its figures: `axis 37376 > 16384` is `axis`."""
+    return " ".join(re.sub(r"[\d>]+", " ", limit.partition(":")[0]).split())
 
 
 def why(choice: Choice) -> str:

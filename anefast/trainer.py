@@ -94,6 +94,7 @@ class Trainer:
         self.out_of_compiles = False  # going on is another process's business
         self.seconds, self.trained = 0.0, 0  # in this session
         self.timeline = Timeline(config.timeline, config.trace)
+        self.health: Row = {}  # what was seen of the next update's, for its row
         self.told: set[str] = set()  # advice on numeric health, once each
         self.note = ""  # what the bar says beside its numbers
         self.unlogged: Row | None = None  # of an update whose weights the device does not have yet
@@ -160,6 +161,7 @@ class Trainer:
                 p.loss_sum += loss
                 p.loss_tokens += tokens
                 p.micro += 1
+                self._watch()
                 self.timeline.tick()
             if p.micro < accumulation:
                 break
@@ -181,13 +183,13 @@ class Trainer:
         lr = learning_rate(self.config.optim, p.step + 1, self.config.steps)
         tokens = max(1, p.loss_tokens)
         every = self.config.health_every
-        looks = bool(every) and (p.step + 1) % every == 0
-        health = self._look() if looks else {}  # before the weights change
+        if every and (p.step + 1) % every == 0 and not self.health:
+            self._look()  # before the weights change
         with _C.Span(_C.Component.OPTIMIZER):
             done = self.optimizer.update(self.step.grads, 1.0 / (scale * tokens), lr)
         self.step.begin_update()
-        if done.overflow and every and not looks:
-            health = self._look()
+        if done.overflow and every and not self.health:
+            self._look()  # a weight gradient whose operands are finite
         self.scale.update(done.overflow)
         self.overflows = self.overflows + 1 if done.overflow else 0
         loss = p.loss_sum / tokens
@@ -203,13 +205,23 @@ class Trainer:
             "grad_norm": done.grad_norm,
             "loss_scale": scale,
             "overflow": done.overflow,
-            **health,
+            **self.health,
         }
+        self.health = {}
         if not done.overflow:  # last, for it may fail, and then the update is whole all the same
             self.step.update_weights()
         return self.unlogged
 
-    def _look(self) -> Row:
+    def _watch(self) -> None:
+        """Looks at the first micro-step of an update that overflows, before the next one runs."""
+        if not self.config.health_every or self.health:
+            return
+        with _C.Span(_C.Component.HEALTH):
+            overflows = self.step.health.overflows()
+        if overflows:
+            self._look()
+
+    def _look(self) -> None:
         """Numeric health of the last micro-step, for the row; what is new of it is said."""
         with _C.Span(_C.Component.HEALTH):
             report = self.step.health.look(self.step.params)
@@ -218,7 +230,7 @@ class Trainer:
             if advice not in self.told:
                 self.told.add(advice)
                 self.say(f"health, update {self.progress.step + 1}: {finding.message}")
-        return report.row()
+        self.health = report.row()
 
     def _after_update(self, row: Row, seconds: float, bar: bool) -> None:
         """Validation, logging and checkpoint, where they are due."""
@@ -313,7 +325,7 @@ class Trainer:
         p = self.progress
         if self.unlogged is not None:
             self.run.log(self.unlogged, {"step": p.step, "time": time.time()})
-        p.micro, p.loss_sum, p.loss_tokens = 0, 0.0, 0
+        p.micro, p.loss_sum, p.loss_tokens, self.health = 0, 0.0, 0, {}
         try:
             self.save(settles=False)
         except (OSError, ValueError) as error:
@@ -342,6 +354,7 @@ class Trainer:
             "optimizer_step": self.optimizer.step,
             "loss_scale": self.scale.state(),
             "overflows": self.overflows,
+            "health": self.health,
         }
         if (vocabulary := self.step.vocabulary) is not None:
             state[checkpoint.VOCABULARY] = vocabulary.text()
@@ -367,6 +380,7 @@ class Trainer:
             self.optimizer.step = int(state["optimizer_step"])
             self.scale.restore(state["loss_scale"])
             self.overflows = int(state["overflows"])
+            self.health = dict(state.get("health", {}))  # checkpoints of before have none
         except (KeyError, TypeError, ValueError):
             raise checkpoint.CheckpointError(
                 f"[checkpoint] {folder}/state.json does not hold a training run."

@@ -224,6 +224,17 @@ EXAMPLES["ANE094"] = Example(
     program(op("relu(x = x)", "y", "tensor<fp16, [1, 8, 1, 20]>"), ints("b", 0, 0, 0, 0), ints("sz", 1, 4, 1, 20), op("slice_by_size(x = x, begin = b, size = sz)", "z", Y20), params="tensor<fp16, [1, 8, 1, 20]> x", results="y, z"),
     program(RELU), also={"ANE024"},
 )  # fmt: skip
+SQUARE = "tensor<fp16, [1, 1, 32, 32]>"
+EXAMPLES["ANE095"] = Example(program(RELU, opset="ios26"), program(RELU))
+EXAMPLES["ANE096"] = Example(
+    program(op("silu(x = x)")), program(op("sigmoid(x = x)", "s"), op("mul(x = x, y = s)"))
+)
+EXAMPLES["ANE097"] = Example(
+    program(NO, op("matmul(x = a, y = b, transpose_x = no, transpose_y = no)", of=SQUARE), params="tensor<fp16, [1, 1, 32, 5120]> a, tensor<fp16, [1, 1, 5120, 32]> b"),
+    program(NO, op("matmul(x = a, y = b, transpose_x = no, transpose_y = no)", of=SQUARE), params="tensor<fp16, [1, 1, 32, 4096]> a, tensor<fp16, [1, 1, 4096, 32]> b"),
+    on="m4",
+)  # fmt: skip
+EXAMPLES["ANE098"] = Example("\ufeff" + program(RELU), program(RELU))
 # Of a set of programs, not of a text: test_lint.py.
 OF_SETS = {"ANE092", "ANE093"}
 

@@ -23,7 +23,7 @@ from anefast.fuse.legal import caution, check
 from anefast.ir import ShapeError
 from anefast.mil.lint import Target, catalogue, lint
 from anefast.mil.lint.catalogue import CONFIDENCE, SEVERITIES, THEMES
-from tests.lint_examples import BAKED, EXAMPLES, blob, portable, program
+from tests.lint_examples import BAKED, EXAMPLES, blob, op, portable, program
 from tests.test_cut_law import PLANS
 from tests.test_judges import CONFIGS
 from tests.test_mil_parse import MODERN
@@ -171,6 +171,43 @@ def test_exit_codes(tmp_path, capsys):
     assert "half.mil:1:1: error ANE001" in capsys.readouterr().out
 
 
+def test_a_dialect_nobody_has_seen():
+    text = EXAMPLES["ANE007"].good
+    for old, new, at in (("1.3", "2.0", (1, 9)), ("ios18", "ios15", (4, 15))):
+        (found,) = [f for f in lint(text.replace(old, new)) if f.level != "note"]
+        assert (found.rule.id, found.level, found.at) == ("ANE095", "warning", at)
+
+
+@pytest.mark.parametrize("wrong", ["4294967296", "-8", "0"])
+def test_parameters_that_cannot_be_read_are_one_finding(wrong):
+    text = program("relu;", params=f"tensor<fp16, [1, {wrong}, 1, 32]> x")
+    assert [f.rule.id for f in lint(text)] == ["ANE001"]
+
+
+def test_a_byte_order_mark_is_taken_away(tmp_path, capsys):
+    path = tmp_path / "m.mil"
+    path.write_bytes(b"\xef\xbb\xbf" + EXAMPLES["ANE030"].bad.encode())
+    assert run(path, "--chip", "m5") == 1
+    assert "ANE098 a byte-order mark; what follows was not read" in capsys.readouterr().out
+    assert run(path, "--chip", "m5", "--fix") == 0
+    assert path.read_bytes().startswith(b"program")
+
+
+def test_columns_of_characters_and_bytes(tmp_path, capsys):
+    """Text counts bytes, as compilers do, its caret and SARIF count characters."""
+    path = tmp_path / "m.mil"
+    call = 'string("\u65e5\u672c")]; ' + op("rsqrt(x = r)")
+    path.write_text(program(op("relu(x = x)", "r").replace('string("r")];', call)), "utf-8")
+    assert run(path, "--chip", "m5") == 1
+    place, line, caret, *_ = capsys.readouterr().out.split("\n")
+    assert line[caret.index("^") :].startswith("rsqrt(x = r)")
+    assert run(path, "--chip", "m5", "--format", "sarif") == 1
+    (result,) = json.loads(capsys.readouterr().out)["runs"][0]["results"]
+    column = result["locations"][0]["physicalLocation"]["region"]["startColumn"]
+    assert path.read_text("utf-8").split("\n")[4][column - 1 :].startswith("rsqrt(x = r)")
+    assert int(place.split(":")[2]) == column + 4
+
+
 def test_text_shows_the_line(tmp_path, capsys):
     path = tmp_path / "m.mil"
     path.write_text(EXAMPLES["ANE030"].bad)
@@ -204,6 +241,15 @@ def test_a_compiled_model_folder(tmp_path):
     assert run(folder, "--chip", "m5") == 0
     (folder / "weights" / "w.bin").unlink()
     assert run(folder, "--chip", "m5") == 1
+
+
+def test_folders_and_links_that_are_called_mil(tmp_path, capsys):
+    (tmp_path / "a.mil").mkdir()
+    (tmp_path / "a.mil" / "b.mil").write_text(EXAMPLES["ANE007"].good)
+    assert run(tmp_path, "--chip", "m5") == 0
+    (tmp_path / "c.mil").symlink_to("nowhere")
+    assert run(tmp_path, "--chip", "m5") == 2
+    assert capsys.readouterr().err.endswith("c.mil, a link to none.\n")
 
 
 def test_sets_of_programs(tmp_path, capsys):

@@ -31,6 +31,12 @@ def test_stories110m_on_a_chip_that_is_not_here():
     assert all(len(line) <= WIDTH for line in told), max(told, key=len)
 
 
+def test_limits_are_named_once_with_their_source():
+    told = lines(model="stories110m", chip="m1-pro")
+    assert sum(line.startswith("  refused for its axis: sbryngelson") for line in told) == 1
+    assert "  refused for its packed weights: anefast.fuse.lower" in lines(model="tiny", chip="m3")
+
+
 def test_this_device(tmp_path, monkeypatch):
     monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
     told = lines(model="tiny", device="host")
@@ -44,6 +50,7 @@ def test_this_device(tmp_path, monkeypatch):
     [
         (["--model", "stories11m"], "did you mean stories1"),
         (["--chip", "m1pro"], "did you mean m1-pro"),
+        (["--chip", "m1,inputs=one"], "a chip's name alone"),
         (["--seq", "100"], "use 128"),
         (["--batch", "-1"], "must not be negative"),
         (["--plan", "all"], "start with auto"),

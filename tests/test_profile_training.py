@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +149,35 @@ def test_products_beyond_the_cliff_overflow_under_a_chip_only(plan):
     assert "end at 32768 on a chip" in chip.message
 
 
+def small(out: Path, **changes: Any) -> TrainConfig:
+    config = TrainConfig.from_preset("tiny", steps=4, out=str(out), chip="m1")
+    return config.replace(
+        data=config.data.replace(source="stories:100", batch=2, seq_len=32),
+        model=config.model.replace(dim=32, n_layers=1, n_heads=2),
+        sample_tokens=0, eval_every=0, eval_batches=1, plan="all", **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_an_overflow_in_any_micro_step_is_named(tmp_path, monkeypatch, at):
+    scales = itertools.count()
+    micro_step = TrainingStep.micro_step
+
+    def faulty(self, x, y, loss_scale):
+        return micro_step(self, x, y, 2.0**22 if next(scales) == at else loss_scale)
+
+    monkeypatch.setattr(TrainingStep, "micro_step", faulty)
+    said: list[str] = []
+    config = small(tmp_path / "run", health_every=2)
+    optim = config.optim.replace(accumulation=4)
+    anefast.fit(config.replace(optim=optim, steps=2), show=said.append)
+    rows = [json.loads(r) for r in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[1]["health/worst"] == "dh" and rows[1]["health/overflow"] > 0
+    assert rows[2]["health/overflow"] == 0 and "health/worst" not in rows[2]
+    told = [line for line in said if line.startswith("health, update 1: dh: ")]
+    assert len(told) == 1 and "smaller loss scale" in told[0]
+
+
 @pytest.mark.parametrize("n", [1, 7, 16384, 50001])
 def test_counting(n):
     rng = np.random.default_rng(n)
@@ -159,19 +190,26 @@ def test_counting(n):
         (finite >= 32752).sum(), finite.max(initial=0),
     )  # fmt: skip
     assert tuple(counts(h)) == want
-    with pytest.raises(ValueError, match="float16"):
-        _C.half_health(np.zeros(4, np.float32))
+    for wrong in (_C.half_health, _C.half_overflows):
+        with pytest.raises(ValueError, match="float16"):
+            wrong(np.zeros(4, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -np.nan])
+def test_one_that_overflowed_is_seen_wherever_it_is(value):
+    h = np.full(40000, -65504, np.float16)
+    h[::3] = 2.0**-24
+    assert not _C.half_overflows(h) and not _C.half_overflows(h[:0])
+    for at in (0, 16383, 16384, 39999):
+        h[at] = value
+        assert _C.half_overflows(h)
+        h[at] = 0
 
 
 def test_a_run_says_so_once_and_writes_it_down(tmp_path):
     said: list[str] = []
-    config = TrainConfig.from_preset("tiny", steps=4, out=str(tmp_path / "run"), chip="m1")
-    config = config.replace(
-        loss_scale=LossScaleConfig(initial=2.0**20, maximum=2.0**20),
-        data=config.data.replace(source="stories:100", batch=2, seq_len=32),
-        model=config.model.replace(dim=32, n_layers=1, n_heads=2),
-        health_every=2, sample_tokens=0, eval_every=0, eval_batches=1, plan="all",
-    )  # fmt: skip
+    scale = LossScaleConfig(initial=2.0**20, maximum=2.0**20)
+    config = small(tmp_path / "run", health_every=2, loss_scale=scale)
     anefast.fit(config, show=said.append)
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]

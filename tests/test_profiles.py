@@ -14,12 +14,13 @@ import pytest
 
 import anefast
 from anefast import _C
-from anefast.chips import CHIPS, COMMON, find_profile
+from anefast.chips import CHIPS, COMMON, find_chip, find_profile
 from anefast.config import ConfigError, ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.legal import HOST, target_of
 from anefast.mil.lint import Target, catalogue, lint
 from anefast.runtime import TrainingStep, fused_ffn
+from anefast.runtime.auto import resolve
 
 from .host_programs import In, Name, Text, run, run_op
 
@@ -172,6 +173,19 @@ def test_more_of_what_the_compiler_refuses():
     zero = t.op("mul", small, x=total, y=np.float16(0))
     with pytest.raises(_C.CompileError, match="no sum times 0"):
         device("m1").compile(t.program([zero]), t.blobs)
+    for chip, width in (("m1", 13), ("m5", 15)):
+        for got in (width, width + 1):
+            t = Text(a=np.zeros((1, 1, 1, 64), np.float16))
+            y = t.op(
+                "conv", np.zeros((1, 1, 1, 65 - got), np.float16), x=Name("a"),
+                weight=np.ones((1, 1, 1, got), np.float16), strides=[1, 1], pad_type="valid",
+                pad=[0, 0, 0, 0], dilations=[1, 1], groups=1,
+            )  # fmt: skip
+            if got == width:
+                device(chip).compile(t.program([y]), t.blobs)
+                continue
+            with pytest.raises(_C.CompileError, match=rf"up to {width} wide, got {got} .*ANE039"):
+                device(chip).compile(t.program([y]), t.blobs)
     t = Text(a=np.zeros((1, 16385), np.float16))
     wide = np.zeros((16385, 4), np.float16)
     y = t.op(
@@ -399,8 +413,10 @@ def test_unknown_chips_and_switches():
         anefast.Device(chip="m1pro")
     with pytest.raises(ValueError, match="did you mean inputs"):
         anefast.Device(chip="m1,input=one")
-    with pytest.raises(ValueError, match="inputs to be any, fp16 or one"):
+    with pytest.raises(ValueError, match=r'inputs to be any, fp16 or one, got "two"\.'):
         anefast.Device(chip="m1,inputs=two")
+    with pytest.raises(ValueError, match=r"a chip's name alone, got .*Hint: m1; switches"):
+        find_chip("m1,inputs=one")
     with pytest.raises(ValueError, match="--device host emulates it"):
         anefast.Device("ane", chip="m1")
     with pytest.raises(ConfigError, match="known chip"):
@@ -408,6 +424,18 @@ def test_unknown_chips_and_switches():
 
 
 # Training.
+
+
+def test_one_input_is_calibrated_and_planned_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
+    device = anefast.Device(chip="m3,inputs=one")
+    spec, _ = resolve("auto", CONFIG, device, 1, 32, 2)
+    step = TrainingStep(CONFIG, anefast.init_params(CONFIG, 0), device, 1, 32, find_plan(spec))
+    assert all(len(bound.inputs) == 1 for bound in step.sequence.bound)
+    step.close()
+    with pytest.raises(ValueError, match="expected ports of packed, got several"):
+        TrainingStep(CONFIG, anefast.init_params(CONFIG, 0), device, 1, 32, find_plan("all"))
+
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=64, vocab_size=33)
 

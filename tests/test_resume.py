@@ -89,6 +89,17 @@ def test_a_stopped_run_resumes_byte_for_byte(tmp_path, whole, stop, name):
     assert everything(tmp_path / "run") == whole
 
 
+def test_what_health_saw_of_an_unfinished_update_is_kept(tmp_path):
+    model = BigramModel(poison=[7 * 3])
+    run(tmp_path / "whole", model=model)
+    run(tmp_path / "run", model=BigramModel(poison=[7 * 3]), micro=7 * 3 + 1)
+    run(tmp_path / "run", resume=str(tmp_path / "run"))
+    whole = everything(tmp_path / "whole")
+    assert everything(tmp_path / "run") == whole
+    row = json.loads(whole["metrics"].splitlines()[8])
+    assert row["overflow"] and row["health/overflow"] == 1
+
+
 def test_many_stops(tmp_path, whole):
     run(tmp_path / "run", micro=4)
     for micro in (0, 5, 0, 11):

@@ -78,7 +78,8 @@ def candidate_specs(layers: int, target: Target, words: str = "") -> list[str]:
 
     # Packed ports only cost copies, unless a program with several inputs may be refused. Weights
     # that are inputs of their own make several in any case.
-    one_input = bool(target.chip.several_inputs) and target is not HOST
+    doubted = bool(target.chip.several_inputs) and target is not HOST
+    one_input = doubted or bool(target.ports and "several" not in target.ports)
     specs = []
     for depth in depths:
         for weights in options("weights", ["", "weights=params", "weights=packed"]):

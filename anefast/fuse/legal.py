@@ -84,8 +84,6 @@ def target_of(device: Described) -> Target:
     if device.chip is None and device.label == "emulated":
         return HOST
     chip = device.chip or chip_of(device.description)
-    if device.label == "emulated":
-        return Target(chip.name, chip)
     known = device.learned
     return Target(chip.name, chip, known.dialects, known.weights, known.ports)
 
@@ -142,8 +140,8 @@ def unseen(plan: Plan, target: Target) -> Iterable[Violation]:
         if taken and got not in taken:
             yield Violation(
                 f"{word}={got}",
-                f"expected {word} of {', '.join(taken)}, got {got}, which this device failed with. "
-                "Hint: python -m anefast.doctor looks again.",
+                f"expected {word} of {', '.join(taken)}, got {got}, which this device does not "
+                "take. Hint: python -m anefast.doctor looks again.",
                 SEEN,
             )
 

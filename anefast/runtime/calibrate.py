@@ -89,7 +89,8 @@ def measure(device: Device) -> Rates:
     compile_weights = weights.compile_seconds()
     weight_bytes = heavy_bytes / _over(weights.seconds(), dispatch)
     # 3) a real layer, forward and backward: what is left is moving values
-    counter, whole = Counter(LAYER, 1, SEQ), find_plan("all")
+    packed = device.learned.ports == ("packed",)
+    counter, whole = Counter(LAYER, 1, SEQ), find_plan("all,ports=packed" if packed else "all")
     count = counter.count(whole)
     layer = Sequence(device, (p.lowered for p in count.programs), whole.dialect)
     params = init_params(LAYER, 0)

@@ -12,6 +12,7 @@ import difflib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,7 @@ class Device:
             hint = f" Hint: did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"[device] expected one of {', '.join(DEVICES)}, got {name!r}.{hint}")
         self.chip: Chip | None = None  # that is emulated
+        ports: tuple[str, ...] = ()  # it takes; empty: not said
         if chip:
             if name == "ane":
                 raise ValueError(
@@ -61,12 +63,14 @@ class Device:
                 )
             profile = find_profile(chip)
             name, self.chip, options = "host", profile.chip, f"{options} {profile.options}".strip()
+            ports = ("packed",) if profile.value("inputs") == "one" else ()
         steady_heap()
         self._native = open_first(("ane", "host") if name == "auto" else (name,), options)
         self.name: str = self._native.name
         self.description: str = self._native.description
         self.label: str = self._native.label
-        self.learned: Learned = recall(self.description) or Learned()  # by python -m anefast.doctor
+        learned = recall(self.description) or Learned()  # by python -m anefast.doctor
+        self.learned: Learned = replace(learned, ports=ports) if ports else learned
         self._compile = counted(self._native)
         if watch := Watch.asked():
             self._compile = watch.over(self, self.description, self._compile)

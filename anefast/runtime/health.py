@@ -1,10 +1,12 @@
 """Numeric health: what of a training step left the range of fp16, by name, and what helps.
 
-Looks at the surfaces of the last micro-step: the values that cross programs, taps included. One
-pass of counting, so it costs a few ms where an update takes seconds. Where something overflowed, or
-a value of the forward vanished, the program that made it is run once more with all of its values as
-outputs (probe.py) to name the first that went wrong: an overflow inside a fused program may reach
-its ports as a harmless-looking zero. On a plan that compiles async, those weights are the newest.
+Looks at the surfaces as a micro-step left them: the values that cross programs, taps included.
+`overflows` asks of every micro-step whether the ends of its forward and backward are finite, which
+is next to free; `look` counts everything and names the culprit, a few ms. Where something
+overflowed, or a value of the forward vanished, the program that made it is run once more with all
+of its values as outputs (probe.py) to name the first that went wrong: an overflow inside a fused
+program may reach its ports as a harmless-looking zero. On a plan that compiles async, those weights
+are the newest.
 """
 
 from __future__ import annotations
@@ -95,7 +97,20 @@ class Health:
         self.sequence = sequence
         self.names = labels(graph.nodes)
         self._inputs = [t for t in graph.inputs if t in sequence.surfaces]
+        dh = [t for t in graph.inputs if t.name == "dh"]
+        self._ends = [graph.outputs["h"], *dh, graph.outputs["dx"]]
         self._probed: set[int] = set()  # programs in which a vanished value was looked for once
+
+    def overflows(self) -> bool:
+        """Whether h, dh or dx holds an inf or a NaN: residuals carry nearly all of them there.
+
+        Not those that became 0 on the way; they are found when the update is looked at.
+        """
+        for t in self._ends:
+            with self.sequence.surfaces[t].read() as data:
+                if _C.half_overflows(data):
+                    return True
+        return False
 
     def look(self, params: Params) -> Report:
         """Counts every tensor and names the culprits. `params`: as the programs have them."""

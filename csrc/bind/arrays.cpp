@@ -228,9 +228,19 @@ void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, b
     else gemm(g);
 }
 
-py::tuple health(const py::array &h) {
+void want_halves(const py::array &h, const char *where) {
     if (h.itemsize() != 2 || !h.dtype().equal(py::dtype("float16")) || !(h.flags() & py::array::c_style))
-        throw py::value_error("[half_health] expected h to be C-contiguous float16, got " + describe(h) + ".");
+        throw py::value_error(std::string("[") + where + "] expected h to be C-contiguous float16, got " + describe(h) + ".");
+}
+
+bool overflows(const py::array &h) {
+    want_halves(h, "half_overflows");
+    py::gil_scoped_release free;
+    return half_overflows(static_cast<const uint16_t *>(h.data()), static_cast<size_t>(h.size()));
+}
+
+py::tuple health(const py::array &h) {
+    want_halves(h, "half_health");
     half_health found;
     {
         py::gil_scoped_release free;
@@ -259,6 +269,7 @@ void init_arrays(py::module_ &m) {
           "Each fp32 weight into its fp16 out, in parallel. Returns how many values of each fp16 cannot hold.");
     m.def("half_health", &health, py::arg("h"),
           "(inf, nan, denormal, zero, saturated, largest finite magnitude) of an fp16 array; saturated: 32752 and more.");
+    m.def("half_overflows", &overflows, py::arg("h"), "Whether an fp16 array holds an inf or a NaN.");
     m.def("half_isa", &half_isa);
     m.def("gemm", &gemm_arrays, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
           py::arg("reference") = false,

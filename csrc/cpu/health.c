@@ -28,3 +28,16 @@ half_health half_health_of(const uint16_t *h, size_t n) {
     all.largest = half_to_float((uint16_t)largest);
     return all;
 }
+
+int half_overflows(const uint16_t *h, size_t n) {
+    for (size_t at = 0; at < n; at += BLOCK) {
+        const size_t m = n - at < BLOCK ? n - at : BLOCK;
+        int16_t top = 0;
+        for (size_t i = 0; i < m; i++) {
+            const int16_t a = (int16_t)(h[at + i] & 0x7fff);
+            top = top > a ? top : a;
+        }
+        if (top >= INF) return 1;
+    }
+    return 0;
+}

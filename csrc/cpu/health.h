@@ -17,6 +17,8 @@ typedef struct {
 
 half_health half_health_of(const uint16_t *h, size_t n);
 
+int half_overflows(const uint16_t *h, size_t n); /* whether any is inf or NaN: a fraction of that pass */
+
 #ifdef __cplusplus
 }
 #endif

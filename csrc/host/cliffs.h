@@ -2,8 +2,8 @@
 // out, denormals that products do not see, slices that saturate, functions read from small tables.
 //
 // Emulated as passes over results: an operation runs as `exact` does, then its halves are put right in
-// place. So an interior sum that overflows and comes back is not seen, and rounding is nearest-even
-// throughout. Which of this a chip does is profile.h's data.
+// place. So an interior sum that overflows and comes back is not seen (why: anefast/chips.py), and
+// rounding is nearest-even throughout. Which of this a chip does is profile.h's data.
 #pragma once
 
 #include "ops.h"

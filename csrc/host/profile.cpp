@@ -80,6 +80,7 @@ const std::map<std::string, Option> &options() {
         {"axis", {number(&Profile::axis), size}},
         {"channels", {number(&Profile::channels), size}},
         {"terms", {number(&Profile::terms), size}},
+        {"kernel", {number(&Profile::kernel), size}},
         {"rank", {number(&Profile::rank), size}},
         {"epsilon", {flag(&Profile::epsilon, "required", "optional"), "required or optional"}},
         {"after_reduce", {flag(&Profile::after_reduce, "take", "refuse"), "take or refuse"}},
@@ -229,6 +230,9 @@ class Gate {
                 fail(op.where, "weights", "expected one dense sequence where conv's weight is an input, got batch " +
                                               std::to_string(a[0]) + " and " + std::to_string(f_.integer(op, "groups", 1)) + " groups", hint);
         }
+        if (op.type == "conv" && p_.kernel && b.back() > p_.kernel)
+            fail(op.where, "kernel", "expected a kernel up to " + std::to_string(p_.kernel) + " wide, got " + std::to_string(b.back()),
+                 "split it into narrower ones and add the results");
         int64_t terms = 0;
         if (op.type == "conv") terms = b[1];
         else if (op.type == "linear") terms = b.back();
@@ -257,7 +261,7 @@ bool set_option(Profile *profile, const std::string &key, const std::string &val
     const size_t at = key == "refuse" ? std::string::npos : value.find('@');
     if (at != std::string::npos) profile->rules[key] = value.substr(at + 1);
     if (!found->second.set(profile, value.substr(0, at)))
-        *wrong = "[host] expected " + key + " to be " + found->second.values + ", got \"" + value + "\".";
+        *wrong = "[host] expected " + key + " to be " + found->second.values + ", got \"" + value.substr(0, at) + "\".";
     return true;
 }
 

@@ -25,7 +25,7 @@ struct Profile {
     std::set<std::string> dtypes;   // of ports; empty: any
     std::set<std::string> refuse;   // operations
     std::set<std::string> together; // operations that one program must not hold all of
-    int64_t axis = 0, channels = 0, terms = 0, rank = 0; // longest; 0: any
+    int64_t axis = 0, channels = 0, terms = 0, kernel = 0, rank = 0; // longest; 0: any
     bool epsilon = false;           // rsqrt, log and inverse must say theirs
     bool after_reduce = true;       // takes sqrt and rsqrt of what a reduction gave
     bool zero_gain = true;          // takes a sum times 0

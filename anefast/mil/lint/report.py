@@ -43,13 +43,18 @@ def excerpt(text: bytes, line: int, column: int) -> list[str]:
     rows = text.split(b"\n")
     if not 0 < line <= len(rows):
         return []
-    row = rows[line - 1].decode("latin-1").replace("\t", " ").rstrip()
+    row = rows[line - 1].decode("utf-8", "replace").replace("\t", " ").rstrip()
     row = "".join(c if c.isprintable() else "?" for c in row)
-    at = min(column - 1, len(row))
+    at = min(character(rows[line - 1], column) - 1, len(row))
     start = max(0, at - WIDTH // 2) if len(row) > WIDTH else 0
     shown = ("..." if start else "") + row[start : start + WIDTH]
     more = "..." if start + WIDTH < len(row) else ""
     return [shown + more, " " * (at - start + 3 * bool(start)) + "^"]
+
+
+def character(row: bytes, column: int) -> int:
+    """The column in characters that is `column` in bytes, both from 1."""
+    return len(row[: column - 1].decode("utf-8", "replace")) + 1
 
 
 def summary(findings: Sequence[Finding], programs: int) -> str:
@@ -94,10 +99,11 @@ def described(rule: Rule) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def as_sarif(findings: Sequence[Finding]) -> str:
-    """A SARIF 2.1.0 log of one run, rules included."""
+def as_sarif(findings: Sequence[Finding], sources: Mapping[Path | None, bytes]) -> str:
+    """A SARIF 2.1.0 log of one run, rules included; columns count characters."""
     rules = list(catalogue().values())
     index = {rule.id: i for i, rule in enumerate(rules)}
+    rows = {path: text.split(b"\n") for path, text in sources.items()}
     run = {
         "tool": {
             "driver": {
@@ -107,7 +113,7 @@ def as_sarif(findings: Sequence[Finding]) -> str:
             }
         },
         "columnKind": "unicodeCodePoints",
-        "results": [_result(f, index[f.rule.id]) for f in findings],
+        "results": [_result(f, index[f.rule.id], rows[f.path]) for f in findings],
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1)
 
@@ -128,9 +134,9 @@ def _sarif_rule(rule: Rule) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _result(finding: Finding, index: int) -> dict[str, Any]:
+def _result(finding: Finding, index: int, rows: Sequence[bytes]) -> dict[str, Any]:
     line, column = finding.at
-    region = {"startLine": line, "startColumn": column}
+    region = {"startLine": line, "startColumn": character(rows[line - 1], column)}
     place: dict[str, Any] = {"region": region}
     if finding.path is not None:
         path = finding.path

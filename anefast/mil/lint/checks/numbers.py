@@ -1,4 +1,4 @@
-"""ANE071 to ANE080: where fp16 ends. What is known of a value's range decides, never a guess."""
+"""ANE071 to ANE080, ANE096: where fp16 ends. What is known of a range decides, never a guess."""
 
 from __future__ import annotations
 
@@ -189,3 +189,10 @@ def _literal(statement: str) -> str | None:
     """The number as it is written, of a scalar constant or an inline literal."""
     numbers = re.findall(r"\(\s*([-+]?[0-9.][0-9a-zA-Z.+-]*)\s*\)", statement)
     return numbers[-1].lower() if numbers else None
+
+
+@function_check("ANE096")
+def tables(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for op in function.ops:
+        if op.op in ("gelu", "silu"):
+            yield found("ANE096", op.at, f"{op.op} is read from a table")

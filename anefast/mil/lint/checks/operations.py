@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from anefast.chips import CHIPS
 from anefast.mil.lint.checks.base import Finding, Target, found, function_check
 from anefast.mil.lint.edits import Edit, Rewriter
 from anefast.mil.lint.source import Function, Op, Source
@@ -94,7 +95,7 @@ def conv(source: Source, function: Function, target: Target) -> Iterator[Finding
                 shape = (len(value),) if isinstance(value, list) else ()
                 edits += _given(source, function, op, name, dtype, str(value), shape)
             yield found("ANE033", op.at, f"conv leaves {', '.join(missing)} out", *edits)
-        widest = 13 if target.chip is None or target.family("m1") else 15
+        widest = int((target.chip or CHIPS["m1"]).switches["kernel"].value)
         if weight is not None and dims > 0 and weight.shape[-1] > widest:
             yield found(
                 "ANE039", op.at, f"a kernel {weight.shape[-1]} wide, {widest} is the widest"

@@ -1,14 +1,16 @@
-"""ANE031 and ANE061 to ANE070: operations that are fine alone and not together."""
+"""ANE031, ANE061 to ANE070 and ANE097: operations that are fine alone and not together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from anefast.mil.lint.checks.base import Finding, Target, found, function_check
+from anefast.mil.lint.checks.operations import summed
 from anefast.mil.lint.source import Function, Op, Source, Value
 
 LARGE = 32  # operations; where the report of refused slices begins to speak of
 BRANCHES = 12
+WIDE = 5120
 
 
 def by(value: Value | None, *ops: str) -> Op | None:
@@ -109,6 +111,13 @@ def scalars(source: Source, function: Function, target: Target) -> Iterator[Find
             summed = by(value, "reduce_sum", "reduce_mean")
             if summed and factor.scalar == 0:
                 yield found("ANE068", op.at, f"{summed.op} times 0")
+
+
+@function_check("ANE097")
+def wide(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for op in function.ops:
+        if (n := summed(op)) >= WIDE:
+            yield found("ANE097", op.at, f"{op.op} sums {n} terms")
 
 
 @function_check("ANE069")

@@ -1,10 +1,11 @@
-"""ANE001 to ANE019: what the reader noted, names, and how the text is written."""
+"""ANE001 to ANE019, ANE095, ANE098: what the reader noted, names, and how the text is written."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
+from anefast.chips import Chip
 from anefast.mil.lint.checks.base import Finding, Target, found, function_check, source_check
 from anefast.mil.lint.edits import Edit, Rewriter, dialect_of
 from anefast.mil.lint.source import At, Function, Op, Source, Value
@@ -27,6 +28,8 @@ UNJUDGED = frozenset(
     resize_nearest_neighbor rnn shape slice_update sliding_windows softplus_parametric
     space_to_batch space_to_depth upsample_bilinear upsample_nearest_neighbor while_loop""".split()
 )
+MARK = b"\xef\xbb\xbf"  # of byte order, which some editors put before a text
+VERSIONS = ("1.0", "1.3", "1.5")
 WORDS = re.compile(r"^\[mil\] line \d+, column \d+: ")
 # A scalar type by its short name, outside of tensor<...>; strings are matched to be passed over.
 SHORT = re.compile(
@@ -35,7 +38,7 @@ SHORT = re.compile(
 )
 
 
-@source_check(*sorted({*FAULTS.values(), "ANE006", "ANE015", "ANE073"}))
+@source_check(*sorted({*FAULTS.values(), "ANE006", "ANE015", "ANE073", "ANE098"}))
 def faults(source: Source, target: Target) -> Iterator[Finding]:
     from anefast.mil.lint.checks.operations import FOREIGN
 
@@ -54,6 +57,9 @@ def faults(source: Source, target: Target) -> Iterator[Finding]:
             yield found("ANE006", at, message, *edits)
         elif fault == "range":
             yield found("ANE073", at, message)
+        elif at == (1, 1) and source.text.startswith(MARK):
+            said = "a byte-order mark; what follows was not read"
+            yield found("ANE098", at, said, Edit((0, len(MARK)), ""))
         elif fault in FAULTS:
             yield found(FAULTS[fault], at, message)
 
@@ -69,6 +75,17 @@ def named(source: Source, function: Function, op: Op, at: At) -> list[Edit]:
     payload = spelled if "(" not in spelled else spelled[spelled.index("(") + 1 : -1]
     constant = rewriter.constant(name, value.dtype, payload.strip(), value.shape)
     return [rewriter.before(constant.statement), Edit(value.span, constant.name)]
+
+
+@source_check("ANE095")
+def unseen(source: Source, target: Target) -> Iterator[Finding]:
+    if source.version not in ("", *VERSIONS):
+        yield found("ANE095", source.at(source.version_span[0]), f"program({source.version})")
+    known = (target.chip or Chip("")).switches["opsets"].value.split("+")
+    for function in source.functions:
+        begin, end = function.opset_span
+        if function.opset and function.opset not in known and begin < end:
+            yield found("ANE095", source.at(begin), f"the opset {function.opset}")
 
 
 @function_check("ANE007")
