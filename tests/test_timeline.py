@@ -107,6 +107,7 @@ def test_the_table_says_it_all(run):
     assert sum(ms for ms, _ in heads) == pytest.approx(parts["in all"][0], abs=0.01)
     assert sum(share for _, share in heads) == pytest.approx(100, abs=0.3)
     assert any(line.startswith("  dW run") for line in lines)
+    assert breakdown.ACCUMULATION in run[0].breakdown
     assert any(line.startswith("programs ") for line in lines)
 
 

@@ -18,6 +18,10 @@ from typing import Any
 
 PHASES = ("forward", "backward", "update", "between", "validation", "save")
 MOST_PROGRAMS = 12
+ACCUMULATION = (
+    "accumulation has no row: a gradient is added to its fp32 sum as it is multiplied, that of a\n"
+    "layer in dW run, the others in classifier, elementwise and embedding of backward."
+)
 
 Summary = Mapping[str, Any]
 
@@ -54,6 +58,8 @@ def table(summary: Summary) -> str:
                 rows.append(f"{each:<34} {'':7} {c['count'] / steps:8.1f}")
             else:
                 rows.append(entry(f"  {spelled(c['component'])}", c["ms"], parts["ms"], steps, c))
+    if any(c["component"] == "dw_run" for c in parts["components"] + parts["beside"]):
+        rows += ["", ACCUMULATION]
     if parts["programs"]:
         rows += ["", *programs(parts["programs"], parts["ms"], steps)]
     if "between" in summary and summary["between"]["components"]:
