@@ -19,6 +19,7 @@ from anefast.bench.tables import MODULES, make
 from anefast.chips import find_chip
 from anefast.cli import command
 from anefast.config import ConfigError, suggest
+from anefast.fuse.rates import assumptions
 from anefast.runtime.budget import PROCESS
 
 log = logging.getLogger("anefast")
@@ -60,6 +61,9 @@ def run(asked: BenchCommand) -> None:
         bench = Bench(Device(asked.device), asked.chip, asked.quick)
         print(f"here: {bench.here}")
         print(f"modelled: {bench.machine.rates.source}; published: {seed.SOURCE}")
+        guessed = assumptions(find_chip(asked.chip))
+        for line in guessed:
+            print(f"  {line}")
         made = []
         for name in names:
             table = make(name, bench)
@@ -67,6 +71,7 @@ def run(asked: BenchCommand) -> None:
             print("", *render(table), sep="\n", flush=True)
     if asked.json:
         about = {"here": bench.here, "quick": asked.quick, "published": seed.SOURCE}
+        about["modelled"] = " ".join([bench.machine.rates.source, *guessed])
         Path(asked.json).write_text(json.dumps(about | {"tables": made}, indent=1) + "\n", "utf-8")
 
 
