@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from statistics import median
 
@@ -96,9 +97,10 @@ def test_the_summary_counts_programs_and_their_work(run):
 
 def test_the_table_says_it_all(run):
     lines = run[0].breakdown.splitlines()
-    assert lines[0].startswith("per micro-step (12 of them)")
-    body = lines[1 : lines.index("")]
-    parts = {line[:25].rstrip(): [float(v) for v in line[25:].split()] for line in body}
+    assert lines[0] == "means of 12 micro-steps, emulated"
+    body = lines[2 : lines.index("")]
+    width = breakdown.NAMES
+    parts = {line[:width].rstrip(): [float(v) for v in line[width:].split()] for line in body}
     assert parts["in all"][1] == 100.0
     heads = [parts[name] for name in parts if name[0] != " " and name != "in all"]
     assert {"forward", "backward", "update", "Python"} == {n for n in parts if n[0] != " "} - {
@@ -108,7 +110,12 @@ def test_the_table_says_it_all(run):
     assert sum(share for _, share in heads) == pytest.approx(100, abs=0.3)
     assert any(line.startswith("  dW run") for line in lines)
     assert breakdown.ACCUMULATION in run[0].breakdown
-    assert any(line.startswith("programs ") for line in lines)
+    for start in ("per micro-step", "programs "):  # every column ends where its heading does
+        at = next(i for i, line in enumerate(lines) if line.startswith(start))
+        ends = {m.end() for m in re.finditer(r"(ms|%|count|GFLOP/s|GB/s)(?= |$)", lines[at])}
+        for line in lines[at + 1 : lines.index("", at)]:
+            numbers = re.finditer(r"[\d.]+(?= |$)", " " * width + line[width:])
+            assert {m.end() for m in numbers} <= ends, line
 
 
 def test_the_trace_is_one_a_viewer_takes(run):
@@ -270,7 +277,7 @@ def test_lost_spans_are_told(tmp_path):
     assert timeline.row()["spans_lost"] == 5
     timeline.stop(tmp_path / SUMMARY)
     background.close()
-    assert "5 spans were lost" in breakdown.table(timeline.summary())
+    assert "5 spans were lost" in breakdown.table({"label": "emulated"} | timeline.summary())
 
 
 def test_background_keeps_order_and_stops_at_the_first_error():
