@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import threading
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -233,6 +234,17 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_else(tmp_path
     with pytest.raises(OSError, match="No such file"):
         fit(config, model=BigramModel(), device=DEVICE)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("steps", [2, 400])  # a trace that fails when closed, and on the way
+def test_a_full_disk_costs_the_trace_and_not_the_run(tmp_path, caplog, steps):
+    with caplog.at_level(logging.WARNING, "anefast"):
+        config = settings(tmp_path / "run", trace="/dev/full", steps=steps, eval_every=0)
+        fit(config, model=BigramModel(), device=DEVICE)
+    said = [r.message for r in caplog.records if "trace" in r.message]
+    assert said == ["the trace ends here: cannot write /dev/full: No space left on device"]
+    assert rows(tmp_path / "run")[-1]["step"] == steps
 
 
 def test_sums_keep_driving_and_other_threads_apart():
