@@ -4,9 +4,10 @@
     python -m pytest benchmarks --quick             # smaller budgets
     python -m pytest benchmarks --update-baseline   # what changed was meant: save it
 
-Judged are counts (benchmarks/baselines/counters.json, the same on every machine) and ratios of CPU
-time within one run, against floors and against what this machine saved (benchmarks.json in the
-user's cache folder); never a bare time.
+Judged are counts (benchmarks/baselines: counters.json is the same on every machine,
+instructions.json of a compiler and an instruction set) and ratios of CPU time within one run,
+against floors and against what this machine saved (benchmarks.json in the user's cache folder);
+never a bare time.
 """
 
 from __future__ import annotations
