@@ -15,7 +15,7 @@ from anefast.bench import clock, guard, model, seed
 from anefast.bench.__main__ import main
 from anefast.bench.context import Bench
 from anefast.bench.table import Line, Table, merged, render, text
-from anefast.bench.tables import FAST, MODULES, make
+from anefast.bench.tables import FAST, MODULES, make, terminal
 from anefast.runtime.device import Device
 
 
@@ -98,6 +98,13 @@ def test_another_chip_is_modelled(capsys):
         assert row.modelled < slow[row.name]
     assert "modelled m4" in "\n".join(render(make("cpu", bench)))
     assert "modelled m1-pro" in "\n".join(render(make("model", bench)))  # the only published one
+
+
+@pytest.mark.parametrize("to", [terminal.to_file, terminal.to_slow_terminal])
+def test_a_run_that_fails_inside_a_table_is_one_line(monkeypatch, to):
+    monkeypatch.setitem(terminal.SHAPE, "plan", "al")
+    with pytest.raises(RuntimeError, match=r"\[bench\] expected .* Hint: python -m .* --plan=al"):
+        terminal.throughput(to, 2)
 
 
 def test_every_row_of_the_model_is_in_a_table():
