@@ -53,6 +53,7 @@ def command(kind: type[C], run: Callable[[C], Any], argv: Sequence[str] | None =
 
 def guarded(call: Callable[[], Any]) -> int:
     """Runs a command's body; what a user can put right is one line on stderr, exit code 2."""
+    stand_in()
     try:
         call()
         sys.stdout.flush()
@@ -68,6 +69,16 @@ def guarded(call: Callable[[], Any]) -> int:
             raise
         print(line, file=sys.stderr)
         return 1 if isinstance(error, Failure) else 2
+
+
+def stand_in() -> None:
+    """Standard streams that whoever started us had closed lead nowhere from now on.
+
+    Left alone, the next file that is opened gets their number, and whatever a library prints.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 class Failure(RuntimeError):

@@ -17,6 +17,7 @@ from anefast.fuse.choose import Candidate, Choice, choose
 from anefast.fuse.cost import Cost, Memory, modelled
 from anefast.fuse.legal import HOST, MAX_COMPILES, Target, target_of
 from anefast.fuse.plan import is_auto
+from anefast.fuse.rates import assumptions
 
 MB = 1e6  # bytes; the headers say MB
 
@@ -103,6 +104,7 @@ def heading(name: str, config: TrainConfig, choice: Choice, target: Target) -> l
         f"{config.optim.accumulation} micro-steps per update",
         f"{target.name}: {caps}",
         f"times are {cost.rates.label}: counts x rates, {cost.rates.source}",
+        *(f"  {line}" for line in (assumptions(chip) if cost.rates.label == "modelled" else [])),
     ]
 
 

@@ -231,7 +231,7 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
         tokens_per_second=trainer.trained / trainer.seconds if trainer.seconds else 0.0,
         interrupted=interrupted,
     )
-    times = trainer.timeline.summary()
+    times = {"label": device.label} | trainer.timeline.summary()
     if times["micro_steps"]:
         result.breakdown = shown.table(times)
     if interrupted:

@@ -28,7 +28,7 @@ from anefast.nn import forward_graph, init_ffn, training_graph
 from anefast.runtime import TrainingStep, fused_ffn
 from anefast.runtime.cache import key_of
 
-READY_SECONDS = {"stories15m": 0.3, "stories110m": 1.5}
+READY = 0.15  # least evaluation / ready; a processor with wider products evaluates in less
 STEPS = {  # evaluations of a training step by plan, and turns to take
     "stories15m": ({"unfused": 36, "layer": 12, "all": 2}, 9),
     "stories110m": ({"unfused": 72, "layer": 24, "all": 2}, 5),
@@ -62,44 +62,55 @@ def test_transformer(bench, ratios, t):
     ratios.judge(f"{t.name}: apart / fused", bench.transformer(t).cpu_ratio, FLOOR)
 
 
-@pytest.mark.parametrize("preset", READY_SECONDS)
-def test_mega_kernels_are_ready_in_time(bench, device, preset):
-    """What loading each program takes after its graph, first time: inference, then training."""
+@pytest.mark.parametrize("preset", STEPS)
+def test_mega_kernels_are_ready_in_time(bench, device, ratios, preset):
+    """What loading each program takes after its graph, first time, in evaluations of that program.
+
+    CPU time of one thread on either side.
+    """
     config = bench.config(preset)
     params = anefast.init_params(config, 0)
     plan = find_plan("all")
-    columns = ("graph", "text", "blobs", "key", "compile", "all but graph")
-    print(f"\n{'ready, ms, S 256':44}" + " ".join(f"{c:>8}" for c in columns))
-    slow = {}
+    columns = ("graph", "text", "blobs", "key", "compile", "evaluate")
+    print(f"\n{'ready, ms of CPU time, S 256':44}" + " ".join(f"{c:>8}" for c in columns))
+    found = {}
     for kind, build in (("inference", forward_graph), ("training", training_graph)):
-        start = time.perf_counter()
+        start = time.thread_time()
         programs = cut(build(config, 1, 256), plan.key).programs
-        graph = time.perf_counter() - start
+        graph = time.thread_time() - start
         for program in programs:
-            stages = min((stages_of(device, program, params) for _ in range(3)), key=sum)
-            ready = sum(stages)
+            with clock.one_thread():
+                turns = [stages_of(device, program, params) for _ in range(3)]
+            stages, evaluation = (min(kind, key=sum) for kind in zip(*turns, strict=True))
             name = f"{preset} {kind} {program.name}"
-            times = " ".join(f"{1e3 * t:8.1f}" for t in (graph, *stages, ready))
-            print(f"{name:44}{times} of {1e3 * READY_SECONDS[preset]:.0f}")
-            if ready > READY_SECONDS[preset]:
-                slow[name] = ready
-    assert not slow
+            times = " ".join(f"{1e3 * t:8.1f}" for t in (graph, *stages, *evaluation))
+            print(f"{name:44}{times}")
+            found[name] = evaluation[0] / sum(stages)
+    for name, ratio in found.items():
+        ratios.judge(f"{name}: evaluation / ready", ratio, READY)
 
 
 def stages_of(device, program, params):
-    """Seconds for checks and text, the weight file, its cache key, and parsing and compiling."""
-    start = time.perf_counter()
+    """Seconds for checks and text, the weight file, its cache key, parsing and compiling; and, as
+    a tuple of its own, for an evaluation of zeros."""
+    clock = time.thread_time
+    start = clock()
     mil.rules.check(program)
     text, layout = mil.emit(program, "ios18")
-    written = time.perf_counter()
+    written = clock()
     blobs = layout.fill(params)
-    filled = time.perf_counter()
+    filled = clock()
     key_of(text, "", blobs)
-    named = time.perf_counter()
+    named = clock()
     native = device.compile(text, blobs)
-    done = time.perf_counter()
+    done = clock()
+    ports = [
+        [device.native_surface(p.nbytes) for p in of] for of in (native.inputs, native.outputs)
+    ]
+    native.evaluate(*ports)
+    evaluation = min(seconds(partial(native.evaluate, *ports), clock) for _ in range(2))
     native.unload()
-    return written - start, filled - written, named - filled, done - named
+    return (written - start, filled - written, named - filled, done - named), (evaluation,)
 
 
 @pytest.mark.parametrize("preset", STEPS)

@@ -32,7 +32,7 @@ from anefast.optim import AdamW
 from anefast.presets import preset_settings
 from anefast.runtime import Device, fused_ffn
 from benchmarks.peer import MODES, Peer
-from benchmarks.roofline import Machine
+from benchmarks.roofline import measure
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.compile warns of PyTorch itself
 
@@ -115,11 +115,6 @@ def report(title: str, medians: dict[str, float], least: float, tokens: int) -> 
         )
 
 
-@pytest.fixture(scope="module")
-def machine() -> Machine:
-    return Machine(_C.threads())
-
-
 def peers(config: ModelConfig, params: dict, modes: tuple[str, ...] = tuple(MODES)) -> dict:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra: peers)")
     return {mode: Peer(torch, mode, config, params, _C.threads()) for mode in modes}
@@ -129,14 +124,14 @@ def peers(config: ModelConfig, params: dict, modes: tuple[str, ...] = tuple(MODE
     "preset,batch", [("stories15m", 1), ("stories15m", 8), ("stories110m", 1)],
     ids=["15m-b1", "15m-b8", "110m-b1"],
 )  # fmt: skip
-def test_training_step(preset: str, batch: int, machine: Machine) -> None:
+def test_training_step(preset: str, batch: int) -> None:
     config = config_of(preset)
     params = init_params(config, 0)
     others, (x, y) = peers(config, params), tokens_of(config, batch)
     ours = Ours(config, params, batch)
     variants: dict[str, Callable[[], object]] = {"ours": lambda: ours.step(x, y)}
     variants |= {mode: lambda p=peer: p.step(x, y) for mode, peer in others.items()}
-    limit = machine.roofline()
+    limit = measure()
     print(f"\nroofline: {limit}")
     medians = alternate(variants)
     least = limit.seconds(3 * flops(config, batch), config.n_params)
@@ -147,14 +142,14 @@ def test_training_step(preset: str, batch: int, machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("preset", ["stories15m", "stories110m"])
-def test_forward(preset: str, machine: Machine) -> None:
+def test_forward(preset: str) -> None:
     config = config_of(preset)
     params = init_params(config, 0)
     others, (x, y) = peers(config, params), tokens_of(config, 1)
     ours = Ours(config, params, 1)
     variants: dict[str, Callable[[], object]] = {"ours": lambda: ours.forward(x, y)}
     variants |= {mode: lambda p=peer: p.forward(x) for mode, peer in others.items()}
-    limit = machine.roofline()
+    limit = measure()
     print(f"\nroofline: {limit}")
     least = flops(config, 1) / limit.flops
     report(f"{preset}, B 1, S {SEQ}, forward", alternate(variants), least, x.size)
@@ -166,7 +161,7 @@ def busy() -> None:
         pass
 
 
-def test_beside_a_busy_neighbour(machine: Machine) -> None:
+def test_beside_a_busy_neighbour() -> None:
     """One other process that never sleeps: our threads share their work by counters."""
     config = config_of("stories15m")
     params = init_params(config, 0)
@@ -174,7 +169,7 @@ def test_beside_a_busy_neighbour(machine: Machine) -> None:
     ours = Ours(config, params, 1)
     variants: dict[str, Callable[[], object]] = {"ours": lambda: ours.step(x, y)}
     variants |= {mode: lambda p=peer: p.step(x, y) for mode, peer in others.items()}
-    limit = machine.roofline()
+    limit = measure()
     neighbour = multiprocessing.get_context("spawn").Process(target=busy, daemon=True)
     neighbour.start()
     try:
@@ -234,40 +229,42 @@ def test_peak_memory(preset: str, batch: int) -> None:
     assert used["ours"] < used["eager fp32"]
 
 
-def test_adamw_against_stream(machine: Machine) -> None:
+def test_adamw_against_stream() -> None:
     """Both read weight, gradient and moments and write all but the gradient: 28 bytes a weight."""
     weights = 15_000_000
     arrays = [np.full(weights, 1e-3, np.float32) for _ in range(4)]
     rule = (1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.05)
-    taken: dict[str, list[float]] = {"adamw": [], "stream": [], "norm": []}
+    taken: dict[str, list[float]] = {"adamw": [], "norm": []}
+    stream = measure().stream
     for _ in range(2 * ROUNDS):
         start = time.perf_counter()
         _C.adamw(*([a] for a in arrays), [0.1], *rule)
         taken["adamw"].append(time.perf_counter() - start)
-        taken["stream"].append(machine.stream(arrays))
         start = time.perf_counter()
         _C.squared_norm([arrays[1]])
         taken["norm"].append(time.perf_counter() - start)
-    rate = {n: 28 * weights / median(taken[n]) / 1e9 for n in ("adamw", "stream")}
+    stream = max(stream, measure().stream)
+    rate = 28 * weights / min(taken["adamw"])
     print(
-        f"\nAdamW of {weights / 1e6:.0f} M weights: {median(taken['adamw']) * 1e3:.1f} ms, "
-        f"{rate['adamw']:.1f} GB/s; its stream {rate['stream']:.1f} GB/s: "
-        f"{rate['adamw'] / rate['stream']:.0%}; norm {median(taken['norm']) * 1e3:.1f} ms"
+        f"\nAdamW of {weights / 1e6:.0f} M weights: {median(taken['adamw']) * 1e3:.1f} ms, best "
+        f"{rate / 1e9:.1f} GB/s; its stream {stream / 1e9:.1f} GB/s: {rate / stream:.0%}; "
+        f"norm {median(taken['norm']) * 1e3:.1f} ms"
     )
-    assert rate["adamw"] > 0.8 * rate["stream"]
+    assert rate > 0.8 * stream
 
 
 @pytest.mark.parametrize("size", [1 << 16, 1 << 24])
-def test_conversion_against_memcpy(size: int, machine: Machine) -> None:
+def test_conversion_against_memcpy(size: int) -> None:
     """fp16 to fp32 and back on one thread, against a copy of as many bytes (6 a value).
 
-    The copy is the faster of memcpy and a plain loop.
+    The copy is the faster of memcpy (it was slow, at 1 GB/s, in a virtual machine on Zen 3) and
+    of a loop that changes the sign on the way.
     """
     floats, halves = np.ones(size, np.float32), np.ones(size, np.float16)
     source, copy = (np.ones(3 * size // 4, np.float32) for _ in range(2))  # 3 bytes each way
     variants: dict[str, Callable[[], object]] = {
         "memcpy": lambda: np.copyto(copy, source),
-        "loop": lambda: machine.copy(copy, source),
+        "loop": lambda: np.negative(source, out=copy),
         "to fp32": lambda: _C.half_to_floats(halves, floats),
         "to fp16": lambda: _C.half_from_floats(floats, halves),
     }

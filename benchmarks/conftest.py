@@ -4,9 +4,10 @@
     python -m pytest benchmarks --quick             # smaller budgets
     python -m pytest benchmarks --update-baseline   # what changed was meant: save it
 
-Judged are counts (benchmarks/baselines/counters.json, the same on every machine) and ratios of CPU
-time within one run, against floors and against what this machine saved (benchmarks.json in the
-user's cache folder); never a bare time.
+Judged are counts (benchmarks/baselines: counters.json is the same on every machine,
+instructions.json of a compiler and an instruction set) and ratios of CPU time within one run,
+against floors and against what this machine saved (benchmarks.json in the user's cache folder);
+never a bare time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from anefast import _C
 from anefast.bench import guard
 from anefast.bench.context import Bench
 from anefast.runtime.calibrate import cache_file
+from benchmarks.roofline import measure
 
 BASELINES = Path(__file__).parent / "baselines"
 WORSE = 0.8  # of a saved ratio: less is a regression
@@ -75,14 +77,10 @@ def device(bench):
 
 @pytest.fixture(scope="session")
 def roofline():
-    """(flops per second, bytes per second) of this machine on the pool's threads, measured."""
-    isa, flops = _C.probe_peak()
-    stream = _C.probe_stream()
-    print(
-        f"\nroofline (measured): {flops / 1e9:.0f} GFLOP/s fp32 ({isa}, {_C.threads()} threads), "
-        f"{stream / 1e9:.1f} GB/s"
-    )
-    return flops, stream
+    """Of this machine on the pool's threads."""
+    limit = measure()
+    print(f"\nroofline: {limit}")
+    return limit
 
 
 @pytest.fixture
@@ -92,9 +90,9 @@ def timed(benchmark, roofline):
     def run(call, flops=0, nbytes=0, rounds=9):
         benchmark.pedantic(call, rounds=rounds, warmup_rounds=2)
         seconds = benchmark.stats.stats.min
-        peak, stream = roofline
         said = []
-        for done, unit, limit in ((flops, "GFLOP/s", peak), (nbytes, "GB/s", stream)):
+        kinds = ((flops, "GFLOP/s", roofline.flops), (nbytes, "GB/s", roofline.stream))
+        for done, unit, limit in kinds:
             if done:
                 rate = done / seconds
                 said.append(f"{rate / 1e9:.1f} {unit}, {100 * rate / limit:.0f} %")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -14,8 +15,14 @@ from anefast.bench import clock, guard, model, seed
 from anefast.bench.__main__ import main
 from anefast.bench.context import Bench
 from anefast.bench.table import Line, Table, merged, render, text
-from anefast.bench.tables import FAST, MODULES, make
+from anefast.bench.tables import FAST, MODULES, make, terminal
 from anefast.runtime.device import Device
+
+
+@pytest.fixture(autouse=True)
+def own_lock(tmp_path, monkeypatch):
+    """A benchmark that somebody runs meanwhile is none of these tests' business."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def run(*argv: str) -> int:
@@ -38,6 +45,7 @@ def test_the_fast_tables_print_and_are_written(tmp_path, capsys):
     assert run(*FAST, "--quick", "--json", str(file)) == 0
     said = capsys.readouterr().out
     assert "emulated here" in said and "modelled m1-pro" in said and "published" in said
+    assert "assumed, 4 of 21 rates of m1-pro, as m1" in said
     assert "worst" in said and "9 rates fitted" in said
     found = json.loads(file.read_text())
     assert [t["name"] for t in found["tables"]] == list(FAST)
@@ -60,6 +68,8 @@ def test_every_table_in_three_minutes(tmp_path):
     assert [t["name"] for t in found] == list(MODULES)
     for table in found:
         check(table)
+    for table in (t for t in found if t["name"] in ("ffn", "transformer")):
+        assert any("--quick leaves" in condition for condition in table["conditions"])
     counts = {x["name"]: x["here"] for t in found for x in t["lines"]}
     assert counts["compiles while training"] >= 312
     assert counts["convolutions compiled and loaded"] == 150
@@ -86,7 +96,15 @@ def test_another_chip_is_modelled(capsys):
     slow = {r.name: r.modelled for r in model.rows()}
     for row in bench.rows("transformer"):
         assert row.modelled < slow[row.name]
-    assert "modelled m4" in "\n".join(render(make("model", bench)))
+    assert "modelled m4" in "\n".join(render(make("cpu", bench)))
+    assert "modelled m1-pro" in "\n".join(render(make("model", bench)))  # the only published one
+
+
+@pytest.mark.parametrize("to", [terminal.to_file, terminal.to_slow_terminal])
+def test_a_run_that_fails_inside_a_table_is_one_line(monkeypatch, to):
+    monkeypatch.setitem(terminal.SHAPE, "plan", "al")
+    with pytest.raises(RuntimeError, match=r"\[bench\] expected .* Hint: python -m .* --plan=al"):
+        terminal.throughput(to, 2)
 
 
 def test_every_row_of_the_model_is_in_a_table():

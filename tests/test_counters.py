@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from anefast.bench import clock, counters
+from anefast import _C
+from anefast.bench import clock, counters, instructions
 from anefast.bench.context import signal
 from anefast.fuse import find_plan
 from anefast.nn import init_ffn
@@ -117,6 +118,70 @@ def test_a_baseline_is_written_and_read(tmp_path, baseline):
     assert counters.read(tmp_path / "none") == {}
     counters.write(tmp_path / "new" / "counters.json", baseline)
     assert counters.read(tmp_path / "new" / "counters.json") == baseline
+
+
+# Instructions.
+
+
+PERF, VALGRIND = instructions.COUNTERS
+
+
+def counting(tmp_path, like, lines, name="fake"):
+    """A counter whose command runs its arguments and says `lines` (sh) where `like` would."""
+    script = tmp_path / name
+    script.write_text(f'#!/bin/sh\nout=$("$@") || exit\necho "$out"\n{lines}\n')
+    script.chmod(0o755)
+    return instructions.Counter(name, (str(script),), like.said, like.apart)
+
+
+@pytest.mark.parametrize(
+    ("like", "lines"),
+    [
+        (PERF, 'echo "$((9000100 + 7 * ${4%:*}));;instructions:u;1;100.00;;" >&2'),
+        (
+            VALGRIND,
+            """for pid in $(echo "$out" | grep -o '"[0-9]*"' | tr -d '"'); do
+            n=$((n + 7)); echo "==$pid== I   refs:      9,000,$((100 + n))" >&2; done""",
+        ),
+    ],
+    ids=["perf", "valgrind"],
+)
+def test_start_up_is_not_counted_and_the_key_says_what_the_number_depends_on(tmp_path, like, lines):
+    key, counts = instructions.measure(counting(tmp_path, like, lines), "", "groups=off")
+    assert counts == [7, 7]
+    python = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    assert key == f"{_C.compiler()}, {_C.gemm_isa()}, {python}, fake"
+    assert _C.compiler().split()[0] in ("gcc", "clang")
+
+
+def test_a_child_that_fails_is_no_count(tmp_path):
+    counter = counting(tmp_path, PERF, 'echo "5;;instructions:u" >&2')
+    with pytest.raises(instructions.NoCounter, match=r"fake counted nothing: .*gruops"):
+        instructions.measure(counter, "gruops=off")
+
+
+def test_the_first_counter_that_counts_is_taken(tmp_path, monkeypatch):
+    missing = instructions.Counter("absent", ("no-such-command",), "", False)
+    says = 'echo "<not supported>;;instructions:u;0;100.00;;" >&2'
+    without = counting(tmp_path, PERF, says, "without")
+    works = counting(tmp_path, VALGRIND, 'echo "==12== I refs: 1" >&2', "works")
+    monkeypatch.setattr(instructions, "COUNTERS", (missing, without, works))
+    assert instructions.find_counter() == works
+    monkeypatch.setattr(instructions, "COUNTERS", (missing, without))
+    with pytest.raises(instructions.NoCounter) as reason:
+        instructions.find_counter()
+    assert "absent is not installed" in str(reason.value)
+    assert "without counted nothing: <not supported>" in str(reason.value)
+    assert "Hint: apt install valgrind" in str(reason.value)
+
+
+def test_instructions_are_judged_within_their_tolerance():
+    allowed = round(0.9e6 * instructions.TOLERANCE)
+    assert instructions.compare("k", 10**6 + allowed, {"k": 10**6}) == ""
+    for off in (-2 * allowed, 2 * allowed):
+        assert "instructions, baseline 1,000,000" in instructions.compare(
+            "k", 10**6 + off, {"k": 10**6}
+        )
 
 
 # Ratios.

@@ -93,7 +93,7 @@ def test_a_page_holds_everything_and_asks_for_nothing(runs, capfd):
     links = [a.get("href") or a.get("src", "") for _, a in told.tags]
     assert all(link.startswith("data:") or not link for link in links)
     words = ["finished", "20 of 20", "table in NumPy", "emulated", "in all", "Samples", "." * 200]
-    words += ["per micro-step (60 of them)", *(str(c.__doc__) for c in _C.Component)]
+    words += ["means of 60 micro-steps, emulated", *(str(c.__doc__) for c in _C.Component)]
     for word in words:
         assert word in told.text, word
     png = (runs[0] / "report.png").read_bytes()
@@ -148,7 +148,7 @@ def test_a_run_that_has_not_begun_and_one_without_times(tmp_path):
 def test_the_text_alone(runs, capfd):
     assert report(runs[0], "--text") == 0
     out, _ = capfd.readouterr()
-    assert out.startswith("whole\nper micro-step (60 of them)") and "optimizer" in out
+    assert out.startswith("whole\nmeans of 60 micro-steps, emulated\n") and "optimizer" in out
 
 
 def test_what_is_no_run_is_one_line(tmp_path, capfd, monkeypatch):

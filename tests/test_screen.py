@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import pty
 import subprocess
@@ -187,3 +188,18 @@ def test_a_run_on_a_stuck_terminal_ends_and_is_whole(tmp_path):
     rows = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in "ab"]
     assert rows[0] == rows[1] and rows[0].count(b"\n") == 41
     assert b"batch/s" not in (tmp_path / "log").read_bytes()  # no bar where there is no terminal
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_run_without_standard_streams_is_whole(tmp_path, closed):
+    """As a daemon starts it. No file of the run may get the number of a stream, and its output."""
+    arguments = ["--plan", "unfused", "--data", "stories:30", "--data.seq-len", "32",
+                 "--steps", "4", "--eval-every", "2", "--eval-batches", "1"]  # fmt: skip
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", CHILD, *arguments,
+         "--out", str(tmp_path / "run")],
+        cwd=ROOT, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0 and not done.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3, 4]

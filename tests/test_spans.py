@@ -150,6 +150,41 @@ def test_the_head_tells_its_parts_and_passes_apart():
     assert _C.spans_phase(Phase.BETWEEN) == Phase.FORWARD  # restored
 
 
+def test_gradients_are_added_up_inside_the_spans_that_the_breakdown_names():
+    """The second micro-step adds to the first's sums, and is spent on the same components."""
+    h, norm = np.ones((1, 32, 1, 64), np.float16), np.ones(32, np.float32)
+    weight = np.random.default_rng(0).standard_normal((8, 32), np.float32)
+    tokens, nll, dh = np.zeros((1, 64), np.int32), np.zeros((1, 64), np.float32), np.zeros_like(h)
+    dnorm, dweight, dtable, acc = (
+        np.zeros(n, np.float32) for n in (32, (8, 32), (8, 32), (32, 32))
+    )
+    device, queue = _C.Device("host", ""), _C.Queue()
+    dy, x = (device.surface(h.nbytes) for _ in "ab")
+    for surface in (dy, x):
+        surface.lock().view(np.float16)[:] = 1
+        surface.unlock()
+    sums, spent = [], []
+    for _ in range(2):
+        _C.spans_drain()
+        queue.weight_grad(dy, x, acc, 1, 64)
+        queue.wait()
+        jobs = {Component(c).name for c in _C.spans_drain()["component"]}
+        _C.head_loss_grad(h, norm, weight, tokens, 1e-5, 1.0, nll, dh, dnorm, dweight)
+        head = {Component(c).name for c in mine()["component"]}
+        _C.embed_grad(tokens, h, dtable)
+        table = {Component(c).name for c in mine()["component"]}
+        spent.append((jobs - {"LOCK"}, head, table))
+        sums.append([a.copy() for a in (acc, dnorm, dweight, dtable)])
+    for first, second in zip(*sums, strict=True):
+        assert first.any() and np.allclose(second, 2 * first, rtol=1e-4)
+    assert spent[0] == spent[1]
+    assert spent[0] == (
+        {"DW_SUBMIT", "DW_QUEUED", "DW_RUN", "DW_WAIT"},
+        {"CLASSIFIER", "ELEMENTWISE", "CROSS_ENTROPY"},
+        {"EMBEDDING"},
+    )
+
+
 def in_child(queue):
     quiet = not _C.spans_recording()
     _C.spans_record(True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -96,9 +98,10 @@ def test_the_summary_counts_programs_and_their_work(run):
 
 def test_the_table_says_it_all(run):
     lines = run[0].breakdown.splitlines()
-    assert lines[0].startswith("per micro-step (12 of them)")
-    body = lines[1 : lines.index("")]
-    parts = {line[:25].rstrip(): [float(v) for v in line[25:].split()] for line in body}
+    assert lines[0] == "means of 12 micro-steps, emulated"
+    body = lines[2 : lines.index("")]
+    width = breakdown.NAMES
+    parts = {line[:width].rstrip(): [float(v) for v in line[width:].split()] for line in body}
     assert parts["in all"][1] == 100.0
     heads = [parts[name] for name in parts if name[0] != " " and name != "in all"]
     assert {"forward", "backward", "update", "Python"} == {n for n in parts if n[0] != " "} - {
@@ -107,7 +110,13 @@ def test_the_table_says_it_all(run):
     assert sum(ms for ms, _ in heads) == pytest.approx(parts["in all"][0], abs=0.01)
     assert sum(share for _, share in heads) == pytest.approx(100, abs=0.3)
     assert any(line.startswith("  dW run") for line in lines)
-    assert any(line.startswith("programs ") for line in lines)
+    assert breakdown.ACCUMULATION in run[0].breakdown
+    for start in ("per micro-step", "programs "):  # every column ends where its heading does
+        at = next(i for i, line in enumerate(lines) if line.startswith(start))
+        ends = {m.end() for m in re.finditer(r"(ms|%|count|GFLOP/s|GB/s)(?= |$)", lines[at])}
+        for line in lines[at + 1 : lines.index("", at)]:
+            numbers = re.finditer(r"[\d.]+(?= |$)", " " * width + line[width:])
+            assert {m.end() for m in numbers} <= ends, line
 
 
 def test_the_trace_is_one_a_viewer_takes(run):
@@ -227,6 +236,17 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_else(tmp_path
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("steps", [2, 400])  # a trace that fails when closed, and on the way
+def test_a_full_disk_costs_the_trace_and_not_the_run(tmp_path, caplog, steps):
+    with caplog.at_level(logging.WARNING, "anefast"):
+        config = settings(tmp_path / "run", trace="/dev/full", steps=steps, eval_every=0)
+        fit(config, model=BigramModel(), device=DEVICE)
+    said = [r.message for r in caplog.records if "trace" in r.message]
+    assert said == ["the trace ends here: cannot write /dev/full: No space left on device"]
+    assert rows(tmp_path / "run")[-1]["step"] == steps
+
+
 def test_sums_keep_driving_and_other_threads_apart():
     dtype = _C.spans_drain().dtype
     records = np.zeros(5, dtype)
@@ -269,7 +289,7 @@ def test_lost_spans_are_told(tmp_path):
     assert timeline.row()["spans_lost"] == 5
     timeline.stop(tmp_path / SUMMARY)
     background.close()
-    assert "5 spans were lost" in breakdown.table(timeline.summary())
+    assert "5 spans were lost" in breakdown.table({"label": "emulated"} | timeline.summary())
 
 
 def test_background_keeps_order_and_stops_at_the_first_error():

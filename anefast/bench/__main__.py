@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from anefast import _C
 from anefast.bench import guard, seed
 from anefast.bench.context import Bench
 from anefast.bench.table import render
@@ -19,6 +20,7 @@ from anefast.bench.tables import MODULES, make
 from anefast.chips import find_chip
 from anefast.cli import command
 from anefast.config import ConfigError, suggest
+from anefast.fuse.rates import assumptions
 from anefast.runtime.budget import PROCESS
 
 log = logging.getLogger("anefast")
@@ -58,15 +60,20 @@ def run(asked: BenchCommand) -> None:
         if line := guard.look_around(asked.refuse_busy):
             print(line, file=sys.stderr)
         bench = Bench(Device(asked.device), asked.chip, asked.quick)
-        print(f"here: {bench.here}")
+        print(f"here: {bench.here}; CPU side on {_C.threads()} threads")
         print(f"modelled: {bench.machine.rates.source}; published: {seed.SOURCE}")
+        guessed = assumptions(find_chip(asked.chip))
+        for line in guessed:
+            print(f"  {line}")
         made = []
         for name in names:
             table = make(name, bench)
             made.append(table.json())
             print("", *render(table), sep="\n", flush=True)
     if asked.json:
-        about = {"here": bench.here, "quick": asked.quick, "published": seed.SOURCE}
+        about = {"here": bench.here, "threads": _C.threads(), "quick": asked.quick}
+        about["published"] = seed.SOURCE
+        about["modelled"] = " ".join([bench.machine.rates.source, *guessed])
         Path(asked.json).write_text(json.dumps(about | {"tables": made}, indent=1) + "\n", "utf-8")
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anefast import _C
 from anefast.bench import clock, model, seed
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
@@ -55,7 +54,7 @@ class Bench:
 
     @property
     def here(self) -> str:
-        return f"{self.device.label} on {self.device.description}, {_C.threads()} threads"
+        return f"{self.device.label} on {self.device.description}"
 
     def rows(self, table: str) -> list[model.Row]:
         """Published rows of this table with the chip's modelled times."""

@@ -9,6 +9,8 @@ it misses; what a chip refuses is in `anefast/chips.py`.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from dataclasses import dataclass
 
 from anefast.chips import GUIDE, MADERIX, SEED, Chip, Figure, assumed
@@ -144,3 +146,15 @@ RATES: dict[str, ChipRates] = {
 def rates_of(chip: Chip) -> ChipRates:
     """The rates of a chip of the table."""
     return RATES[chip.name]
+
+
+def assumptions(chip: Chip) -> list[str]:
+    """Lines that name the rates of a chip which nobody published, and whose were taken."""
+    taken: dict[str, list[str]] = {}
+    for name, figure in vars(rates_of(chip)).items():
+        if found := re.match(r"assumed, as ([\w-]+)", figure.source):
+            taken.setdefault(found[1], []).append(name)
+    said = "; ".join(f"as {other}: {', '.join(names)}" for other, names in taken.items())
+    count = sum(map(len, taken.values()))
+    head = f"assumed, {count} of {len(vars(rates_of(chip)))} rates of {chip.name}, "
+    return textwrap.wrap(head + said, 96, break_on_hyphens=False) if taken else []

@@ -9,7 +9,8 @@ An evaluation is, in this order,
     + ports / port                         surfaces read and written
 
 and a compile is a constant, something per operation and per byte of weights, and a part for the
-products of two values, which attention has and which grows faster than their number. The host's
+products of two values, which attention has and which grows faster than their number. Elementwise
+work costs a chip nothing: benchmarks/fit_time_model.py says what speaks against a term. The host's
 rates are calibrated (`runtime/calibrate.py`), a chip's are published or fitted (`rates.py`). Not
 here: what a whole step or plan costs (`cost.py`).
 """
@@ -124,7 +125,7 @@ def modelled(chip: Chip, rates: ChipRates | None = None) -> Rates:
         stream=r.stream_gb_s.value * 1e9,
         fill=r.fill_gb_s.value * 1e9,
         fill_limit=r.fill_mb.value * 1e6,
-        value_bytes=math.inf,  # not to be told from products in what is published
+        value_bytes=math.inf,  # what is published leaves no room for it
         port_bytes=r.port_gb_s.value * 1e9,
         copied_bytes=r.copy_gb_s.value * 1e9,
         staged_bytes=r.convert_gb_s.value * 1e9,

@@ -3,12 +3,13 @@
 >>> part = {"component": "evaluate", "ms": 30.0, "count": 6, "flops": 6 * 10**9, "bytes": 0}
 >>> updates = {"ms": 40.0, "python_ms": 0.5, "beside": [], "programs": [],
 ...            "components": [{"phase": "forward", **part}]}
->>> print(table({"micro_steps": 2, "updates": updates, "lost": 0}))
-per micro-step (2 of them)       ms       %    count  GFLOP/s     GB/s
-forward                     15.000    75.0
-  evaluate                  15.000    75.0      3.0    200.0
-Python                       0.250     1.2
-in all                      20.000   100.0
+>>> print(table({"label": "emulated", "micro_steps": 2, "updates": updates, "lost": 0}))
+means of 2 micro-steps, emulated
+per micro-step                         ms       %    count  GFLOP/s     GB/s
+forward                            15.000    75.0
+  evaluate                         15.000    75.0      3.0    200.0
+Python                              0.250     1.2
+in all                             20.000   100.0
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PHASES = ("forward", "backward", "update", "between", "validation", "save")
-MOST_PROGRAMS = 12
+MOST_PROGRAMS, NAMES = 12, 32  # rows, and the width of what they are called
+ACCUMULATION = (
+    "accumulation has no row: a gradient is added to its fp32 sum as it is multiplied, that of a\n"
+    "layer in dW run, the others in classifier, elementwise and embedding of backward."
+)
 
 Summary = Mapping[str, Any]
 
@@ -28,7 +33,8 @@ def line(summary: Summary) -> str:
     share = [(100 * ms(parts, phase) / total, phase) for phase in PHASES]
     said = [f"{phase} {percent:.0f}%" for percent, phase in share if percent >= 0.05]
     return (
-        f"{total / summary['micro_steps']:.1f} ms per micro-step: {', '.join(said)}, "
+        f"{total / summary['micro_steps']:.1f} ms per micro-step ({summary['label']}): "
+        f"{', '.join(said)}, "
         f"Python {100 * parts['python_ms'] / total:.1f}%"
     )
 
@@ -36,7 +42,7 @@ def line(summary: Summary) -> str:
 def table(summary: Summary) -> str:
     """The whole breakdown. The training thread's times add up to the wall time."""
     steps, parts = summary["micro_steps"], with_dw_rate(summary["updates"])
-    rows = [heading(f"per micro-step ({steps} of them)")]
+    rows = [f"means of {steps} micro-steps, {summary['label']}", heading("per micro-step")]
     for phase in PHASES:
         found = [c for c in parts["components"] if c["phase"] == phase]
         if not found:
@@ -50,10 +56,12 @@ def table(summary: Summary) -> str:
         rows += ["", "beside it, on other threads"]
         for c in parts["beside"]:
             if c["component"] == "dw_queued":  # many wait at once: their mean says more than a sum
-                each = f"  waited in the queue, each {c['ms'] / c['count']:.3f}"
-                rows.append(f"{each:<34} {'':7} {c['count'] / steps:8.1f}")
+                each = f"{'  dW in the queue, each':<{NAMES}} {c['ms'] / c['count']:8.3f}"
+                rows.append(f"{each} {'':7} {c['count'] / steps:8.1f}")
             else:
                 rows.append(entry(f"  {spelled(c['component'])}", c["ms"], parts["ms"], steps, c))
+    if any(c["component"] == "dw_run" for c in parts["components"] + parts["beside"]):
+        rows += ["", ACCUMULATION]
     if parts["programs"]:
         rows += ["", *programs(parts["programs"], parts["ms"], steps)]
     if "between" in summary and summary["between"]["components"]:
@@ -83,7 +91,7 @@ def programs(rows: Sequence[Summary], total: float, steps: int) -> list[str]:
     told, rest = rows[:MOST_PROGRAMS], rows[MOST_PROGRAMS:]
     if len(rest) == 1:
         told, rest = rows, []
-    out = [heading("programs", "GB/s (ports)")]
+    out = [heading("programs (bytes of ports)")]
     out += [entry(f"  {r['name']}", r["ms"], total, steps, r) for r in told]
     if rest:
         names = ("ms", "count", "flops", "bytes")
@@ -102,13 +110,13 @@ def between(parts: Summary, training_ms: float) -> list[str]:
     ]
 
 
-def heading(what: str, last: str = "GB/s") -> str:
-    return f"{what:<25} {'ms':>8} {'%':>7} {'count':>8} {'GFLOP/s':>8} {last:>8}"
+def heading(what: str) -> str:
+    return f"{what:<{NAMES}} {'ms':>8} {'%':>7} {'count':>8} {'GFLOP/s':>8} {'GB/s':>8}"
 
 
 def entry(what: str, spent: float, total: float, steps: int, of: Summary | None = None) -> str:
     """A row: milliseconds and count per micro-step; rates where the work is known."""
-    text = f"{what:<25} {spent / steps:8.3f} {100 * spent / total if total else 0:7.1f}"
+    text = f"{what:<{NAMES}} {spent / steps:8.3f} {100 * spent / total if total else 0:7.1f}"
     if of is None:
         return text
     text += f" {of['count'] / steps:8.1f}"

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ QUEUE_TRACK = 1 << 16  # past every thread number
 
 
 class Trace:
-    """An open trace file. OSError where it cannot be written."""
+    """An open trace file. OSError where it cannot be opened."""
 
     def __init__(self, path: str, thread: int, origin_ns: int) -> None:
         self._file = open(path, "w", encoding="utf-8")
@@ -37,8 +39,33 @@ class Trace:
 
     def write(self, records: npt.NDArray[np.void]) -> None:
         """Appends spans; past MOST_EVENTS they are left out, which is said once."""
-        if self._events > MOST_EVENTS:
+        if self._events > MOST_EVENTS or self._file.closed:
             return
+        with self._or_end():
+            self._append(records)
+        if self._events > MOST_EVENTS:
+            log.warning("the trace is full: %d events; the rest is left out", self._events)
+
+    def close(self) -> None:
+        """Ends the array."""
+        if not self._file.closed:
+            with self._or_end():
+                self._meta("process_labels", self._thread, "anefast", last=True)
+                self._file.write("]\n")
+                self._file.close()
+
+    @contextmanager
+    def _or_end(self) -> Iterator[None]:
+        """No trace is worth a run: a full disk ends the trace, with a warning."""
+        try:
+            yield
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            log.warning("the trace ends here: cannot write %s: %s", self._file.name, reason)
+            with suppress(OSError):
+                self._file.close()
+
+    def _append(self, records: npt.NDArray[np.void]) -> None:
         labels, threads = _C.spans_labels(), _C.spans_threads()
         for record in records:
             component = _C.Component(int(record["component"]))
@@ -64,14 +91,6 @@ class Trace:
             self._event(
                 event | {"ph": "X", "dur": round(end - start, 3), "tid": thread, "args": arguments}
             )
-        if self._events > MOST_EVENTS:
-            log.warning("the trace is full: %d events; the rest is left out", self._events)
-
-    def close(self) -> None:
-        """Ends the array."""
-        self._meta("process_labels", self._thread, "anefast", last=True)
-        self._file.write("]\n")
-        self._file.close()
 
     def _name(self, thread: int, name: str, place: int) -> None:
         self._named.add(thread)

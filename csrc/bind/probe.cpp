@@ -1,4 +1,4 @@
-// The machine's limits and the cost of small CPU work, for benchmarks.
+// The machine's limits, the cost of small CPU work and what this was built with, for benchmarks.
 #include "bind.h"
 
 #include "../cpu/pool.h"
@@ -29,6 +29,12 @@ double small(const std::string &what, size_t count, size_t bytes) {
     throw py::value_error("[probe] expected allocate, copy, add or add_vector, got '" + what + "'.");
 }
 
+#ifdef __clang__
+constexpr const char *COMPILER = "clang " __clang_version__;
+#else
+constexpr const char *COMPILER = "gcc " __VERSION__;
+#endif
+
 } // namespace
 
 void init_probe(py::module_ &m) {
@@ -37,9 +43,10 @@ void init_probe(py::module_ &m) {
     m.def(
         "probe_stream", [](int threads) { return probe_stream(threads_or_all(threads)); },
         py::arg("threads") = 0, py::call_guard<py::gil_scoped_release>(),
-        "Bytes per second of a triad over arrays that no cache holds.");
+        "Bytes per second of AdamW's traffic over arrays that no cache holds.");
     m.def("probe_small", &small, py::arg("what"), py::arg("count"), py::arg("bytes"),
           "Seconds, best of a few runs, of `count` allocations, copies or residual adds of `bytes` each.");
+    m.def("compiler", [] { return COMPILER; }, "What compiled this module.");
 }
 
 } // namespace anefast::bind

@@ -119,25 +119,27 @@ Peak probe_peak(int threads) {
 }
 
 double probe_stream(int threads) {
-    constexpr size_t EACH = size_t{8} << 20; // floats: 32 MiB an array and thread
+    constexpr size_t EACH = size_t{4} << 20; // floats: 16 MiB an array and thread
     const size_t n = EACH * static_cast<size_t>(threads);
-    const std::unique_ptr<float[]> a(new float[n]), b(new float[n]), c(new float[n]);
+    std::unique_ptr<float[]> arrays[4];
+    for (auto &array : arrays) array.reset(new float[n]);
     together(threads, [&](int i) { // first touched by the thread that uses it
-        const size_t at = EACH * static_cast<size_t>(i);
-        std::fill_n(&a[at], EACH, 0.0f);
-        std::fill_n(&b[at], EACH, 1.0f);
-        std::fill_n(&c[at], EACH, 2.0f);
+        for (auto &array : arrays) std::fill_n(&array[EACH * static_cast<size_t>(i)], EACH, 1e-3f);
     });
     double best = 0;
     for (int run = 0; run < RUNS; run++) {
         const auto start = Clock::now();
         together(threads, [&](int i) {
             const size_t at = EACH * static_cast<size_t>(i);
-            float *__restrict x = &a[at];
-            const float *__restrict y = &b[at], *__restrict z = &c[at];
-            for (size_t k = 0; k < EACH; k++) x[k] = y[k] + 3.0f * z[k];
+            const float *__restrict g = &arrays[0][at];
+            float *__restrict w = &arrays[1][at], *__restrict m = &arrays[2][at], *__restrict v = &arrays[3][at];
+            for (size_t k = 0; k < EACH; k++) {
+                m[k] = m[k] * 0.9f + g[k];
+                v[k] = v[k] * 0.9f + g[k];
+                w[k] = w[k] * 0.9f + g[k];
+            }
         });
-        best = std::max(best, 3.0 * sizeof(float) * static_cast<double>(n) / since(start));
+        best = std::max(best, 7.0 * sizeof(float) * static_cast<double>(n) / since(start));
     }
     return best;
 }

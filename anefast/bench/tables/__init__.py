@@ -1,7 +1,8 @@
 """The published tables, one file each: what is run here for it, and under which conditions.
 
 A module has TITLE and `measure(bench)`, which gives (conditions, {row: value}) where rows are those
-of `model.py`, or (conditions, lines) where there is no time to model.
+of `model.py`, or (conditions, lines) where there is no time to model. CHIP, where it has one: what
+its modelled column is of, whatever chip was asked for.
 """
 
 from __future__ import annotations
@@ -39,4 +40,5 @@ def make(name: str, bench: Bench) -> Table:
     found = module(name)
     conditions, result = found.measure(bench)
     lines = merged(bench.rows(name), result) if isinstance(result, dict) else tuple(result)
-    return Table(name, found.TITLE, bench.here, bench.machine.name, tuple(conditions), lines)
+    chip = getattr(found, "CHIP", bench.machine.name)
+    return Table(name, found.TITLE, bench.here, chip, tuple(conditions), lines)

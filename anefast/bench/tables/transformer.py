@@ -21,4 +21,5 @@ def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
     return [
         f"one sequence of {seed.SEQ} positions (published: not stated); apart: 2 programs a layer",
         "here with RoPE, published without; compile: here with cutting, text and weight file",
+        *["--quick leaves the largest two out here"] * bench.quick,
     ], here
