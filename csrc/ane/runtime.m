@@ -126,8 +126,6 @@ static void surface_release(anefast_surface *surface) {
     ane_surface_free(surface);
 }
 
-static size_t surface_bytes(const anefast_surface *surface) { return surface->bytes; }
-
 static const anefast_executor ANE = {
     "ane",
     device_open,
@@ -142,7 +140,7 @@ static const anefast_executor ANE = {
     ane_program_unload,
     ane_surface_create,
     surface_release,
-    surface_bytes,
+    ane_surface_bytes,
     ane_surface_lock,
     ane_surface_unlock,
     ane_program_evaluate,

@@ -23,6 +23,7 @@
 #include "../cpu/pool.h"
 #include "../half.h"
 #include "../mil/parse.h"
+#include "../surfaces.h"
 #include "cliffs.h"
 #include "groups.h"
 #include "ops.h"
@@ -302,7 +303,7 @@ anefast_status unload(anefast_program *program, anefast_error *) {
 
 anefast_status surface_create(anefast_device *, size_t bytes, anefast_surface **surface, anefast_error *error) {
     *surface = nullptr;
-    if (bytes == 0) return fail(error, ANEFAST_INVALID, "[surface] expected at least 1 byte, got 0.");
+    if (bytes == 0) return surfaces_refuse_empty(error);
     *surface = make_surface(bytes);
     if (!*surface) return fail(error, ANEFAST_MEMORY, "[surface] no memory for " + std::to_string(bytes) + " bytes.");
     return ANEFAST_OK;
@@ -312,7 +313,7 @@ void surface_release(anefast_surface *surface) { free_surface(surface); }
 size_t surface_bytes(const anefast_surface *surface) { return surface->bytes; }
 
 anefast_status surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error) {
-    if (!surface) return fail(error, ANEFAST_INVALID, "[lock] expected a surface, got null.");
+    if (!surface) return surfaces_refuse_null(error);
     lock_surface(surface, read_only != 0);
     *base = surface->base;
     return ANEFAST_OK;
@@ -320,43 +321,23 @@ anefast_status surface_lock(anefast_surface *surface, int read_only, void **base
 
 anefast_status surface_unlock(anefast_surface *surface, int read_only, anefast_error *error) {
     if (surface && unlock_surface(surface, read_only != 0)) return ANEFAST_OK;
-    return fail(error, ANEFAST_INVALID,
-                std::string("[unlock] expected a surface locked for ") + (read_only ? "reading" : "writing") +
-                    ", got one that is not. Hint: unlock with the read_only of its lock.");
-}
-
-// Null and short surfaces; the rest is asked of the surfaces themselves.
-anefast_status check_ports(const char *side, const std::vector<anefast_port> &ports, anefast_surface *const *surfaces,
-                           size_t n, anefast_error *error) {
-    if (n != ports.size())
-        return fail(error, ANEFAST_INVALID, std::string("[evaluate] expected ") + std::to_string(ports.size()) + " " +
-                                                side + " surfaces, got " + std::to_string(n) + ".");
-    for (size_t i = 0; i < n; i++) {
-        if (!surfaces[i])
-            return fail(error, ANEFAST_INVALID, std::string("[evaluate] expected a surface for ") + side + " " +
-                                                    ports[i].name + ", got none.");
-        if (surfaces[i]->bytes < ports[i].bytes)
-            return fail(error, ANEFAST_EVALUATE,
-                        std::string("[evaluate] status=0x1d: expected ") + side + " " + ports[i].name + " to have " +
-                            std::to_string(ports[i].bytes) + " bytes, got a surface of " +
-                            std::to_string(surfaces[i]->bytes) + ". Hint: rows are rounded up to 64 bytes; use nbytes.");
-    }
-    return ANEFAST_OK;
+    return surfaces_refuse_unlock(read_only, error);
 }
 
 anefast_status evaluate(anefast_program *program, anefast_surface *const *in, size_t n_in,
                         anefast_surface *const *out, size_t n_out, anefast_error *error) {
     return guarded(error, [&] {
-        anefast_status status = check_ports("input", program->inputs, in, n_in, error);
-        if (status == ANEFAST_OK) status = check_ports("output", program->outputs, out, n_out, error);
+        const std::vector<anefast_port> &inputs = program->inputs, &outputs = program->outputs;
+        anefast_status status =
+            surfaces_check("input", inputs.data(), inputs.size(), in, n_in, surface_bytes, error);
+        if (status == ANEFAST_OK)
+            status = surfaces_check("output", outputs.data(), outputs.size(), out, n_out, surface_bytes, error);
         if (status != ANEFAST_OK) return status;
         std::lock_guard<std::mutex> held(program->running);
         size_t which;
         bool is_output;
-        if (const char *wrong = acquire(in, n_in, out, n_out, &which, &is_output))
-            return fail(error, ANEFAST_EVALUATE,
-                        std::string("[evaluate] expected ") + (is_output ? "output " : "input ") +
-                            (is_output ? program->outputs : program->inputs)[which].name + " " + wrong + ".");
+        if (const char *why = acquire(in, n_in, out, n_out, &which, &is_output))
+            return surfaces_refuse(is_output ? "output" : "input", &(is_output ? outputs : inputs)[which], why, error);
         struct Release {
             anefast_surface *const *in, *const *out;
             size_t n_in, n_out;
