@@ -137,6 +137,29 @@ def test_the_command_says_it_in_one_line(fake: Fake, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "latest").exists()
 
 
+THREADS = """
+from anefast import Device, _C
+for device, options, count in (
+    ("auto", "threads=3", 3), ("ane", "qos=9 threads=1", 1), ("ane", "", 1), ("host", "threads=2", 2)
+):
+    opened = Device(device, options)
+    assert opened.name == ("host" if device == "host" else "ane"), opened.description
+    assert _C.threads() == count, (device, options, _C.threads())
+"""
+
+
+def test_threads_are_those_of_the_pool_on_every_device(fake: Fake, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS],
+        cwd=tmp_path,
+        env=fake.environment(tmp_path / "temporary"),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # 2) faults: (name, what is raised, parts of its message)
 
 FAULTS = [
@@ -183,9 +206,10 @@ FAULTS = [
     ("disk full", "CompileError", ("weights/weight.bin", "No space left on device", "Hint:")),
     ("folder unwritable", "CompileError", ("model.mil", "Not a directory", "Hint:")),
     ("no engine", "AneUnavailable", ("a Neural Engine", 'device "host"')),
-    ("option unknown", "ValueError", ('got "threads=2"',)),
+    ("option unknown", "ValueError", ('got "groups=on"',)),
     ("option out of range", "ValueError", ("from 0 to 63", 'got "qos=64"')),
     ("option no number", "ValueError", ('got "qos=fast"',)),
+    ("option threads", "ValueError", ("from 1 to 1024", 'got "threads=0"')),
 ]
 
 

@@ -11,6 +11,7 @@
 #include <sys/sysctl.h>
 #endif
 
+#include "../cpu/threads.h"
 #import "errors.h"
 #import "private.h"
 #import "program.h"
@@ -23,7 +24,8 @@ struct anefast_device {
     char description[256];
 };
 
-static anefast_status read_options(const char *options, uint32_t *qos, anefast_error *error) {
+// qos=N is the system's priority of our programs; threads=N the pool of the CPU's side, as on the host.
+static anefast_status read_options(const char *options, uint32_t *qos, int *threads, anefast_error *error) {
     const char *at = options ? options : "";
     for (;;) {
         at += strspn(at, " \t\n");
@@ -32,10 +34,15 @@ static anefast_status read_options(const char *options, uint32_t *qos, anefast_e
         char *rest = NULL;
         const int is_qos = n > 4 && !strncmp(at, "qos=", 4);
         const long value = is_qos ? strtol(at + 4, &rest, 10) : 0;
-        if (!is_qos || rest != at + n || value < 0 || value > MAX_QOS)
-            return ane_fail(error, ANEFAST_INVALID, "[ane] expected the option qos=N with N from 0 to %d, got \"%.*s\".",
-                            MAX_QOS, (int)n, at);
-        *qos = (uint32_t)value;
+        const int is_threads = n > 8 && !strncmp(at, "threads=", 8);
+        const int count = is_threads ? threads_read(at + 8, n - 8) : 0;
+        if (is_qos ? rest != at + n || value < 0 || value > MAX_QOS : !count)
+            return ane_fail(error, ANEFAST_INVALID,
+                            "[ane] expected the options qos=N with N from 0 to %d and threads=N with N from 1 to %d, "
+                            "got \"%.*s\".",
+                            MAX_QOS, MOST_THREADS, (int)n, at);
+        if (is_qos) *qos = (uint32_t)value;
+        else *threads = count;
         at += n;
     }
 }
@@ -79,16 +86,18 @@ static void describe_to(char *description, size_t room) {
 
 static anefast_status open_inside_pool(const char *options, anefast_device **device, anefast_error *error) {
     uint32_t qos = DEFAULT_QOS;
+    int threads = 0;
     anefast_status status = ane_private_open(error);
     if (status == ANEFAST_OK && ane_has_device() == 0)
         status = ane_fail(error, ANEFAST_UNAVAILABLE,
                           "[ane] expected a Neural Engine, got a system that says it has none (a virtual machine?). "
                           "Hint: device \"host\" runs the same programs.");
-    if (status == ANEFAST_OK) status = read_options(options, &qos, error);
+    if (status == ANEFAST_OK) status = read_options(options, &qos, &threads, error);
     if (status != ANEFAST_OK) return status;
     struct anefast_device *made = calloc(1, sizeof *made);
     if (!made) return ane_fail(error, ANEFAST_MEMORY, "[ane] no memory for a device's record.");
     made->qos = qos;
+    if (threads) threads_set(threads);
     describe_to(made->description, sizeof made->description);
     *device = made;
     return ANEFAST_OK;

@@ -21,6 +21,7 @@
 #include "../anefast.h"
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
+#include "../cpu/threads.h"
 #include "../half.h"
 #include "../mil/parse.h"
 #include "../surfaces.h"
@@ -141,12 +142,10 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
             const std::string key = word.substr(0, equals);
             const std::string value = equals == std::string::npos ? "" : word.substr(equals + 1);
             if (key == "threads") {
-                char *rest;
-                const long n = std::strtol(value.c_str(), &rest, 10);
-                if (value.empty() || *rest || n < 1 || n > 1024)
-                    return fail(error, ANEFAST_INVALID,
-                                "[host] expected threads to be 1 to 1024, got \"" + value + "\".");
-                threads = static_cast<int>(n);
+                threads = threads_read(value.data(), value.size());
+                if (!threads)
+                    return fail(error, ANEFAST_INVALID, "[host] expected threads to be 1 to " +
+                                                            std::to_string(MOST_THREADS) + ", got \"" + value + "\".");
             } else if (key == "profile") {
                 chip->profile.name = value;
             } else if (set_option(&chip->profile, key, value, &wrong)) {
@@ -169,7 +168,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
             return fail(error, ANEFAST_INVALID,
                         "[host] expected profile=exact, or a chip's name and its options, got profile=" + name +
                             ". Hint: Device(\"host\", chip=\"m1\") writes them.");
-        if (threads) Pool::shared().set_threads(threads);
+        if (threads) threads_set(threads);
         auto d = std::make_unique<anefast_device>();
         d->groups = groups && exact; // a profile is defined operation by operation
         const int n = Pool::shared().threads();

@@ -169,9 +169,10 @@ ROWS: list[Row] = [
     ("disk full", lambda: in_the_way(full_disk), Trial.compile),
     ("folder unwritable", lambda: in_the_way(Path.touch), Trial.compile),
     ("no engine", failing("no_ane"), lambda trial: _C.Device("ane")),
-    ("option unknown", failing(), lambda trial: _C.Device("ane", "threads=2")),
+    ("option unknown", failing(), lambda trial: _C.Device("ane", "groups=on")),
     ("option out of range", failing(), lambda trial: _C.Device("ane", "qos=64")),
     ("option no number", failing(), lambda trial: _C.Device("ane", "qos=9 qos=fast")),
+    ("option threads", failing(), lambda trial: _C.Device("ane", "threads=0")),
 ]
 
 
