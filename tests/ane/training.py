@@ -71,8 +71,10 @@ BROKEN: dict[str, tuple[str, int, str, int]] = {
     "lock": ("lock", 1, "layer", 3),
     "compile": ("compile", 1, "layer", 3),
     "unload": ("unload", 1, "layer", 3),
+    "validation": ("evaluate", 3 * 4, "layer", 3),  # behind update 3's micro-steps
     # Validation settles the second update's background compile before the fault is armed.
     "compile, async": ("compile", 1, "layer,async", 2),
+    "validation, async": ("compile", 1, "layer,async", 1),
 }
 
 
