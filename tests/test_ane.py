@@ -165,6 +165,8 @@ FAULTS = [
     ("compile NO", "CompileError", ("appleneuralengine.compiler code 1", "--on-budget")),
     ("compile NO, invalid", "CompileError", ("InvalidMILProgram", "two values share a name")),
     ("compile NO, no error", "CompileError", ("neither that nor an error", "Hint:")),
+    ("compile NO, at length", "CompileError", ("code 1: ääää", "ää. Hint: python -m anefast.doctor")),
+    ("compile NO, of the system", "CompileError", ("code 13: Permission", "Hint: python -m anefast")),
     ("compile raises", "CompileError", ("NSInvalidArgumentException",)),
     ("compile budget", "CompileError", (" compiles of this process", "--on-budget")),
     ("load NO once", "", ()),

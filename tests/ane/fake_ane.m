@@ -278,6 +278,11 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     throw_if("compile_raises");
     if (fake_fault("compile")) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(CompilationFailure)");
     if (fake_fault("invalid")) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
+    if (fake_fault("compile_posix")) return no(error, NSPOSIXErrorDomain, 13, @"Permission denied");
+    if (fake_fault("compile_long")) {
+        NSString *said = [@"" stringByPaddingToLength:3000 withString:[NSString stringWithUTF8String:"\xc3\xa4"] startingAtIndex:0];
+        return no(error, COMPILER, 1, said);
+    }
     anefast_error refused;
     if (host()->compile(device, [descriptor->text bytes], [descriptor->text length], blobs, n, &program, &refused) !=
         ANEFAST_OK)

@@ -135,6 +135,8 @@ ROWS: list[Row] = [
     ("compile NO", failing("compile"), Trial.compile),
     ("compile NO, invalid", failing("invalid"), Trial.compile),
     ("compile NO, no error", failing("compile", "silent"), Trial.compile),
+    ("compile NO, at length", failing("compile_long"), Trial.compile),
+    ("compile NO, of the system", failing("compile_posix"), Trial.compile),
     ("compile raises", failing("compile_raises"), Trial.compile),
     ("compile budget", failing(), Trial.exhaust),
     ("load NO once", failing("load", count=1), Trial.evaluate),
