@@ -181,7 +181,7 @@ static NSDictionary *live_of(const anefast_port *port, NSString *suffix) {
         {@"BatchStride", port->strides[0] * wide},
         {@"DepthStride", port->strides[0] * wide},
         {@"PlaneStride", port->strides[1] * wide},
-        {@"RowStride", fake_fault("attributes_narrow") ? 2 : port->strides[2] * wide},
+        {@"RowStride", fake_fault("attributes_narrow") ? 2 : fake_fault("attributes_huge") ? SIZE_MAX / 4 : port->strides[2] * wide},
         {@"PlaneCount", (size_t)port->shape[1]},
         {@"Interleave", fake_fault("attributes_interleave") ? 4 : 1},
     };

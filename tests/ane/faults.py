@@ -152,6 +152,7 @@ ROWS: list[Row] = [
     ("port shape", failing("attributes_shape"), Trial.compile),
     ("port interleave", failing("attributes_interleave"), Trial.compile),
     ("port stride too small", failing("attributes_narrow"), Trial.compile),
+    ("port stride too large", failing("attributes_huge"), Trial.compile),
     ("port stride no number", failing("attributes_types"), Trial.compile),
     ("port stride larger", failing("attributes_stride"), Trial.evaluate),
     ("surface short", failing(), lambda trial: trial.evaluate(254)),
