@@ -188,6 +188,7 @@ FAULTS = [
     ("surface short", "EvaluationError", ("0x1d", "a0_x to have 256 bytes", "surface of 254")),
     ("surface none", "MemoryError", ("an IOSurface of 256 bytes",)),
     ("surface wrap nil", "EvaluationError", ("a request for these surfaces",)),
+    ("surface unlock at creation", "EvaluationError", ("[unlock]", "IOSurfaceUnlock status 0x2c7")),
     ("surface lock", "EvaluationError", ("[lock]", "IOSurfaceLock status 0x2c7")),
     ("surface lock at creation", "EvaluationError", ("[lock]", "IOSurfaceLock status 0x2c7")),
     ("surface unlock", "EvaluationError", ("[unlock]", "IOSurfaceUnlock status 0x2c7")),
@@ -198,6 +199,9 @@ FAULTS = [
     ("evaluate NO, indices", "EvaluationError", ("status=0x2 ", "indices are not those")),
     ("evaluate raises", "EvaluationError", ("NSInvalidArgumentException",)),
     ("unload NO", "EvaluationError", ("a program to unload", "code 12")),
+    ("unload raises", "EvaluationError", ("a program to unload", "NSInvalidArgumentException")),
+    ("blob outside", "CompileError", ("a blob path like", "@model_path/../weight.bin")),
+    ("blob over the text", "CompileError", ("a blob path like", "@model_path/model.mil")),
     ("unload NO, nobody waits", "RuntimeError", ("reported: [ane]", "a program to unload")),
     ("disk full", "CompileError", ("weights/weight.bin", "No space left on device", "Hint:")),
     ("folder unwritable", "CompileError", ("model.mil", "Not a directory", "Hint:")),
@@ -273,7 +277,93 @@ def test_a_missing_framework_is_named(fake: Fake, tmp_path: Path) -> None:
     assert "/nowhere/AppleNeuralEngine" in said and 'device "host"' in said, said
 
 
-# 3) for long, and at once
+SEEN = """
+import numpy as np
+from anefast import Device, _C, ir
+from anefast.runtime import Kernel
+x = ir.input("a0_x", (1, 32, 1, 32))
+kernel = Kernel(Device("ane"), ir.Program.cut("twice", [("a0_x", x)], [("b0_y", x * 0.5)]), "ios18")
+for _ in range(2):
+    kernel.load({})
+    kernel.unload()
+    kernel.device.programs.clear()
+"""
+
+
+def test_it_is_said_what_the_system_still_had_compiled(fake: Fake, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN],
+        cwd=tmp_path,
+        env=fake.environment(tmp_path / "temporary", DEBUG="2"),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.findall("the system (.*)", done.stderr) == ["had not seen it", "still had it"]
+
+
+# 3) beside other processes
+
+FOLDER = r"[0-9A-F]{16}_0_[0-9A-F]{16}"
+
+
+def names(listed: str) -> list[str]:
+    """Programs whose folders were seen, each beside its lock."""
+    found: list[str] = json.loads(listed)
+    programs = [name for name in found if re.fullmatch(FOLDER, name)]
+    assert sorted(found) == sorted([*programs, *(f"anefast_{name}.lock" for name in programs)])
+    return programs
+
+
+def beside(fake: Fake, folder: Path, what: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(HERE / "folders.py"), what],
+        cwd=folder,
+        env=fake.environment(folder / "temporary"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_what_a_killed_process_left_goes_with_the_next(fake: Fake, tmp_path: Path) -> None:
+    with beside(fake, tmp_path, "killed") as process:
+        output, errors = process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGKILL and not errors
+    (left,) = names(output)
+    assert (tmp_path / "temporary" / left / "model.mil").is_file()
+    (seen,) = names(child(fake, tmp_path, "folders.py", "once"))
+    assert seen != left
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_equal_programs_of_two_processes_share_a_folder(fake: Fake, tmp_path: Path) -> None:
+    with beside(fake, tmp_path, "held") as process:
+        assert process.stdout
+        (held,) = names(process.stdout.readline())
+        for _ in range(2):
+            assert names(child(fake, tmp_path, "folders.py", "once")) == [held]
+        assert (tmp_path / "temporary" / held / "weights" / "weight.bin").is_file()
+        _, errors = process.communicate("go on\n", timeout=100)
+    assert process.returncode == 0 and not errors
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_equal_programs_of_two_threads(fake: Fake, tmp_path: Path) -> None:
+    assert json.loads(child(fake, tmp_path, "folders.py", "threads")) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_fork_is_refused_and_harms_nobody(fake: Fake, tmp_path: Path) -> None:
+    said = json.loads(child(fake, tmp_path, "folders.py", "forked"))
+    assert len(said) == 5
+    assert all("got a fork of it" in line and "spawn" in line for line in said)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+# 4) for long, and at once
 
 
 def check_soak(fake: Fake, folder: Path, evaluations: int, cycles: int, kilobytes: int) -> None:
@@ -338,7 +428,7 @@ def test_a_surface_is_out_of_reach_without_its_lock(fake: Fake, tmp_path: Path, 
     assert done.returncode == -signal.SIGSEGV, done.stderr
 
 
-# 4) under sanitizers
+# 5) under sanitizers
 
 
 @pytest.mark.slow
@@ -361,7 +451,7 @@ def check_soak_sanitized(fake: Fake, folder: Path) -> None:
     check_soak(fake, folder, 300, 60, 1 << 20)  # the sanitizer keeps what was freed
 
 
-# 5) the text of it
+# 6) the text of it
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])

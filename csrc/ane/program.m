@@ -28,7 +28,7 @@ typedef struct request {
 struct anefast_program {
     pthread_mutex_t running; // evaluations of one program are one after another
     id model;
-    NSString *folder;
+    ane_folder *folder;
     ane_ports ports;
     uint32_t qos;
     size_t bytes;

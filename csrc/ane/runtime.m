@@ -123,16 +123,49 @@ static const char *device_label(const anefast_device *device) {
 #endif
 }
 
+// Everything below that reaches the framework is refused in a fork; what was the parent's stays the
+// parent's, and is not freed.
+
 static anefast_status device_compile(anefast_device *device, const char *text, size_t text_bytes,
                                      const anefast_blob *blobs, size_t n_blobs, anefast_program **program,
                                      anefast_error *error) {
-    return ane_program_compile(device->qos, text, text_bytes, blobs, n_blobs, program, error);
+    *program = NULL;
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_program_compile(device->qos, text, text_bytes, blobs, n_blobs, program, error);
+}
+
+static anefast_status program_unload(anefast_program *program, anefast_error *error) {
+    return ane_private_forked(NULL) ? ANEFAST_OK : ane_program_unload(program, error);
+}
+
+static anefast_status program_evaluate(anefast_program *program, anefast_surface *const *inputs, size_t n_inputs,
+                                       anefast_surface *const *outputs, size_t n_outputs, anefast_error *error) {
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_program_evaluate(program, inputs, n_inputs, outputs, n_outputs, error);
+}
+
+static anefast_status surface_create(anefast_device *device, size_t bytes, anefast_surface **surface,
+                                     anefast_error *error) {
+    (void)device;
+    *surface = NULL;
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_surface_create(bytes, surface, error);
 }
 
 static void surface_release(anefast_surface *surface) {
-    if (!surface) return;
+    if (!surface || ane_private_forked(NULL)) return;
     ane_program_forget(surface);
     ane_surface_free(surface);
+}
+
+static anefast_status surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error) {
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_surface_lock(surface, read_only, base, error);
+}
+
+static anefast_status surface_unlock(anefast_surface *surface, int read_only, anefast_error *error) {
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_surface_unlock(surface, read_only, error);
 }
 
 static const anefast_executor ANE = {
@@ -146,13 +179,13 @@ static const anefast_executor ANE = {
     ane_program_outputs,
     ane_program_bytes,
     ane_program_was_cached,
-    ane_program_unload,
-    ane_surface_create,
+    program_unload,
+    surface_create,
     surface_release,
     ane_surface_bytes,
-    ane_surface_lock,
-    ane_surface_unlock,
-    ane_program_evaluate,
+    surface_lock,
+    surface_unlock,
+    program_evaluate,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &ANE; }

@@ -29,9 +29,7 @@ static IOSurfaceRef create(size_t bytes) {
     return IOSurfaceCreate((CFDictionaryRef)properties);
 }
 
-anefast_status ane_surface_create(anefast_device *device, size_t bytes, anefast_surface **surface,
-                                  anefast_error *error) {
-    (void)device;
+anefast_status ane_surface_create(size_t bytes, anefast_surface **surface, anefast_error *error) {
     *surface = NULL;
     if (bytes == 0) return surfaces_refuse_empty(error);
     struct anefast_surface *made = calloc(1, sizeof *made);
@@ -66,9 +64,11 @@ anefast_status ane_surface_create(anefast_device *device, size_t bytes, anefast_
 
 void ane_surface_free(anefast_surface *surface) {
     if (!surface) return;
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
     if (surface->readers) IOSurfaceUnlock(surface->ref, kIOSurfaceLockReadOnly, NULL);
     if (surface->writers) IOSurfaceUnlock(surface->ref, 0, NULL);
     CFRelease(surface->ref);
+    [pool release];
     free(surface);
 }
 

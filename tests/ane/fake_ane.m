@@ -386,6 +386,7 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     [self checkFile:@"model.mil" holds:descriptor->text]; // must still be there
     state = LOST;
     fake_add("loaded", -1);
+    throw_if("unload_raises");
     if (fake_fault("unload")) return no(error, RUNTIME, 12, @"Program unload failed");
     state = COMPILED;
     return YES;

@@ -42,9 +42,11 @@ class Trial:
         self.device = _C.Device("ane")
         self.program: Any = None
 
-    def compile(self, weight: float = 1.0) -> Any:
+    def compile(self, weight: float = 1.0, beside: str = "") -> Any:
+        """beside: the name of another blob, which the text does not use."""
         blob = _C.blob_write([np.full((1, 4, 1, 32), weight, np.float16)])
-        self.program = self.device.compile(TEXT, {WEIGHTS: blob})
+        blobs = {WEIGHTS: blob} | ({f"@model_path/{beside}": blob} if beside else {})
+        self.program = self.device.compile(TEXT, blobs)
         return self.program
 
     def evaluate(self, nbytes: int = 256) -> None:
@@ -104,7 +106,7 @@ def in_the_way(make: Callable[[Path], None]) -> Iterator[None]:
     """While it lasts, something of ours is where the program's folder will be."""
     trial = Trial()
     trial.compile()
-    (folder,) = Path(tempfile.gettempdir()).iterdir()
+    (folder,) = filter(Path.is_dir, Path(tempfile.gettempdir()).iterdir())
     trial.program.unload()
     make(folder)
     try:
@@ -116,7 +118,7 @@ def in_the_way(make: Callable[[Path], None]) -> Iterator[None]:
 
 def full_disk(folder: Path) -> None:
     (folder / "weights").mkdir(parents=True)
-    (folder / "weights" / "weight.bin").symlink_to("/dev/full")
+    (folder / "weights" / f"weight.bin.{os.getpid()}").symlink_to("/dev/full")
 
 
 def failing(*names: str, **when: int) -> Callable[[], Any]:
@@ -161,6 +163,7 @@ ROWS: list[Row] = [
     ("surface lock", failing(), Trial.lock),
     ("surface lock at creation", failing("lock"), Trial.surface),
     ("surface unlock", failing(), Trial.unlock),
+    ("surface unlock at creation", failing("unlock"), Trial.surface),
     ("request nil", failing("request"), Trial.evaluate),
     ("request raises", failing("request_raises"), Trial.evaluate),
     ("evaluate NO", failing("evaluate"), Trial.evaluate),
@@ -168,7 +171,10 @@ ROWS: list[Row] = [
     ("evaluate NO, indices", failing("evaluate_index"), Trial.evaluate),
     ("evaluate raises", failing("evaluate_raises"), Trial.evaluate),
     ("unload NO", failing("unload"), Trial.unload),
+    ("unload raises", failing("unload_raises"), Trial.unload),
     ("unload NO, nobody waits", failing("unload"), Trial.drop),
+    ("blob outside", failing(), lambda trial: trial.compile(beside="../weight.bin")),
+    ("blob over the text", failing(), lambda trial: trial.compile(beside="model.mil")),
     ("disk full", lambda: in_the_way(full_disk), Trial.compile),
     ("folder unwritable", lambda: in_the_way(Path.touch), Trial.compile),
     ("no engine", failing("no_ane"), lambda trial: _C.Device("ane")),
