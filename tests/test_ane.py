@@ -133,7 +133,10 @@ def test_the_command_says_it_in_one_line(fake: Fake, tmp_path: Path) -> None:
 THREADS = """
 from anefast import Device, _C
 for device, options, count in (
-    ("auto", "threads=3", 3), ("ane", "qos=9 threads=1", 1), ("ane", "", 1), ("host", "threads=2", 2)
+    ("auto", "threads=3", 3),
+    ("ane", "qos=9 threads=1", 1),
+    ("ane", "", 1),
+    ("host", "threads=2", 2),
 ):
     opened = Device(device, options)
     assert opened.name == ("host" if device == "host" else "ane"), opened.description
@@ -165,8 +168,8 @@ FAULTS = [
     ("compile NO", "CompileError", ("appleneuralengine.compiler code 1", "--on-budget")),
     ("compile NO, invalid", "CompileError", ("InvalidMILProgram", "two values share a name")),
     ("compile NO, no error", "CompileError", ("neither that nor an error", "Hint:")),
-    ("compile NO, at length", "CompileError", ("code 1: ääää", "ää. Hint: python -m anefast.doctor")),
-    ("compile NO, of the system", "CompileError", ("code 13: Permission", "Hint: python -m anefast")),
+    ("compile NO, at length", "CompileError", ("code 1: ääää", "ää. Hint: python -m")),
+    ("compile NO, of the system", "CompileError", ("code 13: Permission", "Hint: python -m")),
     ("compile raises", "CompileError", ("NSInvalidArgumentException",)),
     ("compile budget", "CompileError", (" compiles of this process", "--on-budget")),
     ("load NO once", "", ()),
@@ -433,14 +436,29 @@ def test_a_surface_is_out_of_reach_without_its_lock(fake: Fake, tmp_path: Path, 
 
 @pytest.mark.slow
 def test_all_of_it_sanitized(sanitized: Fake, tmp_path: Path) -> None:
-    (extension,) = (sanitized.folder / "package" / "anefast").glob("_C.*.so")
-    assert b"__asan_report" in extension.read_bytes()
+    checked = [o for o in sanitized.objects.rglob("*.o") if b"__asan" in o.read_bytes()]
+    assert {"ane", "cpu", "host", "mil"} <= {o.parent.name for o in checked} and len(checked) > 50
     found = json.loads(child(sanitized, tmp_path, "faults.py"))
     assert {name: row["raised"] for name, row in found.items()} == {n: r for n, r, _ in FAULTS}
     for script in (check_training_sanitized, check_broken_training, check_soak_sanitized):
         folder = tmp_path / script.__name__
         folder.mkdir()
         script(sanitized, folder)
+
+
+LEAK = "import ctypes; m = ctypes.CDLL(None).malloc; [m(4321) for _ in range(9)]"
+
+
+@pytest.mark.slow
+def test_a_leak_is_seen(sanitized: Fake, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import anefast; {LEAK}"],
+        cwd=tmp_path,
+        env=sanitized.environment(tmp_path / "temporary"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "Direct leak" in done.stderr, done.stderr
 
 
 def check_training_sanitized(fake: Fake, folder: Path) -> None:

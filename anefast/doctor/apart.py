@@ -30,7 +30,7 @@ def run_all(
     chip: str = "",
     module: str = "anefast.doctor.apart",
 ) -> Iterator[Result]:
-    """Results in the order of `checks`, each as soon as it is known. chip: that the host emulates."""
+    """Results in the order of `checks`, each as soon as it is known. chip: one to emulate."""
     words = [sys.executable, "-m", module, device, "quick" if quick else "full", chip]
     todo = list(checks)
     while todo:
