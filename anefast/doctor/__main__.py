@@ -52,7 +52,7 @@ def examine(asked: DoctorCommand) -> report.Report:
     why_not = machine.why_no_ane()
     # Not device="auto", which heeds what an earlier examination found.
     auto = "host" if why_not or asked.chip else "ane"
-    name = auto if asked.device == "auto" else asked.device
+    name = asked.device if asked.device != "auto" else auto
     device = Device(name, chip=asked.chip)
     described = {"name": name, "description": device.description, "label": device.label}
     ane = {"why_not": why_not, "framework": machine.framework(), "selectors": machine.selectors()}
