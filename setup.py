@@ -1,7 +1,8 @@
 """Builds anefast._C (csrc/) and, where it is present, the Cython room anefast.optim._fused.
 
 Not here: metadata, which is in pyproject.toml. Switches, read from the environment:
-ANEFAST_DEBUG_BUILD=1 (-O1 -g, assertions on), ANEFAST_SANITIZE=1 (address and undefined behaviour),
+ANEFAST_DEBUG_BUILD=1 (-O1 -g, assertions on),
+ANEFAST_SANITIZE=1 (address and undefined behaviour, of all but the bindings),
 ANEFAST_BUILD_JOBS=n (compilers at once; default: the CPUs this process may use),
 ANEFAST_TARGET=darwin (sources and libraries of a Mac build on another system, with whatever CC and
 CXX name: a check that tests/macos/cross.py makes, nothing to ship),
@@ -47,10 +48,9 @@ COMMON = [
 ]
 COMMON += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
 LINK = ["-pthread"]
-SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-if SANITIZE:
-    COMMON += [] if FAKE else SANITIZERS
-    LINK += ["-fsanitize=address,undefined"]
+# -O1 and lines without variables, for what is checked is compiled once and hardly run.
+SANITIZERS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+LINK += ["-fsanitize=address,undefined"] * SANITIZE
 # Per language, because clang stops at a C++ standard on a C file.
 PER_SUFFIX = {
     ".c": ["-std=c11"],
@@ -123,8 +123,7 @@ class Build(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         tag = f"{sys.implementation.cache_tag}-{self.plat_name}"
-        tag += "-debug" * DEBUG + "-sanitize" * (SANITIZE and not FAKE)
-        self.build_temp = os.path.join("build", tag)
+        self.build_temp = os.path.join("build", tag + "-debug" * DEBUG)
 
     def build_extensions(self) -> None:
         compiler: Any = self.compiler
@@ -150,9 +149,11 @@ class Build(build_ext):
                 source = build[obj][0]
                 suffix = os.path.splitext(source)[1]
                 flags = [*post, *COMMON, *PER_SUFFIX.get(suffix, []), "-MMD"]
-                if FAKE and SANITIZE and source.startswith("csrc/ane"):
-                    flags += SANITIZERS  # only what is under test: all of it takes many minutes
                 flags += BINDINGS if source.startswith("csrc/bind") else []
+                if obj in checked:
+                    flags += SANITIZERS
+                    obj = checked[obj]
+                    Path(obj).parent.mkdir(parents=True, exist_ok=True)
                 stamp = Path(obj).with_suffix(".flags")
                 said = shlex.join([*map(str, macros or []), *flags])
                 if is_fresh(obj, source) and stamp.exists() and stamp.read_text() == said:
@@ -160,9 +161,16 @@ class Build(build_ext):
                 compile_one(obj, source, suffix, cc_args, flags, pp)
                 stamp.write_text(said)
 
+            # In a tree of their own; the bindings, which are pybind11's work, stay as they are.
+            of = self.build_temp
+            checked = {
+                o: o.replace(of, of + "-sanitize", 1)
+                for o in objects
+                if SANITIZE and o in build and not build[o][0].startswith("csrc/bind")
+            }
             with ThreadPoolExecutor(jobs) as pool:
                 list(pool.map(one, [o for o in objects if o in build]))
-            return list(objects)
+            return [checked.get(o, o) for o in objects]
 
         compiler.compile = compile_all
         super().build_extensions()

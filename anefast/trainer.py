@@ -39,6 +39,7 @@ Row = dict[str, Any]
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 Say = Callable[[str], None]
 DEVICE_ERRORS = (_C.CompileError, _C.EvaluationError, _C.MILError, _C.AneUnavailable)
+UNFINISHED = "unfinished"  # in the state of a checkpoint, where a failed device left one: a row
 HOPELESS_OVERFLOWS = 30  # this many in a row halve any loss scale to nothing: it is not the scale
 
 
@@ -97,7 +98,8 @@ class Trainer:
         self.health: Row = {}  # what was seen of the next update's, for its row
         self.told: set[str] = set()  # advice on numeric health, once each
         self.note = ""  # what the bar says beside its numbers
-        self.unlogged: Row | None = None  # of an update whose weights the device does not have yet
+        # Of an update whose validation, logging and checkpoint are still to come.
+        self.unfinished: Row | None = None
         self.failed = False
 
     def begin(self, resumed: Path | None, can_restart: bool = False) -> None:
@@ -111,7 +113,7 @@ class Trainer:
         )
         self.run.begin(self.config, seen)
         sinks = Sinks(self.config.sinks, self.run.path, flatten(to_settings(self.config)))
-        self.run.open_logs(self.progress.step, sinks)
+        self.run.open_logs(self.progress.step - bool(self.unfinished), sinks)
         self.timeline.start(self.run.background)
         self.say(f"device: {device.description}; programs are {device.label}")
         self.say(f"data: {self.data.description}; {len(self.data.train):,} tokens to train on")
@@ -135,6 +137,8 @@ class Trainer:
         that fails ends the run with a checkpoint of its last update, and a Failure that says so.
         """
         try:
+            if self.unfinished is not None:  # a resumed run makes up for what a failure left out
+                self._after_update(self.unfinished, 0.0, screen is not None and screen.has_bar)
             self._train(stop, screen)
         except DEVICE_ERRORS as error:
             raise Failure(f"{error} {self._rescue()}") from error
@@ -197,7 +201,7 @@ class Trainer:
         self.trained += p.loss_tokens
         p.step, p.micro, p.tokens = p.step + 1, 0, p.tokens + p.loss_tokens
         p.loss_sum, p.loss_tokens = 0.0, 0
-        self.unlogged = {
+        self.unfinished = {
             "step": p.step,
             "tokens": p.tokens,
             "train/loss": loss,
@@ -210,7 +214,7 @@ class Trainer:
         self.health = {}
         if not done.overflow:  # last, for it may fail, and then the update is whole all the same
             self.step.update_weights()
-        return self.unlogged
+        return self.unfinished
 
     def _watch(self) -> None:
         """Looks at the first micro-step of an update that overflows, before the next one runs."""
@@ -233,7 +237,7 @@ class Trainer:
         self.health = report.row()
 
     def _after_update(self, row: Row, seconds: float, bar: bool) -> None:
-        """Validation, logging and checkpoint, where they are due."""
+        """Validation, logging and checkpoint, where they are due. seconds: 0 where not known."""
         _C.spans_phase(_C.Phase.BETWEEN)
         config, step = self.config, self.progress.step
         self.seconds += seconds
@@ -241,18 +245,20 @@ class Trainer:
         validates = last or bool(config.eval_every and step % config.eval_every == 0)
         if validates:
             row["val/loss"] = self.evaluate()
-        rate = config.optim.accumulation * config.data.batch * config.data.seq_len / seconds
-        timing = {"step": step, "time": time.time(), "ms": seconds * 1e3, "tok_per_s": rate}
+        timing: Row = {"step": step, "time": time.time()}
+        if seconds:
+            tokens = config.optim.accumulation * config.data.batch * config.data.seq_len
+            timing |= {"ms": seconds * 1e3, "tok_per_s": tokens / seconds}
         timing |= {"peak_mem_mb": peak_memory_bytes() / 2**20, **self.step.compiler.report()}
         self.run.log(row, timing, self.timeline.row)
-        self.unlogged = None
+        self.unfinished = None
         if row["overflow"]:
             self.say(
                 f"step {step} skipped: gradients overflowed, loss scale now {self.scale.value:g}"
             )
         every = max(1, config.steps // 20)
         if validates or (not bar and (step % every == 0 or step == 1)):
-            self.say(progress_line(row, rate))
+            self.say(progress_line(row, timing.get("tok_per_s")))
         if self.overflows >= HOPELESS_OVERFLOWS:
             raise Failure(
                 f"[train] the gradients of {self.overflows} updates in a row were not finite, "
@@ -323,8 +329,8 @@ class Trainer:
         """
         self.failed = True
         p = self.progress
-        if self.unlogged is not None:
-            self.run.log(self.unlogged, {"step": p.step, "time": time.time()})
+        if self.unfinished is not None:  # as far as it is known; resuming writes it again
+            self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
         p.micro, p.loss_sum, p.loss_tokens, self.health = 0, 0.0, 0, {}
         try:
             self.save(settles=False)
@@ -356,6 +362,8 @@ class Trainer:
             "overflows": self.overflows,
             "health": self.health,
         }
+        if self.unfinished is not None:
+            state[UNFINISHED] = {k: _jsonable(v) for k, v in self.unfinished.items()}
         if (vocabulary := self.step.vocabulary) is not None:
             state[checkpoint.VOCABULARY] = vocabulary.text()
         with _C.Span(_C.Component.CHECKPOINT):
@@ -381,6 +389,9 @@ class Trainer:
             self.scale.restore(state["loss_scale"])
             self.overflows = int(state["overflows"])
             self.health = dict(state.get("health", {}))  # checkpoints of before have none
+            if UNFINISHED in state:
+                row = dict(state[UNFINISHED]).items()
+                self.unfinished = {k: math.nan if v is None else v for k, v in row}
         except (KeyError, TypeError, ValueError):
             raise checkpoint.CheckpointError(
                 f"[checkpoint] {folder}/state.json does not hold a training run."
@@ -400,7 +411,8 @@ class Trainer:
         for g, arrays in groups.items():
             self._take(arrays, {name: read[f"{g}.{name}"] for name in shapes})
         self.step.update_weights()
-        self.progress, self.saved = p, folder
+        self.progress = p
+        self.saved = folder if self.unfinished is None else None  # saved again when it is whole
 
     def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
         groups: dict[str, Arrays] = {"mean": self.optimizer.mean, "square": self.optimizer.square}
@@ -424,11 +436,12 @@ def batches_of(config: TrainConfig, data: TokenData) -> Batches:
     return data.batches(c.batch, c.seq_len, c.seed, order)
 
 
-def progress_line(row: Row, rate: float) -> str:
+def progress_line(row: Row, rate: float | None) -> str:
     val = f" val {row['val/loss']:.4f}" if "val/loss" in row else ""
+    speed = f" tok/s {rate / 1e3:.1f}k" if rate else ""
     return (
         f"step {row['step']} loss {row['train/loss']:.4f}{val} lr {row['lr']:.1e} "
-        f"norm {row['grad_norm']:.2f} tok/s {rate / 1e3:.1f}k"
+        f"norm {row['grad_norm']:.2f}{speed}"
     )
 
 

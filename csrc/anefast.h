@@ -62,7 +62,8 @@ typedef struct anefast_surface anefast_surface;
 typedef struct {
     const char *name; /* "host" or "ane" */
 
-    /* `options` is "key=value" pairs separated by spaces ("threads=2"); "" for the defaults. */
+    /* `options` is "key=value" pairs separated by spaces; "" for the defaults. Every executor takes
+     * threads=N, the size of the pool that the CPU's side of a training step runs on. */
     anefast_status (*open)(const char *options, anefast_device **device, anefast_error *error);
     void (*close)(anefast_device *device);
     /* One line for run headers, owned by the device: "host (AVX2 + F16C, 2 threads)". */

@@ -24,8 +24,16 @@ py::object make(py::module_ &m, const char *name, PyObject *base, const char *do
     return cls;
 }
 
-[[noreturn]] void throw_python(const py::object &cls, const std::string &message) {
-    PyErr_SetString(cls.ptr(), message.c_str());
+// A message has an end, and it may be in the middle of a character.
+py::object decoded(const std::string &message) {
+    const auto n = static_cast<py::ssize_t>(message.size());
+    auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(message.data(), n, "replace"));
+    if (!text) throw py::error_already_set();
+    return text;
+}
+
+[[noreturn]] void throw_python(py::handle cls, const std::string &message) {
+    PyErr_SetObject(cls.ptr(), decoded(message).ptr());
     throw py::error_already_set();
 }
 
@@ -44,7 +52,7 @@ void init_errors(py::module_ &m) {
 }
 
 void raise_mil(int line, int column, const std::string &message) {
-    py::object instance = errors().mil(message); // which says the position itself
+    py::object instance = errors().mil(decoded(message)); // which says the position itself
     instance.attr("line") = line;
     instance.attr("column") = column;
     PyErr_SetObject(errors().mil.ptr(), instance.ptr());
@@ -61,11 +69,11 @@ void raise(const anefast_error &error) {
     case ANEFAST_COMPILE: throw_python(errors().compile, message + at);
     case ANEFAST_EVALUATE: throw_python(errors().evaluation, message);
     case ANEFAST_UNAVAILABLE: throw_python(errors().unavailable, message);
-    case ANEFAST_MEMORY: throw_python(py::reinterpret_borrow<py::object>(PyExc_MemoryError), message);
+    case ANEFAST_MEMORY: throw_python(PyExc_MemoryError, message);
     case ANEFAST_INVALID:
     case ANEFAST_OK: break;
     }
-    throw py::value_error(message);
+    throw_python(PyExc_ValueError, message);
 }
 
 View::View(const py::object &object, const char *where) {

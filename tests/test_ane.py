@@ -88,27 +88,25 @@ def test_training_is_that_of_the_host_byte_for_byte(fake: Fake, tmp_path: Path) 
     check_training(fake, tmp_path, PLANS)
 
 
-def rows(metrics: str) -> list[dict[str, Any]]:
-    """Metrics without validation: a run that ended where one was due resumes without it."""
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "val/loss"}
-        for line in metrics.splitlines()
-    ]
+SAVED = {
+    "evaluate": 2, "evaluate raises": 2, "lock": 2, "compile": 3, "unload": 3, "validation": 3,
+    "compile, async": 3, "validation, async": 3,
+}  # fmt: skip
 
 
 def check_broken_training(fake: Fake, folder: Path) -> None:
     found = json.loads(child(fake, folder, "training.py", "faults"))
-    whole = rows(found.pop("whole"))
-    assert len(found) == 6
+    assert {*found} == {*SAVED}
     for name, run in found.items():
-        saved = 3 if name in ("compile layer", "unload layer") else 2
+        saved = SAVED[name]
         assert run["error"].startswith("Failure: ["), name
         assert f"Update {saved} is saved; continue with: python -m" in run["error"], name
         assert run["alive"] == [{}, {}] and run["losses"] == 4, name
-        if "async" in name:  # a checkpoint is part of what an asynchronous run computes
-            assert [r["step"] for r in rows(run["metrics"])] == [r["step"] for r in whole]
-        else:
-            assert rows(run["metrics"]) == whole, name
+        got, want = run["metrics"].splitlines(), run["whole"].splitlines()
+        assert [json.loads(row)["step"] for row in got] == [0, 1, 2, 3, 4], name
+        if name == "compile, async":  # its checkpoint is part of what such a run computes
+            got, want = got[: saved + 1], want[: saved + 1]
+        assert got == want, name
 
 
 def test_a_device_that_fails_in_the_middle_loses_nothing(fake: Fake, tmp_path: Path) -> None:
@@ -132,6 +130,32 @@ def test_the_command_says_it_in_one_line(fake: Fake, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "latest").exists()
 
 
+THREADS = """
+from anefast import Device, _C
+for device, options, count in (
+    ("auto", "threads=3", 3),
+    ("ane", "qos=9 threads=1", 1),
+    ("ane", "", 1),
+    ("host", "threads=2", 2),
+):
+    opened = Device(device, options)
+    assert opened.name == ("host" if device == "host" else "ane"), opened.description
+    assert _C.threads() == count, (device, options, _C.threads())
+"""
+
+
+def test_threads_are_those_of_the_pool_on_every_device(fake: Fake, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS],
+        cwd=tmp_path,
+        env=fake.environment(tmp_path / "temporary"),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # 2) faults: (name, what is raised, parts of its message)
 
 FAULTS = [
@@ -144,6 +168,8 @@ FAULTS = [
     ("compile NO", "CompileError", ("appleneuralengine.compiler code 1", "--on-budget")),
     ("compile NO, invalid", "CompileError", ("InvalidMILProgram", "two values share a name")),
     ("compile NO, no error", "CompileError", ("neither that nor an error", "Hint:")),
+    ("compile NO, at length", "CompileError", ("code 1: ääää", "ää. Hint: python -m")),
+    ("compile NO, of the system", "CompileError", ("code 13: Permission", "Hint: python -m")),
     ("compile raises", "CompileError", ("NSInvalidArgumentException",)),
     ("compile budget", "CompileError", (" compiles of this process", "--on-budget")),
     ("load NO once", "", ()),
@@ -158,12 +184,14 @@ FAULTS = [
     ("symbol count", "CompileError", ("inputs to be a0_x, a1_y", "got t0")),
     ("port shape", "CompileError", ("Channels of port a0_x to be 4, got 5",)),
     ("port interleave", "CompileError", ("interleave of 4",)),
-    ("port stride too small", "CompileError", ("RowStride of port a0_x", "64 bytes, got 2.")),
+    ("port stride too small", "CompileError", ("RowStride of port a0_x", "64 bytes", "got 2.")),
+    ("port stride too large", "CompileError", ("RowStride of port a0_x", "less than a terabyte")),
     ("port stride no number", "CompileError", ("RowStride of port a0_x",)),
     ("port stride larger", "EvaluationError", ("0x1d", "to have 512 bytes", "surface of 256")),
     ("surface short", "EvaluationError", ("0x1d", "a0_x to have 256 bytes", "surface of 254")),
     ("surface none", "MemoryError", ("an IOSurface of 256 bytes",)),
     ("surface wrap nil", "EvaluationError", ("a request for these surfaces",)),
+    ("surface unlock at creation", "EvaluationError", ("[unlock]", "IOSurfaceUnlock status 0x2c7")),
     ("surface lock", "EvaluationError", ("[lock]", "IOSurfaceLock status 0x2c7")),
     ("surface lock at creation", "EvaluationError", ("[lock]", "IOSurfaceLock status 0x2c7")),
     ("surface unlock", "EvaluationError", ("[unlock]", "IOSurfaceUnlock status 0x2c7")),
@@ -174,13 +202,17 @@ FAULTS = [
     ("evaluate NO, indices", "EvaluationError", ("status=0x2 ", "indices are not those")),
     ("evaluate raises", "EvaluationError", ("NSInvalidArgumentException",)),
     ("unload NO", "EvaluationError", ("a program to unload", "code 12")),
+    ("unload raises", "EvaluationError", ("a program to unload", "NSInvalidArgumentException")),
+    ("blob outside", "CompileError", ("a blob path like", "@model_path/../weight.bin")),
+    ("blob over the text", "CompileError", ("a blob path like", "@model_path/model.mil")),
     ("unload NO, nobody waits", "RuntimeError", ("reported: [ane]", "a program to unload")),
     ("disk full", "CompileError", ("weights/weight.bin", "No space left on device", "Hint:")),
     ("folder unwritable", "CompileError", ("model.mil", "Not a directory", "Hint:")),
     ("no engine", "AneUnavailable", ("a Neural Engine", 'device "host"')),
-    ("option unknown", "ValueError", ('got "threads=2"',)),
+    ("option unknown", "ValueError", ('got "groups=on"',)),
     ("option out of range", "ValueError", ("from 0 to 63", 'got "qos=64"')),
     ("option no number", "ValueError", ('got "qos=fast"',)),
+    ("option threads", "ValueError", ("from 1 to 1024", 'got "threads=0"')),
 ]
 
 
@@ -248,7 +280,93 @@ def test_a_missing_framework_is_named(fake: Fake, tmp_path: Path) -> None:
     assert "/nowhere/AppleNeuralEngine" in said and 'device "host"' in said, said
 
 
-# 3) for long, and at once
+SEEN = """
+import numpy as np
+from anefast import Device, _C, ir
+from anefast.runtime import Kernel
+x = ir.input("a0_x", (1, 32, 1, 32))
+kernel = Kernel(Device("ane"), ir.Program.cut("twice", [("a0_x", x)], [("b0_y", x * 0.5)]), "ios18")
+for _ in range(2):
+    kernel.load({})
+    kernel.unload()
+    kernel.device.programs.clear()
+"""
+
+
+def test_it_is_said_what_the_system_still_had_compiled(fake: Fake, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN],
+        cwd=tmp_path,
+        env=fake.environment(tmp_path / "temporary", DEBUG="2"),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.findall("the system (.*)", done.stderr) == ["had not seen it", "still had it"]
+
+
+# 3) beside other processes
+
+FOLDER = r"[0-9A-F]{16}_0_[0-9A-F]{16}"
+
+
+def names(listed: str) -> list[str]:
+    """Programs whose folders were seen, each beside its lock."""
+    found: list[str] = json.loads(listed)
+    programs = [name for name in found if re.fullmatch(FOLDER, name)]
+    assert sorted(found) == sorted([*programs, *(f"anefast_{name}.lock" for name in programs)])
+    return programs
+
+
+def beside(fake: Fake, folder: Path, what: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(HERE / "folders.py"), what],
+        cwd=folder,
+        env=fake.environment(folder / "temporary"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_what_a_killed_process_left_goes_with_the_next(fake: Fake, tmp_path: Path) -> None:
+    with beside(fake, tmp_path, "killed") as process:
+        output, errors = process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGKILL and not errors
+    (left,) = names(output)
+    assert (tmp_path / "temporary" / left / "model.mil").is_file()
+    (seen,) = names(child(fake, tmp_path, "folders.py", "once"))
+    assert seen != left
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_equal_programs_of_two_processes_share_a_folder(fake: Fake, tmp_path: Path) -> None:
+    with beside(fake, tmp_path, "held") as process:
+        assert process.stdout
+        (held,) = names(process.stdout.readline())
+        for _ in range(2):
+            assert names(child(fake, tmp_path, "folders.py", "once")) == [held]
+        assert (tmp_path / "temporary" / held / "weights" / "weight.bin").is_file()
+        _, errors = process.communicate("go on\n", timeout=100)
+    assert process.returncode == 0 and not errors
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_equal_programs_of_two_threads(fake: Fake, tmp_path: Path) -> None:
+    assert json.loads(child(fake, tmp_path, "folders.py", "threads")) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_fork_is_refused_and_harms_nobody(fake: Fake, tmp_path: Path) -> None:
+    said = json.loads(child(fake, tmp_path, "folders.py", "forked"))
+    assert len(said) == 5
+    assert all("got a fork of it" in line and "spawn" in line for line in said)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+# 4) for long, and at once
 
 
 def check_soak(fake: Fake, folder: Path, evaluations: int, cycles: int, kilobytes: int) -> None:
@@ -313,19 +431,34 @@ def test_a_surface_is_out_of_reach_without_its_lock(fake: Fake, tmp_path: Path, 
     assert done.returncode == -signal.SIGSEGV, done.stderr
 
 
-# 4) under sanitizers
+# 5) under sanitizers
 
 
 @pytest.mark.slow
 def test_all_of_it_sanitized(sanitized: Fake, tmp_path: Path) -> None:
-    (extension,) = (sanitized.folder / "package" / "anefast").glob("_C.*.so")
-    assert b"__asan_report" in extension.read_bytes()
+    checked = [o for o in sanitized.objects.rglob("*.o") if b"__asan" in o.read_bytes()]
+    assert {"ane", "cpu", "host", "mil"} <= {o.parent.name for o in checked} and len(checked) > 50
     found = json.loads(child(sanitized, tmp_path, "faults.py"))
     assert {name: row["raised"] for name, row in found.items()} == {n: r for n, r, _ in FAULTS}
     for script in (check_training_sanitized, check_broken_training, check_soak_sanitized):
         folder = tmp_path / script.__name__
         folder.mkdir()
         script(sanitized, folder)
+
+
+LEAK = "import ctypes; m = ctypes.CDLL(None).malloc; [m(4321) for _ in range(9)]"
+
+
+@pytest.mark.slow
+def test_a_leak_is_seen(sanitized: Fake, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import anefast; {LEAK}"],
+        cwd=tmp_path,
+        env=sanitized.environment(tmp_path / "temporary"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "Direct leak" in done.stderr, done.stderr
 
 
 def check_training_sanitized(fake: Fake, folder: Path) -> None:
@@ -336,7 +469,7 @@ def check_soak_sanitized(fake: Fake, folder: Path) -> None:
     check_soak(fake, folder, 300, 60, 1 << 20)  # the sanitizer keeps what was freed
 
 
-# 5) the text of it
+# 6) the text of it
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])

@@ -96,8 +96,33 @@ def test_what_was_learned_is_stored(examined: tuple[str, dict[str, Any], Path]) 
     assert known.dispatch_us > 0
 
 
+def test_an_emulated_chip_says_so_and_is_not_stored(tmp_path: Path) -> None:
+    chip = "m1-pro,inputs=one"
+    done, _ = run(tmp_path, "--chip", chip, "--json", "found.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads((tmp_path / "found.json").read_text())
+    jsonschema.validate(found, SCHEMA, jsonschema.Draft202012Validator)
+    assert found["asked"]["chip"] == chip
+    assert found["device"]["name"] == "host" and found["device"]["label"] == "emulated"
+    assert found["device"]["description"].startswith(f"host as {chip} (")
+    assert {n["label"] for r in found["results"] for n in r["numbers"]} == {"emulated"}
+    failed = {r["name"]: r["said"] for r in found["results"] if r["status"] != "passed"}
+    assert "[m1-pro" in failed["ports several"] and "emulated]" in failed["ports several"]
+    assert found["learned"]["ports"] == ["packed"]
+    assert f"emulation of {chip}" in done.stdout
+    assert f"host as {chip}, emulated, " in done.stdout.splitlines()[-2]
+    assert "measured" not in done.stdout and "this machine" not in done.stdout.splitlines()[-2]
+    assert not (tmp_path / "cache" / "doctor.json").exists()
+
+
+NONSENSE = (
+    ["--device", "gpu"], ["--quick"], ["--json", "no/such/folder/x.json"], ["--x"],
+    ["--chip", "m9"], ["--chip", "m1", "--device", "ane"],
+)  # fmt: skip
+
+
 def test_nonsense_is_one_line(tmp_path: Path) -> None:
-    for flags in (["--device", "gpu"], ["--quick"], ["--json", "no/such/folder/x.json"], ["--x"]):
+    for flags in NONSENSE:
         done, _ = run(tmp_path, *flags)
         assert done.returncode == 2 and done.stderr.startswith("["), done.stderr
         assert len(done.stderr.splitlines()) == 1

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from anefast import checkpoint
+from anefast import _C, checkpoint
 from anefast.cli import Failure
 from anefast.config import ConfigError
 from anefast.telemetry import RunError
@@ -142,6 +142,54 @@ def test_overflow_is_skipped_reported_and_resumed(tmp_path):
     assert len(a.losses) == 20 and math.isfinite(a.losses[4])
     run(tmp_path / "b", model=BigramModel(poison=poison), stop_after=6)
     run(tmp_path / "b", resume=str(tmp_path / "b"))
+    assert everything(tmp_path / "b") == everything(tmp_path / "a")
+
+
+class Fails(BigramModel):
+    """Its device fails once: while weights are handed over, in a validation, or in a micro-step."""
+
+    def __init__(self, where: str, at: int, **more):
+        super().__init__(**more)
+        self.where, self.at = where, at
+
+    def training_step(self, **options):
+        step = super().training_step(**options)
+        inner = getattr(step, self.where)
+
+        def failing(*arguments):
+            if step.made == self.at:
+                raise _C.EvaluationError("[fake] failed")
+            return inner(*arguments)
+
+        setattr(step, self.where, failing)
+        return step
+
+
+@pytest.mark.parametrize("resumed_twice", [False, True])
+@pytest.mark.parametrize(
+    "where,update,poison,changes",
+    [
+        ("update_weights", 5, [], {}),
+        ("update_weights", 7, [], {}),  # where no validation is due
+        ("update_weights", 20, [], {}),
+        ("evaluate", 5, [], {}),
+        ("evaluate", 5, [3 * 4 + 1], {}),  # an update that overflowed
+        ("evaluate", 5, [], {"checkpoint_every": 4}),  # nor a checkpoint
+        ("evaluate", 20, [], {}),
+    ],
+)
+def test_a_failed_device_leaves_nothing_out(
+    tmp_path, where, update, poison, changes, resumed_twice
+):
+    run(tmp_path / "a", model=BigramModel(poison=poison), **changes)
+    with pytest.raises(Failure, match=f"Update {update} is saved"):
+        run(tmp_path / "b", model=Fails(where, 3 * update, poison=poison), **changes)
+    again = {"resume": str(tmp_path / "b"), **changes}
+    if resumed_twice and update % 5 == 0:  # its first validation fails too
+        with pytest.raises(Failure, match=f"Update {update} is saved"):
+            run(tmp_path / "b", model=Fails("evaluate", 0), **again)
+    result = run(tmp_path / "b", **again)
+    assert len(result.losses) == 20
     assert everything(tmp_path / "b") == everything(tmp_path / "a")
 
 

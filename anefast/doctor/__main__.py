@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from anefast.cli import command
@@ -27,6 +27,7 @@ class DoctorCommand:
     """Examine this machine: framework, operations, surfaces, weights, published measurements."""
 
     device: str = "auto"  # auto: the ANE where it opens, else the host; or ane, or host.
+    chip: str = ""  # Examine the host as this chip: m1, m1-pro, m2, m3, m4, m4-max, m5.
     probe: bool = False  # Make the published measurements again: minutes on a device.
     quick: bool = False  # Smaller probes.
     json: str = ""  # Write everything to this file; with --probe always: anefast-doctor.json.
@@ -50,15 +51,16 @@ def examine(asked: DoctorCommand) -> report.Report:
         raise ConfigError(f"[doctor] expected a folder for --json {asked.json}, got none there.")
     why_not = machine.why_no_ane()
     # Not device="auto", which heeds what an earlier examination found.
-    name = asked.device if asked.device != "auto" else "host" if why_not else "ane"
-    device = Device(name)
+    auto = "host" if why_not or asked.chip else "ane"
+    name = asked.device if asked.device != "auto" else auto
+    device = Device(name, chip=asked.chip)
     described = {"name": name, "description": device.description, "label": device.label}
     ane = {"why_not": why_not, "framework": machine.framework(), "selectors": machine.selectors()}
-    empty = report.Report(described, machine.facts(), ane, [], Learned())
+    empty = report.Report(described, machine.facts(), ane, [], Learned(), asdict(asked))
     _print(report.heading(empty))
     _print(["", "checks"])
     results: list[Result] = []
-    for result in apart.run_all(registry.usual(), name):
+    for result in apart.run_all(registry.usual(), name, chip=asked.chip):
         results.append(result)
         if result.group != "operations":
             if results[-2].group == "operations":
@@ -67,13 +69,14 @@ def examine(asked: DoctorCommand) -> report.Report:
     learned = registry.learn(results)
     if asked.probe:
         _print(["", "probes"])
-        for result in apart.run_all(registry.probing(), name, asked.quick):
+        for result in apart.run_all(registry.probing(), name, asked.quick, asked.chip):
             results.append(result)
             _print([report.line(result)])
         _print(report.table([r for r in results if r.group == "probes"]))
-    full = report.Report(described, empty.machine, ane, results, learned, asdict(asked))
+    full = replace(empty, results=results, learned=learned)
     _print(["", *report.verdict(full)])
-    if not remember(device.description, learned):
+    # What an emulated chip takes is no fact about this machine.
+    if not asked.chip and not remember(device.description, learned):
         _print(["what was learned could not be stored: the user's cache folder is not writable"])
     path = asked.json or (PROBE_FILE if asked.probe else "")
     if path:

@@ -24,24 +24,28 @@ START_SECONDS = 30.0  # for a child to import everything and open the device
 
 
 def run_all(
-    checks: Sequence[Check], device: str, quick: bool = False, module: str = "anefast.doctor.apart"
+    checks: Sequence[Check],
+    device: str,
+    quick: bool = False,
+    chip: str = "",
+    module: str = "anefast.doctor.apart",
 ) -> Iterator[Result]:
-    """Results in the order of `checks`, each as soon as it is known."""
+    """Results in the order of `checks`, each as soon as it is known. chip: one to emulate."""
+    words = [sys.executable, "-m", module, device, "quick" if quick else "full", chip]
     todo = list(checks)
     while todo:
         together = 1 if todo[0].alone else next(
             (i for i, check in enumerate(todo) if check.alone), len(todo)
         )  # fmt: skip
         done = 0
-        for result in _child(todo[:together], device, quick, module):
+        for result in _child(todo[:together], words):
             yield result
             done += 1
         todo = todo[done:]
 
 
-def _child(checks: Sequence[Check], device: str, quick: bool, module: str) -> Iterator[Result]:
+def _child(checks: Sequence[Check], words: Sequence[str]) -> Iterator[Result]:
     """Results of one child: all of `checks`, or up to and including the one that ended it."""
-    words = [sys.executable, "-m", module, device, "quick" if quick else "full"]
     child = subprocess.Popen(
         [*words, *(check.name for check in checks)],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -140,15 +144,15 @@ def run_one(check: Check, subject: Callable[[float], Any]) -> Result:
 
 
 def serve(arguments: Sequence[str], known: Iterable[Check]) -> None:
-    """The child: arguments are a device, quick or full, and names of checks."""
+    """The child: arguments are a device, quick or full, a chip or "", and names of checks."""
     from anefast.doctor.subject import Subject
 
-    device, pace, *names = arguments
+    device, pace, chip, *names = arguments
     by_name = {check.name: check for check in known}
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints must not print among results
     for name in names:
-        found = run_one(by_name[name], lambda s: Subject(device, pace == "quick", s))
+        found = run_one(by_name[name], lambda s: Subject(device, pace == "quick", s, chip))
         print(json.dumps({"doctor": found.plain()}), file=out, flush=True)
 
 

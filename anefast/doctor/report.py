@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Report:
     ane: dict[str, Any]
     results: Sequence[Result]
     learned: Learned
-    asked: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any]
 
     def plain(self) -> dict[str, Any]:
         """The document, without what would say who or where this is."""
@@ -85,6 +85,8 @@ def heading(report: Report) -> list[str]:
     lines.append(
         f"{'device:':12} {report.device['description']}; programs {report.device['label']}"
     )
+    if chip := report.asked["chip"]:
+        lines.append(f"{'':12} all that follows is the host executor's emulation of {chip}")
     return lines
 
 
@@ -157,11 +159,11 @@ def table(results: Sequence[Result]) -> list[str]:
 def verdict(report: Report) -> list[str]:
     """What to make of it."""
     learned, name = report.learned, report.device["name"]
+    if chip := report.asked["chip"]:
+        name = f"{name} as {chip}, emulated,"
     if learned.broken:
-        return [
-            f"{name} is broken for training: {', '.join(learned.broken)}; "
-            "device auto will not choose it on this machine"
-        ]
+        passed_over = "" if chip else "; device auto will not choose it on this machine"
+        return [f"{name} is broken for training: {', '.join(learned.broken)}{passed_over}"]
     return [
         f"{name} works: dialects {_list(learned.dialects)}; weights {_list(learned.weights)}; "
         f"ports {_list(learned.ports)}; dispatch {digits(learned.dispatch_us)} us "

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C, ir
+from anefast.chips import find_profile
 from anefast.doctor.result import Label, Number, Wrong
 from anefast.fuse import Plan, find_plan
 from anefast.mil.spelling import DIALECTS, Dialect
@@ -23,11 +24,14 @@ Arrays = Mapping[str, npt.NDArray[np.float16]]
 
 class Subject:
     """An open device. quick: probes take smaller sizes. `until`: when a probe should come to an
-    end by itself, in time.monotonic's terms."""
+    end by itself, in time.monotonic's terms. chip: that the host emulates."""
 
-    def __init__(self, name: str, quick: bool = False, seconds: float = 30.0) -> None:
-        self.device = Device(name)
-        self.raw = _C.Device(name)  # the same executor, without the compile budget and the cache
+    def __init__(
+        self, name: str, quick: bool = False, seconds: float = 30.0, chip: str = ""
+    ) -> None:
+        self.device = Device(name, chip=chip)
+        # The same executor, without the compile budget and the cache.
+        self.raw = _C.Device(name, find_profile(chip).options if chip else "")
         self.quick = quick
         self.until = time.monotonic() + seconds
 

@@ -113,7 +113,7 @@ class CompileCache:
     def clear(self) -> None:
         """Unloads every idle program."""
         with self._lock:
-            self._evict(0)
+            self._evict(-1)  # a program may hold no bytes
 
     def _found(self, key: str) -> Lease | None:
         entry = self._entries.get(key)

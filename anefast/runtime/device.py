@@ -34,7 +34,7 @@ Half = npt.NDArray[np.float16]
 
 
 class Device:
-    """An open executor.
+    """An open executor. options: `threads=2` sizes the CPU's pool on each; others are its own.
 
     `description` is a line for run headers. `label` is what numbers from it may be called in the
     ANE's terms: `measured` on a real one, `emulated` on the host twin. `programs` keeps loaded

@@ -72,6 +72,9 @@ class Watch:
             if folder and text not in told:  # first, for the compiler may say no, or worse
                 dump.write_program(folder, text, kept, {"device": description})
             native = compile(text, blobs)
+            if self.level >= 2 and native.was_cached is not None:
+                had = "still had it" if native.was_cached else "had not seen it"
+                debug.say(f"{name}: compiled and loaded; the system {had}")
             seen = Watched(self, device, exact, native, name, text, kept, folder, told)
             return cast(_C.Program, seen)
 

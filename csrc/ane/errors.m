@@ -5,11 +5,13 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { MOST_SHOWN = 256 }; // bytes of the framework's own words; a message has four times as many
+
 // What public projects found behind the framework's errors, by a part of their text or by code. The
 // first row that fits is told. Sources: maderix/ANE, Orion, ironmill, Espresso, ANEForge and ane-guide.
 typedef struct {
     const char *part; // of the message; NULL fits any
-    long code;        // 0 fits any
+    long code;        // of the framework's own domains; 0 fits any
     const char *hint;
 } known_error;
 
@@ -41,11 +43,20 @@ anefast_status ane_fail(anefast_error *error, anefast_status status, const char 
     return status;
 }
 
-static const char *hint_for(const char *text, long code) {
+static const char *hint_for(const char *domain, const char *text, long code) {
+    if (!strstr(domain, "appleneuralengine")) code = 0; // the same number of another domain means another thing
     for (size_t i = 0; i < sizeof KNOWN / sizeof *KNOWN; i++)
         if ((!KNOWN[i].part || strstr(text, KNOWN[i].part)) && (!KNOWN[i].code || KNOWN[i].code == code))
             return KNOWN[i].hint;
     return "python -m anefast.doctor shows what this machine can do";
+}
+
+// Bytes of the whole characters that fit: a hint comes behind them.
+static int shown(const char *text) {
+    size_t n = strnlen(text, MOST_SHOWN + 1);
+    if (n <= MOST_SHOWN) return (int)n;
+    for (n = MOST_SHOWN; n && ((unsigned char)text[n] & 0xc0) == 0x80; n--) continue;
+    return (int)n;
 }
 
 anefast_status ane_fail_with(anefast_error *error, anefast_status status, const char *expected, NSError *cause) {
@@ -58,6 +69,6 @@ anefast_status ane_fail_with(anefast_error *error, anefast_status status, const 
     const long code = (long)[cause code];
     if (!domain) domain = "no domain";
     if (!text) text = "no message";
-    return ane_fail(error, status, "[ane] expected %s, got %s code %ld: %s. Hint: %s.", expected, domain, code, text,
-                    hint_for(text, code));
+    return ane_fail(error, status, "[ane] expected %s, got %.*s code %ld: %.*s. Hint: %s.", expected, shown(domain),
+                    domain, code, shown(text), text, hint_for(domain, text, code));
 }

@@ -1,7 +1,9 @@
 // The folder of a program: where the framework looks for model.mil and its weight files.
 //
-// Its name is the program's own identifier, so two loaded programs of the same text and weights share
-// one; the last of them removes it. Nothing else in csrc/ane touches the file system.
+// Its name is the program's own identifier, so equal programs share one, in this process and in others.
+// Whoever uses it holds a lock that ends with its process, however that ends: the last user removes
+// the folder, and what a process that was killed has left goes when the next one makes its first.
+// Nothing else in csrc/ane touches the file system.
 #ifndef ANEFAST_ANE_FOLDER_H
 #define ANEFAST_ANE_FOLDER_H
 
@@ -9,10 +11,12 @@
 
 #include "../anefast.h"
 
-// Makes NSTemporaryDirectory()/<hex> and writes everything into it. Returns its path, retained and
-// to be given to ane_folder_release; nil with `error` filled where it cannot be written.
-NSString *ane_folder_create(NSString *hex, NSData *text, const anefast_blob *blobs, size_t n_blobs,
-                            anefast_error *error);
-void ane_folder_release(NSString *folder); // removes it with its last user
+typedef struct ane_folder ane_folder;
+
+// Makes NSTemporaryDirectory()/<hex> and writes everything into it; give it to ane_folder_release.
+// NULL with `error` filled where it cannot be written.
+ane_folder *ane_folder_create(NSString *hex, NSData *text, const anefast_blob *blobs, size_t n_blobs,
+                              anefast_error *error);
+void ane_folder_release(ane_folder *folder); // removes it with its last user
 
 #endif

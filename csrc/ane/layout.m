@@ -7,6 +7,8 @@
 
 #import "errors.h"
 
+static const int64_t MOST_BYTES = (int64_t)1 << 40; // of a port; no surface is as large
+
 static id of_class(id object, Class wanted) { return [object isKindOfClass:wanted] ? object : nil; }
 
 static id entry(id dictionary, NSString *key, Class wanted) {
@@ -83,10 +85,10 @@ static anefast_status apply_strides(NSDictionary *live, anefast_port *port, anef
     for (int i = 2; i >= 0; i--) {
         if (![live objectForKey:strides[i]]) return ANEFAST_OK;
         const int64_t stride = number(live, strides[i]); // -1, and refused, where it is no number
-        if (stride < least)
+        if (stride < least || stride > MOST_BYTES / port->shape[i])
             return ane_fail(error, ANEFAST_COMPILE,
-                            "[ane] expected the model's %s of port %s to be at least %lld bytes, got %lld. Hint: please "
-                            "report it with python -m anefast.doctor.",
+                            "[ane] expected the model's %s of port %s to be at least %lld bytes and the whole "
+                            "less than a terabyte, got %lld. Hint: please report it with python -m anefast.doctor.",
                             [strides[i] UTF8String], port->name, (long long)least, (long long)stride);
         least = stride * port->shape[i];
     }

@@ -21,6 +21,9 @@
 
 // Opens the framework and fills the table, once per process; a failure is looked into again next time.
 anefast_status ane_private_open(anefast_error *error);
+// Where this is a fork of the process that opened it, ANEFAST_UNAVAILABLE: the system forbids its use
+// there, and a mutex may be held by a thread that did not come along.
+anefast_status ane_private_forked(anefast_error *error);
 
 id ane_descriptor(NSData *text, NSDictionary *weights, NSError **error); // nil without error: text refused
 id ane_model(id descriptor, NSError **error);

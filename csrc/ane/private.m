@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static ane_selector table[ANE_SELECTOR_COUNT] = {
 #define X(key, owner, kind, selector, required) {owner, selector, kind, required, 0, ""},
@@ -18,6 +19,7 @@ static ane_selector table[ANE_SELECTOR_COUNT] = {
 static Class classes[ANE_SELECTOR_COUNT];
 static SEL selectors[ANE_SELECTOR_COUNT];
 static int opened;
+static pid_t opener;
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 
 const ane_selector *ane_selectors(void) { return table; }
@@ -77,11 +79,25 @@ static anefast_status look_up(anefast_error *error) {
 }
 
 anefast_status ane_private_open(anefast_error *error) {
+    if (ane_private_forked(error) != ANEFAST_OK) return ANEFAST_UNAVAILABLE;
     pthread_mutex_lock(&opening);
     const anefast_status status = opened ? ANEFAST_OK : look_up(error);
     opened = status == ANEFAST_OK;
+    if (opened) opener = getpid();
     pthread_mutex_unlock(&opening);
     return status;
+}
+
+anefast_status ane_private_forked(anefast_error *error) {
+    if (!opener || opener == getpid()) return ANEFAST_OK;
+    if (error) {
+        error->status = ANEFAST_UNAVAILABLE;
+        error->line = error->column = 0;
+        snprintf(error->message, sizeof error->message,
+                 "[ane] expected the process that opened the framework, got a fork of it, where the system forbids its "
+                 "use. Hint: start processes afresh, with multiprocessing's \"spawn\".");
+    }
+    return ANEFAST_UNAVAILABLE;
 }
 
 // What was raised, as an error: its name for a domain.

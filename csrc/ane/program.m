@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../surfaces.h"
 #import "errors.h"
 #import "folder.h"
 #import "layout.h"
@@ -27,7 +28,7 @@ typedef struct request {
 struct anefast_program {
     pthread_mutex_t running; // evaluations of one program are one after another
     id model;
-    NSString *folder;
+    ane_folder *folder;
     ane_ports ports;
     uint32_t qos;
     size_t bytes;
@@ -251,23 +252,6 @@ void ane_program_forget(const anefast_surface *surface) {
 
 // 2) evaluation
 
-static anefast_status check_side(const char *side, const anefast_port *ports, size_t n_ports,
-                                 anefast_surface *const *surfaces, size_t n, anefast_error *error) {
-    if (n != n_ports)
-        return ane_fail(error, ANEFAST_INVALID, "[evaluate] expected %zu %s surfaces, got %zu.", n_ports, side, n);
-    for (size_t i = 0; i < n; i++) {
-        if (!surfaces[i])
-            return ane_fail(error, ANEFAST_INVALID, "[evaluate] expected a surface for %s %s, got none.", side,
-                            ports[i].name);
-        if (surfaces[i]->bytes < ports[i].bytes)
-            return ane_fail(error, ANEFAST_EVALUATE,
-                            "[evaluate] status=0x1d: expected %s %s to have %zu bytes, got a surface of %zu. Hint: rows "
-                            "are rounded up to 64 bytes; use nbytes.",
-                            side, ports[i].name, ports[i].bytes, surfaces[i]->bytes);
-    }
-    return ANEFAST_OK;
-}
-
 static anefast_status run(anefast_program *p, anefast_surface *const *inputs, anefast_surface *const *outputs,
                           anefast_error *error) {
     NSError *cause = nil;
@@ -280,17 +264,19 @@ static anefast_status run(anefast_program *p, anefast_surface *const *inputs, an
 
 anefast_status ane_program_evaluate(anefast_program *p, anefast_surface *const *inputs, size_t n_inputs,
                                     anefast_surface *const *outputs, size_t n_outputs, anefast_error *error) {
-    anefast_status status = check_side("input", p->ports.inputs, p->ports.n_inputs, inputs, n_inputs, error);
+    const ane_ports *ports = &p->ports;
+    anefast_status status =
+        surfaces_check("input", ports->inputs, ports->n_inputs, inputs, n_inputs, ane_surface_bytes, error);
     if (status == ANEFAST_OK)
-        status = check_side("output", p->ports.outputs, p->ports.n_outputs, outputs, n_outputs, error);
+        status = surfaces_check("output", ports->outputs, ports->n_outputs, outputs, n_outputs, ane_surface_bytes, error);
     if (status != ANEFAST_OK) return status;
     pthread_mutex_lock(&p->running);
     size_t which = 0;
     int is_output = 0;
-    const char *wrong = ane_surfaces_acquire(inputs, n_inputs, outputs, n_outputs, &which, &is_output);
-    if (wrong) {
-        status = ane_fail(error, ANEFAST_EVALUATE, "[evaluate] expected %s %s %s.", is_output ? "output" : "input",
-                          (is_output ? p->ports.outputs : p->ports.inputs)[which].name, wrong);
+    const char *why = ane_surfaces_acquire(inputs, n_inputs, outputs, n_outputs, &which, &is_output);
+    if (why) {
+        const anefast_port *port = is_output ? &ports->outputs[which] : &ports->inputs[which];
+        status = surfaces_refuse(is_output ? "output" : "input", port, why, error);
     } else {
         NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
         status = run(p, inputs, outputs, error);

@@ -11,6 +11,7 @@
 #include <sys/sysctl.h>
 #endif
 
+#include "../cpu/threads.h"
 #import "errors.h"
 #import "private.h"
 #import "program.h"
@@ -23,7 +24,8 @@ struct anefast_device {
     char description[256];
 };
 
-static anefast_status read_options(const char *options, uint32_t *qos, anefast_error *error) {
+// qos=N is the system's priority of our programs; threads=N the pool of the CPU's side, as on the host.
+static anefast_status read_options(const char *options, uint32_t *qos, int *threads, anefast_error *error) {
     const char *at = options ? options : "";
     for (;;) {
         at += strspn(at, " \t\n");
@@ -32,10 +34,15 @@ static anefast_status read_options(const char *options, uint32_t *qos, anefast_e
         char *rest = NULL;
         const int is_qos = n > 4 && !strncmp(at, "qos=", 4);
         const long value = is_qos ? strtol(at + 4, &rest, 10) : 0;
-        if (!is_qos || rest != at + n || value < 0 || value > MAX_QOS)
-            return ane_fail(error, ANEFAST_INVALID, "[ane] expected the option qos=N with N from 0 to %d, got \"%.*s\".",
-                            MAX_QOS, (int)n, at);
-        *qos = (uint32_t)value;
+        const int is_threads = n > 8 && !strncmp(at, "threads=", 8);
+        const int count = is_threads ? threads_read(at + 8, n - 8) : 0;
+        if (is_qos ? rest != at + n || value < 0 || value > MAX_QOS : !count)
+            return ane_fail(error, ANEFAST_INVALID,
+                            "[ane] expected the options qos=N with N from 0 to %d and threads=N with N from 1 to %d, "
+                            "got \"%.*s\".",
+                            MAX_QOS, MOST_THREADS, (int)n, at);
+        if (is_qos) *qos = (uint32_t)value;
+        else *threads = count;
         at += n;
     }
 }
@@ -79,16 +86,18 @@ static void describe_to(char *description, size_t room) {
 
 static anefast_status open_inside_pool(const char *options, anefast_device **device, anefast_error *error) {
     uint32_t qos = DEFAULT_QOS;
+    int threads = 0;
     anefast_status status = ane_private_open(error);
     if (status == ANEFAST_OK && ane_has_device() == 0)
         status = ane_fail(error, ANEFAST_UNAVAILABLE,
                           "[ane] expected a Neural Engine, got a system that says it has none (a virtual machine?). "
                           "Hint: device \"host\" runs the same programs.");
-    if (status == ANEFAST_OK) status = read_options(options, &qos, error);
+    if (status == ANEFAST_OK) status = read_options(options, &qos, &threads, error);
     if (status != ANEFAST_OK) return status;
     struct anefast_device *made = calloc(1, sizeof *made);
     if (!made) return ane_fail(error, ANEFAST_MEMORY, "[ane] no memory for a device's record.");
     made->qos = qos;
+    if (threads) threads_set(threads);
     describe_to(made->description, sizeof made->description);
     *device = made;
     return ANEFAST_OK;
@@ -114,19 +123,50 @@ static const char *device_label(const anefast_device *device) {
 #endif
 }
 
+// Everything below that reaches the framework is refused in a fork; what was the parent's stays the
+// parent's, and is not freed.
+
 static anefast_status device_compile(anefast_device *device, const char *text, size_t text_bytes,
                                      const anefast_blob *blobs, size_t n_blobs, anefast_program **program,
                                      anefast_error *error) {
-    return ane_program_compile(device->qos, text, text_bytes, blobs, n_blobs, program, error);
+    *program = NULL;
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_program_compile(device->qos, text, text_bytes, blobs, n_blobs, program, error);
+}
+
+static anefast_status program_unload(anefast_program *program, anefast_error *error) {
+    return ane_private_forked(NULL) ? ANEFAST_OK : ane_program_unload(program, error);
+}
+
+static anefast_status program_evaluate(anefast_program *program, anefast_surface *const *inputs, size_t n_inputs,
+                                       anefast_surface *const *outputs, size_t n_outputs, anefast_error *error) {
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_program_evaluate(program, inputs, n_inputs, outputs, n_outputs, error);
+}
+
+static anefast_status surface_create(anefast_device *device, size_t bytes, anefast_surface **surface,
+                                     anefast_error *error) {
+    (void)device;
+    *surface = NULL;
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_surface_create(bytes, surface, error);
 }
 
 static void surface_release(anefast_surface *surface) {
-    if (!surface) return;
+    if (!surface || ane_private_forked(NULL)) return;
     ane_program_forget(surface);
     ane_surface_free(surface);
 }
 
-static size_t surface_bytes(const anefast_surface *surface) { return surface->bytes; }
+static anefast_status surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error) {
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_surface_lock(surface, read_only, base, error);
+}
+
+static anefast_status surface_unlock(anefast_surface *surface, int read_only, anefast_error *error) {
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_surface_unlock(surface, read_only, error);
+}
 
 static const anefast_executor ANE = {
     "ane",
@@ -139,13 +179,13 @@ static const anefast_executor ANE = {
     ane_program_outputs,
     ane_program_bytes,
     ane_program_was_cached,
-    ane_program_unload,
-    ane_surface_create,
+    program_unload,
+    surface_create,
     surface_release,
-    surface_bytes,
-    ane_surface_lock,
-    ane_surface_unlock,
-    ane_program_evaluate,
+    ane_surface_bytes,
+    surface_lock,
+    surface_unlock,
+    program_evaluate,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &ANE; }

@@ -18,10 +18,10 @@ struct anefast_surface {
     int device_readers, device_writers; // evaluations under way
 };
 
-anefast_status ane_surface_create(anefast_device *device, size_t bytes, anefast_surface **surface,
-                                  anefast_error *error);
+anefast_status ane_surface_create(size_t bytes, anefast_surface **surface, anefast_error *error);
 // Frees it. Whoever keeps requests for it must have dropped them (program.h).
 void ane_surface_free(anefast_surface *surface);
+size_t ane_surface_bytes(const anefast_surface *surface);
 anefast_status ane_surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error);
 anefast_status ane_surface_unlock(anefast_surface *surface, int read_only, anefast_error *error);
 

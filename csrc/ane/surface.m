@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../surfaces.h"
 #import "errors.h"
 
 // The least the device maps is a page of 16 KiB; several chips refuse less. More than a port needs is
@@ -28,11 +29,9 @@ static IOSurfaceRef create(size_t bytes) {
     return IOSurfaceCreate((CFDictionaryRef)properties);
 }
 
-anefast_status ane_surface_create(anefast_device *device, size_t bytes, anefast_surface **surface,
-                                  anefast_error *error) {
-    (void)device;
+anefast_status ane_surface_create(size_t bytes, anefast_surface **surface, anefast_error *error) {
     *surface = NULL;
-    if (bytes == 0) return ane_fail(error, ANEFAST_INVALID, "[surface] expected at least 1 byte, got 0.");
+    if (bytes == 0) return surfaces_refuse_empty(error);
     struct anefast_surface *made = calloc(1, sizeof *made);
     if (!made) return ane_fail(error, ANEFAST_MEMORY, "[surface] no memory for a surface's record.");
     NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
@@ -65,15 +64,19 @@ anefast_status ane_surface_create(anefast_device *device, size_t bytes, anefast_
 
 void ane_surface_free(anefast_surface *surface) {
     if (!surface) return;
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
     if (surface->readers) IOSurfaceUnlock(surface->ref, kIOSurfaceLockReadOnly, NULL);
     if (surface->writers) IOSurfaceUnlock(surface->ref, 0, NULL);
     CFRelease(surface->ref);
+    [pool release];
     free(surface);
 }
 
+size_t ane_surface_bytes(const anefast_surface *surface) { return surface->bytes; }
+
 // The system's lock is taken with the first of ours of that kind and given back with the last.
 anefast_status ane_surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error) {
-    if (!surface) return ane_fail(error, ANEFAST_INVALID, "[lock] expected a surface, got null.");
+    if (!surface) return surfaces_refuse_null(error);
     kern_return_t result = 0;
     pthread_mutex_lock(&gate);
     while (surface->device_writers || (!read_only && surface->device_readers)) pthread_cond_wait(&freed, &gate);
@@ -100,11 +103,7 @@ anefast_status ane_surface_unlock(anefast_surface *surface, int read_only, anefa
             result = IOSurfaceUnlock(surface->ref, read_only ? kIOSurfaceLockReadOnly : 0, NULL);
         pthread_mutex_unlock(&gate);
     }
-    if (!held)
-        return ane_fail(error, ANEFAST_INVALID,
-                        "[unlock] expected a surface locked for %s, got one that is not. Hint: unlock with the "
-                        "read_only of its lock.",
-                        read_only ? "reading" : "writing");
+    if (!held) return surfaces_refuse_unlock(read_only, error);
     if (result)
         return ane_fail(error, ANEFAST_EVALUATE, "[unlock] expected a surface unlocked, got IOSurfaceUnlock status 0x%x.",
                         (unsigned)result);
@@ -121,35 +120,31 @@ static int busy(anefast_surface *const *inputs, size_t n_inputs, anefast_surface
 
 const char *ane_surfaces_acquire(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs,
                                  size_t n_outputs, size_t *which, int *is_output) {
-    const char *wrong = NULL;
+    const char *why = NULL;
     size_t read = 0, written = 0;
     *is_output = 0;
     pthread_mutex_lock(&gate);
     while (busy(inputs, n_inputs, outputs, n_outputs)) pthread_cond_wait(&freed, &gate);
-    for (; read < n_inputs && !wrong; read++) {
+    for (; read < n_inputs; read++) {
         *which = read;
-        if (inputs[read]->writers) {
-            wrong = "to be unlocked for writing, got a surface the CPU has locked for writing";
-            break;
-        }
+        why = surfaces_why_not_read(inputs[read]->writers);
+        if (why) break;
         inputs[read]->device_readers++;
     }
-    for (; written < n_outputs && !wrong; written++) {
+    for (; written < n_outputs && !why; written++) {
         anefast_surface *s = outputs[written];
         *which = written;
         *is_output = 1;
-        if (s->readers || s->writers) wrong = "to be unlocked, got a surface the CPU has locked";
-        else if (s->device_readers) wrong = "to be a surface of its own, got one that is also an input";
-        else if (s->device_writers) wrong = "to be a surface of its own, got one bound to two outputs";
-        if (wrong) break;
+        why = surfaces_why_not_write(s->readers, s->writers, s->device_readers, s->device_writers);
+        if (why) break;
         s->device_writers++;
     }
-    if (wrong) {
+    if (why) {
         for (size_t i = 0; i < read; i++) inputs[i]->device_readers--;
         for (size_t i = 0; i < written; i++) outputs[i]->device_writers--;
     }
     pthread_mutex_unlock(&gate);
-    return wrong;
+    return why;
 }
 
 void ane_surfaces_release(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs,

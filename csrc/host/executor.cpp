@@ -21,8 +21,10 @@
 #include "../anefast.h"
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
+#include "../cpu/threads.h"
 #include "../half.h"
 #include "../mil/parse.h"
+#include "../surfaces.h"
 #include "cliffs.h"
 #include "groups.h"
 #include "ops.h"
@@ -140,12 +142,10 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
             const std::string key = word.substr(0, equals);
             const std::string value = equals == std::string::npos ? "" : word.substr(equals + 1);
             if (key == "threads") {
-                char *rest;
-                const long n = std::strtol(value.c_str(), &rest, 10);
-                if (value.empty() || *rest || n < 1 || n > 1024)
-                    return fail(error, ANEFAST_INVALID,
-                                "[host] expected threads to be 1 to 1024, got \"" + value + "\".");
-                threads = static_cast<int>(n);
+                threads = threads_read(value.data(), value.size());
+                if (!threads)
+                    return fail(error, ANEFAST_INVALID, "[host] expected threads to be 1 to " +
+                                                            std::to_string(MOST_THREADS) + ", got \"" + value + "\".");
             } else if (key == "profile") {
                 chip->profile.name = value;
             } else if (set_option(&chip->profile, key, value, &wrong)) {
@@ -168,7 +168,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
             return fail(error, ANEFAST_INVALID,
                         "[host] expected profile=exact, or a chip's name and its options, got profile=" + name +
                             ". Hint: Device(\"host\", chip=\"m1\") writes them.");
-        if (threads) Pool::shared().set_threads(threads);
+        if (threads) threads_set(threads);
         auto d = std::make_unique<anefast_device>();
         d->groups = groups && exact; // a profile is defined operation by operation
         const int n = Pool::shared().threads();
@@ -302,7 +302,7 @@ anefast_status unload(anefast_program *program, anefast_error *) {
 
 anefast_status surface_create(anefast_device *, size_t bytes, anefast_surface **surface, anefast_error *error) {
     *surface = nullptr;
-    if (bytes == 0) return fail(error, ANEFAST_INVALID, "[surface] expected at least 1 byte, got 0.");
+    if (bytes == 0) return surfaces_refuse_empty(error);
     *surface = make_surface(bytes);
     if (!*surface) return fail(error, ANEFAST_MEMORY, "[surface] no memory for " + std::to_string(bytes) + " bytes.");
     return ANEFAST_OK;
@@ -312,7 +312,7 @@ void surface_release(anefast_surface *surface) { free_surface(surface); }
 size_t surface_bytes(const anefast_surface *surface) { return surface->bytes; }
 
 anefast_status surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error) {
-    if (!surface) return fail(error, ANEFAST_INVALID, "[lock] expected a surface, got null.");
+    if (!surface) return surfaces_refuse_null(error);
     lock_surface(surface, read_only != 0);
     *base = surface->base;
     return ANEFAST_OK;
@@ -320,43 +320,23 @@ anefast_status surface_lock(anefast_surface *surface, int read_only, void **base
 
 anefast_status surface_unlock(anefast_surface *surface, int read_only, anefast_error *error) {
     if (surface && unlock_surface(surface, read_only != 0)) return ANEFAST_OK;
-    return fail(error, ANEFAST_INVALID,
-                std::string("[unlock] expected a surface locked for ") + (read_only ? "reading" : "writing") +
-                    ", got one that is not. Hint: unlock with the read_only of its lock.");
-}
-
-// Null and short surfaces; the rest is asked of the surfaces themselves.
-anefast_status check_ports(const char *side, const std::vector<anefast_port> &ports, anefast_surface *const *surfaces,
-                           size_t n, anefast_error *error) {
-    if (n != ports.size())
-        return fail(error, ANEFAST_INVALID, std::string("[evaluate] expected ") + std::to_string(ports.size()) + " " +
-                                                side + " surfaces, got " + std::to_string(n) + ".");
-    for (size_t i = 0; i < n; i++) {
-        if (!surfaces[i])
-            return fail(error, ANEFAST_INVALID, std::string("[evaluate] expected a surface for ") + side + " " +
-                                                    ports[i].name + ", got none.");
-        if (surfaces[i]->bytes < ports[i].bytes)
-            return fail(error, ANEFAST_EVALUATE,
-                        std::string("[evaluate] status=0x1d: expected ") + side + " " + ports[i].name + " to have " +
-                            std::to_string(ports[i].bytes) + " bytes, got a surface of " +
-                            std::to_string(surfaces[i]->bytes) + ". Hint: rows are rounded up to 64 bytes; use nbytes.");
-    }
-    return ANEFAST_OK;
+    return surfaces_refuse_unlock(read_only, error);
 }
 
 anefast_status evaluate(anefast_program *program, anefast_surface *const *in, size_t n_in,
                         anefast_surface *const *out, size_t n_out, anefast_error *error) {
     return guarded(error, [&] {
-        anefast_status status = check_ports("input", program->inputs, in, n_in, error);
-        if (status == ANEFAST_OK) status = check_ports("output", program->outputs, out, n_out, error);
+        const std::vector<anefast_port> &inputs = program->inputs, &outputs = program->outputs;
+        anefast_status status =
+            surfaces_check("input", inputs.data(), inputs.size(), in, n_in, surface_bytes, error);
+        if (status == ANEFAST_OK)
+            status = surfaces_check("output", outputs.data(), outputs.size(), out, n_out, surface_bytes, error);
         if (status != ANEFAST_OK) return status;
         std::lock_guard<std::mutex> held(program->running);
         size_t which;
         bool is_output;
-        if (const char *wrong = acquire(in, n_in, out, n_out, &which, &is_output))
-            return fail(error, ANEFAST_EVALUATE,
-                        std::string("[evaluate] expected ") + (is_output ? "output " : "input ") +
-                            (is_output ? program->outputs : program->inputs)[which].name + " " + wrong + ".");
+        if (const char *why = acquire(in, n_in, out, n_out, &which, &is_output))
+            return surfaces_refuse(is_output ? "output" : "input", &(is_output ? outputs : inputs)[which], why, error);
         struct Release {
             anefast_surface *const *in, *const *out;
             size_t n_in, n_out;

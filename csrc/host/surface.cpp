@@ -2,6 +2,8 @@
 // under it leaves no order in which two evaluations could wait for each other.
 #include "surface.h"
 
+#include "../surfaces.h"
+
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -84,24 +86,22 @@ const char *acquire(anefast_surface *const *inputs, size_t n_inputs, anefast_sur
     g.waiting--;
     *is_output = false;
     for (*which = 0; *which < n_inputs; ++*which)
-        if (inputs[*which]->writers) return "to be unlocked for writing, got a surface the CPU has locked for writing";
+        if (const char *why = surfaces_why_not_read(inputs[*which]->writers)) return why;
     for (size_t i = 0; i < n_inputs; i++) inputs[i]->device_readers++;
     *is_output = true;
-    const char *wrong = nullptr;
+    const char *why = nullptr;
     size_t taken = 0;
     for (*which = 0; *which < n_outputs; ++*which, ++taken) {
         anefast_surface *s = outputs[*which];
-        if (s->readers || s->writers) wrong = "to be unlocked, got a surface the CPU has locked";
-        else if (s->device_readers) wrong = "to be a surface of its own, got one that is also an input";
-        else if (s->device_writers) wrong = "to be a surface of its own, got one bound to two outputs";
-        if (wrong) break;
+        why = surfaces_why_not_write(s->readers, s->writers, s->device_readers, s->device_writers);
+        if (why) break;
         s->device_writers++;
     }
-    if (wrong) {
+    if (why) {
         for (size_t i = 0; i < taken; i++) outputs[i]->device_writers--;
         for (size_t i = 0; i < n_inputs; i++) inputs[i]->device_readers--;
     }
-    return wrong;
+    return why;
 }
 
 void release(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs) {

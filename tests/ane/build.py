@@ -3,8 +3,7 @@
 What comes out, in one folder: `package/anefast` (to be PYTHONPATH of a child process), and the two
 fakes as libraries, IOSurface and the AppleNeuralEngine framework, which holds a host executor of
 its own to evaluate with. Nearly every object is the ordinary build's own, found in build/ and only
-linked again. Sanitizers see what is under test: csrc/ane, the fakes, and every call into libc. By
-itself:
+linked again; a sanitized build has objects of its own, of everything but the bindings. By itself:
 `python -m tests.ane.build FOLDER [--sanitize]`.
 """
 
@@ -68,6 +67,12 @@ class Fake:
         return self.folder / "libFakeAppleNeuralEngine.so"
 
     @property
+    def objects(self) -> Path:
+        """Where setup.py puts what it compiles for this build; bindings are never sanitized."""
+        tag = f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
+        return ROOT / "build" / (tag + "-sanitize" * self.sanitized)
+
+    @property
     def surfaces(self) -> Path:
         return self.folder / "libfakeiosurface.so"
 
@@ -86,7 +91,8 @@ class Fake:
         if self.sanitized:
             libraries = [printed(f"-print-file-name={n}.so") for n in ("libasan", "libstdc++")]
             said["LD_PRELOAD"] = " ".join(libraries)
-            said["ASAN_OPTIONS"] = "detect_leaks=0:abort_on_error=1"
+            said["ASAN_OPTIONS"] = "abort_on_error=1:malloc_context_size=2"
+            said["LSAN_OPTIONS"] = f"suppressions={HERE / 'lsan.supp'}:print_suppressions=0"
             said["UBSAN_OPTIONS"] = "print_stacktrace=1:abort_on_error=1"
             said["PYTHONMALLOC"] = "malloc"
         return {**said, **more}
@@ -95,10 +101,8 @@ class Fake:
 def build(folder: Path, sanitize: bool = False) -> Fake:
     """Builds into `folder` what is not there yet. One builder at a time per kind of build."""
     made = Fake(folder, sanitize)
-    tag = f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
-    objects = ROOT / "build" / tag
-    objects.mkdir(parents=True, exist_ok=True)
-    with open(objects / "fake-ane.lock", "w") as lock:
+    made.objects.mkdir(parents=True, exist_ok=True)
+    with open(ROOT / "build" / "fake-ane.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = folder / "done"
         if not done.exists():
@@ -107,7 +111,7 @@ def build(folder: Path, sanitize: bool = False) -> Fake:
             fakes = [HERE / "fake_iosurface.m", HERE / "fake_control.m"]
             run([*OBJC, *flags, "-shared", *fakes, "-o", made.surfaces, *LIBRARIES])
             _package(made)
-            _framework(made, objects, flags)
+            _framework(made, flags)
             done.touch()
     return made
 
@@ -128,8 +132,9 @@ def _package(made: Fake) -> None:
     assert "warning:" not in done.stderr, done.stderr
 
 
-def _framework(made: Fake, objects: Path, flags: list[str]) -> None:
+def _framework(made: Fake, flags: list[str]) -> None:
     """The fake framework and the executor inside it: the extension's own objects, linked again."""
+    objects = made.objects
     executor = [
         p
         for p in sorted((objects / "csrc").rglob("*.o"))

@@ -181,7 +181,7 @@ static NSDictionary *live_of(const anefast_port *port, NSString *suffix) {
         {@"BatchStride", port->strides[0] * wide},
         {@"DepthStride", port->strides[0] * wide},
         {@"PlaneStride", port->strides[1] * wide},
-        {@"RowStride", fake_fault("attributes_narrow") ? 2 : port->strides[2] * wide},
+        {@"RowStride", fake_fault("attributes_narrow") ? 2 : fake_fault("attributes_huge") ? SIZE_MAX / 4 : port->strides[2] * wide},
         {@"PlaneCount", (size_t)port->shape[1]},
         {@"Interleave", fake_fault("attributes_interleave") ? 4 : 1},
     };
@@ -278,6 +278,11 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     throw_if("compile_raises");
     if (fake_fault("compile")) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(CompilationFailure)");
     if (fake_fault("invalid")) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
+    if (fake_fault("compile_posix")) return no(error, NSPOSIXErrorDomain, 13, @"Permission denied");
+    if (fake_fault("compile_long")) {
+        NSString *said = [@"" stringByPaddingToLength:3000 withString:[NSString stringWithUTF8String:"\xc3\xa4"] startingAtIndex:0];
+        return no(error, COMPILER, 1, said);
+    }
     anefast_error refused;
     if (host()->compile(device, [descriptor->text bytes], [descriptor->text length], blobs, n, &program, &refused) !=
         ANEFAST_OK)
@@ -381,6 +386,7 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     [self checkFile:@"model.mil" holds:descriptor->text]; // must still be there
     state = LOST;
     fake_add("loaded", -1);
+    throw_if("unload_raises");
     if (fake_fault("unload")) return no(error, RUNTIME, 12, @"Program unload failed");
     state = COMPILED;
     return YES;

@@ -42,9 +42,11 @@ class Trial:
         self.device = _C.Device("ane")
         self.program: Any = None
 
-    def compile(self, weight: float = 1.0) -> Any:
+    def compile(self, weight: float = 1.0, beside: str = "") -> Any:
+        """beside: the name of another blob, which the text does not use."""
         blob = _C.blob_write([np.full((1, 4, 1, 32), weight, np.float16)])
-        self.program = self.device.compile(TEXT, {WEIGHTS: blob})
+        blobs = {WEIGHTS: blob} | ({f"@model_path/{beside}": blob} if beside else {})
+        self.program = self.device.compile(TEXT, blobs)
         return self.program
 
     def evaluate(self, nbytes: int = 256) -> None:
@@ -104,7 +106,7 @@ def in_the_way(make: Callable[[Path], None]) -> Iterator[None]:
     """While it lasts, something of ours is where the program's folder will be."""
     trial = Trial()
     trial.compile()
-    (folder,) = Path(tempfile.gettempdir()).iterdir()
+    (folder,) = filter(Path.is_dir, Path(tempfile.gettempdir()).iterdir())
     trial.program.unload()
     make(folder)
     try:
@@ -116,7 +118,7 @@ def in_the_way(make: Callable[[Path], None]) -> Iterator[None]:
 
 def full_disk(folder: Path) -> None:
     (folder / "weights").mkdir(parents=True)
-    (folder / "weights" / "weight.bin").symlink_to("/dev/full")
+    (folder / "weights" / f"weight.bin.{os.getpid()}").symlink_to("/dev/full")
 
 
 def failing(*names: str, **when: int) -> Callable[[], Any]:
@@ -135,6 +137,8 @@ ROWS: list[Row] = [
     ("compile NO", failing("compile"), Trial.compile),
     ("compile NO, invalid", failing("invalid"), Trial.compile),
     ("compile NO, no error", failing("compile", "silent"), Trial.compile),
+    ("compile NO, at length", failing("compile_long"), Trial.compile),
+    ("compile NO, of the system", failing("compile_posix"), Trial.compile),
     ("compile raises", failing("compile_raises"), Trial.compile),
     ("compile budget", failing(), Trial.exhaust),
     ("load NO once", failing("load", count=1), Trial.evaluate),
@@ -150,6 +154,7 @@ ROWS: list[Row] = [
     ("port shape", failing("attributes_shape"), Trial.compile),
     ("port interleave", failing("attributes_interleave"), Trial.compile),
     ("port stride too small", failing("attributes_narrow"), Trial.compile),
+    ("port stride too large", failing("attributes_huge"), Trial.compile),
     ("port stride no number", failing("attributes_types"), Trial.compile),
     ("port stride larger", failing("attributes_stride"), Trial.evaluate),
     ("surface short", failing(), lambda trial: trial.evaluate(254)),
@@ -158,6 +163,7 @@ ROWS: list[Row] = [
     ("surface lock", failing(), Trial.lock),
     ("surface lock at creation", failing("lock"), Trial.surface),
     ("surface unlock", failing(), Trial.unlock),
+    ("surface unlock at creation", failing("unlock"), Trial.surface),
     ("request nil", failing("request"), Trial.evaluate),
     ("request raises", failing("request_raises"), Trial.evaluate),
     ("evaluate NO", failing("evaluate"), Trial.evaluate),
@@ -165,13 +171,17 @@ ROWS: list[Row] = [
     ("evaluate NO, indices", failing("evaluate_index"), Trial.evaluate),
     ("evaluate raises", failing("evaluate_raises"), Trial.evaluate),
     ("unload NO", failing("unload"), Trial.unload),
+    ("unload raises", failing("unload_raises"), Trial.unload),
     ("unload NO, nobody waits", failing("unload"), Trial.drop),
+    ("blob outside", failing(), lambda trial: trial.compile(beside="../weight.bin")),
+    ("blob over the text", failing(), lambda trial: trial.compile(beside="model.mil")),
     ("disk full", lambda: in_the_way(full_disk), Trial.compile),
     ("folder unwritable", lambda: in_the_way(Path.touch), Trial.compile),
     ("no engine", failing("no_ane"), lambda trial: _C.Device("ane")),
-    ("option unknown", failing(), lambda trial: _C.Device("ane", "threads=2")),
+    ("option unknown", failing(), lambda trial: _C.Device("ane", "groups=on")),
     ("option out of range", failing(), lambda trial: _C.Device("ane", "qos=64")),
     ("option no number", failing(), lambda trial: _C.Device("ane", "qos=9 qos=fast")),
+    ("option threads", failing(), lambda trial: _C.Device("ane", "threads=0")),
 ]
 
 

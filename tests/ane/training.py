@@ -2,7 +2,8 @@
 
 `same PLAN...`: each plan on "ane" and on "host"; prints whether their metrics are byte for byte
 the same, and how many evaluations the fake carried out. `faults`: runs that a fault ends, and what
-became of them: the error, the checkpoint, and the metrics after resuming.
+became of them: the error, the checkpoint, and the metrics after resuming beside those of a run that
+nothing ended.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import inside
 
 import anefast
 from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from anefast.fuse.plan import is_async
 from anefast.trainer import Row
 
 STEPS = 4
@@ -62,30 +64,54 @@ def same(plans: list[str], folder: Path) -> dict[str, Any]:
     }
 
 
-def broken(name: str, plan: str, folder: Path) -> dict[str, Any]:
-    """A run whose device fails during the third update, and again while it is resumed."""
+# Run: what fails from which call on, once the second update is through, the plan, and eval_every.
+BROKEN: dict[str, tuple[str, int, str, int]] = {
+    "evaluate": ("evaluate", 1, "layer", 3),
+    "evaluate raises": ("evaluate_raises", 1, "all", 3),
+    "lock": ("lock", 1, "layer", 3),
+    "compile": ("compile", 1, "layer", 3),
+    "unload": ("unload", 1, "layer", 3),
+    "validation": ("evaluate", 3 * 4, "layer", 3),  # behind update 3's micro-steps
+    # Validation settles the second update's background compile before the fault is armed.
+    "compile, async": ("compile", 1, "layer,async", 2),
+    "validation, async": ("compile", 1, "layer,async", 1),
+}
+
+
+def broken(name: str, folder: Path) -> dict[str, Any]:
+    """A run whose device fails after the second update, and the same run resumed."""
+    what, first, plan, eval_every = BROKEN[name]
 
     def break_(row: Row) -> None:
         if row["step"] == 2:
-            inside.arm(name, first=1)
+            inside.arm(what, first)
 
     out, error = folder / "run", ""
     try:
-        anefast.fit(config(out, "ane", plan), on_step=break_)
+        anefast.fit(config(out, "ane", plan, eval_every=eval_every), on_step=break_)
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
     finally:
         inside.heal()
     gc.collect()
     alive = inside.alive()
-    resumed = anefast.fit(config(out, "ane", plan, resume=str(out)))
+    resumed = anefast.fit(config(out, "ane", plan, eval_every=eval_every, resume=str(out)))
     gc.collect()
     return {
         "error": error,
         "alive": [alive, inside.alive()],
         "losses": len(resumed.losses),
         "metrics": metrics(out),
+        "whole": whole(folder.parent / f"whole{eval_every}{is_async(plan)}", plan, eval_every),
     }
+
+
+def whole(folder: Path, plan: str, eval_every: int) -> str:
+    """Metrics of the run that nothing ends; any cut gives the same."""
+    if not folder.exists():
+        plan = "layer,async" if is_async(plan) else "layer"
+        anefast.fit(config(folder, "ane", plan, eval_every=eval_every))
+    return metrics(folder)
 
 
 def main() -> None:
@@ -93,20 +119,7 @@ def main() -> None:
     if sys.argv[1] == "same":
         result = same(sys.argv[2:], folder)
     else:
-        whole = folder / "whole"
-        anefast.fit(config(whole, "ane", "layer"))
-        result = {"whole": metrics(whole)}
-        for i, (name, plan) in enumerate(
-            [
-                ("evaluate", "layer"),
-                ("compile", "layer"),
-                ("unload", "layer"),
-                ("evaluate_raises", "all"),
-                ("compile", "layer,async"),
-                ("lock", "layer"),
-            ]
-        ):
-            result[f"{name} {plan}"] = broken(name, plan, folder / str(i))
+        result = {name: broken(name, folder / str(i)) for i, name in enumerate(BROKEN)}
     json.dump(result, sys.stdout)
 
 

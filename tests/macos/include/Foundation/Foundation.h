@@ -65,8 +65,10 @@ extern NSString *const NSLocalizedDescriptionKey;
 - (NSString *)substringToIndex:(NSUInteger)to;
 - (NSArray *)componentsSeparatedByString:(NSString *)separator;
 - (NSString *)stringByAppendingString:(NSString *)text;
+- (NSString *)stringByAppendingFormat:(NSString *)format, ...;
 - (NSString *)stringByAppendingPathComponent:(NSString *)name;
 - (NSString *)stringByDeletingLastPathComponent;
+- (NSString *)lastPathComponent;
 @end
 
 @interface NSData : NSObject
@@ -101,15 +103,6 @@ extern NSString *const NSLocalizedDescriptionKey;
 - (void)setObject:(id)object forKey:(id)key;
 @end
 
-@interface NSSet : NSObject
-@end
-
-@interface NSCountedSet : NSSet
-- (void)addObject:(id)object;
-- (void)removeObject:(id)object;
-- (NSUInteger)countForObject:(id)object;
-@end
-
 @interface NSError : NSObject
 + (instancetype)errorWithDomain:(NSString *)domain code:(NSInteger)code userInfo:(NSDictionary *)info;
 - (NSString *)domain;
@@ -129,6 +122,7 @@ extern NSString *const NSLocalizedDescriptionKey;
     withIntermediateDirectories:(BOOL)intermediate
                      attributes:(NSDictionary *)attributes
                           error:(NSError **)error;
+- (NSArray *)contentsOfDirectoryAtPath:(NSString *)path error:(NSError **)error;
 - (BOOL)removeItemAtPath:(NSString *)path error:(NSError **)error;
 @end
 
