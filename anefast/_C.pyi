@@ -193,6 +193,23 @@ def adamw(
     bias1: float,
     bias2: float,
 ) -> None: ...
+def adamw_of_taps(
+    weights: Sequence[F32],
+    means: Sequence[F32],
+    squares: Sequence[F32],
+    decays: Sequence[float],
+    dys: Sequence[Surface],
+    xs: Sequence[Surface],
+    batch: int,
+    seq: int,
+    factor: float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    bias1: float,
+    bias2: float,
+) -> float: ...
 def squared_norm(arrays: Sequence[F32]) -> float: ...
 def set_threads(n: int) -> None: ...
 def threads() -> int: ...

@@ -214,7 +214,9 @@ class OptimConfig(_Checked):
     weight_decay: float = 0.1  # Decoupled decay; matrices only, never norms.
     warmup_steps: int = 100  # Updates of linear warm-up.
     min_lr_ratio: float = 0.1  # The cosine ends at this part of lr.
-    clip: float = 1.0  # Largest global gradient norm; 0 turns clipping off.
+    # Largest global gradient norm; 0 turns clipping off. Without it and with accumulation 1,
+    # gradients of the layers' matrices go straight into the update and are never stored.
+    clip: float = 1.0
     # Micro-batches per update. High, because an update means new weights on the device.
     accumulation: int = 100
     # Multiply lr by accumulation. For an lr that was tuned with one micro-batch per update and
@@ -227,6 +229,11 @@ class OptimConfig(_Checked):
     def peak_lr(self) -> float:
         """The learning rate after warm-up, scaling included."""
         return self.lr * self.accumulation if self.scale_lr_with_accumulation else self.lr
+
+    @property
+    def flows(self) -> bool:
+        """Whether nobody but AdamW reads a gradient: no micro-step adds to it, nothing clips it."""
+        return self.accumulation == 1 and not self.clip
 
     def _check(self) -> None:
         _need(

@@ -82,20 +82,22 @@ class Model:
         load: bool = True,
         accumulation: int = 100,
         vocabulary: Vocabulary | None = None,
+        flows: bool = False,
     ) -> TrainingStep:
         """Compiles forward and backward for micro-batches of `batch` x `seq` tokens.
 
         swap_at: for a plan that compiles async, how many micro-steps after an update its programs
         take over (None: when ready). load=False leaves the first compile to `update_weights`.
         accumulation: micro-steps per update, by which `auto` weighs compiling. vocabulary: train
-        over these ids only (nn/vocabulary.py). Raises ValueError naming the limit where the device
-        cannot hold the plan.
+        over these ids only (nn/vocabulary.py). flows: for updates of one micro-step without
+        clipping, gradients that are never stored (runtime/flow.py). Raises ValueError naming the
+        limit where the device cannot hold the plan.
         """
         device = device or Device()
         spec, _ = resolve(plan, self.config, device, batch, seq, accumulation)
         cut = find_plan(spec)
         return TrainingStep(
-            self.config, self.params, device, batch, seq, cut, swap_at, load, vocabulary
+            self.config, self.params, device, batch, seq, cut, swap_at, load, vocabulary, flows
         )
 
     def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:

@@ -109,6 +109,7 @@ def fit(
         step = model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=config.plan,
             swap_at=_swap_at(config), load=resumed is None, vocabulary=model.vocabulary,
+            flows=config.optim.flows,
         )  # fmt: skip
         with step.compiler.budget.guard(config.max_compiles, say):
             trainer = Trainer(config, run, model, data, step, say, on_step)

@@ -190,7 +190,8 @@ class Trainer:
         if every and (p.step + 1) % every == 0 and not self.health:
             self._look()  # before the weights change
         with _C.Span(_C.Component.OPTIMIZER):
-            done = self.optimizer.update(self.step.grads, 1.0 / (scale * tokens), lr)
+            factor = 1.0 / (scale * tokens)
+            done = self.optimizer.update(self.step.grads, factor, lr, self.step.flow)
         self.step.begin_update()
         if done.overflow and every and not self.health:
             self._look()  # a weight gradient whose operands are finite
@@ -396,6 +397,11 @@ class Trainer:
             raise checkpoint.CheckpointError(
                 f"[checkpoint] {folder}/state.json does not hold a training run."
             ) from None
+        if p.micro >= self.config.optim.accumulation:
+            raise ConfigError(
+                f"[train] {folder} is {p.micro} micro-steps into an update, got optim.accumulation "
+                f"{self.config.optim.accumulation}. Hint: resume with more."
+            )
         if p.fingerprint != self.progress.fingerprint:
             raise ConfigError(
                 f"[train] the data is not what {folder} was trained on. "

@@ -57,13 +57,16 @@ class Ours:
     def __init__(self, config: ModelConfig, params: dict, batch: int) -> None:
         model = anefast.Model(config, params, anefast.open_tokenizer("bytes"))
         self.device, self.config = Device("host"), config
-        self._step = model.training_step(self.device, batch, SEQ, "auto", accumulation=1)
-        self.optimizer = AdamW(self._step.params, OptimConfig())
+        optim = OptimConfig(accumulation=1, clip=0)  # the peer does not clip either
+        self._step = model.training_step(
+            self.device, batch, SEQ, "auto", accumulation=1, flows=optim.flows
+        )
+        self.optimizer = AdamW(self._step.params, optim)
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         loss, tokens = self._step.micro_step(x, y, 64.0)
         self._step.wait()
-        self.optimizer.update(self._step.grads, 1 / (64.0 * tokens), 1e-4)
+        self.optimizer.update(self._step.grads, 1 / (64.0 * tokens), 1e-4, self._step.flow)
         self._step.begin_update()
         self._step.update_weights()
         return loss / tokens

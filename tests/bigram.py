@@ -49,6 +49,7 @@ class BigramStep:
     def __init__(self, params, poison=()):
         self.params = params
         self.grads = {n: np.zeros_like(p) for n, p in params.items()}
+        self.flow = None
         self.device, self.vocabulary = DEVICE, None
         self.poison = set(poison)  # micro-steps whose gradient overflows
         self.made = 0

@@ -11,7 +11,7 @@ import pytest
 from anefast import _C
 from anefast.config import LossScaleConfig, OptimConfig
 from anefast.optim import AdamW, LossScale, _fused, learning_rate
-from anefast.optim.adamw import global_norm
+from anefast.optim.adamw import squared_norm
 
 
 def arrays(rng, scale=1.0):
@@ -140,9 +140,9 @@ def test_arrays_that_do_not_belong_together_are_refused():
         _C.adamw([a], [a], [a], [], [0.0], 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.05)
 
 
-def test_global_norm_spans_tensors():
+def test_squared_norm_spans_tensors():
     grads = {"a": np.full((2, 2), 3, np.float32), "b": np.full(4, 4, np.float32)}
-    assert global_norm(grads) == 10.0
+    assert squared_norm(grads) == 100.0
 
 
 def test_schedule_golden_values():

@@ -3,9 +3,9 @@
 Decay is decoupled (Loshchilov and Hutter) and touches matrices only: a norm's gain is a scale, and
 pulling it to zero is no regularisation. The gradients are read twice in all, once for the global
 norm and once for the update, however many factors apply. That first reading is why a gradient is
-kept whole until the update: neither clipping nor an overflow can be known from a part of it. The
-loops are csrc/cpu/adamw.cpp; _fused.pyx is the same update written plainly, which tests hold them
-to.
+kept whole until the update: how much to clip cannot be known from a part of it. Without clipping it
+may flow instead, made a panel at a time and never kept. The loops are csrc/cpu/adamw.cpp, and
+_fused.pyx is the same update written plainly, which tests hold them to.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,22 @@ from anefast.config import OptimConfig
 from anefast.nn import zeros_like
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
+
+
+class Flow(Protocol):
+    """Gradients made where they are used: runtime/flow.py."""
+
+    names: list[str]
+
+    def finite(self) -> bool: ...
+    def update(
+        self,
+        weights: list[npt.NDArray[np.float32]],
+        means: list[npt.NDArray[np.float32]],
+        squares: list[npt.NDArray[np.float32]],
+        decays: list[float],
+        *rule: float,
+    ) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -48,32 +65,49 @@ class AdamW:
         self.square = zeros_like(params)
         self.step = 0  # updates made; skipped ones do not count
 
-    def update(self, grads: Arrays, factor: float, lr: float) -> Update:
+    def update(self, grads: Arrays, factor: float, lr: float, flow: Flow | None = None) -> Update:
         """Clip and apply `factor * grads` at rate `lr`; `grads` stay as they are.
 
-        factor: 1 / (loss scale * tokens) for accumulated sums. A gradient that is not finite
-        changes neither weights nor moments nor the step count.
+        factor: 1 / (loss scale * tokens) for accumulated sums. flow: the gradients that are not in
+        `grads`; there is no clipping with them. A gradient that is not finite changes neither
+        weights nor moments nor the step count.
         """
-        norm = global_norm(grads) * factor
+        squares = squared_norm(grads)
+        norm = math.sqrt(squares) * factor
+        if flow is not None and not flow.finite():
+            norm = math.inf
         if not math.isfinite(norm):
             return Update(norm, overflow=True)
         c = self.config
+        if c.clip and flow is not None:
+            raise ValueError("[adamw] expected clip 0 for gradients that flow, whose norm is last.")
         if c.clip and norm > c.clip:
             factor *= c.clip / norm
         self.step += 1
         bias1, bias2 = 1.0 - c.beta1**self.step, 1.0 - c.beta2**self.step
-        weights, flat_grads, means, squares = (
-            [arrays[name].reshape(-1) for name in self.params]
-            for arrays in (self.params, grads, self.mean, self.square)
-        )
-        decays = [c.weight_decay if p.ndim >= 2 else 0.0 for p in self.params.values()]
+        rule = (factor, lr, c.beta1, c.beta2, c.eps, bias1, bias2)
+        stored = [name for name in self.params if name in grads]
         _C.adamw(
-            weights, flat_grads, means, squares, decays,
-            factor, lr, c.beta1, c.beta2, c.eps, bias1, bias2,
+            self._flat(self.params, stored), self._flat(grads, stored),
+            self._flat(self.mean, stored), self._flat(self.square, stored),
+            self._decays(stored), *rule,
         )  # fmt: skip
+        if flow is not None:
+            weights, means, seconds = (
+                [arrays[name] for name in flow.names]
+                for arrays in (self.params, self.mean, self.square)
+            )
+            squares += flow.update(weights, means, seconds, self._decays(flow.names), *rule)
+            norm = math.sqrt(squares) * factor
         return Update(norm, overflow=False)
 
+    def _flat(self, arrays: Arrays, names: list[str]) -> list[npt.NDArray[np.float32]]:
+        return [arrays[name].reshape(-1) for name in names]
 
-def global_norm(grads: Arrays) -> float:
-    """Root of the sum of squares over all tensors, in double, tensors in the dictionary's order."""
-    return math.sqrt(_C.squared_norm([g.reshape(-1) for g in grads.values()]))
+    def _decays(self, names: list[str]) -> list[float]:
+        return [self.config.weight_decay if self.params[n].ndim >= 2 else 0.0 for n in names]
+
+
+def squared_norm(grads: Arrays) -> float:
+    """Sum of squares over all tensors, in double, tensors in the dictionary's order."""
+    return _C.squared_norm([g.reshape(-1) for g in grads.values()])

@@ -18,6 +18,7 @@ from anefast.ir import terms
 from anefast.nn import GRAD, Params, Vocabulary, classifier, training_graph, zeros_like
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device
+from anefast.runtime.flow import Flow
 from anefast.runtime.health import Health
 from anefast.runtime.sequence import Sequence
 
@@ -32,7 +33,8 @@ class TrainingStep:
     plan that compiles `async`, changed weights reach the device `swap_at` micro-steps after an
     update (None: when ready; see compiler.py). Without `load` nothing is compiled before the first
     `update_weights`. With a `vocabulary`, embedding and classifier in `params` and `grads` are
-    compact copies, not the caller's arrays; tokens stay as they are.
+    compact copies, not the caller's arrays; tokens stay as they are. With `flows`, which is for
+    updates of one micro-step, gradients of the layers' matrices are not in `grads` but in `flow`.
     """
 
     def __init__(
@@ -46,10 +48,10 @@ class TrainingStep:
         swap_at: int | None = 1,
         load: bool = True,
         vocabulary: Vocabulary | None = None,
+        flows: bool = False,
     ) -> None:
         self.config, self.device, self.vocabulary = config, device, vocabulary
         self.params = params = vocabulary.rows(params) if vocabulary is not None else params
-        self.grads: Params = zeros_like(params)
         self._old: set[str] = set()  # gradients that are still those of the update before
         self._shape = (batch, seq)
         target = target_of(device)
@@ -70,7 +72,19 @@ class TrainingStep:
         self._x, self._dh = (surface[t] for t in graph.inputs)
         self._h, self._dx = surface[graph.outputs["h"]], surface[graph.outputs["dx"]]
         owner = {t: name.removeprefix(GRAD) for name, g in graph.outputs.items() for t in terms(g)}
-        self._jobs = [[(owner[n], n) for n in nodes] for nodes in schedule.cpu_nodes]
+        jobs = [[(owner[n], n) for n in nodes] for nodes in schedule.cpu_nodes]
+        self.flow: Flow | None = None
+        if flows:
+            taps = {
+                name: (surface[n.inputs[0]], surface[n.inputs[1]])
+                for name, n in (job for of_program in jobs for job in of_program)
+                if n.op == "weight_grad" and len(terms(graph.outputs[GRAD + name])) == 1
+            }
+            self.flow = Flow(taps, batch, seq)
+            jobs = [[job for job in of_program if job[0] not in taps] for of_program in jobs]
+        self._jobs = jobs
+        stored = set(params) - set(self.flow.names if self.flow is not None else ())
+        self.grads: Params = zeros_like({n: p for n, p in params.items() if n in stored})
         self._labels = {name: _C.spans_label(name) for name in params}
         self._queue = _C.Queue()
         self._nll = np.zeros((batch, seq), np.float32)

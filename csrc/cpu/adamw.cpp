@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "../isa.h"
+#include "gemm.h"
 #include "pool.h"
+#include "scratch.h"
 
 namespace anefast {
 namespace {
@@ -74,6 +76,25 @@ struct Panel {
     int64_t tensor, first, count;
 };
 
+Constants constants(const AdamRule &rule) {
+    Constants c{};
+    c.factor = rule.factor;
+    c.rate = static_cast<float>(rule.rate / rule.bias1);
+    c.beta1 = rule.beta1, c.rest1 = static_cast<float>(1.0 - rule.beta1);
+    c.beta2 = rule.beta2, c.rest2 = static_cast<float>(1.0 - rule.beta2);
+    c.correct = static_cast<float>(1.0 / std::sqrt(rule.bias2));
+    c.epsilon = rule.epsilon;
+    return c;
+}
+
+// `count` values of a tensor from `first` on, by a gradient that begins there.
+void update_part(const AdamTensor &t, int64_t first, int64_t count, const float *grad, const AdamRule &rule, Constants c) {
+    c.keep = static_cast<float>(1.0 - static_cast<double>(rule.rate) * t.decay);
+    loops().update(t.weight + first, grad, t.mean + first, t.square + first, count, c);
+}
+
+thread_local Scratch gradient_scratch;
+
 template <class Size> std::vector<Panel> panels_of(int64_t count, const Size &size) {
     std::vector<Panel> panels;
     for (int64_t t = 0; t < count; ++t)
@@ -86,20 +107,46 @@ template <class Size> std::vector<Panel> panels_of(int64_t count, const Size &si
 
 void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule) {
     const std::vector<Panel> panels = panels_of(count, [&](int64_t t) { return tensors[t].size; });
-    Constants c{};
-    c.factor = rule.factor;
-    c.rate = static_cast<float>(rule.rate / rule.bias1);
-    c.beta1 = rule.beta1, c.rest1 = static_cast<float>(1.0 - rule.beta1);
-    c.beta2 = rule.beta2, c.rest2 = static_cast<float>(1.0 - rule.beta2);
-    c.correct = static_cast<float>(1.0 / std::sqrt(rule.bias2));
-    c.epsilon = rule.epsilon;
+    const Constants c = constants(rule);
     Pool::shared().parallel(panels.size(), [&](int64_t i) {
         const Panel &p = panels[i];
         const AdamTensor &t = tensors[p.tensor];
-        Constants mine = c;
-        mine.keep = static_cast<float>(1.0 - static_cast<double>(rule.rate) * t.decay);
-        loops().update(t.weight + p.first, t.grad + p.first, t.mean + p.first, t.square + p.first, p.count, mine);
+        update_part(t, p.first, p.count, t.grad + p.first, rule, c);
     });
+}
+
+double adamw_of_taps(const AdamTensor *tensors, const Taps *taps, int64_t count, int64_t batch, int64_t seq,
+                     const AdamRule &rule) {
+    constexpr int64_t ROWS_LEAST = 96; // each panel packs x for itself: less, and packing is what takes time
+    std::vector<Panel> panels; // in rows
+    for (int64_t t = 0; t < count; ++t) {
+        const int64_t rows = std::max(ROWS_LEAST, PANEL / std::max<int64_t>(1, taps[t].columns));
+        for (int64_t first = 0; first < taps[t].rows; first += rows)
+            panels.push_back({t, first, std::min(rows, taps[t].rows - first)});
+    }
+    const Constants c = constants(rule);
+    std::vector<double> sums(panels.size());
+    Pool::shared().parallel(panels.size(), [&](int64_t i) {
+        const Panel &p = panels[i];
+        const Taps &t = taps[p.tensor];
+        const int64_t values = p.count * t.columns;
+        float *const grad = gradient_scratch.get(values);
+        for (int64_t b = 0; b < batch; ++b) {
+            Gemm g{};
+            g.m = p.count, g.n = t.columns, g.k = seq;
+            g.a = {t.dy + (b * t.rows + p.first) * seq, Elem::f16, seq, 1};
+            g.b = {t.x + b * t.columns * seq, Elem::f16, 1, seq};
+            g.c = grad, g.c_elem = Elem::f32, g.c_row_stride = t.columns;
+            g.accumulate = b > 0;
+            gemm_alone(g);
+        }
+        sums[i] = loops().square(grad, values);
+        update_part(tensors[p.tensor], p.first * t.columns, values, grad, rule, c);
+    });
+    double total = 0;
+    for (double sum : sums)
+        total += sum;
+    return total;
 }
 
 double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t count) {

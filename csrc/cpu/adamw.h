@@ -26,6 +26,18 @@ struct AdamRule {
 // One update. Gradients are read only.
 void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule);
 
+// What a weight's gradient is made of, as in weight_grad.h: dy (batch, rows, 1, seq), x (batch, columns, 1, seq) fp16.
+struct Taps {
+    const uint16_t *dy, *x;
+    int64_t rows, columns;
+};
+
+// One update by gradients that are never stored: each is multiplied a panel of rows at a time, where it is used. Their
+// values, and the weights that come of them, are those of weight_grad and adamw; `grad` of the tensors is not read.
+// Returns the gradients' sum of squares, panel by panel in order.
+double adamw_of_taps(const AdamTensor *tensors, const Taps *taps, int64_t count, int64_t batch, int64_t seq,
+                     const AdamRule &rule);
+
 // Sum of squares in double of `count` tensors; panel by panel in order, in each panel eight running sums.
 double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t count);
 

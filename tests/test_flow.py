@@ -1,0 +1,97 @@
+"""Gradients that flow into AdamW without being stored: the same weights, byte for byte."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import anefast
+from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from anefast.nn import init_params
+from anefast.optim import AdamW
+
+OPTIM = OptimConfig(accumulation=1, clip=0, weight_decay=0.2)
+
+
+def trained(config, plan, batch, flows, updates=3, poison=None):
+    """(weights, mean, square, what each update said) after some updates on random tokens."""
+    model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
+    step = model.training_step(anefast.Device("host"), batch, 64, plan, flows=flows)
+    assert (step.flow is not None) == flows
+    optimizer = AdamW(step.params, OPTIM)
+    rng, said = np.random.default_rng(0), []
+    for i in range(updates):
+        tokens = rng.integers(0, config.vocab_size, (batch, 65), np.int32)
+        step.micro_step(
+            tokens[:, :-1].copy(), tokens[:, 1:].copy(), poison if i == 1 and poison else 64.0
+        )
+        step.wait()
+        said.append(optimizer.update(step.grads, 1 / (64.0 * 64 * batch), 1e-2, step.flow))
+        step.begin_update()
+        if not said[-1].overflow:
+            step.update_weights()
+    step.close()
+    return step.params, optimizer.mean, optimizer.square, said
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("plan,batch", [("layer", 1), ("all,weights=params", 3)])
+def test_flowing_changes_no_byte(tied, plan, batch):
+    config = ModelConfig(
+        dim=48, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=70, max_seq_len=64, tied=tied
+    )
+    stored, flowing = (trained(config, plan, batch, flows) for flows in (False, True))
+    for group, other in zip(stored[:3], flowing[:3], strict=True):
+        for name, a in group.items():
+            assert a.any() and a.tobytes() == other[name].tobytes(), name
+    for one, other in zip(stored[3], flowing[3], strict=True):
+        assert not one.overflow and not other.overflow
+        assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-9)
+
+
+def test_an_overflow_changes_nothing():
+    """A loss scale that only the backward pass of the layers cannot bear."""
+    config = ModelConfig(dim=32, n_layers=1, n_heads=4, vocab_size=70, max_seq_len=64)
+    before = trained(config, "layer", 1, True, updates=1)
+    after = trained(config, "layer", 1, True, updates=2, poison=2.0**22)
+    assert [s.overflow for s in after[3]] == [False, True]
+    for group, other in zip(before[:3], after[:3], strict=True):
+        assert all(a.tobytes() == other[name].tobytes() for name, a in group.items())
+
+
+def test_clipping_and_flowing_exclude_each_other():
+    config = ModelConfig(dim=32, n_layers=1, n_heads=4, vocab_size=70, max_seq_len=64)
+    model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
+    step = model.training_step(anefast.Device("host"), 1, 64, "layer", flows=True)
+    with pytest.raises(ValueError, match="clip 0"):
+        AdamW(step.params, OptimConfig()).update(step.grads, 1.0, 1e-3, step.flow)
+    step.close()
+
+
+def run_config(folder, **changes):
+    return TrainConfig(
+        **{
+            "steps": 6, "eval_every": 3, "eval_batches": 1, "sample_tokens": 0, "plan": "layer",
+            "out": str(folder),
+            "model": ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, max_seq_len=64),
+            "data": DataConfig(source="stories:40", seq_len=64, batch=1),
+            "optim": OptimConfig(lr=3e-3, warmup_steps=2, accumulation=1, clip=0),
+        } | changes
+    )  # fmt: skip
+
+
+def test_a_run_without_clipping_flows(tmp_path):
+    whole = anefast.fit(run_config(tmp_path / "whole"))
+    clipped = OptimConfig(lr=3e-3, warmup_steps=2, accumulation=1, clip=1e9)
+    stored = anefast.fit(run_config(tmp_path / "stored", optim=clipped))
+    assert whole.losses == stored.losses and whole.val_losses == stored.val_losses
+    rows = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "stored")
+    ]
+    for one, other in zip(*(r[1:] for r in rows), strict=True):
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-9)
+    more = anefast.fit(run_config(tmp_path / "whole", steps=8, resume=str(tmp_path / "whole")))
+    assert len(more.losses) == 8 and more.losses[:6] == whole.losses
