@@ -26,6 +26,7 @@ namespace {
 constexpr int64_t K_BLOCK = 384;            // nr * K_BLOCK floats of B, streamed once per mr rows
 constexpr int64_t PACK_ELEMENTS = 512 * 1024; // of B per step: 2 MB of fp32
 constexpr int64_t COLUMNS_MOST = 256, ROWS_MOST = 96;
+constexpr int64_t STRIDED_ROWS_MOST = 384; // where A is transposed: so many elements of each row of memory are read at once
 constexpr int64_t SERIAL_PRODUCTS = 400 * 1000;   // below this one thread is done before another wakes
 constexpr int64_t TASK_PRODUCTS = 4 * 1000 * 1000; // about 80 us of one core
 constexpr int64_t LIBRARY_PRODUCTS = 100 * 1000 * 1000; // likewise, at a matrix unit's published 1.9 TFLOPS
@@ -36,6 +37,8 @@ const GemmKernels &kernels_for(const Gemm &g) {
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+bool is_transposed(const MatrixView &a) { return a.row_stride == 1 && a.col_stride != 1; }
 
 bool goes_to_library(const Gemm &g) {
     return g.any_order && gemm_path().library && g.c_elem == Elem::f32 && g.k > 0 &&
@@ -64,22 +67,24 @@ struct Cut {
         alone = tasks_wanted <= 1 || products <= SERIAL_PRODUCTS;
         const int64_t n = round_up(g.n, kern.nr);
         step_columns = std::min(n, std::max(kern.nr, PACK_ELEMENTS / 256 / kern.nr * kern.nr));
-        step_k = std::min(g.k, std::max<int64_t>(PACK_ELEMENTS / step_columns / K_BLOCK * K_BLOCK, K_BLOCK));
+        step_k = std::min(g.k, std::max<int64_t>(PACK_ELEMENTS / step_columns, K_BLOCK));
         if (step_k < g.k) // equal steps
             step_k = std::min(g.k, round_up(ceil_div(g.k, ceil_div(g.k, step_k)), kern.k_unit));
         if (step_k == g.k)
             step_columns = std::min(n, std::max(kern.nr, PACK_ELEMENTS / std::max<int64_t>(g.k, 1) / kern.nr * kern.nr));
 
         tile_columns = std::min(step_columns, COLUMNS_MOST);
-        int64_t rows = ROWS_MOST;
+        const bool strided = is_transposed(g.a);
+        int64_t rows = strided ? STRIDED_ROWS_MOST : ROWS_MOST;
         if (!alone) {
-            rows = std::min(rows, TASK_PRODUCTS / std::max<int64_t>(step_k * tile_columns, 1));
+            if (!strided)
+                rows = std::min(rows, TASK_PRODUCTS / std::max<int64_t>(step_k * tile_columns, 1));
             rows = std::min(rows, ceil_div(g.m, std::max<int64_t>(1, tasks_wanted / ceil_div(step_columns, tile_columns))));
         }
         tile_rows = std::max(round_up(std::min(rows, g.m), kern.mr), std::min(4 * kern.mr, round_up(g.m, kern.mr)));
         if (tile_rows < g.m) // even out the last one
             tile_rows = round_up(ceil_div(g.m, ceil_div(g.m, tile_rows)), kern.mr);
-        while (!alone && tile_columns > 4 * kern.nr && ceil_div(g.m, tile_rows) * ceil_div(step_columns, tile_columns) < tasks_wanted)
+        while (!alone && !strided && tile_columns > 4 * kern.nr && ceil_div(g.m, tile_rows) * ceil_div(step_columns, tile_columns) < tasks_wanted)
             tile_columns = round_up(tile_columns / 2, kern.nr);
     }
 
@@ -237,9 +242,8 @@ int64_t tasks_wanted() {
 // pick a few elements out of every row of memory. Shares are wide enough to be worth packing A for once more.
 std::vector<Gemm> by_columns(const Gemm &g) {
     constexpr int64_t NARROWEST = 128;
-    const bool transposed = g.a.row_stride == 1 && g.a.col_stride != 1;
     const int64_t shares = std::min<int64_t>(Pool::shared().threads(), g.n / NARROWEST);
-    if (!transposed || shares < 2 || g.m * g.n * g.k <= SERIAL_PRODUCTS)
+    if (!is_transposed(g.a) || shares < 2 || g.m * g.n * g.k <= SERIAL_PRODUCTS)
         return {g};
     const int64_t wide = round_up(ceil_div(g.n, shares), kernels_for(g).nr);
     std::vector<Gemm> list;
@@ -263,7 +267,9 @@ void run_plans(const Gemm *g, int64_t count, int64_t wanted) {
             plans.push_back(std::make_unique<Plan>(g[i], ceil_div(wanted, count)));
             ends.push_back(tasks += plans.back()->alone ? 1 : plans.back()->tasks());
         }
-    Pool::shared().parallel(tasks, [&](int64_t task) {
+    // Whoever begins in the middle of a plan waits for who began it, so threads keep apart only where plans do.
+    const auto run = count == Pool::shared().threads() ? &Pool::parallel_apart : &Pool::parallel;
+    (Pool::shared().*run)(tasks, [&](int64_t task) {
         const auto i = std::upper_bound(ends.begin(), ends.end(), task) - ends.begin();
         if (plans[i]->alone)
             plans[i]->run_all();

@@ -55,10 +55,9 @@ template <class Ready> bool spin_until(Ready ready) {
     return false;
 }
 
-// Indices in as many parts as there are threads. Each thread begins with the part that is its own in every
-// region, so that what it wrote in one is still in its cache in the next; then it helps with the others.
+// Indices in one part, or in one for each thread to begin with.
 struct Region {
-    Region(const Body &b, int64_t n, int threads) : body(b), parts(static_cast<int>(std::min<int64_t>({threads, PARTS, n}))) {
+    Region(const Body &b, int64_t n, int wanted) : body(b), parts(static_cast<int>(std::min<int64_t>({wanted, PARTS, n}))) {
         for (int i = 0; i < parts; ++i) {
             part[i].next = n * i / parts;
             part[i].end = n * (i + 1) / parts;
@@ -222,8 +221,8 @@ struct State {
         }
     }
 
-    void parallel(int64_t count, const Body &body) {
-        Region region(body, count, threads);
+    void parallel(int64_t count, const Body &body, int parts) {
+        Region region(body, count, parts);
         bool wake;
         {
             std::lock_guard<std::mutex> lock(mutex);
@@ -323,7 +322,9 @@ void Pool::set_threads(int n) {
     s.start(n);
 }
 
-void Pool::parallel(int64_t count, const Body &body) {
+namespace {
+
+void open_region(int64_t count, const Body &body, bool apart) {
     if (count <= 0)
         return;
     if (count == 1 || inside_body || state().threads == 1) {
@@ -334,8 +335,13 @@ void Pool::parallel(int64_t count, const Body &body) {
         inside_body = outer;
         return;
     }
-    state().parallel(count, body);
+    state().parallel(count, body, apart ? state().threads.load() : 1);
 }
+
+} // namespace
+
+void Pool::parallel(int64_t count, const Body &body) { open_region(count, body, false); }
+void Pool::parallel_apart(int64_t count, const Body &body) { open_region(count, body, true); }
 
 void Pool::enqueue(const void *key, int64_t count, Body body) {
     if (count > 0)

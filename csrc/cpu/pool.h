@@ -1,10 +1,8 @@
 // The one thread pool of the process: parallel regions that must finish now, and a background queue
 // that fills the gaps (weight gradients run there while the device evaluates).
 //
-// Work is handed out by atomic counters, one for each thread's part: a thread begins with its own part,
-// the same in every region of as many indices, and then helps with the others, so a busy neighbour costs
-// its share and no more. Which thread runs an index never changes a result. No OpenMP. Survives fork (the
-// child makes new threads).
+// Work is handed out by atomic counters, so a busy neighbour costs its share and no more. Which thread runs
+// an index never changes a result. No OpenMP. Survives fork (the child makes new threads).
 #pragma once
 
 #include <cstddef>
@@ -19,9 +17,14 @@ class Pool {
     int threads() const;   // ANEFAST_NUM_THREADS, else the CPUs this process may use; the caller counts
     void set_threads(int n); // at least 1; not from a body, and not while another thread is in parallel()
 
-    // Runs body(0..count-1), the caller working too; returns when all have run. Regions from several
-    // threads may be open at once. Inside a body (of a region or a job) it runs on that thread alone.
+    // Runs body(0..count-1), the caller working too; returns when all have run. Indices are started in
+    // ascending order. Regions from several threads may be open at once. Inside a body (of a region or a
+    // job) it runs on that thread alone.
     void parallel(int64_t count, const std::function<void(int64_t)> &body);
+    // The same, but each thread begins with the part of the indices that is its own in every such region of
+    // as many, so that it meets again what it has in its cache, and then helps with the others'. Indices
+    // are started in order within a part only: index i of n is of part i * threads() / n.
+    void parallel_apart(int64_t count, const std::function<void(int64_t)> &body);
 
     // Queues body(0..count-1) to run when no region needs the threads. Jobs start in order, and a job
     // takes its indices in order; they may run side by side. A job with the same `key` as an unfinished
