@@ -117,7 +117,7 @@ void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule) {
 
 double adamw_of_taps(const AdamTensor *tensors, const Taps *taps, int64_t count, int64_t batch, int64_t seq,
                      const AdamRule &rule) {
-    constexpr int64_t ROWS_LEAST = 96; // each panel packs x for itself: less, and packing is what takes time
+    constexpr int64_t ROWS_LEAST = 192; // each panel packs x for itself: less, and packing is what takes time
     std::vector<Panel> panels; // in rows
     for (int64_t t = 0; t < count; ++t) {
         const int64_t rows = std::max(ROWS_LEAST, PANEL / std::max<int64_t>(1, taps[t].columns));
