@@ -27,7 +27,7 @@ from anefast.telemetry import screen as screen_module
 from anefast.telemetry.screen import Direct, Screen
 from benchmarks.paired import ratio, taken
 
-ROUNDS, STEPS = 14, 6
+ROUNDS, STEPS = 40, 6
 SLOW_READER = """
 import os, time
 while os.read(0, 64):
