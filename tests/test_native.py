@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-pthread"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 CPU = sorted((ROOT / "csrc" / "cpu").glob("gemm*.cpp"))
-CPU += [ROOT / "csrc" / name for name in ("cpu/vecmath.cpp", "cpu/pool.cpp", "span.cpp", "fork.cpp")]
+CPU += [ROOT / "csrc/cpu" / name for name in ("vecmath.cpp", "pool.cpp")]
+CPU += [ROOT / "csrc" / name for name in ("span.cpp", "fork.cpp")]
 # Of cpu_check.cpp, on every machine: change it when the check itself changes, never for a compiler.
 CPU_DIGEST = "7a0d7281d01a6cc5"
 
