@@ -456,9 +456,13 @@ def _count(params: Mapping[str, npt.NDArray[np.float32]]) -> int:
 
 
 def _jsonable(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """JSON has no inf and no nan: their names."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(name: str, value: Any) -> Any:
-    """`None` stands for the value a field starts with, as JSON has no inf."""
-    return getattr(Progress(), name) if value is None else value
+    """The inverse of `_jsonable`. Checkpoints of before have None for what a field starts with."""
+    start = getattr(Progress(), name)
+    if value is None:
+        return start
+    return float(value) if isinstance(start, float) else value

@@ -256,3 +256,24 @@ def test_gradients_begun_anew_are_those_of_a_new_step(tied: bool) -> None:
             assert g.any() and g.tobytes() == used.grads[name].tobytes(), (name, i)
     new.close()
     used.close()
+
+
+def test_a_refused_micro_step_leaves_gradients_to_be_begun_anew() -> None:
+    config = ModelConfig(dim=32, n_layers=1, n_heads=2, vocab_size=70, max_seq_len=32)
+    model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
+    x = np.zeros((1, 32), np.int32)
+    device = anefast.Device("host")
+    new, used = (model.training_step(device, 1, 32, "layer") for _ in range(2))
+    for g in used.grads.values():
+        g.fill(np.nan)
+    used.begin_update()
+    with pytest.raises(ValueError, match="targets"):
+        used.micro_step(x, x + 70, 64.0)
+    for step in (new, used):
+        step.micro_step(x, x + 1, 64.0)
+        step.wait()
+    assert {n: g.tobytes() for n, g in new.grads.items()} == {
+        n: g.tobytes() for n, g in used.grads.items()
+    }
+    new.close()
+    used.close()

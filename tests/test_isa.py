@@ -32,8 +32,8 @@ pytestmark = [
 
 def build(folder: Path, *extra: str) -> Path:
     """The driver, multiplying with tiles that plain C++ stands in for."""
-    sources = [*SOURCES, CPU / "pool.cpp", ROOT / "csrc/span.cpp", ROOT / "csrc/half.c"]
-    sources += [ROOT / "csrc/isa.c", ISA / "allowed.cpp", ISA / "products.cpp"]
+    sources = [*SOURCES, CPU / "pool.cpp", ISA / "allowed.cpp", ISA / "products.cpp"]
+    sources += [ROOT / "csrc" / name for name in ("span.cpp", "fork.cpp", "half.c", "isa.c")]
 
     def compiled(source: Path) -> Path:
         out = folder / f"{source.stem}.o"

@@ -23,6 +23,15 @@ def linear() -> ir.Program:
     return ir.Program.cut("layers.0.ffn", [("a0_x", x)], [("z0_y", y * 0.1)])
 
 
+def test_a_constant_of_halves_is_not_copied():
+    """A causal mask of 4,096 positions is 32 MiB, and each program of a step has it."""
+    mask = ir.constant(np.triu(np.full((32, 32), -1e4, np.float16)))
+    x = ir.input("x", (1, 1, 32, 32))
+    program = ir.Program.cut("masked", [("a0_x", x)], [("z0_y", x + mask)])
+    (entry,) = mil.emit(program).blobs.entries
+    assert np.shares_memory(entry.data, mask.value)
+
+
 GOLDEN = """\
 program(1.3)
 [buildInfo = dict<string, string>({{"coremlc-component-MIL", "3510.2.1"}, \

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-pthread"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 CPU = sorted((ROOT / "csrc" / "cpu").glob("gemm*.cpp"))
-CPU += [ROOT / "csrc" / name for name in ("cpu/vecmath.cpp", "cpu/pool.cpp", "span.cpp")]
+CPU += [ROOT / "csrc/cpu" / name for name in ("vecmath.cpp", "pool.cpp")]
+CPU += [ROOT / "csrc" / name for name in ("span.cpp", "fork.cpp")]
 # Of cpu_check.cpp, on every machine: change it when the check itself changes, never for a compiler.
 CPU_DIGEST = "7a0d7281d01a6cc5"
 
@@ -129,3 +130,8 @@ def test_the_library_product(tmp_path: Path) -> None:
     sources = [ROOT / "tests" / "native" / "accelerate_check.cpp", *PRODUCTS[1:]]
     check = [str(native(tmp_path / "check", sources, "-O0", f"-I{ROOT}/tests/macos/include"))]
     assert "Accelerate for any_order" in " ".join(said(check))
+
+
+def test_no_child_of_a_fork_finds_scratch_memory_locked(tmp_path: Path) -> None:
+    sources = [ROOT / "tests/native/fork_check.cpp", ROOT / "csrc/fork.cpp"]
+    assert said([str(native(tmp_path / "fork_check", sources))]) == []

@@ -94,6 +94,67 @@ print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert said == "True 0"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_is_refused_the_sums_of_its_parent() -> None:
+    said = run(
+        """
+import os, warnings, numpy as np
+from anefast import _C
+warnings.simplefilter("ignore")
+_C.set_threads(1)  # sums wait for wait()
+device = _C.Device("host")
+dy, acc, queue = device.surface(4 * 32 * 2), np.zeros(4, np.float32), _C.Queue()
+queue.bias_grad(dy, acc, 1, 32)
+child = os.fork()
+if child == 0:
+    try:
+        queue.wait()
+    except RuntimeError as error:
+        os._exit(3 if "before it forked" in str(error) else 1)
+    os._exit(0)
+queue.wait()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    )
+    assert said == "3"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
+def test_a_pool_takes_the_threads_it_can_get() -> None:
+    """500 stacks do not fit the address space of this process; some do."""
+    said = run(
+        """
+import resource, numpy as np
+from anefast import _C
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))
+a = np.random.default_rng(0).standard_normal((200, 200)).astype(np.float32)
+want, got = np.empty_like(a), np.empty_like(a)
+_C.gemm(a, a, want, reference=True)
+_C.gemm(a, a, got)
+print(1 < _C.threads() < 500, got.tobytes() == want.tobytes())
+""",
+        ANEFAST_NUM_THREADS="500",
+    )
+    assert said == "True True"
+
+
+def test_threads_are_set_by_several_callers() -> None:
+    a = np.random.default_rng(0).standard_normal((150, 150)).astype(np.float32)
+    want = np.empty_like(a)
+    _C.gemm(a, a, want, reference=True)
+
+    def work(seed: int) -> bool:
+        got = np.empty_like(a)
+        for i in range(30):
+            _C.set_threads(1 + (seed + i) % 4)
+            _C.gemm(a, a, got)
+        return got.tobytes() == want.tobytes()
+
+    with ThreadPoolExecutor(4) as callers:
+        assert all(callers.map(work, range(4)))
+
+
 def test_background_sums_have_one_order() -> None:
     """Many jobs on few accumulators, regions in between: the bytes of one thread alone."""
     device = pytest.importorskip("anefast._C").Device("host")

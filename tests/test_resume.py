@@ -100,6 +100,32 @@ def test_what_health_saw_of_an_unfinished_update_is_kept(tmp_path):
     assert row["overflow"] and row["health/overflow"] == 1
 
 
+@pytest.mark.parametrize("loss", [math.inf, math.nan])
+def test_a_loss_that_was_not_finite_stays_so(tmp_path, loss):
+    def poisoned():
+        model = BigramModel(poison=[7 * 3])
+        inner = model.training_step
+
+        def training_step(**options):
+            step = inner(**options)
+            micro_step = step.micro_step
+
+            def lost(*arguments):
+                sound, tokens = micro_step(*arguments)
+                return loss if step.made - 1 in step.poison else sound, tokens
+
+            step.micro_step = lost
+            return step
+
+        model.training_step = training_step
+        return model
+
+    run(tmp_path / "whole", model=poisoned())
+    run(tmp_path / "run", model=poisoned(), micro=7 * 3 + 1)
+    run(tmp_path / "run", resume=str(tmp_path / "run"))
+    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+
+
 def test_many_stops(tmp_path, whole):
     run(tmp_path / "run", micro=4)
     for micro in (0, 5, 0, 11):

@@ -119,12 +119,13 @@ class TrainingStep:
         self.compiler.edge()
         x, y = self._compact(x), self._compact(y)
         self._run_forward(x)
-        fresh = self._is_old("norm") | self._is_old(head)
+        fresh = "norm" in self._old
         with self._h.read() as h, self._dh.write() as dh:
             loss, tokens = _C.head_loss_grad(
                 h, params["norm"], params[head], y, self.config.norm_eps, loss_scale,
                 self._nll, dh, grads["norm"], grads[head], fresh,
             )  # fmt: skip
+        self._old -= {"norm", head}
         _C.spans_phase(_C.Phase.BACKWARD)
         self._enqueue(self._forward)  # what waited for nothing but dh
         for i in self._backward:

@@ -17,7 +17,7 @@ namespace {
 // accumulator is kept alive until then and must not be read before wait().
 class Queue {
   public:
-    ~Queue() { wait(); }
+    ~Queue() { finish(); }
 
     void weight_grad(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, const py::array &acc,
                      int64_t batch, int64_t seq, uint32_t label, bool fresh) {
@@ -49,6 +49,14 @@ class Queue {
     }
 
     void wait() {
+        finish();
+        if (!jobs_.empty())
+            throw std::runtime_error("[queue] expected sums of this process, got some that its parent queued before it "
+                                     "forked and has to itself. Hint: wait() first.");
+    }
+
+  private:
+    void finish() {
         if (!jobs_.empty()) {
             span::Span timed(span::Component::DW_WAIT);
             py::gil_scoped_release free;
@@ -57,7 +65,6 @@ class Queue {
         reap();
     }
 
-  private:
     struct Job {
         py::array acc;
         std::shared_ptr<std::atomic<bool>> done;

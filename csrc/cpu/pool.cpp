@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <list>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -127,16 +128,21 @@ struct State {
     std::condition_variable finished; // callers sleep here: a region was left, a job's index has run
     std::vector<Region *> regions;    // open, oldest first
     std::list<Job> jobs;              // unfinished, oldest first
+    std::mutex resizing; // held before `mutex`
     std::vector<std::thread> workers;
     std::atomic<int> threads{1};
     std::atomic<uint64_t> news{0}; // counts regions, jobs and freed keys: what a spinning worker watches
     int sleepers = 0;
     bool stopping = false;
 
+    // As many of n threads as the system lets a process have.
     void start(int n) {
-        threads = n;
-        for (int i = 1; i < n; ++i)
-            workers.emplace_back([this, i] { serve(i); });
+        try {
+            for (int i = 1; i < n; ++i)
+                workers.emplace_back([this, i] { serve(i); });
+        } catch (const std::system_error &) {
+        }
+        threads = static_cast<int>(workers.size()) + 1;
     }
 
     void stop() {
@@ -314,6 +320,7 @@ int Pool::threads() const { return state().threads; }
 
 void Pool::set_threads(int n) {
     State &s = state();
+    std::lock_guard<std::mutex> lock(s.resizing);
     n = std::max(1, std::min(n, 1024));
     if (n == s.threads)
         return;

@@ -15,7 +15,7 @@ class Pool {
   public:
     static Pool &shared(); // made at first use
     int threads() const;   // ANEFAST_NUM_THREADS, else the CPUs this process may use; the caller counts
-    void set_threads(int n); // at least 1; not from a body, and not while another thread is in parallel()
+    void set_threads(int n); // at least 1, or as many as the system grants; not from a body
 
     // Runs body(0..count-1), the caller working too; returns when all have run. Indices are started in
     // ascending order. Regions from several threads may be open at once. Inside a body (of a region or a

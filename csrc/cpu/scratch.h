@@ -5,8 +5,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
+
+#include "../fork.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -44,7 +45,7 @@ class Scratch {
 };
 
 // Memory that threads hand on: a user takes one for a while, and the next one finds its pages warm.
-// It keeps as many as were ever in use at once.
+// It keeps as many as were ever in use at once, and is never destroyed.
 class ScratchShelf {
     struct Return {
         ScratchShelf *shelf;
@@ -72,7 +73,7 @@ class ScratchShelf {
         free.emplace_back(one);
     }
 
-    std::mutex mutex;
+    ForkMutex mutex;
     std::vector<std::unique_ptr<Scratch>> free; // the last one back is the first to go
 };
 

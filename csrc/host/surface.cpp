@@ -7,8 +7,9 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <new>
+
+#include "../fork.h"
 
 namespace anefast::host {
 
@@ -17,7 +18,7 @@ namespace {
 constexpr size_t PAGE = 4096;
 
 struct Gate {
-    std::mutex mutex;
+    ForkMutex mutex;
     std::condition_variable freed;
     int waiting = 0;
 };

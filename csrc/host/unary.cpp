@@ -6,10 +6,10 @@
 #include <array>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <tuple>
 
 #include "../cpu/pool.h"
+#include "../fork.h"
 #include "elementwise.h"
 
 namespace anefast::host {
@@ -48,10 +48,10 @@ double f_gelu_sigmoid(double x, const Parameters &) { return x / (1 + std::exp(-
 
 // 2) all 65,536 results, shared by every program that asks for the same function and parameters
 std::shared_ptr<const Halves> halves(Scalar f, const Parameters &p) {
-    static std::mutex lock;
+    static auto *lock = new ForkMutex;
     static auto *made = new std::map<std::tuple<Scalar, double, double>, std::shared_ptr<const Halves>>();
     const auto key = std::make_tuple(f, p.a, p.b);
-    std::lock_guard<std::mutex> held(lock);
+    std::lock_guard<std::mutex> held(*lock);
     auto &entry = (*made)[key];
     if (!entry) {
         auto fresh = std::make_shared<Halves>();
