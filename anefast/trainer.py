@@ -40,6 +40,7 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 Say = Callable[[str], None]
 DEVICE_ERRORS = (_C.CompileError, _C.EvaluationError, _C.MILError, _C.AneUnavailable)
 UNFINISHED = "unfinished"  # in the state of a checkpoint, where a failed device left one: a row
+NOT_FINITE: dict[Any, float] = {str(v): v for v in (math.inf, -math.inf, math.nan)}
 HOPELESS_OVERFLOWS = 30  # this many in a row halve any loss scale to nothing: it is not the scale
 
 
@@ -392,7 +393,7 @@ class Trainer:
             self.health = dict(state.get("health", {}))  # checkpoints of before have none
             if UNFINISHED in state:
                 row = dict(state[UNFINISHED]).items()
-                self.unfinished = {k: math.nan if v is None else v for k, v in row}
+                self.unfinished = {k: NOT_FINITE.get(v, v) for k, v in row}
         except (KeyError, TypeError, ValueError):
             raise checkpoint.CheckpointError(
                 f"[checkpoint] {folder}/state.json does not hold a training run."
@@ -461,7 +462,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def _number(name: str, value: Any) -> Any:
-    """The inverse of `_jsonable`. Checkpoints of before have None for what a field starts with."""
+    """A field of Progress from JSON; old checkpoints have None for what it starts with."""
     start = getattr(Progress(), name)
     if value is None:
         return start
