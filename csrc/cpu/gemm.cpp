@@ -26,7 +26,7 @@ namespace {
 constexpr int64_t K_BLOCK = 384;            // nr * K_BLOCK floats of B, streamed once per mr rows
 constexpr int64_t PACK_ELEMENTS = 512 * 1024; // of B per step: 2 MB of fp32
 constexpr int64_t COLUMNS_MOST = 256, ROWS_MOST = 96;
-constexpr int64_t STRIDED_ROWS_MOST = 384; // where A is transposed: so many elements of each row of memory are read at once
+constexpr int64_t STRIDED_ROWS_MOST = 192; // where A is transposed: so many elements of each row of memory are read at once
 constexpr int64_t SERIAL_PRODUCTS = 400 * 1000;   // below this one thread is done before another wakes
 constexpr int64_t TASK_PRODUCTS = 4 * 1000 * 1000; // about 80 us of one core
 constexpr int64_t LIBRARY_PRODUCTS = 100 * 1000 * 1000; // likewise, at a matrix unit's published 1.9 TFLOPS
