@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,23 +22,10 @@ from anefast import _C
 from anefast.config import OptimConfig
 from anefast.nn import zeros_like
 
+if TYPE_CHECKING:
+    from anefast.runtime.flow import Flow
+
 Arrays = Mapping[str, npt.NDArray[np.float32]]
-
-
-class Flow(Protocol):
-    """Gradients made where they are used: runtime/flow.py."""
-
-    names: list[str]
-
-    def finite(self) -> bool: ...
-    def update(
-        self,
-        weights: list[npt.NDArray[np.float32]],
-        means: list[npt.NDArray[np.float32]],
-        squares: list[npt.NDArray[np.float32]],
-        decays: list[float],
-        *rule: float,
-    ) -> float: ...
 
 
 @dataclass(frozen=True)

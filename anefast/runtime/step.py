@@ -73,18 +73,14 @@ class TrainingStep:
         self._h, self._dx = surface[graph.outputs["h"]], surface[graph.outputs["dx"]]
         owner = {t: name.removeprefix(GRAD) for name, g in graph.outputs.items() for t in terms(g)}
         jobs = [[(owner[n], n) for n in nodes] for nodes in schedule.cpu_nodes]
-        self.flow: Flow | None = None
-        if flows:
-            taps = {
-                name: (surface[n.inputs[0]], surface[n.inputs[1]])
-                for name, n in (job for of_program in jobs for job in of_program)
-                if n.op == "weight_grad" and len(terms(graph.outputs[GRAD + name])) == 1
-            }
-            self.flow = Flow(taps, batch, seq)
-            jobs = [[job for job in of_program if job[0] not in taps] for of_program in jobs]
-        self._jobs = jobs
-        stored = set(params) - set(self.flow.names if self.flow is not None else ())
-        self.grads: Params = zeros_like({n: p for n, p in params.items() if n in stored})
+        taps = {
+            name: (surface[n.inputs[0]], surface[n.inputs[1]])
+            for name, n in (job for of_program in jobs for job in of_program)
+            if flows and n.op == "weight_grad" and len(terms(graph.outputs[GRAD + name])) == 1
+        }
+        self.flow = Flow(taps, batch, seq) if flows else None
+        self._jobs = [[job for job in of_program if job[0] not in taps] for of_program in jobs]
+        self.grads: Params = zeros_like({n: p for n, p in params.items() if n not in taps})
         self._labels = {name: _C.spans_label(name) for name in params}
         self._queue = _C.Queue()
         self._nll = np.zeros((batch, seq), np.float32)
