@@ -33,6 +33,7 @@ namespace plain {
 constexpr int WIDTH = 8;
 typedef float F __attribute__((vector_size(32)));
 typedef int32_t I __attribute__((vector_size(32)));
+typedef float H __attribute__((vector_size(16)));
 typedef double D __attribute__((vector_size(32)));
 inline void load_half(F &v, const uint16_t *p) {
     float lanes[WIDTH];
@@ -43,6 +44,11 @@ inline void store_half(uint16_t *p, const F &v) {
     float lanes[WIDTH];
     memcpy(lanes, &v, sizeof v);
     half_from_floats(lanes, p, WIDTH);
+}
+inline void round_half(F &v) {
+    uint16_t rounded[WIDTH];
+    store_half(rounded, v);
+    load_half(v, rounded);
 }
 #include "halves_loops.h"
 } // namespace plain
@@ -65,6 +71,7 @@ namespace eight {
 constexpr int WIDTH = 8;
 typedef float F __attribute__((vector_size(32)));
 typedef int32_t I __attribute__((vector_size(32)));
+typedef float H __attribute__((vector_size(16)));
 typedef double D __attribute__((vector_size(32)));
 inline void load_half(F &v, const uint16_t *p) {
     v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
@@ -72,6 +79,7 @@ inline void load_half(F &v, const uint16_t *p) {
 inline void store_half(uint16_t *p, const F &v) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
+inline void round_half(F &v) { v = _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
 #include "halves_loops.h"
 } // namespace eight
 } // namespace
@@ -97,6 +105,7 @@ namespace sixteen {
 constexpr int WIDTH = 16;
 typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
+typedef float H __attribute__((vector_size(32)));
 typedef double D __attribute__((vector_size(64)));
 inline void load_half(F &v, const uint16_t *p) {
     v = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
@@ -104,6 +113,7 @@ inline void load_half(F &v, const uint16_t *p) {
 inline void store_half(uint16_t *p, const F &v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
+inline void round_half(F &v) { v = _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
 #include "halves_loops.h"
 } // namespace sixteen
 } // namespace

@@ -23,14 +23,15 @@ struct HalfKernels {
     // sum[j] += a[i][j], i ascending.
     void (*add_rows)(Rows a, int64_t rows, int64_t columns, double *sum);
     // Softmax of scores * scale + mask (null: none), n halves, as host/normalise.cpp has it: probs[j] in fp16.
-    // scale is an fp16 number; unless it is 1 its product is rounded. scratch: n floats. Returns the largest
-    // element; probs are written only if it is at least `least`, or if it is not a number and `least` is
-    // minus infinity. probs may be scores.
-    float (*softmax)(const uint16_t *scores, float scale, const uint16_t *mask, int64_t n, float least,
+    // Rows have room for `room` >= n halves: what follows the n is read, without effect, and 0 in probs.
+    // scale is an fp16 number; unless it is 1 its product is rounded. scratch: n floats rounded up to 16. Returns
+    // the largest element; probs are written only if it is at least `least`, or if it is not a number and `least`
+    // is minus infinity. probs may be scores.
+    float (*softmax)(const uint16_t *scores, float scale, const uint16_t *mask, int64_t n, int64_t room, float least,
                      float *scratch, uint16_t *probs);
     // ds = p * (dp - sum(dp * p)) * scale, each operation rounded to fp16, the sum exact up to 8,192
-    // elements; scale as in softmax. Returns the rounded sum. ds may be dp.
-    float (*softmax_grad)(const uint16_t *p, const uint16_t *dp, float scale, int64_t n, uint16_t *ds);
+    // elements; scale and room as in softmax. Returns the rounded sum. ds may be dp.
+    float (*softmax_grad)(const uint16_t *p, const uint16_t *dp, float scale, int64_t n, int64_t room, uint16_t *ds);
 };
 
 const HalfKernels &half_kernels(); // ANEFAST_ISA=portable takes the plain ones

@@ -1,7 +1,7 @@
 // The kernels of halves.h, compiled once per instruction set by halves.cpp. Not a header to include alone: the
 // including file has opened a namespace and a target and defined WIDTH, a multiple of 8 that divides 16, vectors
-// F and I of WIDTH floats and int32_t, D of WIDTH / 2 doubles, load_half(F &, const uint16_t *) and
-// store_half(uint16_t *, const F &), which rounds to nearest, ties to even.
+// F and I of WIDTH floats and int32_t, H and D of WIDTH / 2 floats and doubles, load_half(F &, const uint16_t *),
+// store_half(uint16_t *, const F &), which rounds to nearest, ties to even, and round_half(F &), to fp16 and back.
 
 #include "vecmath_body.h"
 
@@ -47,14 +47,12 @@ BINARY(maximum, ((x > y) | (x != x)) ? x : y)
 BINARY(minimum, ((x < y) | (x != x)) ? x : y)
 #undef BINARY
 
-// Doubles of the even half and the odd half of a vector: lanes 0.. and WIDTH / 2..
+// Doubles of the lower and of the upper half of a vector.
 static inline void widen(const F &v, D &low, D &high) {
-    float lanes[WIDTH];
-    store(lanes, v);
-    for (int i = 0; i < WIDTH / 2; ++i) {
-        low[i] = static_cast<double>(lanes[i]);
-        high[i] = static_cast<double>(lanes[WIDTH / 2 + i]);
-    }
+    H half[2];
+    memcpy(half, &v, sizeof v);
+    low = __builtin_convertvector(half[0], D);
+    high = __builtin_convertvector(half[1], D);
 }
 
 static void add_rows(Rows a, int64_t rows, int64_t columns, double *sum) {
@@ -83,60 +81,60 @@ static void add_rows(Rows a, int64_t rows, int64_t columns, double *sum) {
 
 // Sums as host/blocks.h's Sum8 does: eight chains by position modulo 8, then the chains.
 struct Chains {
-    double lane[8];
+    D lanes[16 / WIDTH];
     void add(const F &v) {
-        float lanes[WIDTH];
-        store(lanes, v);
-        for (int k = 0; k < WIDTH; k += 8)
-            for (int j = 0; j < 8; ++j)
-                lane[j] += static_cast<double>(lanes[k + j]);
+        D low, high;
+        widen(v, low, high);
+        lanes[0] += low;
+        lanes[16 / WIDTH - 1] += high;
     }
     double total() const {
+        double lane[8];
+        memcpy(lane, lanes, sizeof lane);
         return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
     }
 };
 
-// To fp16 and back.
-static inline void round_in(F &x) {
-    uint16_t rounded[WIDTH];
-    store_half(rounded, x);
-    load_half(x, rounded);
+// The vector at j of a row of `room` halves. Beyond them it reads 0 and writes nothing.
+static inline void load_at(F &v, const uint16_t *row, int64_t j, int64_t room) {
+    if (j + WIDTH <= room) load_half(v, row + j);
+    else load_some(v, row + j, room - j);
+}
+static inline void store_at(uint16_t *row, int64_t j, int64_t room, const F &v) {
+    if (j + WIDTH <= room) store_half(row + j, v);
+    else store_some(row + j, v, room - j);
 }
 
-static float softmax(const uint16_t *scores, float scale, const uint16_t *mask, int64_t n, float least, float *e,
-                     uint16_t *probs) {
+// Lanes from `count` on become `rest`.
+static inline void keep_first(F &x, int64_t count, float rest) {
+    if (count >= WIDTH) return;
+    I lane;
+    for (int k = 0; k < WIDTH; ++k)
+        lane[k] = k;
+    x = lane < static_cast<int32_t>(count) ? x : F{} + rest;
+}
+
+static float softmax(const uint16_t *scores, float scale, const uint16_t *mask, int64_t n, int64_t room, float least,
+                     float *e, uint16_t *probs) {
     const float lowest = -__builtin_inff();
-    const int64_t whole = n / WIDTH * WIDTH;
     F top = F{} + lowest;
     // 1) scores * scale + mask, rounded as operations of their own; the largest of them, NaN where there is one
     for (int64_t j = 0; j < n; j += WIDTH) {
-        const int64_t left = n - j;
         F x;
-        if (left >= WIDTH) load_half(x, scores + j);
-        else load_some(x, scores + j, left);
+        load_at(x, scores, j, room);
         if (scale != 1) {
             x = x * scale;
-            round_in(x);
+            round_half(x);
         }
         if (mask) {
             F m;
-            if (left >= WIDTH) load_half(m, mask + j);
-            else load_some(m, mask + j, left);
+            load_at(m, mask, j, room);
             x = x + m;
-            round_in(x);
+            round_half(x);
         }
-        if (left >= WIDTH) {
-            store(e + j, x);
-            top = ((x > top) | (x != x)) ? x : top;
-        } else {
-            float lanes[WIDTH];
-            store(lanes, x);
-            memcpy(e + j, lanes, left * sizeof(float));
-            for (int64_t k = left; k < WIDTH; ++k)
-                lanes[k] = lowest;
-            load(x, lanes);
-            top = ((x > top) | (x != x)) ? x : top;
-        }
+        keep_first(x, n - j, lowest);
+        store(e + j, x);
+        top = ((x > top) | (x != x)) ? x : top;
     }
     float lanes[WIDTH], most = lowest;
     store(lanes, top);
@@ -145,76 +143,56 @@ static float softmax(const uint16_t *scores, float scale, const uint16_t *mask, 
     if (!(most >= least) && !(most != most && least == lowest)) return most;
     // 2) exp and its sum
     Chains sum = {};
-    for (int64_t j = 0; j < whole; j += WIDTH) {
+    for (int64_t j = 0; j < n; j += WIDTH) {
         F x;
         load(x, e + j);
         x = x - most;
         exp_in(x);
+        keep_first(x, n - j, 0);
         store(e + j, x);
         sum.add(x);
     }
-    if (whole < n) {
-        F x = F{};
-        memcpy(&x, e + whole, (n - whole) * sizeof(float));
-        x = x - most;
-        exp_in(x);
-        memcpy(e + whole, &x, (n - whole) * sizeof(float));
-        for (int64_t j = whole; j < n; ++j)
-            sum.lane[j % 8] += static_cast<double>(e[j]);
-    }
     const float total = static_cast<float>(sum.total());
     // 3) rounded once
-    for (int64_t j = 0; j < whole; j += WIDTH) {
-        F x;
-        load(x, e + j);
-        x = x / total;
-        store_half(probs + j, x);
-    }
-    if (whole < n) {
+    for (int64_t j = 0; j < room; j += WIDTH) {
         F x = F{};
-        memcpy(&x, e + whole, (n - whole) * sizeof(float));
-        x = x / total;
-        store_some(probs + whole, x, n - whole);
+        if (j < n) {
+            load(x, e + j);
+            x = x / total;
+            keep_first(x, n - j, 0);
+        }
+        store_at(probs, j, room, x);
     }
     return most;
 }
 
-static float softmax_grad(const uint16_t *p, const uint16_t *dp, float scale, int64_t n, uint16_t *ds) {
+static float softmax_grad(const uint16_t *p, const uint16_t *dp, float scale, int64_t n, int64_t room, uint16_t *ds) {
     Chains sum = {};
     for (int64_t j = 0; j < n; j += WIDTH) {
-        const int64_t left = n - j;
         F x, y;
-        if (left >= WIDTH) {
-            load_half(x, p + j);
-            load_half(y, dp + j);
-        } else {
-            load_some(x, p + j, left);
-            load_some(y, dp + j, left);
-        }
+        load_at(x, p, j, room);
+        load_at(y, dp, j, room);
         x = y * x;
-        round_in(x);
-        sum.add(x); // what pads a short vector is 0
+        round_half(x);
+        keep_first(x, n - j, 0);
+        sum.add(x);
     }
     const float total = half_to_float(half_from_double(sum.total()));
-    for (int64_t j = 0; j < n; j += WIDTH) {
-        const int64_t left = n - j;
-        F x, y;
-        if (left >= WIDTH) {
-            load_half(x, p + j);
-            load_half(y, dp + j);
-        } else {
-            load_some(x, p + j, left);
-            load_some(y, dp + j, left);
+    for (int64_t j = 0; j < room; j += WIDTH) {
+        F x = F{}, y;
+        if (j < n) {
+            load_at(x, p, j, room);
+            load_at(y, dp, j, room);
+            y = y - total;
+            round_half(y);
+            x = x * y;
+            if (scale != 1) {
+                round_half(x);
+                x = x * scale;
+            }
+            keep_first(x, n - j, 0);
         }
-        y = y - total;
-        round_in(y);
-        x = x * y;
-        if (scale != 1) {
-            round_in(x);
-            x = x * scale;
-        }
-        if (left >= WIDTH) store_half(ds + j, x);
-        else store_some(ds + j, x, left);
+        store_at(ds, j, room, x);
     }
     return total;
 }

@@ -168,10 +168,9 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
             float least = -std::numeric_limits<float>::infinity();
             if (visible < s.n) least = s.hidden[query] + reach + 0.002f * (reach - s.hidden[query]) + FAR;
             const bool add = mask && (s.mask_matters || visible == s.n);
-            const float top = kernels.softmax(row, scale, add ? mask + (first + i) * s.mask_row : nullptr, visible, least,
-                                              scratch, row);
+            const float top = kernels.softmax(row, scale, add ? mask + (first + i) * s.mask_row : nullptr, visible, keys,
+                                              least, scratch, row);
             same = visible == s.n || top >= least;
-            std::memset(row + visible, 0, static_cast<size_t>(keys - visible) * sizeof(uint16_t));
         }
         *hidden_are_zero = trusted;
         if (same) return keys;
@@ -210,7 +209,7 @@ struct Forward {
             const int64_t item = turn % s.batch, first = (tiles - 1 - turn / s.batch) * rows; // the longest first
             const int64_t count = std::min(rows, s.m - first);
             auto *line = reinterpret_cast<float *>(scratch);
-            uint16_t *probs = reinterpret_cast<uint16_t *>(line + s.n);
+            uint16_t *probs = reinterpret_cast<uint16_t *>(line + line_floats(s.n));
             if (kept) probs = frame.at<uint16_t>(where[s.probs]) + (item * s.m + first) * s.n;
             const Bound bound = skips ? bounds[item] : Bound{};
             bool trusted;
@@ -257,7 +256,7 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, const std::ve
         g.writes = {out};
         if (kept) g.writes.push_back(s.probs);
         const int64_t held = kept ? 0 : tile_rows(s.m, s.n) * s.n;
-        const Lanes lanes(static_cast<size_t>(s.n) * sizeof(float) + static_cast<size_t>(held) * sizeof(uint16_t));
+        const Lanes lanes(static_cast<size_t>(line_floats(s.n)) * sizeof(float) + static_cast<size_t>(held) * sizeof(uint16_t));
         Forward forward{s, v, across, out, v.columns, kept, lanes, {}, {}};
         g.workspace_bytes = forward.bounds_bytes() + lanes.bytes();
         g.build = [forward](const Plan &plan, Ref workspace) -> Step {

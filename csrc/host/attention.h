@@ -61,6 +61,9 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
 // The square of the largest column norm of a matrix, in fp32; not finite if an element is not.
 float largest_norm2(const Matrix &m, const uint16_t *base, int64_t item);
 
+// Floats of scratch that the softmax of a row of n takes.
+inline int64_t line_floats(int64_t n) { return (n + 15) / 16 * 16; }
+
 constexpr int64_t TILE_ROWS = 64;
 inline int64_t tile_rows(int64_t m, int64_t n) {
     const int64_t most = n > 1024 ? TILE_ROWS / 2 : TILE_ROWS;

@@ -40,7 +40,7 @@ struct Backward {
     int64_t rows() const { return tile_rows(scores.m, scores.n); }
     size_t scratch_bytes() const {
         const int64_t n = scores.n, sums = (dk.out < 0 ? 0 : dk.depth()) + (dv.out < 0 ? 0 : dv.depth());
-        return static_cast<size_t>(n * (1 + sums)) * sizeof(float) + static_cast<size_t>(2 * rows() * n) * sizeof(uint16_t);
+        return static_cast<size_t>(line_floats(n) + n * sums) * sizeof(float) + static_cast<size_t>(2 * rows() * n) * sizeof(uint16_t);
     }
 
     const uint16_t *values(const Frame &f, const Matrix &m) const { return f.at<const uint16_t>(where[m.value]); }
@@ -77,9 +77,8 @@ struct Backward {
         for (int64_t i = 0; i < count; i++) {
             const int64_t visible = trusted ? scores.visible[static_cast<size_t>(first + i)] : keys;
             uint16_t *const row = ds + i * scores.n;
-            const float sum = kernels.softmax_grad(p + i * scores.n, row, factor, visible, row);
+            const float sum = kernels.softmax_grad(p + i * scores.n, row, factor, visible, keys, row);
             if (trusted && !(std::fabs(sum) + reach < SAFE)) return false;
-            std::memset(row + visible, 0, static_cast<size_t>(keys - visible) * sizeof(uint16_t));
         }
         return true;
     }
@@ -88,7 +87,7 @@ struct Backward {
         const Scores &s = scores;
         const int64_t n = s.n;
         auto *line = reinterpret_cast<float *>(scratch);
-        float *const dk_sum = line + n, *const dv_sum = dk_sum + (dk.out < 0 ? 0 : n * dk.depth());
+        float *const dk_sum = line + line_floats(n), *const dv_sum = dk_sum + (dk.out < 0 ? 0 : n * dk.depth());
         float *const end = dv_sum + (dv.out < 0 ? 0 : n * dv.depth());
         auto *kept = reinterpret_cast<uint16_t *>(end), *ds = kept + rows() * n;
         std::fill(dk_sum, end, 0.f);

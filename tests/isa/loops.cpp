@@ -3,6 +3,7 @@
 // is the compiler's choice.
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -60,14 +61,19 @@ void rows_of_halves(int64_t n, int kind) {
     remember(sum);
 }
 
-void softmaxes(int64_t n, int kind) {
-    const auto scores = halves(n, kind), mask = halves(n, kind == 2 ? 0 : kind), p = halves(n, 0);
-    std::vector<float> scratch(n);
+// Rows with something after the n that count, up to `room`: it has no effect and becomes 0.
+void softmaxes(int64_t n, int64_t room, int kind) {
+    const auto scores = halves(room, kind), mask = halves(room, kind == 2 ? 0 : kind), p = halves(room, 0);
+    std::vector<float> scratch((n + 15) / 16 * 16);
     for (float scale : {1.0f, 0.125f})
         for (const uint16_t *m : {static_cast<const uint16_t *>(nullptr), mask.data()}) {
-            std::vector<uint16_t> probs(n, 1), ds(n, 1);
-            const float top = anefast::half_kernels().softmax(scores.data(), scale, m, n, -INFINITY, scratch.data(), probs.data());
-            const float total = anefast::half_kernels().softmax_grad(p.data(), scores.data(), scale, n, ds.data());
+            std::vector<uint16_t> probs(room, 1), ds(room, 1);
+            const auto &kernels = anefast::half_kernels();
+            const float top = kernels.softmax(scores.data(), scale, m, n, room, -INFINITY, scratch.data(), probs.data());
+            const float total = kernels.softmax_grad(p.data(), scores.data(), scale, n, room, ds.data());
+            for (int64_t i = n; i < room; ++i)
+                if (probs[i] || ds[i])
+                    std::abort();
             remember(top);
             remember(total);
             remember(probs);
@@ -105,7 +111,8 @@ int main() {
     for (int64_t n : {1, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 257}) {
         for (int kind = 0; kind < 3; ++kind) {
             rows_of_halves(n, kind);
-            softmaxes(n, kind);
+            for (int64_t room : {n, n + 5, n + 16, n + 37})
+                softmaxes(n, room, kind);
         }
         floats(n);
     }
