@@ -173,7 +173,7 @@ def head_loss_grad(
     nll: F32,
     dh: F16,
     dnorm: F32,
-    dweight: F32,
+    dweight: F32 | Flow,
     fresh: bool = False,
 ) -> tuple[float, int]: ...
 def head_logits(
@@ -193,23 +193,29 @@ def adamw(
     bias1: float,
     bias2: float,
 ) -> None: ...
-def adamw_of_taps(
-    weights: Sequence[F32],
-    means: Sequence[F32],
-    squares: Sequence[F32],
-    decays: Sequence[float],
-    dys: Sequence[Surface],
-    xs: Sequence[Surface],
-    batch: int,
-    seq: int,
-    factor: float,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    bias1: float,
-    bias2: float,
-) -> float: ...
+
+class Flow:
+    def __init__(self, batch: int, seq: int) -> None: ...
+    def add(self, dy: Surface, x: Surface, rows: int, columns: int) -> None: ...
+    def embed(self, tokens: I32, dx: Surface) -> None: ...
+    def finite(self) -> bool: ...
+    def update(
+        self,
+        weights: Sequence[F32],
+        means: Sequence[F32],
+        squares: Sequence[F32],
+        decays: Sequence[float],
+        factor: float,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        bias1: float,
+        bias2: float,
+    ) -> float: ...
+
+HEAD_TOKENS: int
+
 def squared_norm(arrays: Sequence[F32]) -> float: ...
 def set_threads(n: int) -> None: ...
 def threads() -> int: ...

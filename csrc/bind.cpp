@@ -126,6 +126,7 @@ PYBIND11_MODULE(_C, m) {
     init_device(m);
     init_mil(m);
     init_arrays(m);
+    init_flow(m);
     init_training(m);
     init_queue(m);
     init_optim(m);

@@ -37,7 +37,7 @@ def trained(config, plan, batch, flows, updates=3, poison=None):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("plan,batch", [("layer", 1), ("all,weights=params", 3)])
+@pytest.mark.parametrize("plan,batch", [("layer", 1), ("all,weights=params", 3), ("all", 5)])
 def test_flowing_changes_no_byte(tied, plan, batch):
     config = ModelConfig(
         dim=48, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=70, max_seq_len=64, tied=tied
@@ -59,6 +59,48 @@ def test_an_overflow_changes_nothing():
     assert [s.overflow for s in after[3]] == [False, True]
     for group, other in zip(before[:3], after[:3], strict=True):
         assert all(a.tobytes() == other[name].tobytes() for name, a in group.items())
+
+
+@pytest.mark.parametrize("name", ["norm", "tok_embeddings"])
+def test_logits_that_are_not_finite_change_nothing(name):
+    """Of the classifier's gradient nothing is stored that a norm could be taken of."""
+    config = ModelConfig(dim=32, n_layers=1, n_heads=4, vocab_size=70, max_seq_len=64, tied=False)
+    params = init_params(config, 0)
+    model = anefast.Model(config, params, anefast.open_tokenizer("bytes"))
+    step = model.training_step(anefast.Device("host"), 1, 64, "layer", flows=True)
+    step.params["output" if name == "tok_embeddings" else name][3] = np.inf
+    optimizer = AdamW(step.params, OPTIM)
+    before = {name: p.copy() for name, p in step.params.items()}
+    targets = np.full((1, 64), -1, np.int32)  # left out, all of them: the loss is a finite 0
+    step.micro_step(np.zeros((1, 64), np.int32), targets, 64.0)
+    step.wait()
+    assert optimizer.update(step.grads, 1.0, 1e-2, step.flow).overflow
+    step.close()
+    assert all(p.tobytes() == before[name].tobytes() for name, p in step.params.items())
+
+
+@pytest.mark.parametrize("batch,flows", [(4, True), (5, False)])
+def test_the_classifier_flows_where_its_tokens_are_one_block(batch, flows):
+    config = ModelConfig(dim=32, n_layers=1, n_heads=4, vocab_size=70, max_seq_len=64)
+    model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
+    step = model.training_step(anefast.Device("host"), batch, 64, "layer", flows=True)
+    assert ("tok_embeddings" in step.flow.names) == flows != ("tok_embeddings" in step.grads)
+    step.close()
+
+
+def test_wrong_operands_are_refused():
+    flow = anefast._C.Flow(1, 320)
+    h, dh = np.zeros((1, 8, 1, 320), np.float16), np.zeros((1, 8, 1, 320), np.float16)
+    norm, weight = np.ones(8, np.float32), np.ones((40, 8), np.float32)
+    targets, nll = np.zeros((1, 320), np.int32), np.zeros((1, 320), np.float32)
+    with pytest.raises(ValueError, match="at most 256 tokens"):
+        anefast._C.head_loss_grad(h, norm, weight, targets, 1e-5, 1.0, nll, dh, norm, flow)
+    with pytest.raises(ValueError, match="expected a surface of 2560 halves, got None"):
+        flow.add(None, None, 8, 8)
+    with pytest.raises(ValueError, match="batch and seq of at least 1"):
+        anefast._C.Flow(0, 32)
+    with pytest.raises(ValueError, match="of the 0 gradients that flow, got 1 weights"):
+        flow.update([weight], [weight], [weight], [0.0], *[1.0] * 7)
 
 
 def test_clipping_and_flowing_exclude_each_other():

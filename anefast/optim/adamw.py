@@ -80,11 +80,8 @@ class AdamW:
             self._decays(stored), *rule,
         )  # fmt: skip
         if flow is not None:
-            weights, means, seconds = (
-                [arrays[name] for name in flow.names]
-                for arrays in (self.params, self.mean, self.square)
-            )
-            squares += flow.update(weights, means, seconds, self._decays(flow.names), *rule)
+            decays = self._decays(flow.names)
+            squares += flow.update(self.params, self.mean, self.square, decays, *rule)
             norm = math.sqrt(squares) * factor
         return Update(norm, overflow=False)
 

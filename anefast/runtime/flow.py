@@ -1,46 +1,61 @@
 """Weight gradients that are never stored: made of their taps where the optimiser needs them.
 
 Where an update is one micro-step and no clipping asks for the whole norm first, a gradient's only
-reader is AdamW. It then multiplies a panel of rows, uses it and forgets it: a layer's weights cost
-12 bytes of fp32 each instead of 16. The price is that these products begin when the device is done
-instead of beside it.
+reader is AdamW. It then multiplies a panel of rows, uses it and forgets it: a weight costs 12 bytes
+of fp32 instead of 16. The price is that these products begin when the device is done instead of
+beside it. The classifier's gradient flows where one block of its tokens is all there are; of more,
+too many logits would have to be kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.nn import Params
 from anefast.runtime.device import Surface
 
-Arrays = Sequence[npt.NDArray[np.float32]]
+Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 
 class Flow:
-    """taps: surfaces of dy (B, Co, 1, S) and x (B, Ci, 1, S) by the name of a weight (Co, Ci)."""
+    """Of the weights (Co, Ci) that `names` lists.
 
-    def __init__(self, taps: Mapping[str, tuple[Surface, Surface]], batch: int, seq: int) -> None:
-        self.names = list(taps)
-        self._taps = list(taps.values())
-        self._shape = (batch, seq)
+    taps: surfaces of dy (B, Co, 1, S) and x (B, Ci, 1, S) by the name of a weight. head: the name
+    of the classifier's weight, if `head_flows(batch * seq)`; `native` then goes to head_loss_grad.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        taps: Mapping[str, tuple[Surface, Surface]],
+        head: str | None,
+        batch: int,
+        seq: int,
+    ) -> None:
+        self.names = [*taps, *([head] if head else [])]
+        self.native = _C.Flow(batch, seq)
+        for name, (dy, x) in taps.items():
+            self.native.add(dy.native, x.native, *params[name].shape)
 
     def finite(self) -> bool:
         """Whether every tap is, and with them the gradients: products of halves fit an fp32 sum."""
-        for surface in dict.fromkeys(s for pair in self._taps for s in pair):
-            with surface.read() as data:
-                if _C.half_overflows(data):
-                    return False
-        return True
+        return self.native.finite()
 
     def update(
         self, weights: Arrays, means: Arrays, squares: Arrays, decays: list[float], *rule: float
     ) -> float:
-        """AdamW of all of them, `names` in order, in place. rule: as `_C.adamw` takes it.
+        """AdamW of all of them, in place; decays: of `names`; rule: as `_C.adamw` takes it.
 
         Returns the sum of squares of the gradients, as they are: loss scale and all.
         """
-        dys, xs = ([pair[i].native for pair in self._taps] for i in (0, 1))
-        return _C.adamw_of_taps(weights, means, squares, decays, dys, xs, *self._shape, *rule)
+        w, m, v = ([arrays[name] for name in self.names] for arrays in (weights, means, squares))
+        return self.native.update(w, m, v, decays, *rule)
+
+
+def head_flows(tokens: int) -> bool:
+    """Whether a micro-step of so many tokens is one block of the classifier's."""
+    return tokens <= _C.HEAD_TOKENS

@@ -18,7 +18,7 @@ from anefast.ir import terms
 from anefast.nn import GRAD, Params, Vocabulary, classifier, training_graph, zeros_like
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device
-from anefast.runtime.flow import Flow
+from anefast.runtime.flow import Flow, head_flows
 from anefast.runtime.health import Health
 from anefast.runtime.sequence import Sequence
 
@@ -34,7 +34,8 @@ class TrainingStep:
     update (None: when ready; see compiler.py). Without `load` nothing is compiled before the first
     `update_weights`. With a `vocabulary`, embedding and classifier in `params` and `grads` are
     compact copies, not the caller's arrays; tokens stay as they are. With `flows`, which is for
-    updates of one micro-step, gradients of the layers' matrices are not in `grads` but in `flow`.
+    updates of one micro-step, gradients of the layers' matrices, and of the classifier's where its
+    tokens are few, are not in `grads` but in `flow`.
     """
 
     def __init__(
@@ -78,9 +79,12 @@ class TrainingStep:
             for name, n in (job for of_program in jobs for job in of_program)
             if flows and n.op == "weight_grad" and len(terms(graph.outputs[GRAD + name])) == 1
         }
-        self.flow = Flow(taps, batch, seq) if flows else None
-        self._jobs = [[job for job in of_program if job[0] not in taps] for of_program in jobs]
-        self.grads: Params = zeros_like({n: p for n, p in params.items() if n not in taps})
+        self._head = classifier(params)
+        head = self._head if flows and head_flows(batch * seq) else None
+        self.flow = Flow(params, taps, head, batch, seq) if flows else None
+        flowing = self.flow.names if self.flow else []
+        self._jobs = [[job for job in of_program if job[0] not in flowing] for of_program in jobs]
+        self.grads: Params = zeros_like({n: p for n, p in params.items() if n not in flowing})
         self._labels = {name: _C.spans_label(name) for name in params}
         self._queue = _C.Queue()
         self._nll = np.zeros((batch, seq), np.float32)
@@ -109,7 +113,7 @@ class TrainingStep:
         x, y: int32 [B, S] tokens and targets; a target below 0 is left out. Returns the sum of
         token losses in nats and how many tokens it is of. Gradients are in `grads` after `wait()`.
         """
-        params, grads, head = self.params, self.grads, classifier(self.params)
+        params, grads, head = self.params, self.grads, self._head
         _C.spans_phase(_C.Phase.FORWARD)
         self.wait()  # surfaces are written again from here on
         self.compiler.edge()
@@ -119,7 +123,7 @@ class TrainingStep:
         with self._h.read() as h, self._dh.write() as dh:
             loss, tokens = _C.head_loss_grad(
                 h, params["norm"], params[head], y, self.config.norm_eps, loss_scale,
-                self._nll, dh, grads["norm"], grads[head], fresh,
+                self._nll, dh, grads["norm"], self._dweight(head), fresh,
             )  # fmt: skip
         self._old -= {"norm", head}
         _C.spans_phase(_C.Phase.BACKWARD)
@@ -127,10 +131,7 @@ class TrainingStep:
         for i in self._backward:
             self.sequence.run([i])
             self._enqueue([i])
-        if self._is_old("tok_embeddings"):  # and not the classifier's too
-            grads["tok_embeddings"].fill(0)
-        with self._dx.read() as dx:
-            _C.embed_grad(x, dx, grads["tok_embeddings"])
+        self._embed_grad(x)
         return loss, tokens
 
     def evaluate(self, x: Tokens, y: Tokens) -> tuple[float, int]:
@@ -140,11 +141,9 @@ class TrainingStep:
         self.settle()
         x, y = self._compact(x), self._compact(y)
         self._run_forward(x)
-        params = self.params
+        norm, weight = self.params["norm"], self.params[self._head]
         with self._h.read() as h:
-            return _C.head_loss(
-                h, params["norm"], params[classifier(params)], y, self.config.norm_eps, self._nll
-            )
+            return _C.head_loss(h, norm, weight, y, self.config.norm_eps, self._nll)
 
     @property
     def nll(self) -> npt.NDArray[np.float32]:
@@ -170,6 +169,24 @@ class TrainingStep:
         with self._x.write() as out:
             _C.embed(x, self.params["tok_embeddings"], out)
         self.sequence.run(self._forward)
+
+    def _dweight(self, head: str) -> npt.NDArray[np.float32] | _C.Flow:
+        """Where the classifier's gradient goes."""
+        if head in self.grads:
+            return self.grads[head]
+        assert self.flow is not None
+        return self.flow.native
+
+    def _embed_grad(self, x: Tokens) -> None:
+        """The embedding's gradient, on top of the classifier's where they are one matrix."""
+        name = "tok_embeddings"
+        if name not in self.grads:
+            assert self.flow is not None
+            return self.flow.native.embed(x, self._dx.native)
+        if self._is_old(name):  # and not the classifier's too
+            self.grads[name].fill(0)
+        with self._dx.read() as dx:
+            _C.embed_grad(x, dx, self.grads[name])
 
     def _enqueue(self, programs: list[int]) -> None:
         """Queues the weight gradients whose operands exist once these programs have run."""

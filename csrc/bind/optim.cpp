@@ -32,52 +32,6 @@ void adamw_arrays(const Arrays &weights, const Arrays &grads, const Arrays &mean
     adamw(tensors.data(), static_cast<int64_t>(n), {factor, lr, beta1, beta2, epsilon, bias1, bias2});
 }
 
-// Surfaces locked for reading while it lasts.
-class Reading {
-  public:
-    const uint16_t *add(const std::shared_ptr<Surface> &s, int64_t elements) {
-        if (!s || static_cast<int64_t>(s->bytes() / 2) < elements)
-            throw py::value_error("[adamw_of_taps] expected a surface of " + std::to_string(elements) + " halves, got " +
-                                  (s ? std::to_string(s->bytes()) + " bytes." : "None."));
-        const auto *data = static_cast<const uint16_t *>(s->lock(true));
-        held_.push_back(s);
-        return data;
-    }
-    ~Reading() {
-        for (const auto &s : held_) s->unlock_quietly(true);
-    }
-
-  private:
-    std::vector<std::shared_ptr<Surface>> held_;
-};
-
-double adamw_of_surfaces(const Arrays &weights, const Arrays &means, const Arrays &squares, const std::vector<float> &decays,
-                         const std::vector<std::shared_ptr<Surface>> &dys, const std::vector<std::shared_ptr<Surface>> &xs,
-                         int64_t batch, int64_t seq, float factor, float lr, float beta1, float beta2, float epsilon,
-                         double bias1, double bias2) {
-    const char *where = "adamw_of_taps";
-    const size_t n = weights.size();
-    if (means.size() != n || squares.size() != n || decays.size() != n || dys.size() != n || xs.size() != n)
-        throw py::value_error("[adamw_of_taps] expected as many moments, decays and taps as weights, which are " +
-                              std::to_string(n) + ".");
-    if (batch < 1 || seq < 1) throw py::value_error("[adamw_of_taps] expected batch and seq of at least 1.");
-    Reading reading;
-    std::vector<AdamTensor> tensors;
-    std::vector<Taps> taps;
-    for (size_t i = 0; i < n; i++) {
-        auto *w = elements_of<float>(weights[i], where, "weight", "float32", {-1, -1}, Access::write);
-        const py::ssize_t rows = weights[i].shape(0), columns = weights[i].shape(1);
-        tensors.push_back({w, elements_of<float>(means[i], where, "mean", "float32", {rows, columns}, Access::write),
-                           elements_of<float>(squares[i], where, "square", "float32", {rows, columns}, Access::write),
-                           nullptr, rows * columns, decays[i]});
-        const auto *dy = reading.add(dys[i], batch * rows * seq);
-        taps.push_back({dy, reading.add(xs[i], batch * columns * seq), rows, columns});
-    }
-    py::gil_scoped_release free;
-    return adamw_of_taps(tensors.data(), taps.data(), static_cast<int64_t>(n), batch, seq,
-                         {factor, lr, beta1, beta2, epsilon, bias1, bias2});
-}
-
 double squared_norm_arrays(const Arrays &arrays) {
     std::vector<const float *> data;
     std::vector<int64_t> sizes;
@@ -96,11 +50,6 @@ void init_optim(py::module_ &m) {
     m.def("adamw", &adamw_arrays, arg("weights"), arg("grads"), arg("means"), arg("squares"), arg("decays"),
           arg("factor"), arg("lr"), arg("beta1"), arg("beta2"), arg("epsilon"), arg("bias1"), arg("bias2"),
           "One AdamW update of factor * grads, in place; grads are read only. bias: 1 - beta ** step.");
-    m.def("adamw_of_taps", &adamw_of_surfaces, arg("weights"), arg("means"), arg("squares"), arg("decays"), arg("dys"),
-          arg("xs"), arg("batch"), arg("seq"), arg("factor"), arg("lr"), arg("beta1"), arg("beta2"), arg("epsilon"),
-          arg("bias1"), arg("bias2"),
-          "adamw of matrices (Co, Ci) by gradients that are made on the way, of surfaces dy (B, Co, 1, S) and x (B, Ci, 1, S) "
-          "fp16. Returns the gradients' sum of squares, in double.");
     m.def("squared_norm", &squared_norm_arrays, arg("arrays"), "Sum of squares of all of them, in double.");
 }
 

@@ -3,6 +3,7 @@
 // Arrays are C-contiguous; fp16 ones are (B, C, 1, S), usually views of locked surfaces. The GIL is
 // released while anything is computed.
 #include "bind.h"
+#include "flow.h"
 
 #include "../cpu/embed.h"
 #include "../cpu/head.h"
@@ -87,23 +88,44 @@ py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::
     return loss_tuple(where, loss, head);
 }
 
-py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const py::array &weight,
-                                const py::array &targets, double epsilon, double scale, const py::array &nll,
-                                const py::array &dh, const py::array &dnorm, const py::array &dweight, bool fresh) {
+// run(targets, nll, dh, dnorm) computes, without the GIL.
+template <class Run>
+py::tuple head_grad(const Head &head, const py::array &targets, const py::array &nll, const py::array &dh,
+                    const py::array &dnorm, const Run &run) {
     span::Span timed(span::Component::CROSS_ENTROPY);
     const char *where = "head_loss_grad";
-    const Head head = head_of(where, h, norm, weight, epsilon);
     const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
     auto *n = elements_of<float>(nll, where, "nll", "float32", {head.batch, head.seq}, Access::write);
     auto *d = elements_of<uint16_t>(dh, where, "dh", "float16", {head.batch, head.channels, 1, head.seq}, Access::write);
     auto *dn = elements_of<float>(dnorm, where, "dnorm", "float32", {head.channels}, Access::write);
-    auto *dw = elements_of<float>(dweight, where, "dweight", "float32", {head.vocab, head.channels}, Access::write);
     HeadLoss loss;
     {
         py::gil_scoped_release free;
-        loss = head_loss_grad(head, t, static_cast<float>(scale), n, d, dn, dw, fresh);
+        loss = run(t, n, d, dn);
     }
     return loss_tuple(where, loss, head);
+}
+
+py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const py::array &weight,
+                                const py::array &targets, double epsilon, float scale, const py::array &nll,
+                                const py::array &dh, const py::array &dnorm, const py::array &dweight, bool fresh) {
+    const Head head = head_of("head_loss_grad", h, norm, weight, epsilon);
+    auto *dw = elements_of<float>(dweight, "head_loss_grad", "dweight", "float32", {head.vocab, head.channels}, Access::write);
+    return head_grad(head, targets, nll, dh, dnorm, [&](const int32_t *t, float *n, uint16_t *d, float *dn) {
+        return head_loss_grad(head, t, scale, n, d, dn, dw, fresh);
+    });
+}
+
+py::tuple head_loss_grad_flowing(const py::array &h, const py::array &norm, const py::array &weight,
+                                 const py::array &targets, double epsilon, float scale, const py::array &nll,
+                                 const py::array &dh, const py::array &dnorm, Flow &dweight, bool fresh) {
+    const Head head = head_of("head_loss_grad", h, norm, weight, epsilon);
+    if (head.batch * head.seq > HEAD_TOKENS)
+        throw py::value_error("[head_loss_grad] expected at most " + std::to_string(HEAD_TOKENS) +
+                              " tokens for a gradient that flows, got " + std::to_string(head.batch * head.seq) + ".");
+    return head_grad(head, targets, nll, dh, dnorm, [&](const int32_t *t, float *n, uint16_t *d, float *dn) {
+        return head_loss_grad(head, t, scale, n, d, dn, dweight.head, fresh);
+    });
 }
 
 void head_logits_arrays(const py::array &h, const py::array &norm, const py::array &weight, double epsilon,
@@ -137,6 +159,10 @@ void init_training(py::module_ &m) {
           arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
           arg("fresh") = false,
           "head_loss with gradients of scale * sum: dh is written, dnorm and dweight are added to or, if fresh, written.");
+    m.def("head_loss_grad", &head_loss_grad_flowing, arg("h"), arg("norm"), arg("weight"), arg("targets"),
+          arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
+          arg("fresh") = false,
+          "The same of at most HEAD_TOKENS tokens, dweight being left to a Flow.");
     m.def("head_logits", &head_logits_arrays, arg("h"), arg("norm"), arg("weight"), arg("epsilon"), arg("positions"),
           arg("out"), "out (B, V) fp32: the logits at one position of each sequence.");
     m.def("threads", [] { return Pool::shared().threads(); });

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "../isa.h"
-#include "gemm.h"
 #include "pool.h"
 #include "scratch.h"
 
@@ -115,33 +114,23 @@ void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule) {
     });
 }
 
-double adamw_of_taps(const AdamTensor *tensors, const Taps *taps, int64_t count, int64_t batch, int64_t seq,
-                     const AdamRule &rule) {
-    constexpr int64_t ROWS_LEAST = 192; // each panel packs x for itself: less, and packing is what takes time
+double adamw_flowing(const AdamTensor *tensors, const FlowingGrad *grads, int64_t count, const AdamRule &rule) {
+    constexpr int64_t ROWS_LEAST = 192; // each panel packs an operand for itself: less, and packing is what takes time
     std::vector<Panel> panels; // in rows
     for (int64_t t = 0; t < count; ++t) {
-        const int64_t rows = std::max(ROWS_LEAST, PANEL / std::max<int64_t>(1, taps[t].columns));
-        for (int64_t first = 0; first < taps[t].rows; first += rows)
-            panels.push_back({t, first, std::min(rows, taps[t].rows - first)});
+        const int64_t rows = std::max(ROWS_LEAST, PANEL / std::max<int64_t>(1, grads[t].columns));
+        for (int64_t first = 0; first < grads[t].rows; first += rows)
+            panels.push_back({t, first, std::min(rows, grads[t].rows - first)});
     }
     const Constants c = constants(rule);
     std::vector<double> sums(panels.size());
     Pool::shared().parallel(panels.size(), [&](int64_t i) {
         const Panel &p = panels[i];
-        const Taps &t = taps[p.tensor];
-        const int64_t values = p.count * t.columns;
+        const int64_t columns = grads[p.tensor].columns, values = p.count * columns;
         float *const grad = gradient_scratch.get(values);
-        for (int64_t b = 0; b < batch; ++b) {
-            Gemm g{};
-            g.m = p.count, g.n = t.columns, g.k = seq;
-            g.a = {t.dy + (b * t.rows + p.first) * seq, Elem::f16, seq, 1};
-            g.b = {t.x + b * t.columns * seq, Elem::f16, 1, seq};
-            g.c = grad, g.c_elem = Elem::f32, g.c_row_stride = t.columns;
-            g.accumulate = b > 0;
-            gemm_alone(g);
-        }
+        grads[p.tensor].make(p.first, p.count, grad);
         sums[i] = loops().square(grad, values);
-        update_part(tensors[p.tensor], p.first * t.columns, values, grad, rule, c);
+        update_part(tensors[p.tensor], p.first * columns, values, grad, rule, c);
     });
     double total = 0;
     for (double sum : sums)

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 namespace anefast {
 
@@ -26,17 +27,15 @@ struct AdamRule {
 // One update. Gradients are read only.
 void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule);
 
-// What a weight's gradient is made of, as in weight_grad.h: dy (batch, rows, 1, seq), x (batch, columns, 1, seq) fp16.
-struct Taps {
-    const uint16_t *dy, *x;
+// A gradient that is never stored: `make` writes rows [first, first + rows) of it, on whatever thread asks.
+struct FlowingGrad {
     int64_t rows, columns;
+    std::function<void(int64_t first, int64_t rows, float *out)> make;
 };
 
-// One update by gradients that are never stored: each is multiplied a panel of rows at a time, where it is used. Their
-// values, and the weights that come of them, are those of weight_grad and adamw; `grad` of the tensors is not read.
+// One update by gradients made a panel of rows at a time, where they are used; `grad` of the tensors is not read.
 // Returns the gradients' sum of squares, panel by panel in order.
-double adamw_of_taps(const AdamTensor *tensors, const Taps *taps, int64_t count, int64_t batch, int64_t seq,
-                     const AdamRule &rule);
+double adamw_flowing(const AdamTensor *tensors, const FlowingGrad *grads, int64_t count, const AdamRule &rule);
 
 // Sum of squares in double of `count` tensors; panel by panel in order, in each panel eight running sums.
 double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t count);

@@ -68,4 +68,11 @@ int64_t embed_grad(const Embedding &e, const uint16_t *dx, float *dweight) {
     return -1;
 }
 
+void embed_grad_rows(const Embedding &e, const uint16_t *dx, int64_t first, int64_t rows, float *out) {
+    for (int64_t i = 0; i < e.batch * e.seq; ++i)
+        if (const int64_t row = e.tokens[i] - first; row >= 0 && row < rows)
+            for (int64_t c = 0; c < e.channels; ++c)
+                out[row * e.channels + c] += half_to_float(dx[(i / e.seq * e.channels + c) * e.seq + i % e.seq]);
+}
+
 } // namespace anefast

@@ -20,4 +20,7 @@ int64_t embed(const Embedding &e, const float *weight, uint16_t *out);
 // Returns as embed does.
 int64_t embed_grad(const Embedding &e, const uint16_t *dx, float *dweight);
 
+// The same for rows [first, first + rows) of dweight, on the calling thread: out (rows, channels). Tokens are in range.
+void embed_grad_rows(const Embedding &e, const uint16_t *dx, int64_t first, int64_t rows, float *out);
+
 } // namespace anefast

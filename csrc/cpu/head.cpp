@@ -7,10 +7,12 @@
 //   2) the chunks' sums meet in chunk order, in double: nll, and the factor that turns exponentials to gradients;
 //   3) dlogits, dW += dlogits xn^T, dxn += W^T dlogits, where neighbouring chunks (a slab) share one dxn;
 //   4) the slabs' dxn are added up in order, and the norm's gradients follow.
+// Where dW is wanted later and by rows, dlogits and the packed xn outlive the block instead (HeadTaps).
 // That is three products and one pass each way over the exponentials: nothing is made twice.
 #include "head.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -24,7 +26,6 @@
 namespace anefast {
 namespace {
 
-constexpr int64_t TOKENS = 256;              // per block
 constexpr int64_t CHUNK = 192;               // vocabulary rows that go through the cache together
 constexpr int64_t SLABS_MOST = 32;           // sums of dxn side by side,
 constexpr int64_t SLAB_FLOATS = 3000 * 1000; // in about so much memory
@@ -50,13 +51,14 @@ thread_local ChunkMemory chunk_memory;
 // A block of up to TOKENS consecutive positions (b * seq + s), and its buffers.
 class Block {
   public:
-    Block(const Head &head, int64_t most, bool with_grad)
-        : head(head), C(head.channels), V(head.vocab), chunks(ceil_div(V, CHUNK)), room(most),
+    Block(const Head &head, int64_t most, bool with_grad, HeadTaps *taps)
+        : head(head), taps(taps), C(head.channels), V(head.vocab), chunks(ceil_div(V, CHUNK)), room(most),
           slabs(std::min({chunks, SLABS_MOST, std::max<int64_t>(4, SLAB_FLOATS / (C * most))})), rstd(most),
           picked(most), maxima(chunks * most), sums(chunks * most), xn(block_memory.xn.get(C * most)),
           panels(block_memory.panels.get(b_panels_floats(C, most))),
-          transposed_panels(with_grad ? block_memory.transposed_panels.get(b_panels_floats(most, C)) : nullptr),
-          exps(with_grad ? block_memory.exps.get(V * most) : nullptr),
+          transposed_panels(
+              with_grad ? (taps ? taps->xn : block_memory.transposed_panels).get(b_panels_floats(most, C)) : nullptr),
+          exps(with_grad ? (taps ? taps->dlogits : block_memory.exps).get(V * most) : nullptr),
           dxn(with_grad ? block_memory.dxn.get(slabs * C * most) : nullptr) {}
 
     void take(int64_t first_token, int64_t count) {
@@ -117,6 +119,7 @@ class Block {
     // Step 2. Writes nll, adds to `loss`, and turns `sums` into the factors of step 3.
     void score(const int32_t *targets, float scale, float *nll, HeadLoss &loss) {
         std::vector<double> ones(T);
+        std::atomic<bool> finite{true}; // every logit, as none that is not leaves its sum finite
         over_lanes([&](int64_t t, int64_t n) {
             float most[LANES];
             double sum[LANES] = {};
@@ -133,6 +136,8 @@ class Block {
             double over[LANES];
             for (int64_t i = 0; i < n; ++i) {
                 const bool counts = targets[first + t + i] >= 0;
+                if (!std::isfinite(sum[i]))
+                    finite = false;
                 ones[t + i] = counts ? std::log(sum[i]) + most[i] - picked[t + i] : 0;
                 over[i] = counts ? scale / sum[i] : 0;
             }
@@ -140,6 +145,10 @@ class Block {
                 for (int64_t i = 0; i < n; ++i)
                     sums[k * room + t + i] = static_cast<float>(maxima[k * room + t + i] * over[i]);
         });
+        if (taps) {
+            taps->vocab = V, taps->channels = C, taps->tokens = T;
+            taps->finite = finite;
+        }
         for (int64_t t = 0; t < T; ++t) {
             nll[first + t] = static_cast<float>(ones[t]);
             loss.sum += ones[t];
@@ -147,9 +156,9 @@ class Block {
         }
     }
 
-    // Step 3, and the sum of step 4. dxn (C, T) is written, dweight written or added to.
+    // Step 3, and the sum of step 4. dxn (C, T) is written, dweight written or added to; not with taps.
     void classifier_grad(const int32_t *targets, float scale, float *dweight, bool adds) {
-        span::Span timed(span::Component::CLASSIFIER, 0, 4 * V * T * C);
+        span::Span timed(span::Component::CLASSIFIER, 0, (taps ? 2 : 4) * V * T * C);
         Pool::shared().parallel(slabs, [&](int64_t slab) {
             float *const dlogits = chunk_memory.dlogits.get(b_panels_floats(CHUNK, T));
             float *const weights = chunk_memory.weights.get(a_panels_floats(C, CHUNK));
@@ -161,7 +170,8 @@ class Block {
                 for (int64_t t = 0; t < T; ++t)
                     if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
                         e[row * T + t] -= scale;
-                gemm_panels({rows, C, T, e, T, transposed_panels, dweight + v * C, C, adds});
+                if (!taps)
+                    gemm_panels({rows, C, T, e, T, transposed_panels, dweight + v * C, C, adds});
                 pack_b_panels(rows_of(e, T), rows, T, 0, rows, dlogits);
                 pack_a_panels(transposed(head.weight + v * C, C), C, rows, weights);
                 gemm_panels({C, T, rows, weights, 0, dlogits, dxn + slab * C * T, T, chunk > begin});
@@ -240,6 +250,7 @@ class Block {
     }
 
     const Head &head;
+    HeadTaps *const taps;
     const int64_t C, V, chunks, room, slabs;
     int64_t first = 0, T = 0;
     std::vector<float> rstd, picked;
@@ -249,15 +260,15 @@ class Block {
 };
 
 HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh, float *dnorm,
-             float *dweight, bool fresh) {
-    const int64_t tokens = head.batch * head.seq, most = std::min(TOKENS, tokens);
+             float *dweight, HeadTaps *taps, bool fresh) {
+    const int64_t tokens = head.batch * head.seq, most = std::min(HEAD_TOKENS, tokens);
     HeadLoss loss{0, 0, -1};
     for (int64_t t = 0; t < tokens && loss.bad < 0; ++t)
         if (targets[t] >= head.vocab)
             loss.bad = t;
     if (loss.bad >= 0 || tokens == 0)
         return loss;
-    Block block(head, most, dh);
+    Block block(head, most, dh, taps);
     for (int64_t t = 0; t < tokens; t += most) {
         block.take(t, std::min(most, tokens - t));
         block.normalise();
@@ -275,12 +286,23 @@ HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, 
 } // namespace
 
 HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll) {
-    return run(head, targets, 1, nll, nullptr, nullptr, nullptr, false);
+    return run(head, targets, 1, nll, nullptr, nullptr, nullptr, nullptr, false);
 }
 
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
                         float *dnorm, float *dweight, bool fresh) {
-    return run(head, targets, scale, nll, dh, dnorm, dweight, fresh);
+    return run(head, targets, scale, nll, dh, dnorm, dweight, nullptr, fresh);
+}
+
+HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
+                        float *dnorm, HeadTaps &taps, bool fresh) {
+    taps.finite = false;
+    return run(head, targets, scale, nll, dh, dnorm, nullptr, &taps, fresh);
+}
+
+void HeadTaps::grad_rows(int64_t first, int64_t rows, float *out) {
+    const float *const d = dlogits.get(vocab * tokens);
+    gemm_panels({rows, channels, tokens, d + first * tokens, tokens, xn.get(b_panels_floats(tokens, channels)), out, channels, false});
 }
 
 int64_t head_logits(const Head &head, const int32_t *positions, float *out) {

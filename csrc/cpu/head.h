@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "scratch.h"
+
 namespace anefast {
 
 struct Head {
@@ -29,6 +31,22 @@ HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll);
 // infinity); dnorm (channels) and dweight (vocab, channels) fp32 are added to, or, where `fresh`, written.
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
                         float *dnorm, float *dweight, bool fresh);
+
+constexpr int64_t HEAD_TOKENS = 256; // of a block
+
+// What the classifier's gradient is made of, kept of one block of tokens for a reader that wants it by rows.
+struct HeadTaps {
+    int64_t vocab = 0, channels = 0, tokens = 0;
+    bool finite = false;
+    Scratch dlogits, xn; // (vocab, tokens); panels of (tokens, channels)
+
+    // Rows [first, first + rows) of dweight, as head_loss_grad writes them, on the calling thread: out (rows, channels).
+    void grad_rows(int64_t first, int64_t rows, float *out);
+};
+
+// head_loss_grad of at most HEAD_TOKENS tokens whose dweight is left to `taps`.
+HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
+                        float *dnorm, HeadTaps &taps, bool fresh);
 
 // out (batch, vocab) fp32 = logits at one position of each sequence.
 // Returns -1, or the first sequence whose position is outside [0, seq).

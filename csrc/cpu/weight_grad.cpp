@@ -12,6 +12,16 @@ namespace {
 
 constexpr int64_t BLOCK = 256; // positions converted at a time
 
+// out (rows, columns) = dy x^T of one sequence.
+Gemm product(const uint16_t *dy, const uint16_t *x, float *out, int64_t seq, int64_t rows, int64_t columns) {
+    Gemm g{};
+    g.m = rows, g.n = columns, g.k = seq;
+    g.a = {dy, Elem::f16, seq, 1};
+    g.b = {x, Elem::f16, 1, seq};
+    g.c = out, g.c_elem = Elem::f32, g.c_row_stride = columns;
+    return g;
+}
+
 // acc[c] = (fresh ? 0 : acc[c]) + sum over b, s of term(b, c, s): eight lanes by position, folded in a fixed order.
 void sum_channel(const uint16_t *dy, const uint16_t *x, float *acc, int64_t c, int64_t batch, int64_t seq,
                  int64_t channels, bool fresh) {
@@ -48,14 +58,19 @@ void enqueue_sums(const uint16_t *dy, const uint16_t *x, float *acc, int64_t bat
 void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
                  int64_t out_channels, int64_t in_channels, bool fresh) {
     for (int64_t b = 0; b < batch; ++b) {
-        Gemm g;
-        g.m = out_channels, g.n = in_channels, g.k = seq;
-        g.a = {dy + b * out_channels * seq, Elem::f16, seq, 1};
-        g.b = {x + b * in_channels * seq, Elem::f16, 1, seq};
-        g.c = acc, g.c_elem = Elem::f32, g.c_row_stride = in_channels;
+        Gemm g = product(dy + b * out_channels * seq, x + b * in_channels * seq, acc, seq, out_channels, in_channels);
         g.accumulate = b > 0 || !fresh;
         g.any_order = true;
         gemm_enqueue(acc, g);
+    }
+}
+
+void weight_grad_rows(const uint16_t *dy, const uint16_t *x, int64_t batch, int64_t seq, int64_t out_channels,
+                      int64_t in_channels, int64_t first, int64_t rows, float *out) {
+    for (int64_t b = 0; b < batch; ++b) {
+        Gemm g = product(dy + (b * out_channels + first) * seq, x + b * in_channels * seq, out, seq, rows, in_channels);
+        g.accumulate = b > 0;
+        gemm_alone(g);
     }
 }
 

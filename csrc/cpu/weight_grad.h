@@ -16,6 +16,10 @@ namespace anefast {
 void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
                  int64_t out_channels, int64_t in_channels, bool fresh);
 
+// Rows [first, first + rows) of the same sum, from 0, on the calling thread: out (rows, in_channels).
+void weight_grad_rows(const uint16_t *dy, const uint16_t *x, int64_t batch, int64_t seq, int64_t out_channels,
+                      int64_t in_channels, int64_t first, int64_t rows, float *out);
+
 // acc (channels) += sum over b, s of dy * x; both (batch, channels, 1, seq) fp16.
 void scale_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
                 int64_t channels, bool fresh);

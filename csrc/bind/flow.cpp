@@ -1,0 +1,131 @@
+// Flow: gradients that AdamW makes where it uses them, of surfaces and of the classifier's taps.
+#include "bind.h"
+#include "flow.h"
+
+#include <atomic>
+#include <map>
+
+#include "../cpu/adamw.h"
+#include "../cpu/health.h"
+#include "../cpu/pool.h"
+#include "../cpu/weight_grad.h"
+
+namespace anefast::bind {
+
+namespace {
+
+// Surfaces locked for reading while it lasts.
+class Reading {
+  public:
+    const uint16_t *add(const Tap &tap) {
+        const auto *data = static_cast<const uint16_t *>(tap.surface->lock(true));
+        held_.push_back(tap.surface);
+        return data;
+    }
+    ~Reading() {
+        for (const auto &s : held_) s->unlock_quietly(true);
+    }
+
+  private:
+    std::vector<std::shared_ptr<Surface>> held_;
+};
+
+} // namespace
+
+Tap Flow::tap(const std::shared_ptr<Surface> &surface, int64_t channels) const {
+    const int64_t elements = batch_ * channels * seq_;
+    if (!surface || static_cast<int64_t>(surface->bytes() / 2) < elements)
+        throw py::value_error("[flow] expected a surface of " + std::to_string(elements) + " halves, got " +
+                              (surface ? std::to_string(surface->bytes()) + " bytes." : "None."));
+    return {surface, elements};
+}
+
+Flow::Flow(int64_t batch, int64_t seq) : batch_(batch), seq_(seq) {
+    if (batch < 1 || seq < 1) throw py::value_error("[flow] expected batch and seq of at least 1.");
+}
+
+void Flow::add(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, int64_t rows, int64_t columns) {
+    matrices_.push_back({tap(dy, rows), tap(x, columns), rows, columns});
+}
+
+void Flow::embed(const py::array &tokens, const std::shared_ptr<Surface> &dx) {
+    const auto *t = elements_of<const int32_t>(tokens, "flow", "tokens", "int32", {batch_, seq_});
+    for (py::ssize_t i = 0; i < tokens.size(); i++)
+        if (t[i] < 0 || t[i] >= head.vocab)
+            throw py::value_error("[flow] expected tokens below the " + std::to_string(head.vocab) +
+                                  " of the last head_loss_grad, got " + std::to_string(t[i]) + ".");
+    dx_ = tap(dx, head.channels);
+    tokens_.assign(t, t + tokens.size());
+}
+
+bool Flow::finite() const {
+    constexpr int64_t PART = 1 << 16; // halves: some 3 us
+    if (head.tokens && !head.finite) return false;
+    std::map<Surface *, Tap> taps; // several matrices may share one
+    for (const Matrix &m : matrices_) taps[m.dy.surface.get()] = m.dy, taps[m.x.surface.get()] = m.x;
+    if (dx_.surface) taps[dx_.surface.get()] = dx_;
+    Reading reading;
+    std::vector<std::pair<const uint16_t *, int64_t>> parts;
+    for (const auto &[surface, tap] : taps) {
+        const uint16_t *data = reading.add(tap);
+        for (int64_t at = 0; at < tap.elements; at += PART) parts.emplace_back(data + at, std::min(PART, tap.elements - at));
+    }
+    std::atomic<bool> finite{true};
+    py::gil_scoped_release free;
+    Pool::shared().parallel(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+        if (half_overflows(parts[i].first, static_cast<size_t>(parts[i].second))) finite = false;
+    });
+    return finite;
+}
+
+double Flow::update(const Arrays &weights, const Arrays &means, const Arrays &squares, const std::vector<float> &decays,
+                    float factor, float lr, float beta1, float beta2, float epsilon, double bias1, double bias2) {
+    const size_t n = matrices_.size() + (head.tokens ? 1 : 0);
+    if (weights.size() != n || means.size() != n || squares.size() != n || decays.size() != n)
+        throw py::value_error("[flow] expected weights, moments and decays of the " + std::to_string(n) +
+                              " gradients that flow, got " + std::to_string(weights.size()) + " weights.");
+    Reading reading;
+    std::vector<FlowingGrad> grads;
+    for (const Matrix &m : matrices_) {
+        const uint16_t *dy = reading.add(m.dy), *x = reading.add(m.x);
+        grads.push_back({m.rows, m.columns, [this, &m, dy, x](int64_t first, int64_t rows, float *out) {
+                             weight_grad_rows(dy, x, batch_, seq_, m.rows, m.columns, first, rows, out);
+                         }});
+    }
+    if (head.tokens) {
+        const uint16_t *dx = dx_.surface ? reading.add(dx_) : nullptr;
+        const Embedding embedded{tokens_.data(), batch_, seq_, head.channels, head.vocab};
+        grads.push_back({head.vocab, head.channels, [this, dx, embedded](int64_t first, int64_t rows, float *out) {
+                             head.grad_rows(first, rows, out);
+                             if (dx) embed_grad_rows(embedded, dx, first, rows, out);
+                         }});
+    }
+    std::vector<AdamTensor> tensors;
+    for (size_t i = 0; i < n; i++) {
+        const py::ssize_t rows = grads[i].rows, columns = grads[i].columns;
+        auto part = [&](const Arrays &arrays, const char *name) {
+            return elements_of<float>(arrays[i], "flow", name, "float32", {rows, columns}, Access::write);
+        };
+        tensors.push_back({part(weights, "weight"), part(means, "mean"), part(squares, "square"), nullptr, rows * columns, decays[i]});
+    }
+    py::gil_scoped_release free;
+    return adamw_flowing(tensors.data(), grads.data(), static_cast<int64_t>(n), {factor, lr, beta1, beta2, epsilon, bias1, bias2});
+}
+
+void init_flow(py::module_ &m) {
+    using py::arg;
+    py::class_<Flow>(m, "Flow", "Gradients of one micro-step that are never stored; read anefast/runtime/flow.py.")
+        .def(py::init<int64_t, int64_t>(), arg("batch"), arg("seq"))
+        .def("add", &Flow::add, arg("dy"), arg("x"), arg("rows"), arg("columns"),
+             "The next matrix (Co, Ci), whose gradient is dy (B, Co, 1, S) x (B, Ci, 1, S)^T, fp16 surfaces.")
+        .def("embed", &Flow::embed, arg("tokens"), arg("dx"),
+             "The classifier's matrix is the embedding too: its gradient has dx (B, C, 1, S) at tokens (B, S) besides.")
+        .def("finite", &Flow::finite, "Whether all of them are.")
+        .def("update", &Flow::update, arg("weights"), arg("means"), arg("squares"), arg("decays"), arg("factor"), arg("lr"),
+             arg("beta1"), arg("beta2"), arg("epsilon"), arg("bias1"), arg("bias2"),
+             "adamw of the matrices in the order of add, the classifier's last if head_loss_grad left one here. Returns "
+             "the gradients' sum of squares, in double.");
+    m.attr("HEAD_TOKENS") = HEAD_TOKENS;
+}
+
+} // namespace anefast::bind
