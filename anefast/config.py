@@ -215,7 +215,8 @@ class OptimConfig(_Checked):
     warmup_steps: int = 100  # Updates of linear warm-up.
     min_lr_ratio: float = 0.1  # The cosine ends at this part of lr.
     # Largest global gradient norm; 0 turns clipping off. Without it and with accumulation 1,
-    # gradients of the layers' matrices go straight into the update and are never stored.
+    # gradients of matrices go straight into the update and are never stored (the classifier's of
+    # up to 256 tokens).
     clip: float = 1.0
     # Micro-batches per update. High, because an update means new weights on the device.
     accumulation: int = 100

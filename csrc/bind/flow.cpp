@@ -88,14 +88,12 @@ double Flow::update(const Arrays &weights, const Arrays &means, const Arrays &sq
     std::vector<FlowingGrad> grads;
     for (const Matrix &m : matrices_) {
         const uint16_t *dy = reading.add(m.dy), *x = reading.add(m.x);
-        grads.push_back({m.rows, m.columns, [this, &m, dy, x](int64_t first, int64_t rows, float *out) {
-                             weight_grad_rows(dy, x, batch_, seq_, m.rows, m.columns, first, rows, out);
-                         }});
+        grads.push_back(weight_grad_flowing(dy, x, batch_, seq_, m.rows, m.columns));
     }
     if (head.tokens) {
         const uint16_t *dx = dx_.surface ? reading.add(dx_) : nullptr;
         const Embedding embedded{tokens_.data(), batch_, seq_, head.channels, head.vocab};
-        grads.push_back({head.vocab, head.channels, [this, dx, embedded](int64_t first, int64_t rows, float *out) {
+        grads.push_back({head.vocab, head.channels, 0, 0, nullptr, [=](int64_t first, int64_t rows, const float *, float *out) {
                              head.grad_rows(first, rows, out);
                              if (dx) embed_grad_rows(embedded, dx, first, rows, out);
                          }});

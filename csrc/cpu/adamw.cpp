@@ -2,8 +2,11 @@
 #include "adamw.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <thread>
 #include <vector>
 
 #include "../isa.h"
@@ -75,6 +78,8 @@ struct Panel {
     int64_t tensor, first, count;
 };
 
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 Constants constants(const AdamRule &rule) {
     Constants c{};
     c.factor = rule.factor;
@@ -92,8 +97,6 @@ void update_part(const AdamTensor &t, int64_t first, int64_t count, const float 
     loops().update(t.weight + first, grad, t.mean + first, t.square + first, count, c);
 }
 
-thread_local Scratch gradient_scratch;
-
 template <class Size> std::vector<Panel> panels_of(int64_t count, const Size &size) {
     std::vector<Panel> panels;
     for (int64_t t = 0; t < count; ++t)
@@ -101,6 +104,78 @@ template <class Size> std::vector<Panel> panels_of(int64_t count, const Size &si
             panels.push_back({t, i, std::min(PANEL, size(t) - i)});
     return panels;
 }
+
+thread_local Scratch gradient_scratch, shared_scratch[2];
+
+// Tasks to be started in order by any threads: of each tensor the pieces of what its panels share, then the panels.
+// What is shared lies in two places in turn, so that one is filled while the other is still used.
+class Flowing {
+  public:
+    Flowing(const AdamTensor *tensors, const FlowingGrad *grads, int64_t count, const AdamRule &rule)
+        : tensors(tensors), grads(grads), rule(rule), c(constants(rule)), ends(count), done(new std::atomic<int64_t>[count]()) {
+        constexpr int64_t ROWS_LEAST = 96; // each panel reads all that is shared
+        int64_t floats = 0;
+        for (int64_t t = 0; t < count; ++t) {
+            const int64_t rows = std::max(ROWS_LEAST, PANEL / std::max<int64_t>(1, grads[t].columns));
+            for (int64_t piece = 0; piece < grads[t].pieces; ++piece)
+                tasks.push_back({t, piece, 0});
+            for (int64_t first = 0; first < grads[t].rows; first += rows)
+                tasks.push_back({t, first, std::min(rows, grads[t].rows - first)});
+            ends[t] = grads[t].pieces + ceil_div(grads[t].rows, rows);
+            floats = std::max(floats, grads[t].shared_floats);
+        }
+        for (int side = 0; side < 2; ++side)
+            shared[side] = floats ? shared_scratch[side].get(floats) : nullptr;
+    }
+
+    double run() {
+        std::vector<double> sums(tasks.size());
+        Pool::shared().parallel(tasks.size(), [&](int64_t i) {
+            const Panel &p = tasks[i];
+            if (p.count == 0)
+                share(p.tensor, p.first);
+            else
+                sums[i] = update(p);
+            done[p.tensor].fetch_add(1, std::memory_order_release);
+        });
+        double total = 0;
+        for (double sum : sums)
+            total += sum;
+        return total;
+    }
+
+  private:
+    void wait_for(int64_t tensor, int64_t finished) const {
+        for (int spins = 0; done[tensor].load(std::memory_order_acquire) < finished; ++spins)
+            if (spins > 1000)
+                std::this_thread::yield(); // the one we wait for may have lost its processor
+    }
+
+    void share(int64_t tensor, int64_t piece) {
+        if (tensor >= 2)
+            wait_for(tensor - 2, ends[tensor - 2]); // it read the same place
+        grads[tensor].share(piece, shared[tensor % 2]);
+    }
+
+    double update(const Panel &p) {
+        const FlowingGrad &g = grads[p.tensor];
+        wait_for(p.tensor, g.pieces);
+        const int64_t values = p.count * g.columns;
+        float *const grad = gradient_scratch.get(values);
+        g.make(p.first, p.count, shared[p.tensor % 2], grad);
+        update_part(tensors[p.tensor], p.first * g.columns, values, grad, rule, c);
+        return loops().square(grad, values);
+    }
+
+    const AdamTensor *const tensors;
+    const FlowingGrad *const grads;
+    const AdamRule &rule;
+    const Constants c;
+    std::vector<Panel> tasks;
+    std::vector<int64_t> ends; // how many tasks each tensor has
+    std::unique_ptr<std::atomic<int64_t>[]> done;
+    float *shared[2];
+};
 
 } // namespace
 
@@ -115,27 +190,7 @@ void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule) {
 }
 
 double adamw_flowing(const AdamTensor *tensors, const FlowingGrad *grads, int64_t count, const AdamRule &rule) {
-    constexpr int64_t ROWS_LEAST = 192; // each panel packs an operand for itself: less, and packing is what takes time
-    std::vector<Panel> panels; // in rows
-    for (int64_t t = 0; t < count; ++t) {
-        const int64_t rows = std::max(ROWS_LEAST, PANEL / std::max<int64_t>(1, grads[t].columns));
-        for (int64_t first = 0; first < grads[t].rows; first += rows)
-            panels.push_back({t, first, std::min(rows, grads[t].rows - first)});
-    }
-    const Constants c = constants(rule);
-    std::vector<double> sums(panels.size());
-    Pool::shared().parallel(panels.size(), [&](int64_t i) {
-        const Panel &p = panels[i];
-        const int64_t columns = grads[p.tensor].columns, values = p.count * columns;
-        float *const grad = gradient_scratch.get(values);
-        grads[p.tensor].make(p.first, p.count, grad);
-        sums[i] = loops().square(grad, values);
-        update_part(tensors[p.tensor], p.first * columns, values, grad, rule, c);
-    });
-    double total = 0;
-    for (double sum : sums)
-        total += sum;
-    return total;
+    return Flowing(tensors, grads, count, rule).run();
 }
 
 double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t count) {

@@ -27,10 +27,13 @@ struct AdamRule {
 // One update. Gradients are read only.
 void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule);
 
-// A gradient that is never stored: `make` writes rows [first, first + rows) of it, on whatever thread asks.
+// A gradient that is never stored but made a panel of rows at a time, on whatever threads ask.
 struct FlowingGrad {
     int64_t rows, columns;
-    std::function<void(int64_t first, int64_t rows, float *out)> make;
+    // What its panels have in common: so many floats, written in so many pieces before the first panel is made.
+    int64_t shared_floats, pieces;
+    std::function<void(int64_t piece, float *shared)> share;
+    std::function<void(int64_t first, int64_t rows, const float *shared, float *out)> make;
 };
 
 // One update by gradients made a panel of rows at a time, where they are used; `grad` of the tensors is not read.

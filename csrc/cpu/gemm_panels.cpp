@@ -14,7 +14,9 @@ constexpr int64_t K_BLOCK = 384; // a panel of B that long stays in the first ca
 
 thread_local Scratch rows_scratch; // rows of A, for kernels that read panels only
 
-const GemmKernels &kernels() { return *gemm_path().floats; }
+const GemmKernels &kernels(Elem elem) { return elem == Elem::f16 ? *gemm_path().halves : *gemm_path().floats; }
+
+bool goes_to_library(Elem elem) { return gemm_path().library && elem == Elem::f32; }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -27,66 +29,84 @@ void copy_rows(const MatrixView &v, int64_t first, int64_t rows, int64_t columns
             out[i * columns + j] = from[i * v.row_stride + j * v.col_stride];
 }
 
+// Whether the kernels take the rows of a where they lie: fp32 ones where they take rows at all.
+bool reads_in_place(const GemmKernels &kern, const PanelGemm &g) {
+    if (g.elem == Elem::f32)
+        return kern.pack_a_rows;
+    Gemm whole{};
+    whole.m = g.m, whole.n = g.n, whole.k = g.k;
+    whole.a = {g.a, g.elem, g.a_row_stride, 1};
+    return kern.in_place && kern.in_place(whole);
+}
+
 } // namespace
 
-int64_t b_panels_floats(int64_t k, int64_t n) {
-    const GemmKernels &kern = kernels();
+int64_t b_panels_floats(int64_t k, int64_t n, Elem elem) {
+    const GemmKernels &kern = kernels(elem);
     return round_up(k, kern.k_unit) * round_up(n, kern.nr) * kern.packed_bytes / 4;
 }
 
 int64_t a_panels_floats(int64_t m, int64_t k) {
-    const GemmKernels &kern = kernels();
+    const GemmKernels &kern = kernels(Elem::f32);
     return round_up(k, kern.k_unit) * round_up(m, kern.mr) * kern.packed_bytes / 4;
 }
 
 void pack_b_panels(const MatrixView &b, int64_t k, int64_t n, int64_t k_first, int64_t k_count, float *out) {
-    if (gemm_path().library)
+    if (goes_to_library(b.elem))
         return copy_rows(b, k_first, k_count, n, out);
-    const GemmKernels &kern = kernels();
+    const GemmKernels &kern = kernels(b.elem);
     const int64_t per_k = kern.nr * kern.packed_bytes;
     kern.pack_b(b, k_first, k_count, 0, n, reinterpret_cast<uint8_t *>(out) + k_first * per_k,
                 round_up(k, kern.k_unit) * per_k);
 }
 
 void pack_a_panels(const MatrixView &a, int64_t m, int64_t k, float *out) {
-    if (gemm_path().library)
+    if (goes_to_library(a.elem))
         return copy_rows({a.data, a.elem, a.col_stride, a.row_stride}, 0, k, m, out);
-    kernels().pack_a_panels(a, 0, m, 0, k, out);
+    kernels(Elem::f32).pack_a_panels(a, 0, m, 0, k, out);
 }
 
 void gemm_panels(const PanelGemm &g) {
-    if (gemm_path().library) {
+    if (goes_to_library(g.elem)) {
         const MatrixView a = g.a_row_stride ? MatrixView{g.a, Elem::f32, g.a_row_stride, 1}
                                             : MatrixView{g.a, Elem::f32, 1, g.m};
         const Gemm plain{g.m, g.n, g.k, a, {g.b, Elem::f32, g.n, 1}, g.c, Elem::f32, g.c_row_stride, g.accumulate, true};
         return gemm_library_rows(plain, 0, g.m);
     }
-    const GemmKernels &kern = kernels();
+    const GemmKernels &kern = kernels(g.elem);
     const int64_t block = round_up(ceil_div(g.k, ceil_div(g.k, K_BLOCK)), kern.k_unit), padded = round_up(g.k, kern.k_unit);
-    const bool rows = g.a_row_stride && kern.pack_a_rows; // the kernels read rows where they lie
+    const MatrixView rows{g.a, g.elem, g.a_row_stride, 1};
+    const int64_t size = g.elem == Elem::f16 ? 2 : 4;
+    const bool in_place = g.a_row_stride && reads_in_place(kern, g), by_rows = !in_place && kern.pack_a_rows;
     if (kern.enter)
         kern.enter();
     for (int64_t k = 0; k < g.k; k += block) {
         const int64_t k_count = std::min(block, g.k - k);
-        const auto *a = reinterpret_cast<const uint8_t *>(g.a);
-        int64_t next_row = padded * kern.packed_bytes; // bytes
-        if (rows) {
-            a += k * sizeof(float);
-            next_row = g.a_row_stride * sizeof(float);
+        const auto *a = static_cast<const uint8_t *>(g.a);
+        Strip s;
+        s.a_row_stride = 0;
+        if (in_place) {
+            a += k * size;
+            s.a_row_stride = g.a_row_stride;
+            s.a_row_bytes = g.a_row_stride * size;
+        } else if (g.a_row_stride && by_rows) {
+            s.a_row_stride = round_up(block, 16);
+            s.a_row_bytes = s.a_row_stride * sizeof(float);
+            float *const mine = rows_scratch.get(g.m * s.a_row_stride);
+            kern.pack_a_rows(rows, 0, g.m, k, k_count, mine, s.a_row_stride);
+            a = reinterpret_cast<const uint8_t *>(mine);
         } else if (g.a_row_stride) {
-            next_row = round_up(k_count, kern.k_unit) * kern.packed_bytes;
-            uint8_t *const mine = rows_scratch.get_bytes(round_up(g.m, kern.mr) * next_row);
-            kern.pack_a_panels({g.a, Elem::f32, g.a_row_stride, 1}, 0, g.m, k, k_count, mine);
+            s.a_row_bytes = round_up(k_count, kern.k_unit) * kern.packed_bytes;
+            uint8_t *const mine = rows_scratch.get_bytes(round_up(g.m, kern.mr) * s.a_row_bytes);
+            kern.pack_a_panels(rows, 0, g.m, k, k_count, mine);
             a = mine;
         } else {
             a += k * kern.mr * kern.packed_bytes;
+            s.a_row_bytes = padded * kern.packed_bytes;
         }
-        Strip s;
         s.rows = g.m;
         s.k_count = k_count;
         s.a = a;
-        s.a_row_stride = rows ? g.a_row_stride : 0;
-        s.a_row_bytes = next_row;
         s.c_half = false;
         s.start_row_stride = s.c_row_stride = g.c_row_stride;
         for (int64_t j = 0; j < g.n; j += kern.nr) {

@@ -12,22 +12,23 @@
 
 namespace anefast {
 
-int64_t b_panels_floats(int64_t k, int64_t n); // what pack_b_panels writes
+int64_t b_panels_floats(int64_t k, int64_t n, Elem elem = Elem::f32); // what pack_b_panels writes
 int64_t a_panels_floats(int64_t m, int64_t k);
 
-// out = the panels of b (k x n), fp32; of its k only those from k_first on, k_count of them, so that tasks can share it:
+// out = the panels of b (k x n); of its k only those from k_first on, k_count of them, so that tasks can share it:
 // k_first a multiple of 32.
 void pack_b_panels(const MatrixView &b, int64_t k, int64_t n, int64_t k_first, int64_t k_count, float *out);
-void pack_a_panels(const MatrixView &a, int64_t m, int64_t k, float *out);
+void pack_a_panels(const MatrixView &a, int64_t m, int64_t k, float *out); // fp32
 
 struct PanelGemm {
     int64_t m, n, k;
-    const float *a;
-    int64_t a_row_stride; // 0: a is panels; else its rows, k contiguous
+    const void *a;
+    int64_t a_row_stride; // 0: a is panels, fp32; else its rows, k contiguous
     const float *b;       // panels
     float *c;
     int64_t c_row_stride;
     bool accumulate; // C += A B
+    Elem elem = Elem::f32; // of a, and of what b's panels were packed from
 };
 
 void gemm_panels(const PanelGemm &g);

@@ -5,22 +5,13 @@
 
 #include "../half.h"
 #include "gemm.h"
+#include "gemm_panels.h"
 #include "pool.h"
 
 namespace anefast {
 namespace {
 
 constexpr int64_t BLOCK = 256; // positions converted at a time
-
-// out (rows, columns) = dy x^T of one sequence.
-Gemm product(const uint16_t *dy, const uint16_t *x, float *out, int64_t seq, int64_t rows, int64_t columns) {
-    Gemm g{};
-    g.m = rows, g.n = columns, g.k = seq;
-    g.a = {dy, Elem::f16, seq, 1};
-    g.b = {x, Elem::f16, 1, seq};
-    g.c = out, g.c_elem = Elem::f32, g.c_row_stride = columns;
-    return g;
-}
 
 // acc[c] = (fresh ? 0 : acc[c]) + sum over b, s of term(b, c, s): eight lanes by position, folded in a fixed order.
 void sum_channel(const uint16_t *dy, const uint16_t *x, float *acc, int64_t c, int64_t batch, int64_t seq,
@@ -58,20 +49,32 @@ void enqueue_sums(const uint16_t *dy, const uint16_t *x, float *acc, int64_t bat
 void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
                  int64_t out_channels, int64_t in_channels, bool fresh) {
     for (int64_t b = 0; b < batch; ++b) {
-        Gemm g = product(dy + b * out_channels * seq, x + b * in_channels * seq, acc, seq, out_channels, in_channels);
+        Gemm g;
+        g.m = out_channels, g.n = in_channels, g.k = seq;
+        g.a = {dy + b * out_channels * seq, Elem::f16, seq, 1};
+        g.b = {x + b * in_channels * seq, Elem::f16, 1, seq};
+        g.c = acc, g.c_elem = Elem::f32, g.c_row_stride = in_channels;
         g.accumulate = b > 0 || !fresh;
         g.any_order = true;
         gemm_enqueue(acc, g);
     }
 }
 
-void weight_grad_rows(const uint16_t *dy, const uint16_t *x, int64_t batch, int64_t seq, int64_t out_channels,
-                      int64_t in_channels, int64_t first, int64_t rows, float *out) {
-    for (int64_t b = 0; b < batch; ++b) {
-        Gemm g = product(dy + (b * out_channels + first) * seq, x + b * in_channels * seq, out, seq, rows, in_channels);
-        g.accumulate = b > 0;
-        gemm_alone(g);
-    }
+FlowingGrad weight_grad_flowing(const uint16_t *dy, const uint16_t *x, int64_t batch, int64_t seq, int64_t out_channels,
+                                int64_t in_channels) {
+    constexpr int64_t PART = 64; // positions of a piece
+    const int64_t parts = (seq + PART - 1) / PART, panels = b_panels_floats(seq, in_channels, Elem::f16);
+    return {out_channels, in_channels, batch * panels, batch * parts,
+            [=](int64_t piece, float *shared) {
+                const int64_t b = piece / parts, s = piece % parts * PART;
+                pack_b_panels({x + b * in_channels * seq, Elem::f16, 1, seq}, seq, in_channels, s, std::min(PART, seq - s),
+                              shared + b * panels);
+            },
+            [=](int64_t first, int64_t rows, const float *shared, float *out) {
+                for (int64_t b = 0; b < batch; ++b)
+                    gemm_panels({rows, in_channels, seq, dy + (b * out_channels + first) * seq, seq, shared + b * panels,
+                                 out, in_channels, b > 0, Elem::f16});
+            }};
 }
 
 void scale_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "adamw.h"
+
 namespace anefast {
 
 // acc (out_channels, in_channels) += sum over b, s of dy[b, :, s] x[b, :, s]^T
@@ -16,9 +18,9 @@ namespace anefast {
 void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
                  int64_t out_channels, int64_t in_channels, bool fresh);
 
-// Rows [first, first + rows) of the same sum, from 0, on the calling thread: out (rows, in_channels).
-void weight_grad_rows(const uint16_t *dy, const uint16_t *x, int64_t batch, int64_t seq, int64_t out_channels,
-                      int64_t in_channels, int64_t first, int64_t rows, float *out);
+// The same sum from 0, by rows: a gradient that flows (adamw.h). dy and x must outlive it.
+FlowingGrad weight_grad_flowing(const uint16_t *dy, const uint16_t *x, int64_t batch, int64_t seq, int64_t out_channels,
+                                int64_t in_channels);
 
 // acc (channels) += sum over b, s of dy * x; both (batch, channels, 1, seq) fp16.
 void scale_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
