@@ -216,7 +216,7 @@ class OptimConfig(_Checked):
     min_lr_ratio: float = 0.1  # The cosine ends at this part of lr.
     # Largest global gradient norm; 0 turns clipping off. Without it and with accumulation 1,
     # gradients of matrices go straight into the update and are never stored (the classifier's of
-    # up to 256 tokens).
+    # few tokens).
     clip: float = 1.0
     # Micro-batches per update. High, because an update means new weights on the device.
     accumulation: int = 100

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from anefast import _C
 from anefast.fuse.count import StepCount
 from anefast.fuse.timing import Rates, modelled
 
 __all__ = ["Cost", "Memory", "Rates", "fastest", "modelled"]
 
 FLOAT = 4  # bytes of an fp32 number
-LOGITS = 256  # tokens: csrc/cpu/head.cpp
 WORTHWHILE = 1.03  # a plan must be this much faster to be preferred to a simpler one
 
 
@@ -126,7 +126,7 @@ class Cost:
             ports=count.packed_bytes + count.weight_surface_bytes,
             programs=count.weight_bytes + (stale if behind else 0),
             scratch=sum(p.scratch_bytes for p in count.distinct),
-            logits=FLOAT * count.config.vocab_size * min(LOGITS, count.batch * count.seq),
+            logits=FLOAT * count.config.vocab_size * min(_C.HEAD_TOKENS, count.batch * count.seq),
             compiling=stale if behind else count.most_weight_bytes,
         )
 

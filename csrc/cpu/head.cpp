@@ -1,6 +1,6 @@
 // Final RMSNorm, classifier and cross-entropy, forward and backward, a block of tokens at a time.
 //
-// A block is T <= 256 tokens side by side (several short sequences share one), normalised and packed once as the
+// A block is T <= HEAD_TOKENS tokens side by side (several short sequences share one), normalised and packed once as the
 // operand of two products. The vocabulary is cut in chunks of a fixed size, so every sum has one order whoever runs
 // it, and each chunk stays in its thread's cache from product to product:
 //   1) logits = W xn, their maximum and the sum of exp(logit - maximum); the exponentials are kept for step 3;
@@ -48,7 +48,7 @@ struct ChunkMemory {
 };
 thread_local ChunkMemory chunk_memory;
 
-// A block of up to TOKENS consecutive positions (b * seq + s), and its buffers.
+// A block of up to HEAD_TOKENS consecutive positions (b * seq + s), and its buffers.
 class Block {
   public:
     Block(const Head &head, int64_t most, bool with_grad, HeadTaps *taps)

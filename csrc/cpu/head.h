@@ -1,7 +1,7 @@
 // The end of the model on the CPU: final RMSNorm, classifier, cross-entropy, and their gradients.
 //
 // h (batch, channels, 1, seq) fp16; norm (channels), weight (vocab, channels) fp32. Logits are fp32, made
-// for at most 256 tokens at a time, vocabulary down and tokens across, so that softmax is vertical.
+// for at most HEAD_TOKENS tokens at a time, vocabulary down and tokens across, so that softmax is vertical.
 // Results never depend on the number of threads. Products are gemm.h, exp is vecmath.h.
 #pragma once
 
@@ -32,7 +32,7 @@ HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll);
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
                         float *dnorm, float *dweight, bool fresh);
 
-constexpr int64_t HEAD_TOKENS = 256; // of a block
+constexpr int64_t HEAD_TOKENS = 512; // of a block
 
 // What the classifier's gradient is made of, kept of one block of tokens for a reader that wants it by rows.
 struct HeadTaps {
