@@ -113,10 +113,10 @@ class Flowing {
   public:
     Flowing(const AdamTensor *tensors, const FlowingGrad *grads, int64_t count, const AdamRule &rule)
         : tensors(tensors), grads(grads), rule(rule), c(constants(rule)), ends(count), done(new std::atomic<int64_t>[count]()) {
-        constexpr int64_t ROWS_LEAST = 96; // each panel reads all that is shared
+        constexpr int64_t ROWS = 96; // whole tiles of any kernels, and enough: each panel reads all that is shared
         int64_t floats = 0;
         for (int64_t t = 0; t < count; ++t) {
-            const int64_t rows = std::max(ROWS_LEAST, PANEL / std::max<int64_t>(1, grads[t].columns));
+            const int64_t rows = std::max<int64_t>(1, PANEL / std::max<int64_t>(1, grads[t].columns) / ROWS) * ROWS;
             for (int64_t piece = 0; piece < grads[t].pieces; ++piece)
                 tasks.push_back({t, piece, 0});
             for (int64_t first = 0; first < grads[t].rows; first += rows)
