@@ -19,6 +19,8 @@ def stub() -> dict[str, set[str]]:
     for node in ast.parse(STUB.read_text()).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             names[""].add(node.name)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names[""].add(node.target.id)
         if isinstance(node, ast.ClassDef):
             names[node.name] = (
                 {n.name for n in node.body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"}

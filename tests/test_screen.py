@@ -101,6 +101,9 @@ def test_a_reader_that_left_costs_the_output_only(error):
         screen.say("a line")
         screen.show(i, 3)
         time.sleep(0.02)
+    until = time.monotonic() + 10  # its thread may have to wait for a processor
+    while screen.has_bar and time.monotonic() < until:
+        time.sleep(0.02)
     screen.close()
     assert len(out.writes) == 1 and len(err.writes) <= 2
     assert not screen.has_bar and not screen._thread.is_alive()
