@@ -113,8 +113,12 @@ inline void load_half(F &v, const uint16_t *p) {
 inline void store_half(uint16_t *p, const F &v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
+#ifndef ANEFAST_AVX512
+#define TIMES_POWER_OF_2(p, n) _mm512_scalef_ps(p, n)
+#endif
 inline void round_half(F &v) { v = _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
 #include "halves_loops.h"
+#undef TIMES_POWER_OF_2
 } // namespace sixteen
 } // namespace
 } // namespace anefast

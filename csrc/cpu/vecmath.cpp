@@ -53,11 +53,13 @@ typedef int32_t I __attribute__((vector_size(32)));
 #endif
 
 #ifndef ANEFAST_AVX512 // tests run these loops without the instructions
+#include <immintrin.h>
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx512f,avx2"))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx2")
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics
 #endif
 #endif
 namespace anefast {
@@ -66,7 +68,11 @@ namespace sixteen {
 constexpr int WIDTH = 16;
 typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
+#ifndef ANEFAST_AVX512
+#define TIMES_POWER_OF_2(p, n) _mm512_scalef_ps(p, n)
+#endif
 #include "vecmath_loops.h"
+#undef TIMES_POWER_OF_2
 } // namespace sixteen
 } // namespace
 } // namespace anefast

@@ -2,6 +2,7 @@
 // the including file has opened a namespace (and perhaps a target) and defined F, a float or a GCC vector of
 // floats, and I, as many int32_t. They work in place: to pass a wide vector by value has a different ABI on
 // every target. No templates: a template keeps the target of the place that defines it.
+// It may have defined TIMES_POWER_OF_2(p, n) as well: p * 2^n for a whole number n, rounded once.
 
 // exp x = 2^n exp r, |r| <= ln 2 / 2. 2^n is applied as two factors, which reach infinity and the subnormals.
 static inline void exp_in(F &x) {
@@ -17,6 +18,9 @@ static inline void exp_in(F &x) {
     p = p * r + 0.16666667f;
     p = p * r + 0.5f;
     p = (p * (r * r) + r) + 1.0f;
+#ifdef TIMES_POWER_OF_2
+    x = TIMES_POWER_OF_2(p, n);
+#else
     I whole;
     memcpy(&whole, &shifted, sizeof whole);
     whole -= 0x4b400000; // the bits of magic
@@ -27,6 +31,7 @@ static inline void exp_in(F &x) {
     p = p * scale;
     memcpy(&scale, &second, sizeof scale);
     x = p * scale;
+#endif
 }
 
 static inline void sigmoid_in(F &x) {
