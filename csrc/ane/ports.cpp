@@ -65,15 +65,12 @@ anefast_status ane_ports_read(const char *text, size_t text_bytes, const anefast
                               ane_ports *ports, anefast_error *error) {
     *ports = {};
     try {
-        std::vector<anefast::mil::Blob> copied;
-        for (size_t i = 0; i < n_blobs; i++) {
-            const auto *data = static_cast<const uint8_t *>(blobs[i].data);
-            copied.push_back(
-                {blobs[i].path, std::make_shared<const std::vector<uint8_t>>(data, data + blobs[i].bytes)});
-        }
+        std::vector<anefast::mil::Blob> lent;
+        for (size_t i = 0; i < n_blobs; i++)
+            lent.push_back({blobs[i].path, static_cast<const uint8_t *>(blobs[i].data), blobs[i].bytes});
         anefast::mil::Program program;
         anefast::mil::Error refused;
-        if (!anefast::mil::parse({text, text_bytes}, std::move(copied), false, &program, &refused))
+        if (!anefast::mil::parse({text, text_bytes}, lent, false, &program, &refused))
             return fail(error, ANEFAST_MIL, refused.message, refused.where);
         if (program.functions.size() != 1)
             return fail(error, ANEFAST_COMPILE,
