@@ -2,7 +2,6 @@
 #include "ports.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -11,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "../error.h"
 #include "../mil/parse.h"
 
 namespace {
@@ -19,13 +19,7 @@ using anefast::mil::Function;
 using anefast::mil::Value;
 
 anefast_status fail(anefast_error *error, anefast_status status, const std::string &message, anefast::mil::Position at) {
-    if (error) {
-        error->status = status;
-        error->line = at.line;
-        error->column = at.column;
-        std::snprintf(error->message, sizeof error->message, "%s", message.c_str());
-    }
-    return status;
+    return set_error_at(error, status, at.line, at.column, "%s", message.c_str());
 }
 
 anefast_port port_of(const Value &value) {

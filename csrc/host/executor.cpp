@@ -4,7 +4,6 @@
 #include <cctype>
 #include <chrono>
 #include <cinttypes>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -18,6 +17,7 @@
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
 #include "../cpu/threads.h"
+#include "../error.h"
 #include "../half.h"
 #include "../mil/parse.h"
 #include "../surfaces.h"
@@ -59,13 +59,7 @@ namespace anefast::host {
 namespace {
 
 anefast_status fail(anefast_error *error, anefast_status status, const std::string &message, mil::Position where = {}) {
-    if (error) {
-        error->status = status;
-        error->line = where.line;
-        error->column = where.column;
-        std::snprintf(error->message, sizeof error->message, "%s", message.c_str());
-    }
-    return status;
+    return set_error_at(error, status, where.line, where.column, "%s", message.c_str());
 }
 
 // Runs body(), turning what it throws into a status.
