@@ -1,7 +1,7 @@
 """`python -m anefast.generate RUN_OR_CHECKPOINT --prompt "Once"`: a story from a trained model.
 
 Text streams to standard output as it is made; what it was made with and how fast goes to standard
-error, so that the output can be piped.
+error, so that the output can be piped. On a terminal, characters that it would obey are escaped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tyro
 from anefast.cli import command
 from anefast.model import Model
 from anefast.runtime import Device
+from anefast.telemetry.screen import is_terminal, visible
 from anefast.tokenizer import Stream
 
 
@@ -41,14 +42,15 @@ def generate(config: GenerateConfig) -> None:
     device = Device(config.device, chip=config.chip)
     print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
     text = Stream(model.tokenizer)
+    shown_as = visible if is_terminal(sys.stdout) else str
     prompt = [int(i) for i in model.tokenizer.encode(config.prompt, bos=True)]
     for token in prompt:
-        print(text.push(token), end="", flush=True)
+        print(shown_as(text.push(token)), end="", flush=True)
     start, made = time.perf_counter(), 0
     choice = (config.temperature, config.top_k, config.top_p, config.seed)
     for token in model.stream(prompt, config.tokens, *choice, device):
         made += 1
-        print(text.push(token), end="", flush=True)
+        print(shown_as(text.push(token)), end="", flush=True)
     seconds = time.perf_counter() - start
     print(text.close(), flush=True)
     print(f"{made} tokens in {seconds:.2f} s: {made / seconds:.1f} tok/s", file=sys.stderr)

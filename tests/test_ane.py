@@ -134,6 +134,7 @@ THREADS = """
 from anefast import Device, _C
 for device, options, count in (
     ("auto", "threads=3", 3),
+    ("auto", "groups=off threads=2", 2),
     ("ane", "qos=9 threads=1", 1),
     ("ane", "", 1),
     ("host", "threads=2", 2),

@@ -298,12 +298,45 @@ def test_auto_heeds_what_was_learned(
     monkeypatch.setattr(device_module._C, "Device", Ane)
     assert remember("ane (Apple M9)", Learned(broken))
     with caplog.at_level(logging.WARNING, "anefast"):
-        opened = device_module.open_first(("ane", "host"), "")
+        opened, _ = device_module.open_first(("ane", "host"), "")
     assert opened.name == ("host" if broken else "ane")
     assert (
         "passes over ane (Apple M9): doctor found it broken: op conv, weights" in caplog.text
     ) == bool(broken)
-    assert device_module.open_first(("ane",), "").name == "ane"  # who names it gets it
+    assert device_module.open_first(("ane",), "")[0].name == "ane"  # who names it gets it
+
+
+@pytest.mark.parametrize(
+    ("broken", "opened", "options", "left_out"),
+    [
+        ((), "ane", "qos=9 threads=2", "groups=off"),
+        (("op conv",), "host", "groups=off threads=2", "qos=9"),
+    ],
+)
+def test_auto_gives_each_device_its_own_options(
+    broken: tuple[str, ...],
+    opened: str,
+    options: str,
+    left_out: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(device_module._C, "Device", Ane)
+    assert remember("ane (Apple M9)", Learned(broken))
+    with caplog.at_level(logging.WARNING, "anefast"):
+        device = anefast.Device("auto", " groups=off  qos=9 threads=2")
+    assert sorted(device.programs.options.split()) == sorted(options.split())
+    assert f"auto opened {opened}, which has no {left_out}: left out." in caplog.text
+
+
+def test_a_device_by_name_takes_its_own_options_only() -> None:
+    with pytest.raises(ValueError, match='got "qos=9"'):
+        anefast.Device("host", "qos=9")
+    with pytest.raises(ValueError, match='got "grups=off"'):
+        anefast.Device("auto", "grups=off")
+    assert anefast.Device("auto", "groups=off qos=9").programs.options == "groups=off"
 
 
 def test_the_compile_count_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,8 @@ pytestmark = [
 
 def build(folder: Path, *extra: str) -> Path:
     """The driver, multiplying with tiles that plain C++ stands in for."""
-    sources = [*SOURCES, CPU / "pool.cpp", ISA / "allowed.cpp", ISA / "products.cpp"]
+    pool = [CPU / name for name in ("pool.cpp", "cpus.cpp", "threads.cpp")]
+    sources = [*SOURCES, *pool, ISA / "allowed.cpp", ISA / "products.cpp"]
     sources += [ROOT / "csrc" / name for name in ("span.cpp", "fork.cpp", "half.c", "isa.c")]
 
     def compiled(source: Path) -> Path:

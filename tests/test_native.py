@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-pthread"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 CPU = sorted((ROOT / "csrc" / "cpu").glob("gemm*.cpp"))
-CPU += [ROOT / "csrc/cpu" / name for name in ("vecmath.cpp", "pool.cpp")]
+CPU += [ROOT / "csrc/cpu" / name for name in ("vecmath.cpp", "pool.cpp", "cpus.cpp", "threads.cpp")]
 CPU += [ROOT / "csrc" / name for name in ("span.cpp", "fork.cpp")]
 # Of cpu_check.cpp, on every machine: change it when the check itself changes, never for a compiler.
 CPU_DIGEST = "7a0d7281d01a6cc5"
@@ -106,6 +106,34 @@ def test_a_planted_overrun_is_caught(tmp_path: Path) -> None:
 def test_products_and_functions_on_neon(tmp_path: Path) -> None:
     isa, digest = said(arm64(tmp_path / "cpu_check", PRODUCTS, "-O1"))
     assert (isa, digest) == ("NEON", CPU_DIGEST)
+
+
+GROUPS = [
+    ("0::/\n", {"cpu.max": "150000 100000"}, 2),  # a part of a CPU counts whole
+    ("0::/\n", {"cpu.max": "max 100000"}, 0),
+    ("0::/\n", {"cpu.max": "1000 100000"}, 1),
+    ("0::/a/b\n", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),  # those above
+    ("0::/a/b\n", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "200000 50000"}, 3),
+    ("0::/not/here\n", {"cpu.max": "200000 100000"}, 2),  # a container that knows its outer path
+    ("9:memory:/a\n4:cpu,cpuacct:/a\n0::/\n",
+     {"cpu/a/cpu.cfs_quota_us": "250000", "cpu/a/cpu.cfs_period_us": "100000"}, 3),
+    ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 0),
+    ("2:cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 0),
+    ("nonsense\n\n:", {"cpu.max": "what is this"}, 0),
+]  # fmt: skip
+
+
+def test_quotas_of_control_groups(tmp_path: Path) -> None:
+    sources = [ROOT / "tests/native/quota_check.cpp", *CPU, *HALF[1:]]
+    check = native(tmp_path / "quota_check", sources)
+    for i, (groups, files, cpus) in enumerate(GROUPS):
+        root = tmp_path / str(i)
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text + "\n")
+        (root / "groups").write_text(groups)
+        assert said([str(check), str(root / "groups"), str(root)]) == [str(cpus)], (groups, files)
+    assert said([str(check), str(tmp_path / "none"), str(tmp_path)]) == ["0"]
 
 
 @pytest.mark.slow

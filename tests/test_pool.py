@@ -36,9 +36,23 @@ def run(code: str, **env: str) -> str:
 def test_threads_come_from_the_environment() -> None:
     ask = "from anefast import _C; print(_C.threads())"
     assert run(ask, ANEFAST_NUM_THREADS="3") == "3"
-    nothing_of_use = run(ask, ANEFAST_NUM_THREADS="none")
+    usual = run(ask, ANEFAST_NUM_THREADS="")
     if hasattr(os, "sched_getaffinity"):
-        assert int(nothing_of_use) == len(os.sched_getaffinity(0))
+        assert 1 <= int(usual) <= len(os.sched_getaffinity(0))  # less where there is a quota
+
+
+@pytest.mark.parametrize("value", ["none", "0", "-2", "2.5", "9999", "4 threads"])
+def test_threads_of_no_use_are_said_once(value: str) -> None:
+    ask = "from anefast import _C; _C.threads(); _C.set_threads(1); print(_C.threads(), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", ask],
+        env=os.environ | {"ANEFAST_NUM_THREADS": value},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "1" and done.stderr.count("\n") == 1, done.stderr
+    usual = run("from anefast import _C; print(_C.threads())", ANEFAST_NUM_THREADS="")
+    assert f'1 to 1024, got "{value}": taking {usual},' in done.stderr
 
 
 def test_threads_can_be_set_again_and_again() -> None:

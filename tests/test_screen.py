@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from anefast import generate as generate_module
 from anefast.telemetry import screen as screen_module
 from anefast.telemetry.screen import Direct, Screen
+from anefast.tokenizer import ByteTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +65,42 @@ def test_lines_come_out_whole_and_in_order_from_another_thread():
     screen.close()
     assert out.text.split("\n") == [f"line {i}" for i in range(200)] + [""]
     assert threading.get_ident() not in {thread for _, thread, _ in out.writes}
+
+
+HOSTILE = "a\tb\nc é\u200d \x1b[2J\x07\r\x7f\x9b1m\u202e"
+HARMLESS = "a\tb\nc é\u200d \\x1b[2J\\x07\\r\\x7f\\x9b1m\\u202e"
+
+
+def test_a_terminal_is_shown_what_it_would_obey():
+    """Escapes in a sample of a model of bytes; a file or a pipe gets them as they are."""
+    master, slave = pty.openpty()
+    with open(slave, "w", closefd=False) as file:
+        for terminal in (Direct(slave), file):
+            screen = Screen(out=terminal)
+            screen.say(HOSTILE)
+            screen.close()
+            assert os.read(master, 4096).decode() == HARMLESS.replace("\n", "\r\n") + "\r\n"
+    os.close(slave)
+    os.close(master)
+    out = Sink()
+    screen = Screen(out=out)
+    screen.say(HOSTILE)
+    screen.close()
+    assert out.text == HOSTILE + "\n"
+
+
+def test_generated_text_is_escaped_on_a_terminal_only(monkeypatch, capsys):
+    class Model:
+        tokenizer = ByteTokenizer()
+
+        def stream(self, *_):
+            return iter(self.tokenizer.encode("\x1b[2J", bos=False))
+
+    monkeypatch.setattr(generate_module.Model, "load", lambda *_: Model())
+    for terminal, want in ((True, "hi\\x1b[2J\n"), (False, "hi\x1b[2J\n")):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda t=terminal: t)
+        generate_module.generate(generate_module.GenerateConfig("a model", "hi", device="host"))
+        assert capsys.readouterr().out == want
 
 
 def test_the_bar_is_drawn_ten_times_a_second_at_most_and_never_by_the_caller():

@@ -51,6 +51,11 @@ def test_pybind11_is_seen_by_the_bindings_only():
     assert all(p.name.startswith("bind") or p.parent.name == "bind" for p in sources), sources
 
 
+def test_errors_are_filled_in_one_place():
+    sources = [p for p in (ROOT / "csrc").rglob("*.*") if "error->message, sizeof" in p.read_text()]
+    assert [p.name for p in sources] == ["error.c"]
+
+
 def test_no_device_is_asked_for_its_name():
     door = {"device.py"}
     for path in (ROOT / "anefast").rglob("*.py"):

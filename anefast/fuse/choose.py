@@ -103,7 +103,8 @@ def choose(
     spec: str = AUTO,
     max_compiles: int = MAX_COMPILES,
 ) -> Choice:
-    """Weighs every candidate of `spec` (`auto`, perhaps with words) and picks the fastest legal.
+    """Weighs every candidate of `spec` (`auto`, perhaps with words) and picks the fastest legal one
+    whose memory grows linearly with the sequence, where there is one.
 
     Raises ValueError naming a limit where no candidate is legal.
     """
@@ -117,7 +118,9 @@ def choose(
             f"[plan] no plan can run on {target.name}: {first.message} ({first.source})"
         )
     sure = [c for c in legal if not c.caution] or legal
-    best = fastest([c.cost for c in sure if c.cost is not None], accumulation)
+    costs = [c.cost for c in sure if c.cost is not None]
+    linear = [c for c in costs if not c.count.probs_bytes]
+    best = fastest(linear or costs, accumulation)
     winner = next(c for c in sure if c.cost is best)
     return Choice(candidates, winner, accumulation)
 

@@ -31,7 +31,7 @@ class Memory:
     moments: int
     taps: int  # surfaces of values that cross programs or feed weight gradients
     ports: int  # surfaces of packed ports and of weights that are data
-    programs: int  # weight files as the programs keep them; twice with async
+    programs: int  # weight files, of which the host keeps no causal masks; twice with async
     scratch: int  # inside programs
     logits: int  # of the tokens that the classifier takes at once, on the CPU
     compiling: int  # the largest weight file, until its program is compiled; with async every one

@@ -82,6 +82,7 @@ class StepCount:
     seq: int
     programs: tuple[ProgramCount, ...]
     tap_bytes: int  # surfaces of single values: what crosses programs or feeds weight gradients
+    probs_bytes: int  # of them attention probabilities, which grow with the square of the sequence
     packed_bytes: int  # surfaces of packed ports
     weight_surface_bytes: int  # surfaces of weights that are inputs of their own
     staged_bytes: int  # weights as data, written once per update
@@ -274,6 +275,7 @@ def surfaces(lowered: Iterable[Lowered]) -> dict[str, int]:
         values |= {t for t in held if t.op != "parameter"}
     return {
         "tap_bytes": sum(nbytes(t) for t in values),
+        "probs_bytes": sum(nbytes(t) for t in values if t.op == "softmax"),
         "packed_bytes": packed,
         "weight_surface_bytes": sum(weights.values()),
         "staged_bytes": staged,

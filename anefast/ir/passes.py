@@ -7,9 +7,7 @@ nodes the first stays. `simplify` is all of them in order.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from anefast import debug
 
 from .graph import Graph
 from .op import OPS
-from .tensor import Tensor, constant, place
+from .tensor import Tensor, constant, digest, place
 
 Build = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
@@ -150,7 +148,7 @@ def share(graph: Graph) -> Graph:
         elif t.op == "parameter":
             key = (t.op, t.name, t.shape)
         elif t.op == "constant":
-            key = (t.op, t.shape, t.value.dtype.str, _digest(t.value))
+            key = (t.op, t.shape, t.value.dtype.str, digest(t.value))
         else:
             attrs = tuple(sorted(t.attrs.items(), key=lambda kv: kv[0]))
             key = (t.op, attrs, tuple(x.order for x in inputs))
@@ -159,7 +157,3 @@ def share(graph: Graph) -> Graph:
         return first[key]
 
     return rewrite(graph, build)
-
-
-def _digest(value: np.ndarray[Any, Any]) -> bytes:
-    return hashlib.blake2b(value.tobytes(), digest_size=16).digest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -143,14 +144,34 @@ def constant(value: npt.ArrayLike, name: str | None = None) -> Tensor:
     """Known when the graph is built: a number (shape ()) or an array. fp16 on the device.
 
     The elements are kept as given (float64 unless already floating), so that gradient checks in
-    float64 see them unrounded.
+    float64 see them unrounded: a copy, unless nobody can write to them.
     """
     array = np.asarray(value)
     if array.dtype.kind != "f":
         array = array.astype(np.float64)
-    array = np.array(array, order="C")
+    if not is_frozen(array):
+        array = np.array(array, order="C")
     array.flags.writeable = False
     return _leaf("constant", name, array.shape, "fp16", {"value": array})
+
+
+def is_frozen(array: npt.NDArray[Any]) -> bool:
+    """Whether an array and all that it is a view of are read-only arrays."""
+    while isinstance(array, np.ndarray) and not array.flags.writeable:
+        if array.base is None:
+            return True
+        array = array.base
+    return False
+
+
+def digest(value: npt.NDArray[Any]) -> bytes:
+    """Equal for equal elements in the same order. A view may be far larger than its memory, so it
+    is taken in parts."""
+    found = hashlib.blake2b(digest_size=16)
+    parts: Any = np.nditer(value, ["external_loop", "buffered"], order="C")
+    for part in parts:
+        found.update(part.tobytes())
+    return found.digest()
 
 
 def lift(value: Tensor | Number | npt.NDArray[Any]) -> Tensor:

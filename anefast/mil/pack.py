@@ -89,7 +89,8 @@ class BlobLayout:
         _C.blob_write_records(file, [e.nbytes for e in self.entries])
         for entry, at in zip(self.entries, self.data_offsets, strict=True):
             if entry.data is not None:
-                file[at : at + entry.nbytes].view(np.float16)[:] = entry.data.reshape(-1)
+                tensor = file[at : at + entry.nbytes].view(np.float16).reshape(entry.data.shape)
+                tensor[...] = entry.data
         return file
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from anefast.ir import OPS, Program, Tensor, baked
 from anefast.ir.op import Const
+from anefast.ir.tensor import digest
 from anefast.mil.pack import PATH, BlobLayout, Entry
 from anefast.mil.spelling import DIALECTS, Dialect, identifier, suffix, to_half
 
@@ -125,9 +126,8 @@ class _Writer:
         if not t.shape:
             key = ("scalar", half.tobytes())
             return self.small(key, f"c_{suffix(f'{float(half):.4g}')}", "float", float(half))
-        return self.blob(
-            ("constant", t.shape, half.tobytes()), t, Entry(None, t.shape, data=half), self.title(t)
-        )
+        entry = Entry(None, t.shape, data=half)
+        return self.blob(("constant", t.shape, digest(half)), t, entry, self.title(t))
 
     def title(self, t: Tensor) -> str:
         return t.name or f"constant_{sum(e.parameter is None for e in self.entries)}"

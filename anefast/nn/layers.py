@@ -48,8 +48,15 @@ def rope_rows(
 
 
 def causal_mask(seq: int) -> npt.NDArray[np.float16]:
-    """[1, 1, S, S]: 0 where query >= key, MASKED elsewhere. Added to the scores."""
-    return np.triu(np.full((seq, seq), MASKED, np.float16), k=1)[None, None]
+    """[1, 1, S, S] fp16: 0 where query >= key, MASKED elsewhere. Added to the scores.
+
+    Read-only, and 2 S - 1 numbers of memory: each row is the one above it, a number further left.
+    """
+    line = np.repeat(np.array([0, MASKED], np.float16), (seq, seq - 1))
+    line.flags.writeable = False
+    last = (seq - 1) * line.itemsize  # where the first row begins
+    strides = (0, 0, -line.itemsize, line.itemsize)
+    return np.ndarray((1, 1, seq, seq), line.dtype, line, last, strides)
 
 
 @dataclass

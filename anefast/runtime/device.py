@@ -27,6 +27,7 @@ from anefast.runtime.watch import Watch
 log = logging.getLogger("anefast")
 
 DEVICES = ("auto", "ane", "host")
+OWNERS = {"qos": "ane", "groups": "host"}  # of options that one executor alone has
 
 M_MMAP_THRESHOLD, LARGE_BYTES = -3, 1 << 20  # of malloc.h; 1 MiB
 
@@ -35,6 +36,9 @@ Half = npt.NDArray[np.float16]
 
 class Device:
     """An open executor. options: `threads=2` sizes the CPU's pool on each; others are its own.
+
+    Under `auto`, `qos=` is for the ANE and `groups=` for the host, should it be that one; a warning
+    says that an option is left out. Raises ValueError for options that the executor refuses.
 
     `description` is a line for run headers. `label` is what numbers from it may be called in the
     ANE's terms: `measured` on a real one, `emulated` on the host twin. `programs` keeps loaded
@@ -65,7 +69,14 @@ class Device:
             name, self.chip, options = "host", profile.chip, f"{options} {profile.options}".strip()
             ports = ("packed",) if profile.value("inputs") == "one" else ()
         steady_heap()
-        self._native = open_first(("ane", "host") if name == "auto" else (name,), options)
+        if name == "auto":
+            asked = options.split()
+            self._native, options = open_first(("ane", "host"), options)
+            if left_out := " ".join(w for w in asked if w not in options.split()):
+                found = self._native.name
+                log.warning("[device] auto opened %s, which has no %s: left out.", found, left_out)
+        else:
+            self._native = _C.Device(name, options)
         self.name: str = self._native.name
         self.description: str = self._native.description
         self.label: str = self._native.label
@@ -109,26 +120,36 @@ def counted(native: _C.Device) -> Callable[[str, Blobs], _C.Program]:
     return compile
 
 
-def open_first(names: tuple[str, ...], options: str) -> _C.Device:
+def open_first(names: tuple[str, ...], options: str) -> tuple[_C.Device, str]:
     """Opens the first device that this machine has and doctor has nothing against.
 
-    The last one is taken as it is; its error is the caller's.
+    Each gets the options that are not another's alone; they are returned with it. The last one is
+    taken as it is; its error is the caller's.
     """
-    for name in names[:-1]:
+    *early, last = names
+    for name in early:
+        own = options_of(name, options)
         try:
-            native = _C.Device(name, options)
+            native = _C.Device(name, own)
         except _C.AneUnavailable as reason:
             log.debug("device %s: %s", name, reason)
             continue
         known = recall(native.description)
         if known is None or not known.objection:
-            return native
+            return native, own
         log.warning(
             "[device] auto passes over %s: %s. Hint: python -m anefast.doctor looks again; "
             "--device %s insists.",
             native.description, known.objection, name,
         )  # fmt: skip
-    return _C.Device(names[-1], options)
+    own = options_of(last, options)
+    return _C.Device(last, own), own
+
+
+def options_of(name: str, options: str) -> str:
+    """The options, but for those that another device alone has."""
+    words = options.split()
+    return " ".join(w for w in words if OWNERS.get(w.partition("=")[0], name) == name)
 
 
 def steady_heap() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 import time
@@ -22,12 +23,31 @@ REFRESH_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0  # how long `close` waits for a terminal that takes nothing
 CHUNK_BYTES = 512
 
+# What a terminal may obey instead of showing it, but for line ends and tabs: controls, and signs
+# that turn the direction of writing.
+OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 class Stream(Protocol):
     """As much of a text file as is used here."""
 
     def write(self, text: str, /) -> int: ...
     def flush(self) -> None: ...
+
+
+def is_terminal(stream: object) -> bool:
+    """Whether a person looks at it; False for a stream that cannot say."""
+    ask = getattr(stream, "isatty", None)
+    return ask is not None and bool(ask())
+
+
+def visible(text: str) -> str:
+    r"""Text as it may be shown on a terminal, whoever wrote it: a model makes any byte.
+
+    >>> visible("a\tb\x1b[2Jc")
+    'a\tb\\x1b[2Jc'
+    """
+    return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
@@ -65,12 +85,16 @@ class Direct:
 
 
 class Screen:
-    """Lines go to `out`, and a bar to `err` if `bar` says so. `say` and `show` never wait."""
+    """Lines go to `out`, and a bar to `err` if `bar` says so. `say` and `show` never wait.
+
+    A terminal gets lines as `visible` has them.
+    """
 
     def __init__(
         self, bar: bool = False, out: Stream | None = None, err: Stream | None = None
     ) -> None:
         self._out: Stream | None = out or sys.stdout
+        self._shown_as = visible if is_terminal(self._out) else str
         self._err: Stream | None = (err or sys.stderr) if bar else None
         self._lines: deque[str] = deque()
         self._shown: tuple[int, int, str] | None = None  # done, total, note
@@ -141,7 +165,7 @@ class Screen:
             with contextlib.suppress(OSError, ValueError):
                 bar.clear()
         try:
-            print(line, file=self._out, flush=True)
+            print(self._shown_as(line), file=self._out, flush=True)
             self._moved = time.monotonic()
         except (OSError, ValueError):
             self._out = None

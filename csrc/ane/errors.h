@@ -5,11 +5,7 @@
 
 #import <Foundation/Foundation.h>
 
-#include "../anefast.h"
-
-// Fills `error` as printf would. Returns `status`.
-anefast_status ane_fail(anefast_error *error, anefast_status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+#include "../error.h"
 
 // "[ane] expected <expected>, got <domain, code and message>. Hint: <what is known about it>."
 anefast_status ane_fail_with(anefast_error *error, anefast_status status, const char *expected, NSError *cause);

@@ -1,8 +1,6 @@
 // See errors.h.
 #import "errors.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 enum { MOST_SHOWN = 256 }; // bytes of the framework's own words; a message has four times as many
@@ -31,18 +29,6 @@ static const known_error KNOWN[] = {
     {NULL, 13, "the surfaces could not be mapped: too little memory, or too large a surface"},
 };
 
-anefast_status ane_fail(anefast_error *error, anefast_status status, const char *format, ...) {
-    if (error) {
-        va_list arguments;
-        error->status = status;
-        error->line = error->column = 0;
-        va_start(arguments, format);
-        vsnprintf(error->message, sizeof error->message, format, arguments);
-        va_end(arguments);
-    }
-    return status;
-}
-
 static const char *hint_for(const char *domain, const char *text, long code) {
     if (!strstr(domain, "appleneuralengine")) code = 0; // the same number of another domain means another thing
     for (size_t i = 0; i < sizeof KNOWN / sizeof *KNOWN; i++)
@@ -61,14 +47,14 @@ static int shown(const char *text) {
 
 anefast_status ane_fail_with(anefast_error *error, anefast_status status, const char *expected, NSError *cause) {
     if (!cause)
-        return ane_fail(error, status,
-                        "[ane] expected %s, got neither that nor an error from the framework. Hint: "
-                        "python -m anefast.doctor shows what this machine can do.",
-                        expected);
+        return set_error(error, status,
+                         "[ane] expected %s, got neither that nor an error from the framework. Hint: "
+                         "python -m anefast.doctor shows what this machine can do.",
+                         expected);
     const char *domain = [[cause domain] UTF8String], *text = [[cause localizedDescription] UTF8String];
     const long code = (long)[cause code];
     if (!domain) domain = "no domain";
     if (!text) text = "no message";
-    return ane_fail(error, status, "[ane] expected %s, got %.*s code %ld: %.*s. Hint: %s.", expected, shown(domain),
-                    domain, code, shown(text), text, hint_for(domain, text, code));
+    return set_error(error, status, "[ane] expected %s, got %.*s code %ld: %.*s. Hint: %s.", expected, shown(domain),
+                     domain, code, shown(text), text, hint_for(domain, text, code));
 }

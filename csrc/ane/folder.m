@@ -79,10 +79,10 @@ static void sweep(NSString *temporary) {
 
 static anefast_status told(anefast_error *error, NSString *path) {
     const int why = errno;
-    return ane_fail(error, ANEFAST_COMPILE,
-                    "[ane] expected to write %s, got: %s. Hint: the framework reads programs from the temporary folder; "
-                    "it needs room there for a copy of the weights.",
-                    [path fileSystemRepresentation], strerror(why));
+    return set_error(error, ANEFAST_COMPILE,
+                     "[ane] expected to write %s, got: %s. Hint: the framework reads programs from the temporary "
+                     "folder; it needs room there for a copy of the weights.",
+                     [path fileSystemRepresentation], strerror(why));
 }
 
 static anefast_status make_folder(NSString *path, anefast_error *error) {
@@ -123,8 +123,8 @@ static anefast_status write_blob(NSString *folder, const anefast_blob *blob, ane
         parts = [[path substringFromIndex:[MODEL_PATH length]] componentsSeparatedByString:@"/"];
     if (![parts count] || [parts containsObject:@".."] || [parts containsObject:@"."] || [parts containsObject:@""] ||
         [[parts objectAtIndex:0] isEqualToString:TEXT])
-        return ane_fail(error, ANEFAST_COMPILE, "[ane] expected a blob path like @model_path/weights/w.bin, got %s.",
-                        blob->path);
+        return set_error(error, ANEFAST_COMPILE, "[ane] expected a blob path like @model_path/weights/w.bin, got %s.",
+                         blob->path);
     anefast_status status = ANEFAST_OK;
     for (NSUInteger i = 0; i + 1 < [parts count] && status == ANEFAST_OK; i++) {
         folder = [folder stringByAppendingPathComponent:[parts objectAtIndex:i]];
@@ -157,7 +157,7 @@ static ane_folder *user_of(NSString *path, anefast_error *error) {
         found = calloc(1, sizeof *found);
         if (!found) {
             close(lock);
-            ane_fail(error, ANEFAST_MEMORY, "[ane] no memory for a folder's record.");
+            set_error(error, ANEFAST_MEMORY, "[ane] no memory for a folder's record.");
             return NULL;
         }
         found->path = [path retain];
@@ -184,7 +184,7 @@ ane_folder *ane_folder_create(NSString *hex, NSData *text, const anefast_blob *b
                               anefast_error *error) {
     NSString *temporary = NSTemporaryDirectory();
     if (!temporary) {
-        ane_fail(error, ANEFAST_COMPILE, "[ane] expected a temporary folder, got none from the system.");
+        set_error(error, ANEFAST_COMPILE, "[ane] expected a temporary folder, got none from the system.");
         return NULL;
     }
     pthread_mutex_lock(&folders);

@@ -40,11 +40,11 @@ static anefast_status check_order(NSArray *symbols, const anefast_port *ports, s
     if (!moved) return ANEFAST_OK;
     NSMutableArray *ours = [NSMutableArray array];
     for (size_t i = 0; i < n; i++) [ours addObject:[NSString stringWithUTF8String:ports[i].name]];
-    return ane_fail(error, ANEFAST_COMPILE,
-                    "[ane] expected the model's %s to be %s, in that order, got %s. Hint: this system binds ports in "
-                    "another way than any known one; please report it with python -m anefast.doctor.",
-                    side, [[ours componentsJoinedByString:@", "] UTF8String],
-                    [[symbols componentsJoinedByString:@", "] UTF8String]);
+    return set_error(error, ANEFAST_COMPILE,
+                     "[ane] expected the model's %s to be %s, in that order, got %s. Hint: this system binds ports in "
+                     "another way than any known one; please report it with python -m anefast.doctor.",
+                     side, [[ours componentsJoinedByString:@", "] UTF8String],
+                     [[symbols componentsJoinedByString:@", "] UTF8String]);
 }
 
 // A number of a live entry; -1 where there is none.
@@ -70,26 +70,26 @@ static anefast_status apply_strides(NSDictionary *live, anefast_port *port, anef
     for (int i = 0; i < 4; i++) {
         const int64_t size = number(live, axes[i]);
         if (size != -1 && size != port->shape[i])
-            return ane_fail(error, ANEFAST_COMPILE,
-                            "[ane] expected the model's %s of port %s to be %d, got %lld. Hint: please report it with "
-                            "python -m anefast.doctor.",
-                            [axes[i] UTF8String], port->name, port->shape[i], (long long)size);
+            return set_error(error, ANEFAST_COMPILE,
+                             "[ane] expected the model's %s of port %s to be %d, got %lld. Hint: please report it with "
+                             "python -m anefast.doctor.",
+                             [axes[i] UTF8String], port->name, port->shape[i], (long long)size);
     }
     const int64_t interleave = number(live, @"Interleave");
     if (interleave > 1)
-        return ane_fail(error, ANEFAST_COMPILE,
-                        "[ane] expected port %s to be laid out plainly, got an interleave of %lld. Hint: please report "
-                        "it with python -m anefast.doctor.",
-                        port->name, (long long)interleave);
+        return set_error(error, ANEFAST_COMPILE,
+                         "[ane] expected port %s to be laid out plainly, got an interleave of %lld. Hint: please "
+                         "report it with python -m anefast.doctor.",
+                         port->name, (long long)interleave);
     int64_t least = (int64_t)port->shape[3] * (int64_t)port->strides[3];
     for (int i = 2; i >= 0; i--) {
         if (![live objectForKey:strides[i]]) return ANEFAST_OK;
         const int64_t stride = number(live, strides[i]); // -1, and refused, where it is no number
         if (stride < least || stride > MOST_BYTES / port->shape[i])
-            return ane_fail(error, ANEFAST_COMPILE,
-                            "[ane] expected the model's %s of port %s to be at least %lld bytes and the whole "
-                            "less than a terabyte, got %lld. Hint: please report it with python -m anefast.doctor.",
-                            [strides[i] UTF8String], port->name, (long long)least, (long long)stride);
+            return set_error(error, ANEFAST_COMPILE,
+                             "[ane] expected the model's %s of port %s to be at least %lld bytes and the whole "
+                             "less than a terabyte, got %lld. Hint: please report it with python -m anefast.doctor.",
+                             [strides[i] UTF8String], port->name, (long long)least, (long long)stride);
         least = stride * port->shape[i];
     }
     for (int i = 0; i < 3; i++) port->strides[i] = (size_t)number(live, strides[i]);

@@ -1,22 +1,14 @@
 /* The `ane` executor where there is no ANE: the same symbols, each of which says why.
  *
  * Not a stub to fill in: on a Mac csrc/ane's Objective-C takes this file's place at build time. */
-#include "../anefast.h"
-
-#include <stdio.h>
-
+#include "../error.h"
 #include "selectors.h"
 
 static anefast_status refuse(anefast_error *error) {
-    if (error) {
-        error->status = ANEFAST_UNAVAILABLE;
-        error->line = error->column = 0;
-        snprintf(error->message, sizeof error->message,
-                 "[ane] expected macOS on Apple silicon, got a build for another system: there is no "
-                 "Apple Neural Engine to drive here. Hint: open the \"host\" device, which runs the same "
-                 "programs.");
-    }
-    return ANEFAST_UNAVAILABLE;
+    return set_error(error, ANEFAST_UNAVAILABLE,
+                     "[ane] expected macOS on Apple silicon, got a build for another system: there is no "
+                     "Apple Neural Engine to drive here. Hint: open the \"host\" device, which runs the same "
+                     "programs.");
 }
 
 static anefast_status none_open(const char *options, anefast_device **device, anefast_error *error) {

@@ -2,7 +2,6 @@
 #include "ports.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -11,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "../error.h"
 #include "../mil/parse.h"
 
 namespace {
@@ -19,13 +19,7 @@ using anefast::mil::Function;
 using anefast::mil::Value;
 
 anefast_status fail(anefast_error *error, anefast_status status, const std::string &message, anefast::mil::Position at) {
-    if (error) {
-        error->status = status;
-        error->line = at.line;
-        error->column = at.column;
-        std::snprintf(error->message, sizeof error->message, "%s", message.c_str());
-    }
-    return status;
+    return set_error_at(error, status, at.line, at.column, "%s", message.c_str());
 }
 
 anefast_port port_of(const Value &value) {
@@ -65,15 +59,12 @@ anefast_status ane_ports_read(const char *text, size_t text_bytes, const anefast
                               ane_ports *ports, anefast_error *error) {
     *ports = {};
     try {
-        std::vector<anefast::mil::Blob> copied;
-        for (size_t i = 0; i < n_blobs; i++) {
-            const auto *data = static_cast<const uint8_t *>(blobs[i].data);
-            copied.push_back(
-                {blobs[i].path, std::make_shared<const std::vector<uint8_t>>(data, data + blobs[i].bytes)});
-        }
+        std::vector<anefast::mil::Blob> lent;
+        for (size_t i = 0; i < n_blobs; i++)
+            lent.push_back({blobs[i].path, static_cast<const uint8_t *>(blobs[i].data), blobs[i].bytes});
         anefast::mil::Program program;
         anefast::mil::Error refused;
-        if (!anefast::mil::parse({text, text_bytes}, std::move(copied), false, &program, &refused))
+        if (!anefast::mil::parse({text, text_bytes}, lent, false, &program, &refused))
             return fail(error, ANEFAST_MIL, refused.message, refused.where);
         if (program.functions.size() != 1)
             return fail(error, ANEFAST_COMPILE,

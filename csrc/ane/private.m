@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "../error.h"
+
 static ane_selector table[ANE_SELECTOR_COUNT] = {
 #define X(key, owner, kind, selector, required) {owner, selector, kind, required, 0, ""},
     ANE_SELECTORS(X)
@@ -34,15 +36,10 @@ static const char *framework_path(void) {
 }
 
 static anefast_status unavailable(anefast_error *error, const char *expected, const char *got) {
-    if (error) {
-        error->status = ANEFAST_UNAVAILABLE;
-        error->line = error->column = 0;
-        snprintf(error->message, sizeof error->message,
-                 "[ane] expected %s, got %s. Hint: python -m anefast.doctor lists what this system has; "
-                 "device \"host\" runs the same programs.",
-                 expected, got);
-    }
-    return ANEFAST_UNAVAILABLE;
+    return set_error(error, ANEFAST_UNAVAILABLE,
+                     "[ane] expected %s, got %s. Hint: python -m anefast.doctor lists what this system has; "
+                     "device \"host\" runs the same programs.",
+                     expected, got);
 }
 
 static anefast_status look_up(anefast_error *error) {
@@ -90,14 +87,9 @@ anefast_status ane_private_open(anefast_error *error) {
 
 anefast_status ane_private_forked(anefast_error *error) {
     if (!opener || opener == getpid()) return ANEFAST_OK;
-    if (error) {
-        error->status = ANEFAST_UNAVAILABLE;
-        error->line = error->column = 0;
-        snprintf(error->message, sizeof error->message,
-                 "[ane] expected the process that opened the framework, got a fork of it, where the system forbids its "
-                 "use. Hint: start processes afresh, with multiprocessing's \"spawn\".");
-    }
-    return ANEFAST_UNAVAILABLE;
+    return set_error(error, ANEFAST_UNAVAILABLE,
+                     "[ane] expected the process that opened the framework, got a fork of it, where the system "
+                     "forbids its use. Hint: start processes afresh, with multiprocessing's \"spawn\".");
 }
 
 // What was raised, as an error: its name for a domain.

@@ -76,10 +76,10 @@ static anefast_status make_model(anefast_program *p, NSData *text, const anefast
     NSError *cause = nil;
     id descriptor = ane_descriptor(text, weights_of(blobs, n_blobs), &cause);
     if (!descriptor && !cause)
-        return ane_fail(error, ANEFAST_MIL,
-                        "[ane] expected MIL text the system's parser accepts, got no descriptor from it, and it gives "
-                        "no reason. Hint: this system may be older than the text's dialect or one of its ops; "
-                        "python -m anefast.lint knows the usual causes.");
+        return set_error(error, ANEFAST_MIL,
+                         "[ane] expected MIL text the system's parser accepts, got no descriptor from it, and it gives "
+                         "no reason. Hint: this system may be older than the text's dialect or one of its ops; "
+                         "python -m anefast.lint knows the usual causes.");
     if (!descriptor) return ane_fail_with(error, ANEFAST_MIL, "MIL text the system's parser accepts", cause);
     p->model = [ane_model(descriptor, &cause) retain];
     if (!p->model) return ane_fail_with(error, ANEFAST_COMPILE, "a model of the program's descriptor", cause);
@@ -124,7 +124,7 @@ anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_b
                                    size_t n_blobs, anefast_program **program, anefast_error *error) {
     *program = NULL;
     anefast_program *p = calloc(1, sizeof *p);
-    if (!p) return ane_fail(error, ANEFAST_MEMORY, "[ane] no memory for a program's record.");
+    if (!p) return set_error(error, ANEFAST_MEMORY, "[ane] no memory for a program's record.");
     pthread_mutex_init(&p->running, NULL);
     p->qos = qos;
     for (size_t i = 0; i < n_blobs; i++) p->bytes += blobs[i].bytes;

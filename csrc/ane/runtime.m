@@ -37,10 +37,10 @@ static anefast_status read_options(const char *options, uint32_t *qos, int *thre
         const int is_threads = n > 8 && !strncmp(at, "threads=", 8);
         const int count = is_threads ? threads_read(at + 8, n - 8) : 0;
         if (is_qos ? rest != at + n || value < 0 || value > MAX_QOS : !count)
-            return ane_fail(error, ANEFAST_INVALID,
-                            "[ane] expected the options qos=N with N from 0 to %d and threads=N with N from 1 to %d, "
-                            "got \"%.*s\".",
-                            MAX_QOS, MOST_THREADS, (int)n, at);
+            return set_error(error, ANEFAST_INVALID,
+                             "[ane] expected the options qos=N with N from 0 to %d and threads=N with N from 1 to %d, "
+                             "got \"%.*s\".",
+                             MAX_QOS, MOST_THREADS, (int)n, at);
         if (is_qos) *qos = (uint32_t)value;
         else *threads = count;
         at += n;
@@ -89,13 +89,13 @@ static anefast_status open_inside_pool(const char *options, anefast_device **dev
     int threads = 0;
     anefast_status status = ane_private_open(error);
     if (status == ANEFAST_OK && ane_has_device() == 0)
-        status = ane_fail(error, ANEFAST_UNAVAILABLE,
-                          "[ane] expected a Neural Engine, got a system that says it has none (a virtual machine?). "
-                          "Hint: device \"host\" runs the same programs.");
+        status = set_error(error, ANEFAST_UNAVAILABLE,
+                           "[ane] expected a Neural Engine, got a system that says it has none (a virtual machine?). "
+                           "Hint: device \"host\" runs the same programs.");
     if (status == ANEFAST_OK) status = read_options(options, &qos, &threads, error);
     if (status != ANEFAST_OK) return status;
     struct anefast_device *made = calloc(1, sizeof *made);
-    if (!made) return ane_fail(error, ANEFAST_MEMORY, "[ane] no memory for a device's record.");
+    if (!made) return set_error(error, ANEFAST_MEMORY, "[ane] no memory for a device's record.");
     made->qos = qos;
     if (threads) threads_set(threads);
     describe_to(made->description, sizeof made->description);

@@ -33,17 +33,17 @@ anefast_status ane_surface_create(size_t bytes, anefast_surface **surface, anefa
     *surface = NULL;
     if (bytes == 0) return surfaces_refuse_empty(error);
     struct anefast_surface *made = calloc(1, sizeof *made);
-    if (!made) return ane_fail(error, ANEFAST_MEMORY, "[surface] no memory for a surface's record.");
+    if (!made) return set_error(error, ANEFAST_MEMORY, "[surface] no memory for a surface's record.");
     NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
     made->ref = create(bytes < MIN_SURFACE_BYTES ? MIN_SURFACE_BYTES : bytes);
     [pool release];
     made->bytes = bytes;
     if (!made->ref) {
         free(made);
-        return ane_fail(error, ANEFAST_MEMORY,
-                        "[surface] expected an IOSurface of %zu bytes, got none from the system. Hint: a smaller batch "
-                        "or model needs less memory.",
-                        bytes);
+        return set_error(error, ANEFAST_MEMORY,
+                         "[surface] expected an IOSurface of %zu bytes, got none from the system. Hint: a smaller "
+                         "batch or model needs less memory.",
+                         bytes);
     }
     pthread_mutex_lock(&gate);
     made->id = ++last_id;
@@ -85,9 +85,9 @@ anefast_status ane_surface_lock(anefast_surface *surface, int read_only, void **
     if (result == 0) ++*count;
     pthread_mutex_unlock(&gate);
     if (result)
-        return ane_fail(error, ANEFAST_EVALUATE,
-                        "[lock] expected a surface locked for %s, got IOSurfaceLock status 0x%x.",
-                        read_only ? "reading" : "writing", (unsigned)result);
+        return set_error(error, ANEFAST_EVALUATE,
+                         "[lock] expected a surface locked for %s, got IOSurfaceLock status 0x%x.",
+                         read_only ? "reading" : "writing", (unsigned)result);
     *base = IOSurfaceGetBaseAddress(surface->ref);
     return ANEFAST_OK;
 }
@@ -105,8 +105,8 @@ anefast_status ane_surface_unlock(anefast_surface *surface, int read_only, anefa
     }
     if (!held) return surfaces_refuse_unlock(read_only, error);
     if (result)
-        return ane_fail(error, ANEFAST_EVALUATE, "[unlock] expected a surface unlocked, got IOSurfaceUnlock status 0x%x.",
-                        (unsigned)result);
+        return set_error(error, ANEFAST_EVALUATE, "[unlock] expected a surface unlocked, got IOSurfaceUnlock status 0x%x.",
+                         (unsigned)result);
     return ANEFAST_OK;
 }
 

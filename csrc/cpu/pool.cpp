@@ -7,21 +7,18 @@
 #include "pool.h"
 
 #include "../span.h"
+#include "cpus.h"
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <list>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
 
-#ifdef __linux__
-#include <sched.h>
-#endif
 #ifndef _WIN32
 #include <pthread.h>
 #endif
@@ -106,20 +103,6 @@ void run_region(Region &region, int slot) {
     inside_body = true;
     region.run(slot);
     inside_body = false;
-}
-
-int default_threads() {
-    if (const char *text = std::getenv("ANEFAST_NUM_THREADS")) {
-        const int n = std::atoi(text);
-        if (n > 0)
-            return std::min(n, 1024);
-    }
-#ifdef __linux__
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
-        return CPU_COUNT(&set);
-#endif
-    return std::max(1u, std::thread::hardware_concurrency());
 }
 
 struct State {

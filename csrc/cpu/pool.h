@@ -14,7 +14,7 @@ namespace anefast {
 class Pool {
   public:
     static Pool &shared(); // made at first use
-    int threads() const;   // ANEFAST_NUM_THREADS, else the CPUs this process may use; the caller counts
+    int threads() const;   // default_threads() of cpus.h, or as set; the caller counts
     void set_threads(int n); // at least 1, or as many as the system grants; not from a body
 
     // Runs body(0..count-1), the caller working too; returns when all have run. Indices are started in

@@ -29,12 +29,18 @@ void read_mask(const mil::Value &mask, Scores *s) {
     std::vector<float> row(static_cast<size_t>(s->n));
     std::vector<int64_t> visible;
     std::vector<float> hidden;
-    bool zero = true;
+    bool zero = true, even = true; // 0 where it hides nothing; one value where it hides
+    uint16_t shade = 0;
     for (int64_t i = 0; i < s->m; i++) {
-        half_to_floats(bits + i * s->n, row.data(), row.size());
+        const uint16_t *const halves = bits + i * s->n;
+        half_to_floats(halves, row.data(), row.size());
         int64_t end = s->n;
         float top = -65504;
-        while (end > 0 && row[static_cast<size_t>(end - 1)] <= UNSEEN) top = std::max(top, row[static_cast<size_t>(--end)]);
+        while (end > 0 && row[static_cast<size_t>(end - 1)] <= UNSEEN) {
+            top = std::max(top, row[static_cast<size_t>(--end)]);
+            even = even && (!shade || halves[end] == shade);
+            shade = halves[end];
+        }
         if (end == 0) end = s->n; // a query that sees nothing: nothing can be left out
         for (int64_t j = 0; j < end; j++) zero = zero && row[static_cast<size_t>(j)] == 0;
         visible.push_back(end);
@@ -44,6 +50,11 @@ void read_mask(const mil::Value &mask, Scores *s) {
     if (std::any_of(visible.begin(), visible.end(), [&](int64_t v) { return v < s->n; })) {
         s->visible = std::move(visible);
         s->hidden = std::move(hidden);
+        if (zero && even) {
+            std::vector<uint16_t> line(static_cast<size_t>(2 * s->n), 0);
+            std::fill(line.begin() + s->n, line.end(), shade);
+            s->line = std::make_shared<const std::vector<uint16_t>>(std::move(line));
+        }
     }
 }
 
@@ -153,7 +164,6 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
                       int64_t stride, bool *hidden_are_zero) {
     const HalfKernels &kernels = half_kernels();
     const auto *q = frame.at<const uint16_t>(where[s.q.value]), *k = frame.at<const uint16_t>(where[s.k.value]);
-    const auto *mask = s.mask < 0 ? nullptr : frame.at<const uint16_t>(where[s.mask]) + item * s.mask_step;
     const float reach = bound.scores * static_cast<float>(std::fabs(s.scale));
     bool trusted = !s.visible.empty() && bound.finite && bound.scores < SAFE && reach < SAFE;
     const float scale = half_to_float(half_from_double(s.scale));
@@ -167,9 +177,8 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
             const int64_t visible = trusted ? s.visible[query] : s.n;
             float least = -std::numeric_limits<float>::infinity();
             if (visible < s.n) least = s.hidden[query] + reach + 0.002f * (reach - s.hidden[query]) + FAR;
-            const bool add = mask && (s.mask_matters || visible == s.n);
-            const float top = kernels.softmax(row, scale, add ? mask + (first + i) * s.mask_row : nullptr, visible, keys,
-                                              least, scratch, row);
+            const uint16_t *mask = s.mask_matters || visible == s.n ? s.mask_of(frame, where, item, first + i) : nullptr;
+            const float top = kernels.softmax(row, scale, mask, visible, keys, least, scratch, row);
             same = visible == s.n || top >= least;
         }
         *hidden_are_zero = trusted;
@@ -252,7 +261,7 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, const std::ve
         const Matrix v = across ? x.transposed() : y;
         const int32_t out = op.results[0];
         g.reads = {s.q.value, s.k.value, v.value};
-        if (s.mask >= 0) g.reads.push_back(s.mask);
+        if (s.reads_mask()) g.reads.push_back(s.mask);
         g.writes = {out};
         if (kept) g.writes.push_back(s.probs);
         const int64_t held = kept ? 0 : tile_rows(s.m, s.n) * s.n;

@@ -34,9 +34,18 @@ struct Scores {
     bool mask_matters = false; // where it hides nothing it is not 0 either
     std::vector<int64_t> visible; // per query: keys from here on are hidden; empty: all are visible
     std::vector<float> hidden;    // per query: the largest mask value from there on
+    // Where every row of the mask is `visible` zeros and then one and the same value, all of them are windows of
+    // this line of n zeros and n such values, and nobody needs the mask, which grows with the square of n.
+    std::shared_ptr<const std::vector<uint16_t>> line;
     int32_t probs = -1;
     std::vector<size_t> operations;
 
+    bool reads_mask() const { return mask >= 0 && !line; }
+    // Row `query` of the mask of a batch item; null where there is none. n halves.
+    const uint16_t *mask_of(const Frame &frame, const std::vector<Ref> &where, int64_t item, int64_t query) const {
+        if (line) return line->data() + n - visible[static_cast<size_t>(query)];
+        return mask < 0 ? nullptr : frame.at<const uint16_t>(where[mask]) + item * mask_step + query * mask_row;
+    }
     // A key that no query in [first, last) sees lies behind this many.
     int64_t keys(int64_t first, int64_t last) const;
 };

@@ -252,7 +252,7 @@ void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<boo
             b.scores = again;
             if (!shared) found.operations.insert(found.operations.end(), again.operations.begin(), again.operations.end());
             g.reads = {again.q.value, again.k.value};
-            if (again.mask >= 0) g.reads.push_back(again.mask);
+            if (again.reads_mask()) g.reads.push_back(again.mask);
         } else {
             g.reads = {b.scores.probs};
         }

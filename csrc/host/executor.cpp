@@ -4,7 +4,6 @@
 #include <cctype>
 #include <chrono>
 #include <cinttypes>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -14,19 +13,17 @@
 #include <thread>
 #include <vector>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include "../anefast.h"
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
 #include "../cpu/threads.h"
+#include "../error.h"
 #include "../half.h"
 #include "../mil/parse.h"
 #include "../surfaces.h"
 #include "cliffs.h"
 #include "groups.h"
+#include "memory.h"
 #include "ops.h"
 #include "profile.h"
 #include "surface.h"
@@ -45,13 +42,12 @@ struct anefast_device {
 
 struct anefast_program {
     std::mutex running; // evaluations of one program share its arena
-    anefast::mil::Program mil;
+    anefast::mil::Function function; // the one that runs; steps refer to it
     anefast::host::Plan plan;
     std::vector<anefast::host::Step> steps;
     std::vector<anefast_port> inputs, outputs;
-    std::unique_ptr<uint8_t, void (*)(void *)> arena{nullptr, std::free};
+    anefast::host::Memory constants, arena;
     std::vector<uintptr_t> bases;
-    size_t bytes = 0;
     std::shared_ptr<Chip> chip;
     ~anefast_program() {
         if (chip) chip->loaded--;
@@ -63,13 +59,7 @@ namespace anefast::host {
 namespace {
 
 anefast_status fail(anefast_error *error, anefast_status status, const std::string &message, mil::Position where = {}) {
-    if (error) {
-        error->status = status;
-        error->line = where.line;
-        error->column = where.column;
-        std::snprintf(error->message, sizeof error->message, "%s", message.c_str());
-    }
-    return status;
+    return set_error_at(error, status, where.line, where.column, "%s", message.c_str());
 }
 
 // Runs body(), turning what it throws into a status.
@@ -92,34 +82,20 @@ size_t workspace_bytes(const mil::Function &f, const mil::Operation &op) {
     return found == table().end() || !found->second.workspace ? 0 : found->second.workspace(f, op);
 }
 
-// Where there are huge pages they are asked for: an arena is walked from end to end, many times.
-uint8_t *make_arena(size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    constexpr size_t HUGE_PAGE = 2 << 20;
-    if (bytes >= HUGE_PAGE) {
-        void *const arena = std::aligned_alloc(HUGE_PAGE, bytes);
-        if (arena) madvise(arena, bytes, MADV_HUGEPAGE);
-        return static_cast<uint8_t *>(arena);
-    }
-#endif
-    return static_cast<uint8_t *>(std::aligned_alloc(4096, bytes));
-}
-
-size_t rounded_to_pages(size_t n) { return (n + 4095) / 4096 * 4096; }
-
 bool groups_by_default() {
     const char *wish = std::getenv("ANEFAST_GROUPS");
     return !(wish && std::string(wish) == "off");
 }
 
-// Every operation known, groups found, everything in its place.
-Plan placed(const mil::Function &f, bool grouped, std::vector<Group> *groups) {
+// Every operation known, groups found, everything in its place. Constants that no task reads lose their data.
+Plan placed(mil::Function &f, bool grouped, std::vector<Group> *groups, Memory *constants) {
     for (const mil::Operation &op : f.operations)
         if (!table().count(op.type))
             throw Refusal{op.where, "[host] " + op.type + " (" + op.label +
                                         "): expected an operation this executor runs. Hint: write it with "
                                         "arithmetic, reductions, conv, matmul and layout operations."};
     if (grouped) *groups = find_groups(f);
+    *constants = keep_constants(f, *groups);
     return make_plan(f, *groups, workspace_bytes);
 }
 
@@ -231,24 +207,24 @@ anefast_status compile(anefast_device *device, const char *text, size_t text_byt
                        size_t n_blobs, anefast_program **result, anefast_error *error) {
     return guarded(error, [&] {
         auto program = std::make_unique<anefast_program>();
-        // 1) copy the blobs, parse, pick the function
-        std::vector<mil::Blob> copied;
-        for (size_t i = 0; i < n_blobs; i++) {
-            const auto *data = static_cast<const uint8_t *>(blobs[i].data);
-            copied.push_back({blobs[i].path, std::make_shared<const std::vector<uint8_t>>(data, data + blobs[i].bytes)});
-            program->bytes += blobs[i].bytes;
-        }
+        // 1) parse, pick the function
+        std::vector<mil::Blob> lent;
+        for (size_t i = 0; i < n_blobs; i++)
+            lent.push_back({blobs[i].path, static_cast<const uint8_t *>(blobs[i].data), blobs[i].bytes});
+        mil::Program parsed;
         mil::Error refused;
-        if (!mil::parse({text, text_bytes}, std::move(copied), false, &program->mil, &refused))
+        if (!mil::parse({text, text_bytes}, lent, false, &parsed, &refused))
             return fail(error, ANEFAST_MIL, refused.message, refused.where);
         mil::Function *f = nullptr;
-        for (mil::Function &candidate : program->mil.functions)
+        for (mil::Function &candidate : parsed.functions)
             if (!f || candidate.name == "main") f = &candidate;
         if (!f) return fail(error, ANEFAST_COMPILE, "[host] expected a function, got a program without one.");
+        program->function = std::move(*f);
+        f = &program->function;
         if (device->chip) take_on(device->chip, f, program.get());
         // 2) places, then steps
         std::vector<Group> groups;
-        program->plan = placed(*f, device->groups, &groups);
+        program->plan = placed(*f, device->groups, &groups, &program->constants);
         const Plan &plan = program->plan;
         for (size_t i : plan.copied_in)
             program->steps.push_back(repack(plan.inputs[i], plan.where[plan.inputs[i].value],
@@ -262,14 +238,9 @@ anefast_status compile(anefast_device *device, const char *text, size_t text_byt
             program->steps.push_back(repack(plan.outputs[j], plan.where[plan.outputs[j].value],
                                             {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
         // 3) the arena and the ports
-        if (plan.arena_bytes) {
-            const size_t room = rounded_to_pages(plan.arena_bytes);
-            program->arena.reset(make_arena(room));
-            if (!program->arena) throw std::bad_alloc();
-            program->bytes += room;
-        }
+        program->arena = make_memory(plan.arena_bytes);
         program->bases.assign(SURFACES + plan.inputs.size() + plan.outputs.size(), 0);
-        program->bases[ARENA] = reinterpret_cast<uintptr_t>(program->arena.get());
+        program->bases[ARENA] = reinterpret_cast<uintptr_t>(program->arena.data.get());
         for (bool out : {false, true})
             for (const Port &p : out ? plan.outputs : plan.inputs) {
                 anefast_port c = p.c;
@@ -292,7 +263,7 @@ size_t outputs(const anefast_program *program, const anefast_port **ports) {
     return program->outputs.size();
 }
 
-size_t program_bytes(const anefast_program *program) { return program->bytes; }
+size_t program_bytes(const anefast_program *program) { return program->constants.bytes + program->arena.bytes; }
 int was_cached(const anefast_program *) { return -1; }
 
 anefast_status unload(anefast_program *program, anefast_error *) {
@@ -360,9 +331,10 @@ const anefast_executor HOST = {
 
 } // namespace
 
-size_t scratch_bytes(const mil::Function &f) {
+size_t scratch_bytes(mil::Function &f) {
     std::vector<Group> groups;
-    return rounded_to_pages(placed(f, groups_by_default(), &groups).arena_bytes);
+    Memory none;
+    return rounded_to_pages(placed(f, groups_by_default(), &groups, &none).arena_bytes);
 }
 
 } // namespace anefast::host

@@ -16,7 +16,7 @@ namespace anefast::host {
 
 struct Group {
     std::vector<size_t> operations;     // their places in the function, ascending
-    std::vector<int32_t> reads, writes; // values of others, and values others will read
+    std::vector<int32_t> reads, writes; // values of others and constants, and values others will read
     size_t workspace_bytes = 0;         // scratch in the arena while it runs
     std::function<Step(const Plan &, Ref workspace)> build;
 };

@@ -71,7 +71,7 @@ Plan make_plan(const mil::Function &f, const std::vector<Group> &groups, const W
 
 // What a program's arena would come to, groups included; throws Refusal. For planners: nothing is compiled,
 // and constants need no data.
-size_t scratch_bytes(const mil::Function &f);
+size_t scratch_bytes(mil::Function &f);
 
 // Both sides of a slice, for slice_by_size and slice_by_index alike.
 struct Slice {

@@ -457,14 +457,12 @@ private:
 
 } // namespace
 
-bool parse(std::string_view text, std::vector<Blob> blobs, bool weights_optional, Program *program, Error *error) {
+bool parse(std::string_view text, const std::vector<Blob> &blobs, bool weights_optional, Program *program, Error *error) {
     *program = Program{};
     try {
-        program->blobs = std::move(blobs);
         BlobTable table;
         table.optional = weights_optional;
-        for (const Blob &blob : program->blobs)
-            if (blob.bytes) table.by_path.emplace(blob.path, &blob);
+        for (const Blob &blob : blobs) table.by_path.emplace(blob.path, &blob);
         Parser(text, table).program(program);
         return true;
     } catch (const Failure &failure) {

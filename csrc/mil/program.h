@@ -1,7 +1,7 @@
 // A MIL program after parsing and type checking: typed SSA, ready for an executor.
 //
 // What it is not: an AST. Names are resolved to value ids, every value has a static type, constants
-// hold their bytes. Produced by mil/parse.h, consumed by host/plan.
+// know their bytes. Produced by mil/parse.h, consumed by host/plan.
 #pragma once
 
 #include <cstddef>
@@ -36,7 +36,7 @@ struct Value {
     Position where;
     bool is_const = false;
     // A constant's elements, row-major and packed, little endian. They live in `inline_bytes` of
-    // this value or inside one of the program's blobs; null for anything but a const.
+    // this value or inside a weight file; null for anything but a const.
     const uint8_t *data = nullptr;
     std::shared_ptr<std::vector<uint8_t>> inline_bytes;
     std::vector<std::string> strings; // elements of a string constant
@@ -73,15 +73,16 @@ struct Function {
     int32_t operand(const Operation &op, std::string_view name) const; // value id, -1 where absent
 };
 
+// A weight file, lent for as long as anybody looks at the constants in it.
 struct Blob {
     std::string path; // the BLOBFILE string
-    std::shared_ptr<const std::vector<uint8_t>> bytes;
+    const uint8_t *data = nullptr;
+    size_t bytes = 0;
 };
 
 struct Program {
     std::string version; // "1.3"
     std::vector<Function> functions;
-    std::vector<Blob> blobs; // keeps what constants point into alive
 };
 
 } // namespace anefast::mil

@@ -254,13 +254,13 @@ void parse_blobfile(Lexer &lexer, const Type &type, const BlobTable &blobs, Valu
         if (blobs.optional) return;
         fail(where, "a weight file for every BLOBFILE path (" + std::to_string(blobs.by_path.size()) + " given)", quoted(path));
     }
-    const std::vector<uint8_t> &file = *entry->second->bytes;
+    const Blob &file = *entry->second;
     const uint8_t *data = nullptr;
     size_t bytes = 0;
-    const char *problem = blob_find(file.data(), file.size(), offset, code, &data, &bytes);
+    const char *problem = blob_find(file.data, file.bytes, offset, code, &data, &bytes);
     if (problem)
         fail(where, std::string("a ") + spelling(type.dtype) + " record at offset " + std::to_string(offset) + " of " + quoted(path),
-             std::string("a file of ") + std::to_string(file.size()) + " bytes where " + problem);
+             std::string("a file of ") + std::to_string(file.bytes) + " bytes where " + problem);
     if (bytes != type.bytes())
         fail(where, std::to_string(type.bytes()) + " bytes for " + described(type) + " at offset " + std::to_string(offset) + " of " + quoted(path),
              std::to_string(bytes));

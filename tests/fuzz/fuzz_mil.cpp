@@ -90,9 +90,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         broken("what reads cleanly parses", error.message);
 
     if (cut < size) {
-        const auto file = std::make_shared<const std::vector<uint8_t>>(data + cut + 1, data + size);
         std::vector<Blob> blobs;
-        for (const char *path : PATHS) blobs.push_back({path, file});
+        for (const char *path : PATHS) blobs.push_back({path, data + cut + 1, size - cut - 1});
         if (!parse(text, blobs, false, &program, &error)) check_error(text, lines, error.where, error.message);
         touch(program);
     }
