@@ -3,7 +3,8 @@
 // fp16 operands multiply as they are where the processor has AMX-FP16. With AMX-BF16 only, and for
 // fp32 operands, each value is split into two bf16, x = high + low, and three products are summed
 // (low times low is left out): exact to 2^-18 for fp16 operands, to 2^-16 for fp32 ones.
-// The numbers are not those of the other paths: see gemm.h. Packing needs no more than AVX2.
+// The numbers are not those of the other paths: see gemm.h. What surrounds the tiles is AVX-512, which every processor
+// with AMX has.
 #include "gemm_kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -17,11 +18,14 @@
 #endif
 #include ANEFAST_TILES
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#ifdef ANEFAST_AVX512 // likewise
+#include ANEFAST_AVX512
+#elif defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c,prfchw"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c,prfchw")
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics
 #endif
 
 namespace anefast {
@@ -30,204 +34,165 @@ namespace {
 constexpr int64_t SIDE = 32;                  // rows, columns and k of a block
 constexpr int64_t TILE = 16 * 32;             // halves in a tile register
 constexpr int64_t BLOCK = SIDE * SIDE;        // halves in a block: two tiles
-enum class Axis { lane, k };                  // a lane is a row of A or a column of B
+using Words = __m512i; // a tile register's row: 32 words, or 16 pairs of them
 
-// SIDE x SIDE values as 16-bit words, the named axis outermost.
-struct Block {
-    const uint16_t *words;
-    int64_t stride;
-    Axis outer;
+// A block as rows of memory: up to SIDE rows of up to SIDE values. Beyond them is 0.
+template <class T> struct Source {
+    const T *data;
+    int64_t stride, rows, columns, ahead;
+    bool by_lanes; // a row holds a lane, which is a row of A or a column of B; else it holds a k
 };
 
-// Where a block's values are: lane l and k at data[l * lane_stride + k * k_stride].
-struct Source {
-    const MatrixView &view;
-    int64_t lane_stride, k_stride, lane, lanes, k, ks; // lanes and ks up to SIDE; beyond them is 0
+inline __mmask32 first_of_32(int64_t count) { return static_cast<__mmask32>((uint64_t{1} << count) - 1); }
 
-    Axis outer() const { return k_stride == 1 ? Axis::lane : Axis::k; }
-    int64_t at(int64_t l, int64_t i) const { return (lane + l) * lane_stride + (k + i) * k_stride; }
-    int64_t outer_count() const { return outer() == Axis::lane ? lanes : ks; }
-    int64_t inner_count() const { return outer() == Axis::lane ? ks : lanes; }
-    int64_t outer_stride() const { return outer() == Axis::lane ? lane_stride : k_stride; }
-    int64_t inner_stride() const { return outer() == Axis::lane ? k_stride : lane_stride; }
+// Indices of words in a vector, or in two of them.
+struct alignas(64) Order {
+    uint16_t word[32];
+};
+constexpr Order order(int first, int step_even, int step_odd) {
+    Order o{};
+    for (int i = 0; i < 32; ++i)
+        o.word[i] = static_cast<uint16_t>(first + i / 2 * step_even + i % 2 * step_odd);
+    return o;
+}
+inline Words load(const Order &o) { return _mm512_load_si512(&o); }
+
+// (even[l], odd[l]) as pairs, of the 16 lanes from `first` on.
+template <int FIRST> Words pairs(Words even, Words odd) {
+    static constexpr Order both = order(FIRST, 1, 32);
+    return _mm512_permutex2var_epi16(even, load(both), odd);
+}
+
+// 16 of 32 bf16, from FIRST on, as fp32.
+template <int FIRST> __m512 widened(Words bf16) {
+    static constexpr Order upper = order(FIRST, 1, 0);
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, load(upper), bf16));
+}
+
+// Up to 16 values as fp32. What is not there is 0 and not touched.
+inline __m512 load(const float *p, __mmask16 there) { return _mm512_maskz_loadu_ps(there, p); }
+inline __m512 load(const uint16_t *p, __mmask16 there) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(there, p)); }
+
+struct HighLow {
+    Words high, low;
 };
 
-// dst[p][l] is the pair (src[2p][l], src[2p + 1][l]): k outermost becomes pairs of k outermost.
-void interleave(const uint16_t *src, int64_t stride, uint32_t *dst) {
-    for (int64_t p = 0; p < SIDE / 2; ++p, src += 2 * stride, dst += SIDE)
-        for (int64_t l = 0; l < SIDE; l += 16) {
-            const __m256i even = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(src + l));
-            const __m256i odd = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(src + stride + l));
-            const __m256i low = _mm256_unpacklo_epi16(even, odd), high = _mm256_unpackhi_epi16(even, odd);
-            _mm256_storeu_si256(reinterpret_cast<__m256i *>(dst + l), _mm256_permute2x128_si256(low, high, 0x20));
-            _mm256_storeu_si256(reinterpret_cast<__m256i *>(dst + l + 8), _mm256_permute2x128_si256(low, high, 0x31));
+// 32 values as bf16: the nearest, and the nearest to what is left, which is 0 of what is not finite. The instruction
+// takes subnormals for 0, as the tiles would, and keeps a NaN one.
+template <class T> HighLow split(const T *p, __mmask32 there) {
+    const __m512 a = load(p, static_cast<__mmask16>(there)), b = load(p + 16, there >> 16);
+    const Words high = (Words)_mm512_cvtne2ps_pbh(b, a), exponent = _mm512_set1_epi16(0x7f80);
+    const __mmask32 finite = _mm512_cmpneq_epi16_mask(_mm512_and_si512(high, exponent), exponent);
+    const __m512 rest_a = _mm512_sub_ps(a, widened<0>(high)), rest_b = _mm512_sub_ps(b, widened<16>(high));
+    return {high, (Words)_mm512_maskz_cvtne2ps_pbh(finite, rest_b, rest_a)};
+}
+
+// The transpose of a tile's 16 x 16 pairs. Quarters of rows are loaded to where the columns want them, which costs no
+// shuffle; what remains is 4 x 4 within each.
+inline void transpose(const uint16_t *from, uint16_t *to) {
+    for (int64_t q = 0; q < 16; q += 4, to += 4 * SIDE) {
+        const auto quarter = [&](int64_t row) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(from + row * SIDE + 2 * q)); };
+        Words r[4];
+        for (int64_t i = 0; i < 4; ++i) {
+            r[i] = _mm512_inserti32x4(_mm512_castsi128_si512(quarter(i)), quarter(i + 4), 1);
+            r[i] = _mm512_inserti32x4(_mm512_inserti32x4(r[i], quarter(i + 8), 2), quarter(i + 12), 3);
         }
-}
-
-// The transpose of 8 x 8 pairs; strides in pairs.
-void transpose8(const uint32_t *src, int64_t src_stride, uint32_t *dst, int64_t dst_stride) {
-    __m256i r[8], s[8];
-    for (int i = 0; i < 8; ++i)
-        r[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(src + i * src_stride));
-    for (int i = 0; i < 8; i += 2) {
-        s[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
-        s[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4)
-        for (int j = 0; j < 2; ++j) {
-            r[i + 2 * j] = _mm256_unpacklo_epi64(s[i + j], s[i + j + 2]);
-            r[i + 2 * j + 1] = _mm256_unpackhi_epi64(s[i + j], s[i + j + 2]);
-        }
-    for (int i = 0; i < 4; ++i) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i *>(dst + i * dst_stride), _mm256_permute2x128_si256(r[i], r[i + 4], 0x20));
-        _mm256_storeu_si256(reinterpret_cast<__m256i *>(dst + (i + 4) * dst_stride), _mm256_permute2x128_si256(r[i], r[i + 4], 0x31));
+        const Words a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpacklo_epi32(r[2], r[3]);
+        const Words c = _mm512_unpackhi_epi32(r[0], r[1]), d = _mm512_unpackhi_epi32(r[2], r[3]);
+        _mm512_store_si512(to, _mm512_unpacklo_epi64(a, b));
+        _mm512_store_si512(to + SIDE, _mm512_unpackhi_epi64(a, b));
+        _mm512_store_si512(to + 2 * SIDE, _mm512_unpacklo_epi64(c, d));
+        _mm512_store_si512(to + 3 * SIDE, _mm512_unpackhi_epi64(c, d));
     }
 }
 
-// A's two tiles: 16 rows each of 32 k.
-void place_a(const Block &b, uint16_t *out) {
-    if (b.outer == Axis::lane) {
-        for (int64_t row = 0; row < SIDE; ++row)
-            memcpy(out + row * SIDE, b.words + row * b.stride, SIDE * sizeof(uint16_t));
-        return;
-    }
-    uint32_t pairs[SIDE / 2 * SIDE];
-    interleave(b.words, b.stride, pairs);
-    auto *const to = reinterpret_cast<uint32_t *>(out); // rows of 16 pairs
-    for (int64_t p = 0; p < SIDE / 2; p += 8)
-        for (int64_t row = 0; row < SIDE; row += 8)
-            transpose8(pairs + p * SIDE + row, SIDE, to + row * SIDE / 2 + p, SIDE / 2);
-}
-
-// B's two tiles: 16 rows each of pairs of k, for 16 columns.
-void place_b(const Block &b, uint16_t *out) {
-    auto *const to = reinterpret_cast<uint32_t *>(out);
-    if (b.outer == Axis::lane) {
-        for (int64_t column = 0; column < SIDE; column += 8)
-            for (int64_t p = 0; p < SIDE / 2; p += 8)
-                transpose8(reinterpret_cast<const uint32_t *>(b.words + column * b.stride + 2 * p), b.stride / 2,
-                           to + column / 16 * TILE / 2 + p * 16 + column % 16, 16);
-        return;
-    }
-    uint32_t pairs[SIDE / 2 * SIDE];
-    interleave(b.words, b.stride, pairs);
-    for (int64_t tile = 0; tile < 2; ++tile)
-        for (int64_t p = 0; p < SIDE / 2; ++p)
-            memcpy(to + tile * TILE / 2 + p * 16, pairs + p * SIDE + tile * 16, 16 * sizeof(uint32_t));
-}
-
-// The fp16 words of a block: where they lie if it is whole and its rows are, else a copy.
-Block words_of(const Source &s, uint16_t *copy) {
-    const auto *data = static_cast<const uint16_t *>(s.view.data);
-    // Pairs are read as 32-bit words, so a row must start on an even element.
-    if (s.lanes == SIDE && s.ks == SIDE && s.inner_stride() == 1 && s.outer_stride() % 2 == 0)
-        return {data + s.at(0, 0), s.outer_stride(), s.outer()};
-    memset(copy, 0, BLOCK * sizeof(uint16_t));
-    const uint16_t *const first = data + s.at(0, 0);
-    for (int64_t i = 0; i < s.outer_count(); ++i)
-        for (int64_t j = 0; j < s.inner_count(); ++j)
-            copy[i * SIDE + j] = first[i * s.outer_stride() + j * s.inner_stride()];
-    return {copy, SIDE, s.outer()};
-}
-
-// Words of finite fp32, rounded to the upper halves that are their nearest bf16, ties to even; the rest is not cleared.
-inline __m256i nearest_bf16(__m256i bits) {
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    return _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-}
-
-inline __m256i is_special(__m256i bits) { // an infinity or NaN
-    const __m256i exponent = _mm256_set1_epi32(0x7f800000);
-    return _mm256_cmpeq_epi32(_mm256_and_si256(bits, exponent), exponent);
-}
-
-// x as two words whose upper halves are bf16: the nearest, and the nearest to what is left, which is 0 of what is not
-// finite. Lower halves are of no meaning.
-inline void split8(__m256 x, __m256i *high, __m256i *low) {
-    const __m256i bits = _mm256_castps_si256(x), upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
-    // A NaN may have all its bits in the lower half: one in the upper half keeps it a NaN.
-    const __m256i plain = _mm256_cmpeq_epi32(_mm256_andnot_si256(upper, bits), _mm256_setzero_si256());
-    const __m256i kept = _mm256_or_si256(bits, _mm256_andnot_si256(plain, _mm256_set1_epi32(0x400000)));
-    *high = _mm256_and_si256(_mm256_blendv_epi8(nearest_bf16(bits), kept, is_special(bits)), upper);
-    const __m256 rest = _mm256_sub_ps(x, _mm256_castsi256_ps(*high));
-    *low = _mm256_andnot_si256(is_special(*high), nearest_bf16(_mm256_castps_si256(rest)));
-}
-
-// The upper halves of 16 words.
-inline void store_upper(uint16_t *to, __m256i first, __m256i second) {
-    const __m256i packed = _mm256_packus_epi32(_mm256_srli_epi32(first, 16), _mm256_srli_epi32(second, 16));
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_permute4x64_epi64(packed, 0xd8)); // it packs by halves
-}
-
-inline __m256 load8(const float *p) { return _mm256_loadu_ps(p); }
-inline __m256 load8(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
-
-template <class T> void split_row(const T *row, uint16_t *high, uint16_t *low) {
-    for (int64_t j = 0; j < SIDE; j += 16) {
-        __m256i h[2], l[2];
-        split8(load8(row + j), &h[0], &l[0]);
-        split8(load8(row + j + 8), &h[1], &l[1]);
-        store_upper(high + j, h[0], h[1]);
-        store_upper(low + j, l[0], l[1]);
-    }
-}
-
-// The high and the low bf16 of a block's values.
-void split(const Source &s, uint16_t *high, uint16_t *low) {
-    const bool half = s.view.elem == Elem::f16, whole = s.inner_count() == SIDE && s.inner_stride() == 1;
-    for (int64_t i = 0; i < SIDE; ++i, high += SIDE, low += SIDE) {
-        const int64_t first = s.at(0, 0) + i * s.outer_stride();
-        const auto *halves = static_cast<const uint16_t *>(s.view.data) + first;
-        const auto *floats = static_cast<const float *>(s.view.data) + first;
-        const bool there = i < s.outer_count();
-        if (there && whole) {
-            half ? split_row(halves, high, low) : split_row(floats, high, low);
-            continue;
-        }
-        float row[SIDE] = {};
-        for (int64_t j = 0; there && j < s.inner_count(); ++j)
-            row[j] = half ? half_to_float(halves[j * s.inner_stride()]) : floats[j * s.inner_stride()];
-        split_row(row, high, low);
-    }
-}
-
-// Packs one block: fp16 as two tiles, bf16 as two of the high parts and two of the low.
-template <bool SPLIT, bool IS_A> void pack_block(const Source &s, uint16_t *out) {
-    alignas(64) uint16_t high[BLOCK], low[BLOCK];
-    const auto place = IS_A ? place_a : place_b;
-    if constexpr (SPLIT) {
-        split(s, high, low);
-        place({high, SIDE, s.outer()}, out);
-        place({low, SIDE, s.outer()}, out + BLOCK);
+// Rows i and i + 1 of a block, as words, to where they belong in its tiles.
+inline void place(bool by_lanes, int64_t i, Words even, Words odd, uint16_t *tiles) {
+    if (by_lanes) {
+        _mm512_store_si512(tiles + i * SIDE, even);
+        _mm512_store_si512(tiles + (i + 1) * SIDE, odd);
     } else {
-        place(words_of(s, high), out);
+        _mm512_store_si512(tiles + i / 2 * SIDE, pairs<0>(even, odd));
+        _mm512_store_si512(tiles + i / 2 * SIDE + TILE, pairs<16>(even, odd));
     }
+}
+
+template <class T> void fetch(const T *row) {
+    for (int64_t i = 0; i < SIDE; i += 64 / static_cast<int64_t>(sizeof(T)))
+        _mm_prefetch(reinterpret_cast<const char *>(row + i), _MM_HINT_T1);
+}
+
+// Packs one block: fp16 as two tiles, bf16 as two of the high parts and two of the low. A's tiles have 16 rows each of
+// 32 k, B's 16 rows each of pairs of k, for 16 columns: of either, one comes straight from rows of memory.
+template <bool SPLIT, bool IS_A, class T> void pack_block(const Source<T> &s, uint16_t *out) {
+    constexpr int64_t TILES = SPLIT ? 4 : 2;
+    alignas(64) uint16_t turned[TILES * TILE];
+    const bool turns = s.by_lanes != IS_A;
+    uint16_t *const to = turns ? turned : out;
+    const __mmask32 columns = first_of_32(s.columns);
+    for (int64_t i = 0; i < SIDE; i += 2) {
+        const __mmask32 first = i < s.rows ? columns : 0, second = i + 1 < s.rows ? columns : 0;
+        const T *const row = s.data + (first ? i * s.stride : 0), *const next = second ? row + s.stride : row;
+        fetch(row + s.ahead);
+        fetch(next + s.ahead);
+        if constexpr (SPLIT) {
+            const HighLow even = split(row, first), odd = split(next, second);
+            place(s.by_lanes, i, even.high, odd.high, to);
+            place(s.by_lanes, i, even.low, odd.low, to + BLOCK);
+        } else {
+            place(s.by_lanes, i, _mm512_maskz_loadu_epi16(first, row), _mm512_maskz_loadu_epi16(second, next), to);
+        }
+    }
+    if (turns)
+        for (int64_t tile = 0; tile < TILES; ++tile)
+            transpose(turned + tile * TILE, out + tile * TILE);
 }
 
 template <bool SPLIT> constexpr int64_t PACKED_BYTES = SPLIT ? 4 : 2;
 
-template <bool SPLIT, bool IS_A>
+template <bool SPLIT, bool IS_A, class T>
 void pack(const MatrixView &view, int64_t lane, int64_t lanes, int64_t k, int64_t ks, void *out, int64_t panel_bytes) {
     const int64_t lane_stride = IS_A ? view.row_stride : view.col_stride, k_stride = IS_A ? view.col_stride : view.row_stride;
-    for (int64_t l = 0; l < lanes; l += SIDE)
-        for (int64_t i = 0; i < ks; i += SIDE) {
-            const Source s{view, lane_stride, k_stride, lane + l, lanes - l < SIDE ? lanes - l : SIDE,
-                           k + i, ks - i < SIDE ? ks - i : SIDE};
+    const bool by_lanes = k_stride == 1;
+    const int64_t rows = by_lanes ? lanes : ks, stride = by_lanes ? lane_stride : k_stride;
+    const int64_t columns = by_lanes ? ks : lanes, column_stride = by_lanes ? 1 : lane_stride;
+    const T *const data = static_cast<const T *>(view.data) + lane * lane_stride + k * k_stride;
+    for (int64_t i = 0; i < rows; i += SIDE)
+        for (int64_t j = 0; j < columns; j += SIDE) {
+            Source<T> s{data + i * stride + j * column_stride, stride, rows - i < SIDE ? rows - i : SIDE,
+                        columns - j < SIDE ? columns - j : SIDE, i + SIDE < rows ? SIDE * stride : 0, by_lanes};
+            T copy[BLOCK];
+            if (column_stride != 1) {
+                for (int64_t r = 0; r < s.rows; ++r)
+                    for (int64_t c = 0; c < s.columns; ++c)
+                        copy[r * SIDE + c] = s.data[r * stride + c * column_stride];
+                s.data = copy;
+                s.stride = SIDE;
+                s.ahead = 0;
+            }
+            const int64_t l = by_lanes ? i : j, at = by_lanes ? j : i; // of lanes, of k
             auto *const panel = static_cast<uint8_t *>(out) + l / SIDE * panel_bytes;
-            pack_block<SPLIT, IS_A>(s, reinterpret_cast<uint16_t *>(panel + i * SIDE * PACKED_BYTES<SPLIT>));
+            pack_block<SPLIT, IS_A>(s, reinterpret_cast<uint16_t *>(panel + at * SIDE * PACKED_BYTES<SPLIT>));
         }
+}
+
+template <bool SPLIT, bool IS_A, class... Arguments> void pack_any(const MatrixView &view, Arguments... arguments) {
+    if constexpr (SPLIT)
+        if (view.elem == Elem::f32)
+            return pack<SPLIT, IS_A, float>(view, arguments...);
+    pack<SPLIT, IS_A, uint16_t>(view, arguments...);
 }
 
 template <bool SPLIT>
 void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns, void *out,
             int64_t panel_bytes) {
-    pack<SPLIT, false>(b, column, columns, k_first, k_count, out, panel_bytes);
+    pack_any<SPLIT, false>(b, column, columns, k_first, k_count, out, panel_bytes);
 }
 
 template <bool SPLIT>
 void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count, void *out) {
     const int64_t padded = (k_count + SIDE - 1) / SIDE * SIDE;
-    pack<SPLIT, true>(a, row, rows, k_first, k_count, out, padded * SIDE * PACKED_BYTES<SPLIT>);
+    pack_any<SPLIT, true>(a, row, rows, k_first, k_count, out, padded * SIDE * PACKED_BYTES<SPLIT>);
 }
 
 // C's quarters are tiles 0 to 3; A's halves pass through 4 and 5, B's through 6 and 7.
@@ -270,6 +235,7 @@ void sum_bf16(const uint8_t *a, const uint8_t *b, int64_t blocks) {
 template <bool SPLIT> void tile(const Strip &t) {
     alignas(64) float mine[BLOCK]; // C, where it is not a whole tile of fp32 in place
     const bool whole = t.rows == SIDE && t.columns == SIDE;
+    const __mmask32 columns = first_of_32(t.columns);
     if (t.start && whole) {
         const int64_t stride = t.start_row_stride * 4;
         tiles::load<0>(t.start, stride);
@@ -277,9 +243,12 @@ template <bool SPLIT> void tile(const Strip &t) {
         tiles::load<2>(t.start + 16 * t.start_row_stride, stride);
         tiles::load<3>(t.start + 16 * t.start_row_stride + 16, stride);
     } else if (t.start) {
-        memset(mine, 0, sizeof mine);
-        for (int64_t i = 0; i < t.rows; ++i)
-            memcpy(mine + i * SIDE, t.start + i * t.start_row_stride, t.columns * sizeof(float));
+        for (int64_t i = 0; i < SIDE; ++i) {
+            const __mmask32 there = i < t.rows ? columns : 0;
+            const float *const from = t.start + (there ? i * t.start_row_stride : 0);
+            _mm512_store_ps(mine + i * SIDE, load(from, static_cast<__mmask16>(there)));
+            _mm512_store_ps(mine + i * SIDE + 16, load(from + 16, there >> 16));
+        }
         tiles::load<0>(mine, SIDE * 4);
         tiles::load<1>(mine + 16, SIDE * 4);
         tiles::load<2>(mine + 16 * SIDE, SIDE * 4);
@@ -309,17 +278,30 @@ template <bool SPLIT> void tile(const Strip &t) {
     tiles::store<3>(c + 16 * width + 16, width * 4);
     if (in_place)
         return;
-    for (int64_t i = 0; i < t.rows; ++i)
-        if (t.c_half)
-            half_from_floats(mine + i * SIDE, static_cast<uint16_t *>(t.c) + i * t.c_row_stride, t.columns);
-        else
-            memcpy(static_cast<float *>(t.c) + i * t.c_row_stride, mine + i * SIDE, t.columns * sizeof(float));
+    for (int64_t i = 0; i < t.rows; ++i) {
+        const __m512 left = _mm512_load_ps(mine + i * SIDE), right = _mm512_load_ps(mine + i * SIDE + 16);
+        if (t.c_half) {
+            uint16_t *const to = static_cast<uint16_t *>(t.c) + i * t.c_row_stride;
+            _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(columns), _mm512_cvtps_ph(left, _MM_FROUND_TO_NEAREST_INT));
+            _mm256_mask_storeu_epi16(to + 16, columns >> 16, _mm512_cvtps_ph(right, _MM_FROUND_TO_NEAREST_INT));
+        } else {
+            float *const to = static_cast<float *>(t.c) + i * t.c_row_stride;
+            _mm512_mask_storeu_ps(to, static_cast<__mmask16>(columns), left);
+            _mm512_mask_storeu_ps(to + 16, columns >> 16, right);
+        }
+    }
 }
 
 template <bool SPLIT> void strip(const Strip &s) {
     for (Strip t = s; t.rows > 0; t = t.below(SIDE)) {
         Strip first = t;
         first.rows = t.rows < SIDE ? t.rows : SIDE;
+        if (t.rows > SIDE) {
+            const int64_t row = t.c_row_stride * (t.c_half ? 2 : 4);
+            for (int64_t i = 0; i < SIDE; ++i)
+                for (int64_t j = 0; j < (t.c_half ? 64 : 128); j += 64)
+                    __builtin_prefetch(static_cast<char *>(t.c) + (SIDE + i) * row + j, 1);
+        }
         tile<SPLIT>(first);
     }
 }
@@ -348,7 +330,8 @@ const GemmKernels *gemm_kernels_amx_bf16() {
 
 } // namespace anefast
 
-#ifdef __clang__
+#ifdef ANEFAST_AVX512
+#elif defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
