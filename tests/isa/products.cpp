@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "cpu/gemm.h"
+#include "cpu/gemm_panels.h"
 #include "cpu/pool.h"
+#include "cpu/scratch.h"
 #include "half.h"
 
 using namespace anefast;
@@ -156,6 +158,19 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
         if (!(same(f, want_f) && same(h, want_h)) && failures++ < 10)
             std::printf("differs: %ldx%ldx%ld a%d%d b%d%d c%d acc%d step %d special %d threads %d\n", long(m), long(n), long(k),
                         int(ea), la.turned, int(eb), lb.turned, int(ec), accumulate, int(la.step), la.special || lb.special, threads);
+    }
+    if (ec == Elem::f32 && ea == eb && a.view.col_stride == 1) { // the same of an operand packed before, in two pieces
+        Scratch panels;
+        float *const packed = panels.get(b_panels_floats(k, n, eb));
+        const int64_t first = std::min<int64_t>(k, 32);
+        pack_b_panels(b.view, k, n, 0, first, packed);
+        if (first < k)
+            pack_b_panels(b.view, k, n, first, k - first, packed);
+        f = start.floats;
+        gemm_panels({m, n, k, a.view.data, a.view.row_stride, packed, f.data(), pitch, accumulate, ea});
+        checked++;
+        if (!same(f, want_f) && failures++ < 10)
+            std::printf("packed differs: %ldx%ldx%ld of %d, b turned %d, acc%d\n", long(m), long(n), long(k), int(ea), lb.turned, accumulate);
     }
     if (la.special || lb.special)
         return;
