@@ -17,7 +17,7 @@ import pytest
 
 from anefast import generate as generate_module
 from anefast.telemetry import screen as screen_module
-from anefast.telemetry.screen import Direct, Screen
+from anefast.telemetry.screen import Bar, Direct, Screen
 from anefast.tokenizer import ByteTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +145,21 @@ def test_a_reader_that_left_costs_the_output_only(error):
     screen.close()
     assert len(out.writes) == 1 and len(err.writes) <= 2
     assert not screen.has_bar and not screen._thread.is_alive()
+
+
+def test_a_bar_that_broke_off_leaves_no_lock():
+    """tqdm takes a lock of the whole process to draw, and would keep it where that fails."""
+    err = Sink()
+    screen = Screen(True, Sink(), err)
+    screen.show(1, 10)
+    while not err.writes:
+        time.sleep(0.01)
+    err.error = OSError("gone")
+    screen.show(2, 10)
+    screen.close()
+    for lock in Bar.get_lock().locks:
+        assert lock.acquire(False)
+        lock.release()
 
 
 def test_a_closed_pipe_costs_the_output_only():

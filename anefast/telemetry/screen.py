@@ -51,9 +51,18 @@ def visible(text: str) -> str:
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
-    """tqdm without its own watching thread."""
+    """tqdm without its own watching thread, and without the lock that it takes to draw: it is not
+    given back where drawing fails, and every later bar of the process would wait for it."""
 
     monitor_interval = 0
+
+    def refresh(self, nolock: bool = True, lock_args: object = None) -> None:
+        """Draws the bar."""
+        super().refresh(nolock=True)
+
+    def clear(self, nolock: bool = True) -> None:
+        """Takes the bar off the screen."""
+        super().clear(nolock=True)
 
 
 class Direct:
@@ -156,6 +165,8 @@ class Screen:
             self._moved = time.monotonic()
         except (OSError, ValueError):  # the reader is gone
             self._err = None
+            if bar is not None:
+                bar.disable = True  # else it tries once more when it is collected
         return bar
 
     def _print(self, line: str, bar: Bar | None) -> None:
