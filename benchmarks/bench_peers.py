@@ -188,15 +188,16 @@ def test_beside_a_busy_neighbour() -> None:
 
 
 MEMORY = """
-import json, resource, sys
+import json, sys
 preset, batch, mode = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+from anefast.telemetry.run import peak_memory_bytes
 from benchmarks import bench_peers as bench
 from benchmarks.peer import Peer
 import anefast
 if mode != "ours":
     import torch
     torch.compile
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory_bytes()
 config = bench.config_of(preset)
 params = bench.init_params(config, 0)
 x, y = bench.tokens_of(config, batch)
@@ -207,8 +208,7 @@ else:
     del params
 for _ in range(3):
     run.step(x, y)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps((after - before) / (1 << 20 if sys.platform == "darwin" else 1 << 10)))
+print(json.dumps((peak_memory_bytes() - before) / 2**20))
 """
 
 

@@ -160,7 +160,13 @@ def environment(argv: list[str], **more: Any) -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident size of this process so far."""
+    """The largest resident size of this process so far.
+
+    Linux begins a new program's `ru_maxrss` with its parent's, but not its VmHWM.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
