@@ -25,7 +25,8 @@
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c,prfchw")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
+#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
 #endif
 
 namespace anefast {
