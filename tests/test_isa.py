@@ -49,8 +49,8 @@ def build(folder: Path, *extra: str, packing: bool) -> Path:
         compiler = ["gcc", "-std=c11"] if source.suffix == ".c" else ["g++", "-std=c++17"]
         flags = [*FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{ISA}", *extra]
         if source.stem == "gemm_amx":
-            flags += ['-DANEFAST_TILES="tiles.h"', "-O3", "-Wno-psabi"]
-            flags += ['-DANEFAST_AVX512="packing.h"', *AVX2] if packing else []
+            flags += ['-DANEFAST_TILES="tiles.h"', "-O3", *AVX2]
+            flags += ['-DANEFAST_AVX512="packing.h"'] * packing
         if source.stem == "gemm_avx512" and SIMDE:
             flags += ['-DANEFAST_AVX512="avx512.h"', "-Wno-psabi", *AVX2]
         subprocess.run([*compiler, *flags, "-c", str(source), "-o", str(out)], check=True)

@@ -11,8 +11,6 @@
 
 #include <immintrin.h>
 
-#include "../half.h"
-
 #ifndef ANEFAST_TILES // tests put the instructions' meaning in their place
 #define ANEFAST_TILES "amx_tiles.h"
 #endif
@@ -21,10 +19,10 @@
 #ifdef ANEFAST_AVX512 // likewise
 #include ANEFAST_AVX512
 #elif defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c,prfchw"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c,prfchw")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16")
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
 #pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
 #endif
@@ -32,15 +30,16 @@
 namespace anefast {
 namespace {
 
-constexpr int64_t SIDE = 32;                  // rows, columns and k of a block
-constexpr int64_t TILE = 16 * 32;             // halves in a tile register
-constexpr int64_t BLOCK = SIDE * SIDE;        // halves in a block: two tiles
-using Words = __m512i; // a tile register's row: 32 words, or 16 pairs of them
+constexpr int64_t SIDE = 32;           // rows, columns and k of a block
+constexpr int64_t TILE = 16 * 32;      // words in a tile register
+constexpr int64_t BLOCK = SIDE * SIDE; // words in a block: two tiles
+using Words = __m512i;                 // a row of a tile register: 32 words, or 16 pairs of them
 
 // A block as rows of memory: up to SIDE rows of up to SIDE values. Beyond them is 0.
 template <class T> struct Source {
     const T *data;
-    int64_t stride, rows, columns, ahead;
+    int64_t stride, rows, columns;
+    int64_t ahead; // elements from a row to the one that is packed a block later, 0 where there is none
     bool by_lanes; // a row holds a lane, which is a row of A or a column of B; else it holds a k
 };
 
@@ -58,7 +57,7 @@ constexpr Order order(int first, int step_even, int step_odd) {
 }
 inline Words load(const Order &o) { return _mm512_load_si512(&o); }
 
-// (even[l], odd[l]) as pairs, of the 16 lanes from `first` on.
+// The 16 pairs (even[l], odd[l]) from l = FIRST on.
 template <int FIRST> Words pairs(Words even, Words odd) {
     static constexpr Order both = order(FIRST, 1, 32);
     return _mm512_permutex2var_epi16(even, load(both), odd);
@@ -118,6 +117,7 @@ inline void place(bool by_lanes, int64_t i, Words even, Words odd, uint16_t *til
     }
 }
 
+// Into the second cache: rows so far apart are not foreseen by the processor's own prefetching.
 template <class T> void fetch(const T *row) {
     for (int64_t i = 0; i < SIDE; i += 64 / static_cast<int64_t>(sizeof(T)))
         _mm_prefetch(reinterpret_cast<const char *>(row + i), _MM_HINT_T1);
@@ -163,7 +163,7 @@ void pack(const MatrixView &view, int64_t lane, int64_t lanes, int64_t k, int64_
             Source<T> s{data + i * stride + j * column_stride, stride, rows - i < SIDE ? rows - i : SIDE,
                         columns - j < SIDE ? columns - j : SIDE, i + SIDE < rows ? SIDE * stride : 0, by_lanes};
             T copy[BLOCK];
-            if (column_stride != 1) {
+            if (column_stride != 1) { // nothing is contiguous
                 for (int64_t r = 0; r < s.rows; ++r)
                     for (int64_t c = 0; c < s.columns; ++c)
                         copy[r * SIDE + c] = s.data[r * stride + c * column_stride];
@@ -297,12 +297,6 @@ template <bool SPLIT> void strip(const Strip &s) {
     for (Strip t = s; t.rows > 0; t = t.below(SIDE)) {
         Strip first = t;
         first.rows = t.rows < SIDE ? t.rows : SIDE;
-        if (t.rows > SIDE) {
-            const int64_t row = t.c_row_stride * (t.c_half ? 2 : 4);
-            for (int64_t i = 0; i < SIDE; ++i)
-                for (int64_t j = 0; j < (t.c_half ? 64 : 128); j += 64)
-                    __builtin_prefetch(static_cast<char *>(t.c) + (SIDE + i) * row + j, 1);
-        }
         tile<SPLIT>(first);
     }
 }
