@@ -39,7 +39,7 @@ from anefast.telemetry import (
     write_atomic,
 )
 from anefast.telemetry import breakdown as shown
-from anefast.telemetry.screen import Direct, Screen
+from anefast.telemetry.screen import Direct, Screen, is_terminal
 from anefast.telemetry.sinks import checked, installed
 from anefast.tokenizer import Tokenizer, open_tokenizer
 from anefast.trainer import Row, Say, Stop, Trainer, batches_of
@@ -326,7 +326,7 @@ def terminal() -> Screen:
     """Standard output for lines and, where it is a terminal, standard error for a bar."""
     sys.stdout.flush()
     out, err = Direct(sys.stdout.fileno()), Direct(sys.stderr.fileno())
-    return Screen(sys.stderr.isatty(), out, err)
+    return Screen(is_terminal(sys.stderr), out, err)
 
 
 def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit) -> None:

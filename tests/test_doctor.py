@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -287,16 +288,25 @@ class Ane:
     label: str
 
 
+@pytest.fixture
+def learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
+    """learn(broken): there is an ANE here, and doctor found so much of it broken."""
+    monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(device_module._C, "Device", Ane)
+
+    def remembered(broken: tuple[str, ...]) -> None:
+        assert remember("ane (Apple M9)", Learned(broken))
+
+    return remembered
+
+
 @pytest.mark.parametrize("broken", [("op conv", "weights"), ()])
 def test_auto_heeds_what_was_learned(
     broken: tuple[str, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    learn: Callable[[tuple[str, ...]], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
-    monkeypatch.setattr(device_module._C, "Device", Ane)
-    assert remember("ane (Apple M9)", Learned(broken))
+    learn(broken)
     with caplog.at_level(logging.WARNING, "anefast"):
         opened, _ = device_module.open_first(("ane", "host"), "")
     assert opened.name == ("host" if broken else "ane")
@@ -318,13 +328,10 @@ def test_auto_gives_each_device_its_own_options(
     opened: str,
     options: str,
     left_out: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    learn: Callable[[tuple[str, ...]], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
-    monkeypatch.setattr(device_module._C, "Device", Ane)
-    assert remember("ane (Apple M9)", Learned(broken))
+    learn(broken)
     with caplog.at_level(logging.WARNING, "anefast"):
         device = anefast.Device("auto", " groups=off  qos=9 threads=2")
     assert sorted(device.programs.options.split()) == sorted(options.split())

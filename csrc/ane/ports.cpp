@@ -10,17 +10,14 @@
 #include <string>
 #include <vector>
 
-#include "../error.h"
 #include "../mil/parse.h"
+#include "../mil/seam.h"
 
 namespace {
 
+using anefast::mil::fail;
 using anefast::mil::Function;
 using anefast::mil::Value;
-
-anefast_status fail(anefast_error *error, anefast_status status, const std::string &message, anefast::mil::Position at) {
-    return set_error_at(error, status, at.line, at.column, "%s", message.c_str());
-}
 
 anefast_port port_of(const Value &value) {
     anefast_port port{};
@@ -59,12 +56,9 @@ anefast_status ane_ports_read(const char *text, size_t text_bytes, const anefast
                               ane_ports *ports, anefast_error *error) {
     *ports = {};
     try {
-        std::vector<anefast::mil::Blob> lent;
-        for (size_t i = 0; i < n_blobs; i++)
-            lent.push_back({blobs[i].path, static_cast<const uint8_t *>(blobs[i].data), blobs[i].bytes});
         anefast::mil::Program program;
         anefast::mil::Error refused;
-        if (!anefast::mil::parse({text, text_bytes}, lent, false, &program, &refused))
+        if (!anefast::mil::parse({text, text_bytes}, anefast::mil::lent(blobs, n_blobs), false, &program, &refused))
             return fail(error, ANEFAST_MIL, refused.message, refused.where);
         if (program.functions.size() != 1)
             return fail(error, ANEFAST_COMPILE,

@@ -9,12 +9,15 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "../anefast.h"
 
 namespace anefast::bind {
 
 namespace py = pybind11;
+
+using Arrays = std::vector<py::array>;
 
 void init_errors(py::module_ &m);
 void init_device(py::module_ &m);

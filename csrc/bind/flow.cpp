@@ -1,7 +1,7 @@
 // Flow: gradients that AdamW makes where it uses them, of surfaces and of the classifier's taps.
-#include "bind.h"
 #include "flow.h"
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 

@@ -3,14 +3,10 @@
 
 #include "bind.h"
 
-#include <vector>
-
 #include "../cpu/embed.h"
 #include "../cpu/head.h"
 
 namespace anefast::bind {
-
-using Arrays = std::vector<py::array>;
 
 struct Tap {
     std::shared_ptr<Surface> surface;

@@ -9,8 +9,6 @@ namespace anefast::bind {
 
 namespace {
 
-using Arrays = std::vector<py::array>;
-
 void adamw_arrays(const Arrays &weights, const Arrays &grads, const Arrays &means, const Arrays &squares,
                   const std::vector<float> &decays, float factor, float lr, float beta1, float beta2, float epsilon,
                   double bias1, double bias2) {

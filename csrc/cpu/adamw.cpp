@@ -6,10 +6,10 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "../isa.h"
+#include "../round.h"
 #include "pool.h"
 #include "scratch.h"
 
@@ -78,8 +78,6 @@ struct Panel {
     int64_t tensor, first, count;
 };
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 Constants constants(const AdamRule &rule) {
     Constants c{};
     c.factor = rule.factor;
@@ -145,21 +143,15 @@ class Flowing {
     }
 
   private:
-    void wait_for(int64_t tensor, int64_t finished) const {
-        for (int spins = 0; done[tensor].load(std::memory_order_acquire) < finished; ++spins)
-            if (spins > 1000)
-                std::this_thread::yield(); // the one we wait for may have lost its processor
-    }
-
     void share(int64_t tensor, int64_t piece) {
         if (tensor >= 2)
-            wait_for(tensor - 2, ends[tensor - 2]); // it read the same place
+            wait_until(done[tensor - 2], ends[tensor - 2]); // it read the same place
         grads[tensor].share(piece, shared[tensor % 2]);
     }
 
     double update(const Panel &p) {
         const FlowingGrad &g = grads[p.tensor];
-        wait_for(p.tensor, g.pieces);
+        wait_until(done[p.tensor], g.pieces);
         const int64_t values = p.count * g.columns;
         float *const grad = gradient_scratch.get(values);
         g.make(p.first, p.count, shared[p.tensor % 2], grad);

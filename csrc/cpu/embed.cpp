@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../half.h"
+#include "../round.h"
 #include "pool.h"
 
 namespace anefast {
@@ -12,8 +13,6 @@ namespace {
 
 constexpr int64_t TOKENS = 32;    // one surface row of 64 bytes per channel
 constexpr int64_t CHANNELS = 64;  // of the gradient, per task
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t first_bad(const Embedding &e) {
     for (int64_t i = 0; i < e.batch * e.seq; ++i)

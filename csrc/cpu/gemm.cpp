@@ -10,13 +10,14 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "../half.h"
+#include "../round.h"
 #include "gemm_kernels.h"
 #include "gemm_library.h"
 #include "gemm_path.h"
+#include "gemm_rows.h"
 #include "pool.h"
 #include "scratch.h"
 
@@ -36,15 +37,12 @@ const GemmKernels &kernels_for(const Gemm &g) {
     return g.a.elem == Elem::f16 && g.b.elem == Elem::f16 ? *path.halves : *path.floats;
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 bool is_transposed(const MatrixView &a) { return a.row_stride == 1 && a.col_stride != 1; }
 
 bool goes_to_library(const Gemm &g) {
     return g.any_order && gemm_path().library && g.c_elem == Elem::f32 && g.k > 0 &&
            std::max({g.m, g.n, g.k, g.c_row_stride}) < INT32_MAX;
 }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 thread_local Scratch a_scratch, partial_scratch, b_scratch;
 
@@ -123,12 +121,6 @@ struct Plan : Cut {
         }
     }
 
-    void wait_for(int64_t finished) const {
-        for (int spins = 0; done.load(std::memory_order_acquire) < finished; ++spins)
-            if (spins > 1000)
-                std::this_thread::yield(); // the one we wait for may have lost its processor
-    }
-
     void run(int64_t task) {
         const int64_t per_step = pack_tasks(step_columns) + tile_tasks(step_columns);
         const int64_t column_step = std::min(task / (per_step * k_steps()), ceil_div(g.n, step_columns) - 1);
@@ -140,7 +132,7 @@ struct Plan : Cut {
         if (!is_pack)
             first += packs;
         if (!alone)
-            wait_for(first); // every task of the phases before: none of this phase can have finished earlier
+            wait_until(done, first); // every task of the phases before: none of this phase can have finished earlier
         else if (is_pack)
             packed = b_scratch.get_bytes(panel_bytes() * step_columns / kern.nr);
         if (is_pack)
@@ -184,8 +176,6 @@ struct Plan : Cut {
         }
 
         const bool in_place = kern.in_place && kern.in_place(g);
-        const bool by_rows = !in_place && g.a.col_stride == 1 && kern.pack_a_rows;
-        const int64_t a_size = g.a.elem == Elem::f16 ? 2 : 4;
         const int64_t block = k_count > K_BLOCK ? round_up(ceil_div(k_count, ceil_div(k_count, K_BLOCK)), kern.k_unit)
                                                 : std::max<int64_t>(k_count, 1);
         if (kern.enter)
@@ -193,26 +183,11 @@ struct Plan : Cut {
         int64_t k = 0;
         do { // at least once: with no k at all, C is still written
             const int64_t kc = std::min(block, k_count - k);
-            const auto *a = static_cast<const uint8_t *>(g.a.data) + (row * g.a.row_stride + k_first + k) * a_size;
-            int64_t a_stride = g.a.row_stride, next_row = a_stride * a_size; // bytes
-            if (!in_place) {
-                const int64_t wide = round_up(block, std::max<int64_t>(16, kern.k_unit));
-                uint8_t *const mine = a_scratch.get_bytes(tile_rows * wide * kern.packed_bytes);
-                a_stride = by_rows ? wide : 0;
-                next_row = (by_rows ? wide : round_up(kc, kern.k_unit)) * kern.packed_bytes;
-                if (by_rows)
-                    kern.pack_a_rows(g.a, row, rows, k_first + k, kc, reinterpret_cast<float *>(mine), a_stride);
-                else
-                    kern.pack_a_panels(g.a, row, rows, k_first + k, kc, mine);
-                a = mine;
-            }
             const bool begins = k_first + k == 0, ends = k_first + k + kc == g.k;
             Strip s;
+            take_rows(kern, g.a, row, rows, k_first + k, kc, in_place, a_scratch, &s);
             s.rows = rows;
             s.k_count = kc;
-            s.a = a;
-            s.a_row_stride = a_stride;
-            s.a_row_bytes = next_row;
             s.start_row_stride = sums_stride;
             s.c_half = half && ends;
             s.c_row_stride = s.c_half ? g.c_row_stride : sums_stride;

@@ -5,6 +5,7 @@
 
 #include "gemm_library.h"
 #include "gemm_path.h"
+#include "gemm_rows.h"
 #include "scratch.h"
 
 namespace anefast {
@@ -17,9 +18,6 @@ thread_local Scratch rows_scratch; // rows of A, for kernels that read panels on
 const GemmKernels &kernels(Elem elem) { return elem == Elem::f16 ? *gemm_path().halves : *gemm_path().floats; }
 
 bool goes_to_library(Elem elem) { return gemm_path().library && elem == Elem::f32; }
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Rows first.. of v (rows x columns, fp32) side by side.
 void copy_rows(const MatrixView &v, int64_t first, int64_t rows, int64_t columns, float *out) {
@@ -76,37 +74,21 @@ void gemm_panels(const PanelGemm &g) {
     const GemmKernels &kern = kernels(g.elem);
     const int64_t block = round_up(ceil_div(g.k, ceil_div(g.k, K_BLOCK)), kern.k_unit), padded = round_up(g.k, kern.k_unit);
     const MatrixView rows{g.a, g.elem, g.a_row_stride, 1};
-    const int64_t size = g.elem == Elem::f16 ? 2 : 4;
-    const bool in_place = g.a_row_stride && reads_in_place(kern, g), by_rows = !in_place && kern.pack_a_rows;
+    const bool in_place = g.a_row_stride && reads_in_place(kern, g);
     if (kern.enter)
         kern.enter();
     for (int64_t k = 0; k < g.k; k += block) {
         const int64_t k_count = std::min(block, g.k - k);
-        const auto *a = static_cast<const uint8_t *>(g.a);
         Strip s;
-        s.a_row_stride = 0;
-        if (in_place) {
-            a += k * size;
-            s.a_row_stride = g.a_row_stride;
-            s.a_row_bytes = g.a_row_stride * size;
-        } else if (g.a_row_stride && by_rows) {
-            s.a_row_stride = round_up(block, 16);
-            s.a_row_bytes = s.a_row_stride * sizeof(float);
-            float *const mine = rows_scratch.get(g.m * s.a_row_stride);
-            kern.pack_a_rows(rows, 0, g.m, k, k_count, mine, s.a_row_stride);
-            a = reinterpret_cast<const uint8_t *>(mine);
-        } else if (g.a_row_stride) {
-            s.a_row_bytes = round_up(k_count, kern.k_unit) * kern.packed_bytes;
-            uint8_t *const mine = rows_scratch.get_bytes(round_up(g.m, kern.mr) * s.a_row_bytes);
-            kern.pack_a_panels(rows, 0, g.m, k, k_count, mine);
-            a = mine;
+        if (g.a_row_stride) {
+            take_rows(kern, rows, 0, g.m, k, k_count, in_place, rows_scratch, &s);
         } else {
-            a += k * kern.mr * kern.packed_bytes;
+            s.a = static_cast<const uint8_t *>(g.a) + k * kern.mr * kern.packed_bytes;
+            s.a_row_stride = 0;
             s.a_row_bytes = padded * kern.packed_bytes;
         }
         s.rows = g.m;
         s.k_count = k_count;
-        s.a = a;
         s.c_half = false;
         s.start_row_stride = s.c_row_stride = g.c_row_stride;
         for (int64_t j = 0; j < g.n; j += kern.nr) {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../half.h"
+#include "../round.h"
 #include "../span.h"
 #include "gemm_panels.h"
 #include "pool.h"
@@ -30,8 +31,6 @@ constexpr int64_t CHUNK = 192;               // vocabulary rows that go through 
 constexpr int64_t SLABS_MOST = 32;           // sums of dxn side by side,
 constexpr int64_t SLAB_FLOATS = 3000 * 1000; // in about so much memory
 constexpr int64_t LANES = 32;                // tokens normalised together
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 MatrixView rows_of(const float *data, int64_t stride) { return {data, Elem::f32, stride, 1}; }
 MatrixView transposed(const float *data, int64_t stride) { return {data, Elem::f32, 1, stride}; }

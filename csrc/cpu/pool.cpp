@@ -340,4 +340,10 @@ void Pool::enqueue(const void *key, int64_t count, Body body) {
 
 void Pool::drain() { state().drain(); }
 
+void wait_until(const std::atomic<int64_t> &count, int64_t least) {
+    for (int spins = 0; count.load(std::memory_order_acquire) < least; ++spins)
+        if (spins > 1000)
+            std::this_thread::yield(); // the one we wait for may have lost its processor
+}
+
 } // namespace anefast

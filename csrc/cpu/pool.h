@@ -5,6 +5,7 @@
 // an index never changes a result. No OpenMP. Survives fork (the child makes new threads).
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -37,5 +38,8 @@ class Pool {
   private:
     Pool() = default;
 };
+
+// For bodies that need what those of lower indices do: returns when `count`, which they raise, is at `least`.
+void wait_until(const std::atomic<int64_t> &count, int64_t least);
 
 } // namespace anefast

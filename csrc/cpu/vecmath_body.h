@@ -4,7 +4,7 @@
 // every target. No templates: a template keeps the target of the place that defines it.
 // It may have defined TIMES_POWER_OF_2(p, n) as well: p * 2^n for a whole number n, rounded once.
 
-// exp x = 2^n exp r, |r| <= ln 2 / 2. 2^n is applied as two factors, which reach infinity and the subnormals.
+// exp x = 2^n exp r, |r| <= ln 2 / 2. Where no instruction applies 2^n, two factors reach infinity and the subnormals.
 static inline void exp_in(F &x) {
     x = x > F{} + 89.0f ? F{} + 89.0f : x;
     x = x < F{} - 104.0f ? F{} - 104.0f : x;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../cpu/gemm.h"
+#include "../round.h"
 #include "groups.h"
 
 namespace anefast::host {
@@ -71,7 +72,7 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
 float largest_norm2(const Matrix &m, const uint16_t *base, int64_t item);
 
 // Floats of scratch that the softmax of a row of n takes.
-inline int64_t line_floats(int64_t n) { return (n + 15) / 16 * 16; }
+inline int64_t line_floats(int64_t n) { return round_up(n, int64_t{16}); }
 
 constexpr int64_t TILE_ROWS = 64;
 inline int64_t tile_rows(int64_t m, int64_t n) {

@@ -17,9 +17,9 @@
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
 #include "../cpu/threads.h"
-#include "../error.h"
 #include "../half.h"
 #include "../mil/parse.h"
+#include "../mil/seam.h"
 #include "../surfaces.h"
 #include "cliffs.h"
 #include "groups.h"
@@ -58,9 +58,7 @@ namespace anefast::host {
 
 namespace {
 
-anefast_status fail(anefast_error *error, anefast_status status, const std::string &message, mil::Position where = {}) {
-    return set_error_at(error, status, where.line, where.column, "%s", message.c_str());
-}
+using mil::fail;
 
 // Runs body(), turning what it throws into a status.
 template <class F> anefast_status guarded(anefast_error *error, F &&body) {
@@ -208,12 +206,9 @@ anefast_status compile(anefast_device *device, const char *text, size_t text_byt
     return guarded(error, [&] {
         auto program = std::make_unique<anefast_program>();
         // 1) parse, pick the function
-        std::vector<mil::Blob> lent;
-        for (size_t i = 0; i < n_blobs; i++)
-            lent.push_back({blobs[i].path, static_cast<const uint8_t *>(blobs[i].data), blobs[i].bytes});
         mil::Program parsed;
         mil::Error refused;
-        if (!mil::parse({text, text_bytes}, lent, false, &parsed, &refused))
+        if (!mil::parse({text, text_bytes}, mil::lent(blobs, n_blobs), false, &parsed, &refused))
             return fail(error, ANEFAST_MIL, refused.message, refused.where);
         mil::Function *f = nullptr;
         for (mil::Function &candidate : parsed.functions)

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <new>
 
+#include "../round.h"
+
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -13,8 +15,6 @@ namespace anefast::host {
 namespace {
 
 constexpr size_t ALIGNMENT = 64, PAGE = 4096;
-
-size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 // Values that somebody reads while the function runs, by the tasks that read them.
 std::vector<bool> read_values(const mil::Function &f, const std::vector<Group> &groups) {

@@ -5,6 +5,7 @@
 #include <climits>
 #include <numeric>
 
+#include "../round.h"
 #include "groups.h"
 
 namespace anefast::host {
@@ -12,8 +13,6 @@ namespace anefast::host {
 namespace {
 
 constexpr size_t ALIGNMENT = 64;
-
-size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 Port port_of(const mil::Function &f, int32_t value) {
     const mil::Value &v = f.values[value];
