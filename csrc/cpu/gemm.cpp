@@ -1,8 +1,8 @@
 // The matrix product: which kernels, how C is cut into tasks, and the order tasks keep. Numbers are gemm.h's.
 //
 // B is packed to panels once for all tasks, in steps of at most PACK_ELEMENTS; C is cut into tiles of rows
-// by columns, one task each. Inside a task, k goes in blocks short enough for a panel of B to stay in the first
-// cache, and each chain resumes from the fp32 partial that the block before it stored, so blocks never show.
+// by columns, one task each. Inside a task, k goes in blocks short enough for a panel of B to stay in the nearest
+// caches, and each chain resumes from the fp32 partial that the block before it stored, so blocks never show.
 // A is copied or converted block by block into a thread's own memory.
 #include "gemm.h"
 
@@ -26,7 +26,7 @@ namespace {
 
 constexpr int64_t K_BLOCK = 384;            // nr * K_BLOCK floats of B, streamed once per mr rows
 constexpr int64_t PACK_ELEMENTS = 512 * 1024; // of B per step: 2 MB of fp32
-constexpr int64_t COLUMNS_MOST = 256, ROWS_MOST = 96;
+constexpr int64_t COLUMNS_MOST = 288, ROWS_MOST = 96; // whole panels of 16, 32 and 48; whole tiles of 4, 6 and 8
 constexpr int64_t STRIDED_ROWS_MOST = 192; // where A is transposed: so many elements of each row of memory are read at once
 constexpr int64_t SERIAL_PRODUCTS = 400 * 1000;   // below this one thread is done before another wakes
 constexpr int64_t TASK_PRODUCTS = 4 * 1000 * 1000; // about 80 us of one core
@@ -71,7 +71,7 @@ struct Cut {
         if (step_k == g.k)
             step_columns = std::min(n, std::max(kern.nr, PACK_ELEMENTS / std::max<int64_t>(g.k, 1) / kern.nr * kern.nr));
 
-        tile_columns = std::min(step_columns, COLUMNS_MOST);
+        tile_columns = std::min(step_columns, COLUMNS_MOST / kern.nr * kern.nr);
         const bool strided = is_transposed(g.a);
         int64_t rows = strided ? STRIDED_ROWS_MOST : ROWS_MOST;
         if (!alone) {
@@ -216,11 +216,11 @@ int64_t tasks_wanted() {
 // A product cut by columns, a share for each thread, where A is transposed: cut by rows into as many tasks, each would
 // pick a few elements out of every row of memory. Shares are wide enough to be worth packing A for once more.
 std::vector<Gemm> by_columns(const Gemm &g) {
-    constexpr int64_t NARROWEST = 128;
+    constexpr int64_t NARROWEST = 128, UNIT = 32; // a narrow tile's columns are quick where they are whole vectors
     const int64_t shares = std::min<int64_t>(Pool::shared().threads(), g.n / NARROWEST);
     if (!is_transposed(g.a) || shares < 2 || g.m * g.n * g.k <= SERIAL_PRODUCTS)
         return {g};
-    const int64_t wide = round_up(ceil_div(g.n, shares), kernels_for(g).nr);
+    const int64_t wide = round_up(ceil_div(g.n, shares), UNIT);
     std::vector<Gemm> list;
     for (int64_t j = 0; j < g.n; j += wide) {
         Gemm share = g;

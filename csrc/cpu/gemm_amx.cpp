@@ -294,11 +294,8 @@ template <bool SPLIT> void tile(const Strip &t) {
 }
 
 template <bool SPLIT> void strip(const Strip &s) {
-    for (Strip t = s; t.rows > 0; t = t.below(SIDE)) {
-        Strip first = t;
-        first.rows = t.rows < SIDE ? t.rows : SIDE;
-        tile<SPLIT>(first);
-    }
+    for (int64_t row = 0; row < s.rows; row += SIDE)
+        tile<SPLIT>(s.part(row, SIDE, SIDE));
 }
 
 // Rows of fp16 need no packing where they fill whole tiles.
@@ -307,8 +304,8 @@ bool in_place(const Gemm &g) {
 }
 
 template <bool SPLIT> constexpr GemmKernels kernels_of(const char *isa) {
-    return {isa,         SIDE,          SIDE,    SIDE,                 PACKED_BYTES<SPLIT>, SPLIT ? nullptr : in_place,
-            strip<SPLIT>, pack_b<SPLIT>, nullptr, pack_a_panels<SPLIT>, tiles::enter,        tiles::leave};
+    return {isa, SIDE, SIDE, SIDE, SIDE, PACKED_BYTES<SPLIT>, SPLIT ? nullptr : in_place,
+            strip<SPLIT>, pack_b<SPLIT>, nullptr, pack_a_panels<SPLIT>, tiles::enter, tiles::leave};
 }
 
 } // namespace

@@ -18,7 +18,7 @@ namespace anefast {
 namespace {
 
 using Vec = __m256;
-constexpr int WIDTH = 8, MR = 6, NV = 2;
+constexpr int WIDTH = 8, MR = 6, NV = 2, AHEAD = 0;
 
 inline Vec load(const float *p) { return _mm256_loadu_ps(p); }
 inline void store(float *p, Vec v) { _mm256_storeu_ps(p, v); }

@@ -1,4 +1,5 @@
-// Matrix product kernels for x86-64 with AVX-512F: 12 x 32 tiles, 24 of 32 registers accumulate.
+// Matrix product kernels for x86-64 with AVX-512F: 8 x 48 tiles, 24 of 32 registers accumulate.
+// Wider than high, as a broadcast from A takes a load and feeds one multiplication for each vector of a row.
 #include "gemm_kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -21,7 +22,7 @@ namespace anefast {
 namespace {
 
 using Vec = __m512;
-constexpr int WIDTH = 16, MR = 12, NV = 2;
+constexpr int WIDTH = 16, MR = 8, NV = 3, AHEAD = 8;
 
 inline Vec load(const float *p) { return _mm512_loadu_ps(p); }
 inline void store(float *p, Vec v) { _mm512_storeu_ps(p, v); }

@@ -18,42 +18,44 @@ struct Strip {
     int64_t rows, columns, k_count;
     const void *a; // elements of a's own type: (i, k) at a[i * a_row_stride + k], or panels
     int64_t a_row_stride; // 0: a is panels
-    int64_t a_row_bytes;  // from row to row; of panels, an mr-th of a panel
-    const void *b;        // a panel, all nr columns present
+    int64_t a_row_bytes;  // from row to row; of panels, a row's share of one
+    const void *b;        // a panel
     const float *start;   // where the chains begin, or null for 0
     int64_t start_row_stride;
     void *c;
     int64_t c_row_stride;
     bool c_half;
 
-    // The strip without its first mr rows.
-    Strip below(int64_t mr) const {
-        Strip next = *this;
-        next.rows -= mr;
-        next.a = static_cast<const char *>(a) + mr * a_row_bytes;
-        next.start = start ? start + mr * start_row_stride : nullptr;
-        next.c = static_cast<char *>(c) + mr * c_row_stride * (c_half ? 2 : 4);
-        return next;
+    // Its rows from `row` on, `most` of them at most.
+    Strip part(int64_t row, int64_t most, int64_t panel_rows) const {
+        Strip some = *this;
+        some.rows = rows - row < most ? rows - row : most;
+        const int64_t inside = a_row_stride ? 0 : row % panel_rows; // a panel, which only fp32 ones let happen
+        some.a = static_cast<const char *>(a) + (row - inside) * a_row_bytes + inside * 4;
+        some.start = start ? start + row * start_row_stride : nullptr;
+        some.c = static_cast<char *>(c) + row * c_row_stride * (c_half ? 2 : 4);
+        return some;
     }
 };
 
-// A panel holds mr rows or nr columns for a run of k, in an order of the kernels' own in which whole
+// A panel holds a_panel_rows rows or nr columns for a run of k, in an order of the kernels' own in which whole
 // k_units lie one after the other: k and the row or column together take packed_bytes. fp32 panels
 // have (k, j) at [k * width + j].
 struct GemmKernels {
     const char *isa;
     int64_t mr, nr;
+    int64_t a_panel_rows; // a multiple of mr
     int64_t k_unit;       // panels and blocks of k are whole multiples of it, padded with 0
     int64_t packed_bytes; // of an element in a panel
     bool (*in_place)(const Gemm &g); // is `strip` to read the rows of g.a where they lie? Null: never
     void (*strip)(const Strip &s);
-    // Panels of nr columns, the last padded with 0, panel_bytes apart.
+    // Panels of nr columns, panel_bytes apart, the last padded with 0 as far as its strip reads it.
     void (*pack_b)(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
                    void *out, int64_t panel_bytes);
     // Rows of a, whose k are contiguous, as fp32: out[i * out_stride + k]. Null: never asked for.
     void (*pack_a_rows)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
                         float *out, int64_t out_stride);
-    // Panels of mr rows, one after the other, the last padded with 0.
+    // Panels of a_panel_rows rows, one after the other, the last padded with 0.
     void (*pack_a_panels)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first,
                           int64_t k_count, void *out);
     void (*enter)(), (*leave)(); // around the strips of a task, on its thread; null where there is no need

@@ -11,7 +11,7 @@ namespace anefast {
 namespace {
 
 using Vec = float32x4_t;
-constexpr int WIDTH = 4, MR = 6, NV = 4;
+constexpr int WIDTH = 4, MR = 6, NV = 4, AHEAD = 0;
 
 inline Vec load(const float *p) { return vld1q_f32(p); }
 inline void store(float *p, Vec v) { vst1q_f32(p, v); }

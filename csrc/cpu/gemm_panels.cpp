@@ -11,7 +11,7 @@
 namespace anefast {
 namespace {
 
-constexpr int64_t K_BLOCK = 384; // a panel of B that long stays in the first cache
+constexpr int64_t K_BLOCK = 384; // a panel of B that long stays in the nearest caches
 
 thread_local Scratch rows_scratch; // rows of A, for kernels that read panels only
 
@@ -46,7 +46,7 @@ int64_t b_panels_floats(int64_t k, int64_t n, Elem elem) {
 
 int64_t a_panels_floats(int64_t m, int64_t k) {
     const GemmKernels &kern = kernels(Elem::f32);
-    return round_up(k, kern.k_unit) * round_up(m, kern.mr) * kern.packed_bytes / 4;
+    return round_up(k, kern.k_unit) * round_up(m, kern.a_panel_rows) * kern.packed_bytes / 4;
 }
 
 void pack_b_panels(const MatrixView &b, int64_t k, int64_t n, int64_t k_first, int64_t k_count, float *out) {
@@ -83,7 +83,7 @@ void gemm_panels(const PanelGemm &g) {
         if (g.a_row_stride) {
             take_rows(kern, rows, 0, g.m, k, k_count, in_place, rows_scratch, &s);
         } else {
-            s.a = static_cast<const uint8_t *>(g.a) + k * kern.mr * kern.packed_bytes;
+            s.a = static_cast<const uint8_t *>(g.a) + k * kern.a_panel_rows * kern.packed_bytes;
             s.a_row_stride = 0;
             s.a_row_bytes = padded * kern.packed_bytes;
         }

@@ -8,7 +8,7 @@ namespace {
 struct Vec {
     float x[4];
 };
-constexpr int WIDTH = 4, MR = 4, NV = 1;
+constexpr int WIDTH = 4, MR = 4, NV = 1, AHEAD = 0;
 
 inline Vec load(const float *p) { return {{p[0], p[1], p[2], p[3]}}; }
 inline void store(float *p, Vec v) { std::memcpy(p, v.x, sizeof v.x); }
