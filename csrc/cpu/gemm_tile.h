@@ -8,9 +8,7 @@
 
 constexpr int NR = NV * WIDTH;
 
-// A panel of A holds whole tiles and whole vectors: the least common multiple.
-constexpr int least_common_multiple(int a, int b, int at) { return at % b ? least_common_multiple(a, b, at + a) : at; }
-constexpr int PANEL_ROWS = least_common_multiple(MR, WIDTH, MR);
+constexpr int PANEL_ROWS = WIDTH % MR ? MR : WIDTH; // of A: as many as a vector holds, where those are whole tiles
 
 static inline float element(const MatrixView &v, int64_t i, int64_t j) {
     const int64_t at = i * v.row_stride + j * v.col_stride;
@@ -21,24 +19,33 @@ static inline float element(const MatrixView &v, int64_t i, int64_t j) {
 static inline const float *as_f32(const MatrixView &v) { return static_cast<const float *>(v.data); }
 static inline const uint16_t *as_f16(const MatrixView &v) { return static_cast<const uint16_t *>(v.data); }
 
-// ROWS rows by VECTORS vectors of C in registers; a broadcast from A feeds VECTORS fused multiply-adds.
-template <int ROWS, int VECTORS, bool PANEL> static void tile_of(const Strip &t) {
+// ROWS rows by VECTORS vectors of C in registers; a broadcast from A feeds VECTORS fused multiply-adds. Its own function,
+// and every loop but that over k unrolled: all registers are spoken for.
+template <int ROWS, int VECTORS, bool PANEL> static __attribute__((noinline)) void tile_of(const Strip &t) {
     Vec sum[ROWS][VECTORS];
-    for (int i = 0; i < ROWS; ++i)
-        for (int v = 0; v < VECTORS; ++v)
-            sum[i][v] = t.start ? load(t.start + i * t.start_row_stride + v * WIDTH) : splat(0);
-
-    // The tile below is next. Its C is far away as a rule, and no multiplication could start without it.
-    if (t.start)
+    if (t.start) {
+#pragma GCC unroll 16
         for (int i = 0; i < ROWS; ++i)
-            for (int v = 0; v < VECTORS; ++v)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; ++v) {
+                sum[i][v] = load(t.start + i * t.start_row_stride + v * WIDTH);
+                // The tile below is next. Its C is far away as a rule, and no multiplication could start without it.
                 __builtin_prefetch(t.start + (MR + i) * t.start_row_stride + v * WIDTH);
+            }
+    } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; ++v)
+                sum[i][v] = splat(0);
+    }
 
     const float *a = static_cast<const float *>(t.a), *b = static_cast<const float *>(t.b);
     const int64_t row_stride = PANEL ? 1 : t.a_row_stride, step = PANEL ? PANEL_ROWS : 1;
 #pragma GCC unroll 2
-    for (int64_t k = 0; k < t.k_count; ++k, a += step, b += NR) {
+    for (int64_t k = t.k_count; k > 0; --k, a += step, b += NR) {
         Vec bv[VECTORS];
+#pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
             bv[v] = load(b + v * WIDTH);
             if (AHEAD)
@@ -46,56 +53,77 @@ template <int ROWS, int VECTORS, bool PANEL> static void tile_of(const Strip &t)
         }
 #pragma GCC unroll 16
         for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
             for (int v = 0; v < VECTORS; ++v)
                 sum[i][v] = fma(bv[v], a[i * row_stride], sum[i][v]);
     }
 
-    for (int i = 0; i < ROWS; ++i)
-        for (int v = 0; v < VECTORS; ++v)
-            if (t.c_half)
-                store_half(static_cast<uint16_t *>(t.c) + i * t.c_row_stride + v * WIDTH, sum[i][v]);
-            else
-                store(static_cast<float *>(t.c) + i * t.c_row_stride + v * WIDTH, sum[i][v]);
-}
-
-// The smallest of the tiles that hold t, whose columns are whole vectors.
-template <int ROWS, int VECTORS> static void tile_at_most(const Strip &t) {
-    if constexpr (VECTORS > 1)
-        if (t.columns <= (VECTORS - 1) * WIDTH)
-            return tile_at_most<ROWS, VECTORS - 1>(t);
-    if constexpr (ROWS > 1)
-        if (t.rows < ROWS)
-            return tile_at_most<ROWS - 1, VECTORS>(t);
-    return t.a_row_stride ? tile_of<ROWS, VECTORS, false>(t) : tile_of<ROWS, VECTORS, true>(t);
-}
-
-static void tile(const Strip &t) {
-    if (t.columns % WIDTH == 0)
-        return tile_at_most<MR, NV>(t);
-    // Part of a vector goes through a copy as wide as the whole, so that nothing outside C is touched.
-    alignas(64) float from[MR * NR];
-    alignas(64) float to[MR * NR];
-    Strip whole = t;
-    whole.columns = (t.columns + WIDTH - 1) / WIDTH * WIDTH;
-    whole.c = to;
-    whole.c_row_stride = NR;
-    if (t.start) {
-        for (int64_t i = 0; i < t.rows; ++i)
-            for (int64_t j = 0; j < whole.columns; ++j)
-                from[i * NR + j] = j < t.columns ? t.start[i * t.start_row_stride + j] : 0;
-        whole.start = from;
-        whole.start_row_stride = NR;
+    if (t.c_half) {
+        uint16_t *const c = static_cast<uint16_t *>(t.c);
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; ++v)
+                store_half(c + i * t.c_row_stride + v * WIDTH, sum[i][v]);
+    } else {
+        float *const c = static_cast<float *>(t.c);
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; ++v)
+                store(c + i * t.c_row_stride + v * WIDTH, sum[i][v]);
     }
-    tile_at_most<MR, NV>(whole);
-    const int64_t size = t.c_half ? sizeof(uint16_t) : sizeof(float);
-    for (int64_t i = 0; i < t.rows; ++i)
-        memcpy(static_cast<char *>(t.c) + i * t.c_row_stride * size,
-               reinterpret_cast<const char *>(to) + i * NR * size, t.columns * size);
+}
+
+// The rows that are left below whole tiles.
+template <int ROWS, int VECTORS, bool PANEL> static void last_rows(const Strip &t) {
+    if (t.rows == ROWS)
+        return tile_of<ROWS, VECTORS, PANEL>(t);
+    if constexpr (ROWS > 1)
+        last_rows<ROWS - 1, VECTORS, PANEL>(t);
+}
+
+template <int VECTORS, bool PANEL> static void tiles_down(const Strip &s) {
+    int64_t row = 0;
+    for (; row + MR <= s.rows; row += MR)
+        tile_of<MR, VECTORS, PANEL>(s.part(row, MR, PANEL_ROWS));
+    if (row < s.rows)
+        last_rows<MR - 1, VECTORS, PANEL>(s.part(row, MR, PANEL_ROWS));
+}
+
+// A strip of whole vectors in the narrowest tiles that hold it.
+template <int VECTORS> static void strip_at_most(const Strip &s) {
+    if constexpr (VECTORS > 1)
+        if (s.columns <= (VECTORS - 1) * WIDTH)
+            return strip_at_most<VECTORS - 1>(s);
+    return s.a_row_stride ? tiles_down<VECTORS, false>(s) : tiles_down<VECTORS, true>(s);
 }
 
 static void strip(const Strip &s) {
-    for (int64_t row = 0; row < s.rows; row += MR)
-        tile(s.part(row, MR, PANEL_ROWS));
+    if (s.columns % WIDTH == 0)
+        return strip_at_most<NV>(s);
+    // Part of a vector goes through a copy as wide as the whole, so that nothing outside C is touched.
+    for (int64_t row = 0; row < s.rows; row += MR) {
+        const Strip t = s.part(row, MR, PANEL_ROWS);
+        alignas(64) float from[MR * NR];
+        alignas(64) float to[MR * NR];
+        Strip whole = t;
+        whole.columns = (t.columns + WIDTH - 1) / WIDTH * WIDTH;
+        whole.c = to;
+        whole.c_row_stride = NR;
+        if (t.start) {
+            for (int64_t i = 0; i < t.rows; ++i)
+                for (int64_t j = 0; j < whole.columns; ++j)
+                    from[i * NR + j] = j < t.columns ? t.start[i * t.start_row_stride + j] : 0;
+            whole.start = from;
+            whole.start_row_stride = NR;
+        }
+        strip_at_most<NV>(whole);
+        const int64_t size = t.c_half ? sizeof(uint16_t) : sizeof(float);
+        for (int64_t i = 0; i < t.rows; ++i)
+            memcpy(static_cast<char *>(t.c) + i * t.c_row_stride * size, reinterpret_cast<const char *>(to) + i * NR * size,
+                   t.columns * size);
+    }
 }
 
 // WIDTH columns from `column` on, `columns` of them there, the rest 0, one element at a time: where vectors cannot read.
@@ -150,7 +178,10 @@ static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t 
                         float *out, int64_t out_stride) {
     const bool half = a.elem == Elem::f16;
     for (int64_t i = 0; i < rows; ++i, out += out_stride) {
-        const int64_t at = (row + i) * a.row_stride + k_first;
+        const int64_t at = (row + i) * a.row_stride + k_first, size = half ? 2 : 4;
+        const char *const next = static_cast<const char *>(a.data) + (at + 2 * a.row_stride) * size;
+        for (int64_t k = 0; k < k_count * size && k_count < a.row_stride; k += 64)
+            __builtin_prefetch(next + k); // the hardware does not foresee the next of many pieces of rows
         int64_t k = 0;
         for (; k + WIDTH <= k_count; k += WIDTH)
             store(out + k, half ? load_half(as_f16(a) + at + k) : load(as_f32(a) + at + k));
@@ -159,44 +190,48 @@ static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t 
     }
 }
 
-// WIDTH rows of one k, count of them there, the rest 0.
-static inline void copy_rest(const MatrixView &a, int64_t at, int64_t count, float *out) {
-    uint16_t halves[WIDTH] = {};
-    float floats[WIDTH] = {};
+// PANEL_ROWS rows of one k, count of them there, the rest 0.
+static inline void copy_column(const MatrixView &a, int64_t at, int64_t count, float *out) {
+    float wide[(PANEL_ROWS + WIDTH - 1) / WIDTH * WIDTH] = {};
     if (a.elem == Elem::f16) {
+        uint16_t halves[sizeof wide / sizeof *wide] = {};
         memcpy(halves, as_f16(a) + at, count * sizeof(uint16_t));
-        store(out, load_half(halves));
+        for (int i = 0; i < PANEL_ROWS; i += WIDTH)
+            store(wide + i, load_half(halves + i));
     } else {
-        memcpy(floats, as_f32(a) + at, count * sizeof(float));
-        store(out, load(floats));
+        memcpy(wide, as_f32(a) + at, count * sizeof(float));
     }
+    memcpy(out, wide, PANEL_ROWS * sizeof(float));
 }
 
 static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
                           void *panels) {
     float *const out = static_cast<float *>(panels);
-    const int64_t padded = (rows + PANEL_ROWS - 1) / PANEL_ROWS * PANEL_ROWS;
+    const bool half = a.elem == Elem::f16;
     if (a.row_stride != 1) { // any strides, one element at a time
-        for (int64_t i = 0; i < padded; ++i)
+        for (int64_t i0 = 0; i0 < rows; i0 += PANEL_ROWS)
             for (int64_t k = 0; k < k_count; ++k)
-                out[i / PANEL_ROWS * PANEL_ROWS * k_count + k * PANEL_ROWS + i % PANEL_ROWS] =
-                    i < rows ? element(a, row + i, k_first + k) : 0;
+                for (int64_t i = 0; i < PANEL_ROWS; ++i)
+                    out[i0 * k_count + k * PANEL_ROWS + i] = i0 + i < rows ? element(a, row + i0 + i, k_first + k) : 0;
         return;
     }
-    const bool half = a.elem == Elem::f16;
-    const int64_t size = half ? 2 : 4, ahead = 16 * a.col_stride * size, whole = rows / WIDTH * WIDTH;
+    // Whole vectors read and write past a panel's PANEL_ROWS rows, so they stop where there are no more rows to read, and
+    // before the last k, where nothing would overwrite what they spilled.
+    constexpr int64_t SPAN = (PANEL_ROWS + WIDTH - 1) / WIDTH * WIDTH, SPILL = (SPAN - PANEL_ROWS + PANEL_ROWS - 1) / PANEL_ROWS;
+    const int64_t wide = rows < SPAN ? 0 : (rows - SPAN) / PANEL_ROWS * PANEL_ROWS + PANEL_ROWS;
+    const int64_t size = half ? 2 : 4, ahead = 16 * a.col_stride * size;
     for (int64_t k = 0; k < k_count; ++k) {
         const int64_t at = row + (k_first + k) * a.col_stride;
         const char *const line = static_cast<const char *>(a.data) + at * size + ahead;
         for (int64_t i = 0; i < rows * size; i += 64)
             __builtin_prefetch(line + i); // k apart lie rows apart, too far for the hardware to guess
-        float *panel = out + k * PANEL_ROWS;
-        for (int64_t i = 0; i < padded; panel += PANEL_ROWS * k_count)
-            for (int v = 0; v < PANEL_ROWS; v += WIDTH, i += WIDTH)
-                if (i < whole)
-                    store(panel + v, half ? load_half(as_f16(a) + at + i) : load(as_f32(a) + at + i));
-                else
-                    copy_rest(a, at + i, i < rows ? rows - i : 0, panel + v);
+        int64_t i0 = 0;
+        for (; i0 < wide && k + SPILL < k_count; i0 += PANEL_ROWS)
+            for (int64_t i = 0; i < SPAN; i += WIDTH)
+                store(out + i0 * k_count + k * PANEL_ROWS + i,
+                      half ? load_half(as_f16(a) + at + i0 + i) : load(as_f32(a) + at + i0 + i));
+        for (; i0 < rows; i0 += PANEL_ROWS)
+            copy_column(a, at + i0, rows - i0 < PANEL_ROWS ? rows - i0 : PANEL_ROWS, out + i0 * k_count + k * PANEL_ROWS);
     }
 }
 
