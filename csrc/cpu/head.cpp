@@ -31,9 +31,17 @@ constexpr int64_t CHUNK = 192;               // vocabulary rows that go through 
 constexpr int64_t SLABS_MOST = 32;           // sums of dxn side by side,
 constexpr int64_t SLAB_FLOATS = 3000 * 1000; // in about so much memory
 constexpr int64_t LANES = 32;                // tokens normalised together
+constexpr int64_t AHEAD_FLOATS = 56 * 1024;  // of weights fetched before their turn: what a second cache has room for
+constexpr int64_t FAR_FLOATS = 2000 * 1000;  // 8 MB: more does not come back from a cache
 
 MatrixView rows_of(const float *data, int64_t stride) { return {data, Elem::f32, stride, 1}; }
 MatrixView transposed(const float *data, int64_t stride) { return {data, Elem::f32, 1, stride}; }
+
+// Floats that are wanted soon, on their way into the cache.
+void fetch(const float *data, int64_t floats) {
+    for (int64_t i = 0; i < floats; i += 16)
+        __builtin_prefetch(data + i, 0, 2);
+}
 
 // Of the thread that calls: the block. exps is V x T floats, 32 MB for a vocabulary of 32,000.
 struct BlockMemory {
@@ -52,7 +60,8 @@ class Block {
   public:
     Block(const Head &head, int64_t most, bool with_grad, HeadTaps *taps)
         : head(head), taps(taps), C(head.channels), V(head.vocab), chunks(ceil_div(V, CHUNK)), room(most),
-          slabs(std::min({chunks, SLABS_MOST, std::max<int64_t>(4, SLAB_FLOATS / (C * most))})), rstd(most),
+          slabs(std::min({chunks, SLABS_MOST, std::max<int64_t>(4, SLAB_FLOATS / (C * most))})),
+          far(with_grad && V * most > FAR_FLOATS), rstd(most),
           picked(most), maxima(chunks * most), sums(chunks * most), xn(block_memory.xn.get(C * most)),
           panels(block_memory.panels.get(b_panels_floats(C, most))),
           transposed_panels(
@@ -100,9 +109,9 @@ class Block {
     // Step 1. Afterwards exps, if it is wanted, holds exp(logit - its chunk's maximum).
     void classify(const int32_t *targets) {
         span::Span timed(span::Component::CLASSIFIER, 0, 2 * V * T * C);
-        Pool::shared().parallel(chunks, [&](int64_t chunk) {
+        Pool::shared().parallel_apart(chunks, [&](int64_t chunk) {
             const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
-            float *const logits = exps ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
+            float *const logits = exps && !far ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
             gemm_panels({rows, T, C, head.weight + v * C, C, panels, logits, T, false});
             for (int64_t t = 0; t < T; ++t)
                 if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
@@ -111,7 +120,11 @@ class Block {
             std::fill(most, most + T, -INFINITY);
             std::fill(sum, sum + T, 0.0f);
             max_down(logits, rows, T, T, most);
-            exp_sum_down(logits, rows, T, T, most, sum);
+            const int64_t next = std::min({CHUNK, V - v - rows, AHEAD_FLOATS / C}); // this thread's next rows, as a rule
+            for (int64_t row = 0; row < rows; ++row) {
+                fetch(head.weight + (v + rows + row) * C, row < next ? C : 0);
+                exp_sum_down(logits + row * T, 1, T, T, most, sum, (exps ? exps + v * T : logits) + row * T);
+            }
         });
     }
 
@@ -164,8 +177,8 @@ class Block {
             const int64_t begin = slab * chunks / slabs, end = (slab + 1) * chunks / slabs;
             for (int64_t chunk = begin; chunk < end; ++chunk) {
                 const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
-                float *const e = exps + v * T;
-                scale_down(e, rows, T, T, &sums[chunk * room]);
+                float *const e = taps ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
+                scale_down(exps + v * T, rows, T, T, &sums[chunk * room], e);
                 for (int64_t t = 0; t < T; ++t)
                     if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
                         e[row * T + t] -= scale;
@@ -251,6 +264,7 @@ class Block {
     const Head &head;
     HeadTaps *const taps;
     const int64_t C, V, chunks, room, slabs;
+    const bool far; // the exponentials are more than caches hold
     int64_t first = 0, T = 0;
     std::vector<float> rstd, picked;
     std::vector<float> maxima, sums; // (chunks, room)

@@ -12,8 +12,8 @@ struct Loops {
     void (*sigmoid)(const float *, float *, int64_t);
     void (*tanh)(const float *, float *, int64_t);
     void (*max_down)(const float *, int64_t, int64_t, int64_t, float *);
-    void (*exp_sum_down)(float *, int64_t, int64_t, int64_t, const float *, float *);
-    void (*scale_down)(float *, int64_t, int64_t, int64_t, const float *);
+    void (*exp_sum_down)(const float *, int64_t, int64_t, int64_t, const float *, float *, float *);
+    void (*scale_down)(const float *, int64_t, int64_t, int64_t, const float *, float *);
     void (*dot_rows)(const float *, int64_t, int64_t, const float *, float *);
 };
 
@@ -29,6 +29,8 @@ typedef int32_t I __attribute__((vector_size(16)));
 
 #if defined(__x86_64__)
 
+#include <immintrin.h>
+
 // avx2 without fma: the compiler could not fuse if it wanted to.
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
@@ -42,6 +44,8 @@ namespace eight {
 constexpr int WIDTH = 8;
 typedef float F __attribute__((vector_size(32)));
 typedef int32_t I __attribute__((vector_size(32)));
+#define STREAM(p, v) _mm256_stream_ps(p, v)
+#define STREAMED() _mm_sfence()
 #include "vecmath_loops.h"
 } // namespace eight
 } // namespace
@@ -53,7 +57,6 @@ typedef int32_t I __attribute__((vector_size(32)));
 #endif
 
 #ifndef ANEFAST_AVX512 // tests run these loops without the instructions
-#include <immintrin.h>
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx512f,avx2"))), apply_to = function)
 #else
@@ -70,6 +73,8 @@ typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
 #ifndef ANEFAST_AVX512
 #define TIMES_POWER_OF_2(p, n) _mm512_scalef_ps(p, n)
+#define STREAM(p, v) _mm512_stream_ps(p, v)
+#define STREAMED() _mm_sfence()
 #endif
 #include "vecmath_loops.h"
 #undef TIMES_POWER_OF_2
@@ -110,11 +115,11 @@ void tanh_floats(const float *x, float *y, int64_t n) { loops().tanh(x, y, n); }
 void max_down(const float *x, int64_t rows, int64_t stride, int64_t n, float *most) {
     loops().max_down(x, rows, stride, n, most);
 }
-void exp_sum_down(float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum) {
-    loops().exp_sum_down(x, rows, stride, n, most, sum);
+void exp_sum_down(const float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum, float *y) {
+    loops().exp_sum_down(x, rows, stride, n, most, sum, y);
 }
-void scale_down(float *x, int64_t rows, int64_t stride, int64_t n, const float *factor) {
-    loops().scale_down(x, rows, stride, n, factor);
+void scale_down(const float *x, int64_t rows, int64_t stride, int64_t n, const float *factor, float *y) {
+    loops().scale_down(x, rows, stride, n, factor, y);
 }
 void dot_rows(const float *matrix, int64_t rows, int64_t n, const float *x, float *out) {
     loops().dot_rows(matrix, rows, n, x, out);

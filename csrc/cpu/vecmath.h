@@ -19,10 +19,11 @@ void tanh_floats(const float *x, float *y, int64_t n);
 // Rows are visited in order, so a sum has one order however wide the vectors are.
 // most[j] = max(most[j], x[.][j])
 void max_down(const float *x, int64_t rows, int64_t stride, int64_t n, float *most);
-// x[i][j] = exp(x[i][j] - most[j]); sum[j] += each
-void exp_sum_down(float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum);
-// x[i][j] *= factor[j]
-void scale_down(float *x, int64_t rows, int64_t stride, int64_t n, const float *factor);
+// y[i][j] = exp(x[i][j] - most[j]); sum[j] += each. Where y is not x it is written past the caches: for whoever reads
+// it much later.
+void exp_sum_down(const float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum, float *y);
+// y[i][j] = x[i][j] * factor[j]
+void scale_down(const float *x, int64_t rows, int64_t stride, int64_t n, const float *factor, float *y);
 
 // out[i] = dot product of row i of a contiguous rows x n matrix with x, as 32 running sums: element k goes to
 // sum k % 32, and sums are folded by halves.

@@ -1,7 +1,13 @@
 // The array functions of vecmath.h, compiled once per instruction set by vecmath.cpp. Not a header to include alone:
-// the including file has opened a namespace and defined F and I, vectors of WIDTH floats and int32_t.
+// the including file has opened a namespace and defined F and I, vectors of WIDTH floats and int32_t, and perhaps
+// STREAM(p, v), a store of an aligned vector past the caches, and STREAMED(), after which others may read them.
 
 #include "vecmath_body.h"
+
+#ifndef STREAM
+#define STREAM(p, v) store(p, v)
+#define STREAMED()
+#endif
 
 static inline void load(F &v, const float *p) { memcpy(&v, p, sizeof v); }
 static inline void store(float *p, const F &v) { memcpy(p, &v, sizeof v); }
@@ -38,8 +44,10 @@ static void max_rows(const float *x, int64_t rows, int64_t stride, int64_t n, fl
     }
 }
 
-static void exp_sum_rows(float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum) {
-    for (int64_t i = 0; i < rows; ++i, x += stride) {
+static void exp_sum_rows(const float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum, float *y) {
+    const bool aligned = (reinterpret_cast<uintptr_t>(y) | static_cast<uintptr_t>(stride * sizeof(float))) % sizeof(F) == 0;
+    const bool far = y != x && aligned;
+    for (int64_t i = 0; i < rows; ++i, x += stride, y += stride) {
         int64_t j = 0;
         for (; j + WIDTH <= n; j += WIDTH) {
             F v, m, s;
@@ -47,30 +55,34 @@ static void exp_sum_rows(float *x, int64_t rows, int64_t stride, int64_t n, cons
             load(m, most + j);
             v = v - m;
             exp_in(v);
-            store(x + j, v);
+            if (far)
+                STREAM(y + j, v);
+            else
+                store(y + j, v);
             load(s, sum + j);
             s = s + v;
             store(sum + j, s);
         }
         for (; j < n; ++j) {
-            x[j] = exp_float(x[j] - most[j]);
-            sum[j] += x[j];
+            y[j] = exp_float(x[j] - most[j]);
+            sum[j] += y[j];
         }
     }
+    STREAMED();
 }
 
-static void scale_rows(float *x, int64_t rows, int64_t stride, int64_t n, const float *factor) {
-    for (int64_t i = 0; i < rows; ++i, x += stride) {
+static void scale_rows(const float *x, int64_t rows, int64_t stride, int64_t n, const float *factor, float *y) {
+    for (int64_t i = 0; i < rows; ++i, x += stride, y += stride) {
         int64_t j = 0;
         for (; j + WIDTH <= n; j += WIDTH) {
             F v, f;
             load(v, x + j);
             load(f, factor + j);
             v = v * f;
-            store(x + j, v);
+            store(y + j, v);
         }
         for (; j < n; ++j)
-            x[j] *= factor[j];
+            y[j] = x[j] * factor[j];
     }
 }
 
@@ -99,3 +111,6 @@ static void dot_rows_in(const float *matrix, int64_t rows, int64_t n, const floa
 
 static constexpr Loops LOOPS{each<exp_in>, each<sigmoid_in>, each<tanh_in>, max_rows, exp_sum_rows, scale_rows,
                              dot_rows_in};
+
+#undef STREAM
+#undef STREAMED

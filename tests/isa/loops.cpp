@@ -96,10 +96,10 @@ void floats(int64_t n) {
     anefast::max_down(matrix.data(), rows, stride, n, most.data());
     remember(most);
     std::vector<float> kept = matrix;
-    anefast::exp_sum_down(kept.data(), rows, stride, n, most.data(), sum.data());
+    anefast::exp_sum_down(kept.data(), rows, stride, n, most.data(), sum.data(), kept.data());
     remember(kept);
     remember(sum);
-    anefast::scale_down(kept.data(), rows, stride, n, sum.data());
+    anefast::scale_down(kept.data(), rows, stride, n, sum.data(), kept.data());
     remember(kept);
     anefast::dot_rows(matrix.data(), rows, n, sum.data(), dots.data());
     remember(dots);

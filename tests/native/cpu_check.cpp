@@ -81,8 +81,8 @@ int main() {
     const int64_t rows = 9, columns = 37;
     std::vector<float> most(columns, -INFINITY), sum(columns, 0);
     max_down(x.data(), rows, columns, columns, most.data());
-    exp_sum_down(x.data(), rows, columns, columns, most.data(), sum.data());
-    scale_down(x.data(), rows, columns, columns, sum.data());
+    exp_sum_down(x.data(), rows, columns, columns, most.data(), sum.data(), x.data());
+    scale_down(x.data(), rows, columns, columns, sum.data(), x.data());
     remember(x.data(), rows * columns * sizeof(float));
     std::printf("%s %016llx\n", gemm_isa(), static_cast<unsigned long long>(digest));
     return 0;
