@@ -16,7 +16,7 @@ namespace anefast {
 // A strip of C: any rows by up to nr columns, over k_count steps of k. Kernels go down it in tiles of mr rows.
 struct Strip {
     int64_t rows, columns, k_count;
-    const void *a; // elements of a's own type: (i, k) at a[i * a_row_stride + k], or panels
+    const void *a; // elements of a's own type: (i, k) at a[i * a_row_stride + k]; or panels
     int64_t a_row_stride; // 0: a is panels
     int64_t a_row_bytes;  // from row to row; of panels, a row's share of one
     const void *b;        // a panel

@@ -27,13 +27,12 @@ void copy_rows(const MatrixView &v, int64_t first, int64_t rows, int64_t columns
             out[i * columns + j] = from[i * v.row_stride + j * v.col_stride];
 }
 
-// Whether the kernels take the rows of a where they lie: fp32 ones where they take rows at all.
+// Whether the kernels take a where it lies: contiguous rows of fp32 where they take rows at all.
 bool reads_in_place(const GemmKernels &kern, const PanelGemm &g) {
-    if (g.elem == Elem::f32)
-        return kern.pack_a_rows;
+    if (g.a.elem == Elem::f32)
+        return kern.pack_a_rows && g.a.col_stride == 1;
     Gemm whole{};
-    whole.m = g.m, whole.n = g.n, whole.k = g.k;
-    whole.a = {g.a, g.elem, g.a_row_stride, 1};
+    whole.m = g.m, whole.n = g.n, whole.k = g.k, whole.a = g.a;
     return kern.in_place && kern.in_place(whole);
 }
 
@@ -42,11 +41,6 @@ bool reads_in_place(const GemmKernels &kern, const PanelGemm &g) {
 int64_t b_panels_floats(int64_t k, int64_t n, Elem elem) {
     const GemmKernels &kern = kernels(elem);
     return round_up(k, kern.k_unit) * round_up(n, kern.nr) * kern.packed_bytes / 4;
-}
-
-int64_t a_panels_floats(int64_t m, int64_t k) {
-    const GemmKernels &kern = kernels(Elem::f32);
-    return round_up(k, kern.k_unit) * round_up(m, kern.a_panel_rows) * kern.packed_bytes / 4;
 }
 
 void pack_b_panels(const MatrixView &b, int64_t k, int64_t n, int64_t k_first, int64_t k_count, float *out) {
@@ -58,35 +52,20 @@ void pack_b_panels(const MatrixView &b, int64_t k, int64_t n, int64_t k_first, i
                 round_up(k, kern.k_unit) * per_k);
 }
 
-void pack_a_panels(const MatrixView &a, int64_t m, int64_t k, float *out) {
-    if (goes_to_library(a.elem))
-        return copy_rows({a.data, a.elem, a.col_stride, a.row_stride}, 0, k, m, out);
-    kernels(Elem::f32).pack_a_panels(a, 0, m, 0, k, out);
-}
-
 void gemm_panels(const PanelGemm &g) {
-    if (goes_to_library(g.elem)) {
-        const MatrixView a = g.a_row_stride ? MatrixView{g.a, Elem::f32, g.a_row_stride, 1}
-                                            : MatrixView{g.a, Elem::f32, 1, g.m};
-        const Gemm plain{g.m, g.n, g.k, a, {g.b, Elem::f32, g.n, 1}, g.c, Elem::f32, g.c_row_stride, g.accumulate, true};
+    if (goes_to_library(g.a.elem)) {
+        const Gemm plain{g.m, g.n, g.k, g.a, {g.b, Elem::f32, g.n, 1}, g.c, Elem::f32, g.c_row_stride, g.accumulate, true};
         return gemm_library_rows(plain, 0, g.m);
     }
-    const GemmKernels &kern = kernels(g.elem);
+    const GemmKernels &kern = kernels(g.a.elem);
     const int64_t block = round_up(ceil_div(g.k, ceil_div(g.k, K_BLOCK)), kern.k_unit), padded = round_up(g.k, kern.k_unit);
-    const MatrixView rows{g.a, g.elem, g.a_row_stride, 1};
-    const bool in_place = g.a_row_stride && reads_in_place(kern, g);
+    const bool in_place = reads_in_place(kern, g);
     if (kern.enter)
         kern.enter();
     for (int64_t k = 0; k < g.k; k += block) {
         const int64_t k_count = std::min(block, g.k - k);
         Strip s;
-        if (g.a_row_stride) {
-            take_rows(kern, rows, 0, g.m, k, k_count, in_place, rows_scratch, &s);
-        } else {
-            s.a = static_cast<const uint8_t *>(g.a) + k * kern.a_panel_rows * kern.packed_bytes;
-            s.a_row_stride = 0;
-            s.a_row_bytes = padded * kern.packed_bytes;
-        }
+        take_rows(kern, g.a, 0, g.m, k, k_count, in_place, rows_scratch, &s);
         s.rows = g.m;
         s.k_count = k_count;
         s.c_half = false;

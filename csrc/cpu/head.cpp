@@ -51,7 +51,7 @@ thread_local BlockMemory block_memory;
 
 // Of each thread that works on chunks.
 struct ChunkMemory {
-    Scratch logits, dlogits, weights;
+    Scratch logits, dlogits;
 };
 thread_local ChunkMemory chunk_memory;
 
@@ -112,7 +112,7 @@ class Block {
         Pool::shared().parallel_apart(chunks, [&](int64_t chunk) {
             const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
             float *const logits = exps && !far ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
-            gemm_panels({rows, T, C, head.weight + v * C, C, panels, logits, T, false});
+            gemm_panels({rows, T, C, rows_of(head.weight + v * C, C), panels, logits, T, false});
             for (int64_t t = 0; t < T; ++t)
                 if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
                     picked[t] = logits[row * T + t];
@@ -173,7 +173,6 @@ class Block {
         span::Span timed(span::Component::CLASSIFIER, 0, (taps ? 2 : 4) * V * T * C);
         Pool::shared().parallel(slabs, [&](int64_t slab) {
             float *const dlogits = chunk_memory.dlogits.get(b_panels_floats(CHUNK, T));
-            float *const weights = chunk_memory.weights.get(a_panels_floats(C, CHUNK));
             const int64_t begin = slab * chunks / slabs, end = (slab + 1) * chunks / slabs;
             for (int64_t chunk = begin; chunk < end; ++chunk) {
                 const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
@@ -183,10 +182,9 @@ class Block {
                     if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
                         e[row * T + t] -= scale;
                 if (!taps)
-                    gemm_panels({rows, C, T, e, T, transposed_panels, dweight + v * C, C, adds});
+                    gemm_panels({rows, C, T, rows_of(e, T), transposed_panels, dweight + v * C, C, adds});
                 pack_b_panels(rows_of(e, T), rows, T, 0, rows, dlogits);
-                pack_a_panels(transposed(head.weight + v * C, C), C, rows, weights);
-                gemm_panels({C, T, rows, weights, 0, dlogits, dxn + slab * C * T, T, chunk > begin});
+                gemm_panels({C, T, rows, transposed(head.weight + v * C, C), dlogits, dxn + slab * C * T, T, chunk > begin});
             }
         });
         Pool::shared().parallel(ceil_div(C, LANES), [&](int64_t task) {
@@ -315,7 +313,7 @@ HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, f
 
 void HeadTaps::grad_rows(int64_t first, int64_t rows, float *out) {
     const float *const d = dlogits.get(vocab * tokens);
-    gemm_panels({rows, channels, tokens, d + first * tokens, tokens, xn.get(b_panels_floats(tokens, channels)), out, channels, false});
+    gemm_panels({rows, channels, tokens, rows_of(d + first * tokens, tokens), xn.get(b_panels_floats(tokens, channels)), out, channels, false});
 }
 
 int64_t head_logits(const Head &head, const int32_t *positions, float *out) {

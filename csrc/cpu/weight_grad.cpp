@@ -72,8 +72,8 @@ FlowingGrad weight_grad_flowing(const uint16_t *dy, const uint16_t *x, int64_t b
             },
             [=](int64_t first, int64_t rows, const float *shared, float *out) {
                 for (int64_t b = 0; b < batch; ++b)
-                    gemm_panels({rows, in_channels, seq, dy + (b * out_channels + first) * seq, seq, shared + b * panels,
-                                 out, in_channels, b > 0, Elem::f16});
+                    gemm_panels({rows, in_channels, seq, {dy + (b * out_channels + first) * seq, Elem::f16, seq, 1},
+                                 shared + b * panels, out, in_channels, b > 0});
             }};
 }
 

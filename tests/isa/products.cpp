@@ -159,7 +159,7 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
             std::printf("differs: %ldx%ldx%ld a%d%d b%d%d c%d acc%d step %d special %d threads %d\n", long(m), long(n), long(k),
                         int(ea), la.turned, int(eb), lb.turned, int(ec), accumulate, int(la.step), la.special || lb.special, threads);
     }
-    if (ec == Elem::f32 && ea == eb && a.view.col_stride == 1) { // the same of an operand packed before, in two pieces
+    if (ec == Elem::f32 && ea == eb) { // the same of an operand packed before, in two pieces
         Scratch panels;
         float *const packed = panels.get(b_panels_floats(k, n, eb));
         const int64_t first = std::min<int64_t>(k, 32);
@@ -167,10 +167,11 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
         if (first < k)
             pack_b_panels(b.view, k, n, first, k - first, packed);
         f = start.floats;
-        gemm_panels({m, n, k, a.view.data, a.view.row_stride, packed, f.data(), pitch, accumulate, ea});
+        gemm_panels({m, n, k, a.view, packed, f.data(), pitch, accumulate});
         checked++;
         if (!same(f, want_f) && failures++ < 10)
-            std::printf("packed differs: %ldx%ldx%ld of %d, b turned %d, acc%d\n", long(m), long(n), long(k), int(ea), lb.turned, accumulate);
+            std::printf("packed differs: %ldx%ldx%ld of %d, a turned %d, b turned %d, acc%d\n", long(m), long(n), long(k),
+                        int(ea), la.turned, lb.turned, accumulate);
     }
     if (la.special || lb.special)
         return;

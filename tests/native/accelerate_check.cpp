@@ -74,15 +74,13 @@ bool product(int64_t m, int64_t n, int64_t k, int kind, bool queued) {
     return went == (k > 0) && calls - before <= (queued ? m : 1);
 }
 
-bool packed_product(int64_t m, int64_t n, int64_t k, bool a_panels) {
-    const Matrix a(m, k, false, a_panels), b(k, n, false, 1);
-    std::vector<float> a_packed(a_panels_floats(m, k)), b_packed(b_panels_floats(k, n)), got(m * n, 0.5f), want = got;
-    pack_b_panels(b.view, k, n, 0, k / 2, b_packed.data());
-    pack_b_panels(b.view, k, n, k / 2, k - k / 2, b_packed.data());
-    pack_a_panels(a.view, m, k, a_packed.data());
+bool packed_product(int64_t m, int64_t n, int64_t k, bool a_turned) {
+    const Matrix a(m, k, false, a_turned), b(k, n, false, 1);
+    std::vector<float> packed(b_panels_floats(k, n)), got(m * n, 0.5f), want = got;
+    pack_b_panels(b.view, k, n, 0, k / 2, packed.data());
+    pack_b_panels(b.view, k, n, k / 2, k - k / 2, packed.data());
     const int before = calls;
-    gemm_panels({m, n, k, a_panels ? a_packed.data() : static_cast<const float *>(a.view.data), a_panels ? 0 : k,
-                 b_packed.data(), got.data(), n, true});
+    gemm_panels({m, n, k, a.view, packed.data(), got.data(), n, true});
     gemm_reference({m, n, k, a.view, b.view, want.data(), Elem::f32, n, true});
     for (size_t i = 0; i < want.size(); ++i)
         if (!(std::fabs(got[i] - want[i]) <= 1e-5 * (1 + k)))
