@@ -1,12 +1,13 @@
-"""What a training step would take on a processor with AMX, modelled on one that has AVX-512 only.
+"""What a training step would take on a processor with AMX, modelled on one that has the rest of it.
 
     python benchmarks/model_amx.py                 # some 3 minutes, one of them a build
 
 The executor is built once more with tiles that take the time of real ones and compute nothing
-(timed_tiles.h); everything around them runs as it ships: packing, splitting, softmax, AdamW. So the
-time is measured but for the multiplications, whose rate is a published one, and it is printed as
-`modelled`. The numbers of such a step are garbage. Beside it stand PyTorch's times on a machine
-with AMX, measured there: two machines, so their ratio is modelled too.
+(timed_tiles.h); everything around them runs as it ships: packing, splitting, softmax, AdamW, for
+which the CPU must have AVX-512 and its bf16 instructions (Zen 4, Cooper Lake). So the time is
+measured but for the multiplications, whose rate is a published one, and it is printed as `modelled`.
+The numbers of such a step are garbage. Beside it stand PyTorch's times on a machine with AMX,
+measured there: two machines, so their ratio is modelled too.
 """
 
 from __future__ import annotations
@@ -60,12 +61,13 @@ int main() {
 
 
 def run(*command: str, cwd: Path, **more: str) -> str:
-    """What the command prints; exits with its last line where it fails."""
+    """What the command prints; exits with its last word where it fails."""
     done = subprocess.run(
         command, cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True
     )
     if done.returncode:
-        sys.exit(f"[model_amx] {command[0]} failed: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"status {done.returncode}, no word said"]
+        sys.exit(f"[model_amx] {command[0]} failed: {said[-1]}")
     return done.stdout
 
 
@@ -90,10 +92,20 @@ def build(folder: Path, waits: int) -> None:
     run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=folder, CXXFLAGS=flags)
 
 
+def require_vectors() -> None:
+    """Exits where what surrounds the tiles would not run."""
+    needs = {"avx512f", "avx512bw", "avx512vl", "avx512_bf16"}  # as /proc/cpuinfo calls them
+    info = Path("/proc/cpuinfo")
+    lacks = needs.difference(info.read_text().split() if info.exists() else ())
+    if lacks:
+        sys.exit(f"[model_amx] this CPU lacks {', '.join(sorted(lacks))}: nothing was modelled")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--isa", default="amx-fp16", choices=["amx-fp16", "amx-bf16"])
     isa = parser.parse_args().isa
+    require_vectors()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         waits = multiply_waits(folder)
