@@ -29,6 +29,7 @@ from anefast import checkpoint
 from anefast.cli import describe_origins, guarded, run_of, train_config
 from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, to_settings
 from anefast.data import TokenData, open_data
+from anefast.progress import Row
 from anefast.restart import restart
 from anefast.telemetry import (
     METRICS,
@@ -42,7 +43,7 @@ from anefast.telemetry import breakdown as shown
 from anefast.telemetry.screen import Direct, Screen, is_terminal
 from anefast.telemetry.sinks import checked, installed
 from anefast.tokenizer import Tokenizer, open_tokenizer
-from anefast.trainer import Row, Say, Stop, Trainer, batches_of
+from anefast.trainer import Say, Stop, Trainer, batches_of
 
 if TYPE_CHECKING:
     from anefast.model import Model

@@ -7,11 +7,10 @@ inside is runtime/step.py.
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from anefast.cli import Failure
 from anefast.config import ConfigError, TrainConfig, flatten, to_settings
 from anefast.data import Batches, Order, TokenData
 from anefast.optim import AdamW, LossScale, learning_rate
+from anefast.progress import Progress, Row, finite, progress_line, with_infinities
 from anefast.restart import restarts
 from anefast.telemetry import RunFolder, environment, peak_memory_bytes
 from anefast.telemetry.history import SUMMARY
@@ -35,28 +35,11 @@ if TYPE_CHECKING:
     from anefast.model import Model
     from anefast.runtime import TrainingStep
 
-Row = dict[str, Any]
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 Say = Callable[[str], None]
 DEVICE_ERRORS = (_C.CompileError, _C.EvaluationError, _C.MILError, _C.AneUnavailable)
 UNFINISHED = "unfinished"  # in the state of a checkpoint, where a failed device left one: a row
-NOT_FINITE: dict[Any, float] = {str(v): v for v in (math.inf, -math.inf, math.nan)}
 HOPELESS_OVERFLOWS = 30  # this many in a row halve any loss scale to nothing: it is not the scale
-
-
-@dataclass
-class Progress:
-    """How far a run is: what a checkpoint needs besides arrays, optimiser and loss scale."""
-
-    step: int = 0  # updates made or skipped
-    micro: int = 0  # micro-steps of the next update already in the gradients
-    tokens: int = 0  # trained on, whole updates only
-    loss_sum: float = 0.0  # of the tokens of the unfinished update, nats
-    loss_tokens: int = 0
-    first_val: float = math.nan
-    last_val: float = math.nan
-    best_val: float = math.inf
-    fingerprint: str = ""  # of the data
 
 
 class Stop:
@@ -358,14 +341,14 @@ class Trainer:
         self.timeline.report(self.run.path / SUMMARY, **self._about())
         self.run.sync()
         state = {
-            **{k: _jsonable(v) for k, v in asdict(p).items()},
+            **finite(asdict(p)),
             "optimizer_step": self.optimizer.step,
             "loss_scale": self.scale.state(),
             "overflows": self.overflows,
             "health": self.health,
         }
         if self.unfinished is not None:
-            state[UNFINISHED] = {k: _jsonable(v) for k, v in self.unfinished.items()}
+            state[UNFINISHED] = finite(self.unfinished)
         if (vocabulary := self.step.vocabulary) is not None:
             state[checkpoint.VOCABULARY] = vocabulary.text()
         with _C.Span(_C.Component.CHECKPOINT):
@@ -385,15 +368,13 @@ class Trainer:
         """The inverse of `save`, into the arrays that the step and the optimiser already have."""
         state = checkpoint.load_state(folder)
         try:
-            known = {k: state[k] for k in asdict(self.progress)}
-            p = Progress(**{k: _number(k, v) for k, v in known.items()})
+            p = Progress.of(state)
             self.optimizer.step = int(state["optimizer_step"])
             self.scale.restore(state["loss_scale"])
             self.overflows = int(state["overflows"])
             self.health = dict(state.get("health", {}))  # checkpoints of before have none
             if UNFINISHED in state:
-                row = dict(state[UNFINISHED]).items()
-                self.unfinished = {k: NOT_FINITE.get(v, v) for k, v in row}
+                self.unfinished = with_infinities(state[UNFINISHED])
         except (KeyError, TypeError, ValueError):
             raise checkpoint.CheckpointError(
                 f"[checkpoint] {folder}/state.json does not hold a training run."
@@ -443,27 +424,5 @@ def batches_of(config: TrainConfig, data: TokenData) -> Batches:
     return data.batches(c.batch, c.seq_len, c.seed, order)
 
 
-def progress_line(row: Row, rate: float | None) -> str:
-    val = f" val {row['val/loss']:.4f}" if "val/loss" in row else ""
-    speed = f" tok/s {rate / 1e3:.1f}k" if rate else ""
-    return (
-        f"step {row['step']} loss {row['train/loss']:.4f}{val} lr {row['lr']:.1e} "
-        f"norm {row['grad_norm']:.2f}{speed}"
-    )
-
-
 def _count(params: Mapping[str, npt.NDArray[np.float32]]) -> int:
     return sum(p.size for p in params.values())
-
-
-def _jsonable(value: Any) -> Any:
-    """JSON has no inf and no nan: their names."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(name: str, value: Any) -> Any:
-    """A field of Progress from JSON; old checkpoints have None for what it starts with."""
-    start = getattr(Progress(), name)
-    if value is None:
-        return start
-    return float(value) if isinstance(start, float) else value

@@ -14,7 +14,7 @@ LAYERS = [
     {"fuse"},
     {"runtime"},
     {"optim", "data", "stories", "tokenizer", "sampling", "llama2c", "checkpoint", "telemetry"},
-    {"model", "cli", "restart"},
+    {"model", "cli", "restart", "progress"},
     {"trainer"},
     {"train", "generate", "plan", "lint", "report", "replay"},
     {"bench"},

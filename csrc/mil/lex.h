@@ -1,5 +1,5 @@
 // Tokens of MIL text. Bytes in, tokens with positions out, one at a time; no grammar here.
-// Read parse.cpp next.
+// Read read.cpp next.
 #pragma once
 
 #include <string>

@@ -1,0 +1,14 @@
+// The reading itself, behind parse.h and outline.h.
+#pragma once
+
+#include "outline.h"
+#include "values.h"
+
+namespace anefast::mil {
+
+// Throws Failure at the first fault, std::bad_alloc or std::length_error.
+void read(std::string_view text, const BlobTable &blobs, Program *program);
+// Notes what can be passed over, and throws only where reading cannot go on.
+void read(std::string_view text, const BlobTable &blobs, Outline *outline);
+
+} // namespace anefast::mil
