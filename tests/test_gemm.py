@@ -81,6 +81,19 @@ def test_bytes_are_the_references(m: int, n: int, k: int) -> None:
                 assert got.tobytes() == want.tobytes(), said  # the three columns beside it too
 
 
+@pytest.mark.parametrize("a_turned", [False, True])
+def test_every_narrow_tile(a_turned: bool) -> None:
+    """Tiles lose rows and vectors of columns at the edges of C; nothing beside C is touched."""
+    rng = np.random.default_rng(6)
+    for m, n in product(range(1, 18), range(1, 98)):
+        a, b = matrix(rng, m, 5, HALF, a_turned), matrix(rng, 5, n, HALF, False)
+        start = rng.standard_normal((m + 1, n + 1)).astype(SINGLE)
+        got, want = start.copy(), start.copy()
+        _C.gemm(a, b, want[:m, :n], True, reference=True)
+        _C.gemm(a, b, got[:m, :n], True)
+        assert got.tobytes() == want.tobytes(), (m, n)
+
+
 def test_any_strides() -> None:
     rng = np.random.default_rng(5)
     a = rng.standard_normal((40, 60)).astype(SINGLE)[::2, ::3]
