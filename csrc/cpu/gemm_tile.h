@@ -42,7 +42,7 @@ template <int ROWS, int VECTORS, bool PANEL> static __attribute__((noinline)) vo
 
     const float *a = static_cast<const float *>(t.a), *b = static_cast<const float *>(t.b);
     const int64_t row_stride = PANEL ? 1 : t.a_row_stride, step = PANEL ? PANEL_ROWS : 1;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int64_t k = t.k_count; k > 0; --k, a += step, b += NR) {
         Vec bv[VECTORS];
 #pragma GCC unroll 4
