@@ -12,6 +12,7 @@
 
 #include "../mil/parse.h"
 #include "../mil/seam.h"
+#include "../round.h"
 
 namespace {
 
@@ -28,7 +29,7 @@ anefast_port port_of(const Value &value) {
     port.rank = static_cast<int32_t>(value.type.shape.size());
     const size_t element = anefast::mil::bytes_of(value.type.dtype);
     const size_t width = port.rank ? static_cast<size_t>(value.type.shape.back()) : 1;
-    size_t stride = (width * element + ANEFAST_ROW_BYTES - 1) / ANEFAST_ROW_BYTES * ANEFAST_ROW_BYTES;
+    size_t stride = anefast::round_up(width * element, size_t{ANEFAST_ROW_BYTES});
     for (int32_t i = port.rank - 1; i >= 0; i--) {
         port.shape[i] = value.type.shape[static_cast<size_t>(i)];
         port.strides[i] = i == port.rank - 1 ? element : stride;

@@ -19,6 +19,17 @@ static inline float element(const MatrixView &v, int64_t i, int64_t j) {
 static inline const float *as_f32(const MatrixView &v) { return static_cast<const float *>(v.data); }
 static inline const uint16_t *as_f16(const MatrixView &v) { return static_cast<const uint16_t *>(v.data); }
 
+static inline void store(uint16_t *p, Vec v) { store_half(p, v); }
+
+template <int ROWS, int VECTORS, class T>
+static inline __attribute__((always_inline)) void put(const Vec (&sum)[ROWS][VECTORS], T *c, int64_t stride) {
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v)
+            store(c + i * stride + v * WIDTH, sum[i][v]);
+}
+
 // ROWS rows by VECTORS vectors of C in registers; a broadcast from A feeds VECTORS fused multiply-adds. Its own function,
 // and every loop but that over k unrolled: all registers are spoken for.
 template <int ROWS, int VECTORS, bool PANEL> static __attribute__((noinline)) void tile_of(const Strip &t) {
@@ -58,21 +69,10 @@ template <int ROWS, int VECTORS, bool PANEL> static __attribute__((noinline)) vo
                 sum[i][v] = fma(bv[v], a[i * row_stride], sum[i][v]);
     }
 
-    if (t.c_half) {
-        uint16_t *const c = static_cast<uint16_t *>(t.c);
-#pragma GCC unroll 16
-        for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v)
-                store_half(c + i * t.c_row_stride + v * WIDTH, sum[i][v]);
-    } else {
-        float *const c = static_cast<float *>(t.c);
-#pragma GCC unroll 16
-        for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v)
-                store(c + i * t.c_row_stride + v * WIDTH, sum[i][v]);
-    }
+    if (t.c_half)
+        put(sum, static_cast<uint16_t *>(t.c), t.c_row_stride);
+    else
+        put(sum, static_cast<float *>(t.c), t.c_row_stride);
 }
 
 // The rows that are left below whole tiles.
@@ -217,7 +217,7 @@ static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_
     }
     // Whole vectors read and write past a panel's PANEL_ROWS rows, so they stop where there are no more rows to read, and
     // before the last k, where nothing would overwrite what they spilled.
-    constexpr int64_t SPAN = (PANEL_ROWS + WIDTH - 1) / WIDTH * WIDTH, SPILL = (SPAN - PANEL_ROWS + PANEL_ROWS - 1) / PANEL_ROWS;
+    constexpr int64_t SPAN = (PANEL_ROWS + WIDTH - 1) / WIDTH * WIDTH, SPILL = (SPAN - 1) / PANEL_ROWS;
     const int64_t wide = rows < SPAN ? 0 : (rows - SPAN) / PANEL_ROWS * PANEL_ROWS + PANEL_ROWS;
     const int64_t size = half ? 2 : 4, ahead = 16 * a.col_stride * size;
     for (int64_t k = 0; k < k_count; ++k) {

@@ -68,7 +68,9 @@ static void exp_sum_rows(const float *x, int64_t rows, int64_t stride, int64_t n
             sum[j] += y[j];
         }
     }
-    STREAMED();
+    if (far) {
+        STREAMED();
+    }
 }
 
 static void scale_rows(const float *x, int64_t rows, int64_t stride, int64_t n, const float *factor, float *y) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "../half.h"
+#include "../round.h"
 #include "gemm.h"
 #include "gemm_panels.h"
 #include "pool.h"
@@ -38,7 +39,7 @@ void sum_channel(const uint16_t *dy, const uint16_t *x, float *acc, int64_t c, i
 void enqueue_sums(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
                   int64_t channels, bool fresh) {
     const int64_t per = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, batch * seq)); // some 50 us a task
-    Pool::shared().enqueue(acc, (channels + per - 1) / per, [=](int64_t task) {
+    Pool::shared().enqueue(acc, ceil_div(channels, per), [=](int64_t task) {
         for (int64_t c = task * per; c < std::min(channels, (task + 1) * per); ++c)
             sum_channel(dy, x, acc, c, batch, seq, channels, fresh);
     });
@@ -63,7 +64,7 @@ void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batc
 FlowingGrad weight_grad_flowing(const uint16_t *dy, const uint16_t *x, int64_t batch, int64_t seq, int64_t out_channels,
                                 int64_t in_channels) {
     constexpr int64_t PART = 64; // positions of a piece
-    const int64_t parts = (seq + PART - 1) / PART, panels = b_panels_floats(seq, in_channels, Elem::f16);
+    const int64_t parts = ceil_div(seq, PART), panels = b_panels_floats(seq, in_channels, Elem::f16);
     return {out_channels, in_channels, batch * panels, batch * parts,
             [=](int64_t piece, float *shared) {
                 const int64_t b = piece / parts, s = piece % parts * PART;

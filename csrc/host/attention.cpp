@@ -127,7 +127,7 @@ bool find_scores(const Flow &flow, const mil::Operation &softmax, const Claimed 
 int64_t Scores::keys(int64_t first, int64_t last) const {
     if (visible.empty()) return n;
     const int64_t most = *std::max_element(visible.begin() + first, visible.begin() + last);
-    return std::min(n, (most + 31) / 32 * 32);
+    return std::min(n, round_up(most, int64_t{32}));
 }
 
 float largest_norm2(const Matrix &m, const uint16_t *base, int64_t item) {
@@ -199,7 +199,7 @@ struct Forward {
     std::vector<Ref> where;
     Ref workspace;
 
-    size_t bounds_bytes() const { return (static_cast<size_t>(scores.batch) * sizeof(Bound) + 63) / 64 * 64; }
+    size_t bounds_bytes() const { return round_up(static_cast<size_t>(scores.batch) * sizeof(Bound), size_t{64}); }
 
     void run(const Frame &frame) const {
         const Scores &s = scores;
@@ -213,7 +213,7 @@ struct Forward {
                 const float value = largest_norm2(v.transposed(), values, item);
                 bounds[item] = {std::sqrt(q) * std::sqrt(k) * 1.002f + 1, std::isfinite(value)};
             });
-        const int64_t rows = tile_rows(s.m, s.n), tiles = (s.m + rows - 1) / rows;
+        const int64_t rows = tile_rows(s.m, s.n), tiles = ceil_div(s.m, rows);
         lanes.run(frame.at<uint8_t>(workspace) + bounds_bytes(), s.batch * tiles, [&](int64_t turn, uint8_t *scratch) {
             const int64_t item = turn % s.batch, first = (tiles - 1 - turn / s.batch) * rows; // the longest first
             const int64_t count = std::min(rows, s.m - first);

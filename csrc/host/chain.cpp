@@ -7,6 +7,7 @@
 #include <set>
 
 #include "../cpu/pool.h"
+#include "../round.h"
 #include "blocks.h"
 
 namespace anefast::host {
@@ -116,7 +117,7 @@ struct Kernel {
         // Without sums any rows and columns make a turn.
         const int64_t height = sums ? rows() : std::min(rows(), std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / width));
         const int64_t span = sums ? width : std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / (width * height)) * width;
-        const int64_t across = (columns() + span - 1) / span, down = (rows() + height - 1) / height;
+        const int64_t across = ceil_div(columns(), span), down = ceil_div(rows(), height);
         auto turn = [&](int64_t i) {
             Block block;
             const int64_t begin = i % across * span, end = std::min(begin + span, columns()), row = i / across % down * height;

@@ -7,6 +7,7 @@
 #include <queue>
 
 #include "../cpu/pool.h"
+#include "../round.h"
 #include "blocks.h"
 #include "chain.h"
 
@@ -94,7 +95,7 @@ bool can_be_ordered(const mil::Function &f, const std::vector<Group> &groups) {
 }
 
 Lanes::Lanes(size_t bytes_each)
-    : count_(static_cast<size_t>(Pool::shared().threads())), each_((bytes_each + 63) / 64 * 64) {}
+    : count_(static_cast<size_t>(Pool::shared().threads())), each_(round_up(bytes_each, size_t{64})) {}
 
 void Lanes::run(uint8_t *workspace, int64_t turns, const std::function<void(int64_t, uint8_t *)> &body) const {
     std::atomic<int64_t> next{0};

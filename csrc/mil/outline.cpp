@@ -1,9 +1,6 @@
 // Text to all that can be said about it. The grammar is in read.cpp.
 #include "outline.h"
 
-#include <new>
-#include <stdexcept>
-
 #include "read.h"
 
 namespace anefast::mil {
@@ -14,19 +11,13 @@ Outline outline(std::string_view text) {
     std::vector<BlobMark> seen;
     table.optional = true;
     table.seen = &seen;
-    const auto stopped = [&](Position where, std::string message, Fault fault) {
-        out.notes.problems.push_back({where, std::move(message), fault});
-        out.functions.resize(out.program.functions.size());
-    };
     try {
         read(text, table, &out);
         out.complete = true;
-    } catch (const Failure &failure) {
-        stopped(failure.where, failure.message, failure.fault);
-    } catch (const std::bad_alloc &) {
-        stopped({1, 1}, "[mil] expected memory for the program, got none", Fault::size);
-    } catch (const std::length_error &) {
-        stopped({1, 1}, "[mil] expected memory for the program, got none", Fault::size);
+    } catch (...) {
+        const Failure failure = reason();
+        out.notes.problems.push_back({failure.where, failure.message, failure.fault});
+        out.functions.resize(out.program.functions.size());
     }
     return out;
 }

@@ -1,9 +1,6 @@
 // Text to a program, or to the first reason why not. The grammar is in read.cpp.
 #include "parse.h"
 
-#include <new>
-#include <stdexcept>
-
 #include "read.h"
 
 namespace anefast::mil {
@@ -16,12 +13,9 @@ bool parse(std::string_view text, const std::vector<Blob> &blobs, bool weights_o
         for (const Blob &blob : blobs) table.by_path.emplace(blob.path, &blob);
         read(text, table, program);
         return true;
-    } catch (const Failure &failure) {
+    } catch (...) {
+        const Failure failure = reason();
         *error = {failure.where, failure.message};
-    } catch (const std::bad_alloc &) {
-        *error = {{1, 1}, "[mil] expected memory for the program, got none"};
-    } catch (const std::length_error &) {
-        *error = {{1, 1}, "[mil] expected memory for the program, got none"};
     }
     *program = Program{};
     return false;

@@ -13,6 +13,8 @@
 #include "read.h"
 
 #include <map>
+#include <new>
+#include <stdexcept>
 
 #include "lex.h"
 #include "ops.h"
@@ -457,6 +459,19 @@ void read(std::string_view text, const BlobTable &blobs, Program *program) { Par
 
 void read(std::string_view text, const BlobTable &blobs, Outline *outline) {
     Parser(text, blobs, outline).program(&outline->program);
+}
+
+Failure reason() {
+    const Failure no_memory{{1, 1}, "[mil] expected memory for the program, got none", Fault::size};
+    try {
+        throw;
+    } catch (const Failure &failure) {
+        return failure;
+    } catch (const std::bad_alloc &) {
+        return no_memory;
+    } catch (const std::length_error &) {
+        return no_memory;
+    }
 }
 
 } // namespace anefast::mil

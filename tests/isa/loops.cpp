@@ -96,6 +96,10 @@ void floats(int64_t n) {
     anefast::max_down(matrix.data(), rows, stride, n, most.data());
     remember(most);
     std::vector<float> kept = matrix;
+    std::vector<float> apart = matrix, twice(sum.size());
+    anefast::exp_sum_down(kept.data(), rows, stride, n, most.data(), twice.data(), apart.data());
+    remember(apart);
+    remember(twice);
     anefast::exp_sum_down(kept.data(), rows, stride, n, most.data(), sum.data(), kept.data());
     remember(kept);
     remember(sum);
