@@ -38,7 +38,8 @@ def logits_of(torch: Any, p: dict[str, Any], config: ModelConfig, x: Any) -> Any
         q = rotate(heads(t, p[a + "wq"], config.n_heads))
         k = rotate(heads(t, p[a + "wk"], config.n_kv_heads))
         v = heads(t, p[a + "wv"], config.n_kv_heads).transpose(1, 2)
-        o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        grouped = config.n_kv_heads < config.n_heads
+        o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         h = h + F.linear(o.transpose(1, 2).reshape(batch, seq, -1), p[a + "wo"])
         t = F.rms_norm(h, (config.dim,), p[f + "norm"], config.norm_eps)
         h = h + F.linear(F.silu(F.linear(t, p[f + "w1"])) * F.linear(t, p[f + "w3"]), p[f + "w2"])

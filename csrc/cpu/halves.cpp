@@ -115,10 +115,14 @@ inline void store_half(uint16_t *p, const F &v) {
 }
 #ifndef ANEFAST_AVX512
 #define TIMES_POWER_OF_2(p, n) _mm512_scalef_ps(p, n)
+#define WIDEN(v, low, high)                                                                       \
+    low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));                                             \
+    high = _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)))
 #endif
 inline void round_half(F &v) { v = _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
 #include "halves_loops.h"
 #undef TIMES_POWER_OF_2
+#undef WIDEN
 } // namespace sixteen
 } // namespace
 } // namespace anefast

@@ -2,6 +2,7 @@
 // including file has opened a namespace and a target and defined WIDTH, a multiple of 8 that divides 16, vectors
 // F and I of WIDTH floats and int32_t, H and D of WIDTH / 2 floats and doubles, load_half(F &, const uint16_t *),
 // store_half(uint16_t *, const F &), which rounds to nearest, ties to even, and round_half(F &), to fp16 and back.
+// It may have defined WIDEN(v, low, high) as well, a vector's halves as doubles.
 
 #include "vecmath_body.h"
 
@@ -49,10 +50,14 @@ BINARY(minimum, ((x < y) | (x != x)) ? x : y)
 
 // Doubles of the lower and of the upper half of a vector.
 static inline void widen(const F &v, D &low, D &high) {
+#ifdef WIDEN
+    WIDEN(v, low, high);
+#else
     H half[2];
     memcpy(half, &v, sizeof v);
     low = __builtin_convertvector(half[0], D);
     high = __builtin_convertvector(half[1], D);
+#endif
 }
 
 static void add_rows(Rows a, int64_t rows, int64_t columns, double *sum) {
@@ -114,6 +119,26 @@ static inline void keep_first(F &x, int64_t count, float rest) {
     x = lane < static_cast<int32_t>(count) ? x : F{} + rest;
 }
 
+// The largest lane; where one is not a number, the last of those. By halves, without a branch that values decide.
+static inline float largest(const F &v) {
+    H half[2];
+    memcpy(half, &v, sizeof v);
+    half[0] = ((half[1] > half[0]) | (half[1] != half[1])) ? half[1] : half[0];
+    constexpr int LANES = WIDTH / 2;
+    float lanes[LANES], most[LANES];
+    memcpy(lanes, half, sizeof lanes);
+    memcpy(most, half, sizeof most);
+    for (int n = LANES / 2; n; n /= 2)
+        for (int k = 0; k < n; ++k)
+            most[k] = most[k + n] > most[k] ? most[k + n] : most[k];
+    bool numbers = true;
+    for (int k = 0; k < LANES; ++k)
+        numbers &= lanes[k] == lanes[k];
+    for (int k = 0; !numbers && k < LANES; ++k)
+        most[0] = lanes[k] != lanes[k] ? lanes[k] : most[0];
+    return most[0];
+}
+
 static float softmax(const uint16_t *scores, float scale, const uint16_t *mask, int64_t n, int64_t room, float least,
                      float *e, uint16_t *probs) {
     const float lowest = -__builtin_inff();
@@ -136,10 +161,7 @@ static float softmax(const uint16_t *scores, float scale, const uint16_t *mask, 
         store(e + j, x);
         top = ((x > top) | (x != x)) ? x : top;
     }
-    float lanes[WIDTH], most = lowest;
-    store(lanes, top);
-    for (int k = 0; k < WIDTH; ++k)
-        most = (lanes[k] > most || lanes[k] != lanes[k]) ? lanes[k] : most;
+    const float most = largest(top);
     if (!(most >= least) && !(most != most && least == lowest)) return most;
     // 2) exp and its sum
     Chains sum = {};

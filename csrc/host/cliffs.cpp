@@ -33,12 +33,22 @@ struct Pass {
     bool does_nothing() const {
         return !coerce && !flush && cap == INF && minus_inf == (SIGN | INF) && plus_inf == INF;
     }
+
+    // In whole vectors, whose comparisons are signed; a magnitude always is a positive int16_t.
+    typedef int16_t V __attribute__((vector_size(16)));
+    static constexpr size_t WIDTH = sizeof(V) / sizeof(int16_t);
+
+    void operator()(V &h) const {
+        const auto all = [](uint16_t x) { return V{} + static_cast<int16_t>(x); };
+        const V size = h & all(0x7fff);
+        V y = (size >= all(cap)) | (size == all(INF)) ? (h < V{} ? all(minus_inf) : all(plus_inf)) : h;
+        y = size > all(INF) ? (coerce ? all(nan) : h) : y;
+        h = size < all(flush ? NORMAL : 0) ? V{} : y;
+    }
     uint16_t operator()(uint16_t h) const {
-        const uint16_t a = h & 0x7fff, sign = h & SIGN;
-        uint16_t y = a >= cap ? static_cast<uint16_t>(sign | INF) : h;
-        y = a == INF || a >= cap ? (sign ? minus_inf : plus_inf) : y;
-        y = a > INF ? (coerce ? nan : h) : y;
-        return flush && a < NORMAL ? uint16_t{0} : y;
+        V v = V{} + static_cast<int16_t>(h);
+        (*this)(v);
+        return static_cast<uint16_t>(v[0]);
     }
 };
 
@@ -60,7 +70,13 @@ template <class F> void in_parallel(size_t total, F &&run) {
 
 void apply(const Pass &pass, uint16_t *y, size_t begin, size_t end) {
     const Pass p = pass; // the compiler need not fear that y points at it
-    for (size_t i = begin; i < end; i++) y[i] = p(y[i]);
+    for (; begin + Pass::WIDTH <= end; begin += Pass::WIDTH) {
+        Pass::V v;
+        std::memcpy(&v, y + begin, sizeof v);
+        p(v);
+        std::memcpy(y + begin, &v, sizeof v);
+    }
+    for (; begin < end; begin++) y[begin] = p(y[begin]);
 }
 
 // fp32 values: the chip computes them in fp16 too.
