@@ -48,7 +48,7 @@ def build(folder: Path, *extra: str, packing: bool) -> Path:
         out = folder / f"{source.stem}.o"
         compiler = ["gcc", "-std=c11"] if source.suffix == ".c" else ["g++", "-std=c++17"]
         flags = [*FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{ISA}", *extra]
-        if source.stem == "gemm_amx":
+        if source.stem in ("gemm_amx", "gemm_avx512_bf16"):
             flags += ['-DANEFAST_TILES="tiles.h"', "-O3", *AVX2]
             flags += ['-DANEFAST_AVX512="packing.h"'] * packing
         if source.stem == "gemm_avx512" and SIMDE:
@@ -69,15 +69,25 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(products: Path, isa: str) -> str:
-    env = os.environ | {"ANEFAST_ISA": isa}
+    """What it prints under ANEFAST_ISA=isa; after a "!", as if there were no tiles."""
+    env = os.environ | {"ANEFAST_ISA": isa.rstrip("!")}
+    env |= {"WITHOUT_TILES": "1"} if isa.endswith("!") else {}
     done = subprocess.run([products], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
-@pytest.mark.parametrize("isa", ["amx-fp16", "amx-bf16"])
-def test_amx_is_what_its_definition_says(products: Path, isa: str) -> None:
-    assert re.fullmatch(rf"{isa.upper()}: \d+ products, 0 wrong\n", run(products, isa))
+@pytest.mark.parametrize(
+    "isa,said",
+    [
+        ("amx-fp16", "AMX-FP16"),
+        ("amx-bf16", "AMX-BF16"),
+        ("relaxed", "AMX-BF16 relaxed"),
+        ("relaxed!", "AVX-512 BF16 relaxed"),
+    ],
+)
+def test_pairs_are_summed_as_defined(products: Path, isa: str, said: str) -> None:
+    assert re.fullmatch(rf"{said}: \d+ products, 0 wrong\n", run(products, isa))
 
 
 @pytest.mark.skipif(not SIMDE, reason="no SIMDe: apt install libsimde-dev to run AVX-512 here")
@@ -114,7 +124,8 @@ def test_odd_sizes_touch_nothing_outside(tmp_path: Path) -> None:
     """Every path under address and undefined-behaviour sanitizers."""
     flags = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     checked = build(tmp_path, *flags, packing=True)
-    for isa in ("portable", "avx2", "amx-fp16", "amx-bf16", *["avx512"] * SIMDE):
+    amx = ("amx-fp16", "amx-bf16", "relaxed")
+    for isa in ("portable", "avx2", *amx, "relaxed!", *["avx512"] * SIMDE):
         assert run(checked, isa).endswith(" products, 0 wrong\n")
 
 

@@ -8,6 +8,8 @@
 // fp32 subnormals for 0, and split what is not fp16 (gemm_amx.cpp). Blocking and threads change
 // nothing there either, but it agrees with the other paths only to the error bound of an fp32 sum
 // (plus 2^-16 of each product for fp32 operands, where infinity times a number may become NaN).
+// ANEFAST_ISA=relaxed, and nothing else, takes paths that round operands to the nearest bf16 first, which may cost 2^-7
+// + 2^-16 of each product: AMX-BF16, summed as above, or AVX-512 BF16, each pair's second product before its first.
 // A product that says any_order gives the order up as well where gemm_isa() names a library.
 #pragma once
 

@@ -25,12 +25,6 @@ bool tiles_permitted() {
 #endif
 }
 
-// What gemm_amx.cpp is made of besides tiles. Every processor with those has it, but a hypervisor may hide some.
-bool packs_tiles() {
-    return isa_processor() == ISA_AVX512 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bf16");
-}
-
 unsigned saved_state() {
     unsigned low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -42,9 +36,15 @@ unsigned saved_state() {
 bool cpu_has_avx2() { return isa_processor() >= ISA_AVX2; }
 bool cpu_has_avx512() { return isa_processor() == ISA_AVX512; }
 
+bool cpu_has_avx512_bf16() {
+    return cpu_has_avx512() && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bf16");
+}
+
 bool cpu_has_amx_bf16() {
     unsigned a, b, c, d;
-    if (!packs_tiles() || !__get_cpuid(1, &a, &b, &c, &d) || !(c & BIT_OSXSAVE))
+    // What packs the tiles: every processor with those has it, but a hypervisor may hide some.
+    if (!cpu_has_avx512_bf16() || !__get_cpuid(1, &a, &b, &c, &d) || !(c & BIT_OSXSAVE))
         return false;
     return (saved_state() & XCR0_TILES) == XCR0_TILES && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
            (d & BIT_AMX_TILE) && (d & BIT_AMX_BF16) && tiles_permitted();
@@ -61,6 +61,7 @@ bool cpu_has_amx_fp16() {
 namespace anefast {
 bool cpu_has_avx2() { return false; }
 bool cpu_has_avx512() { return false; }
+bool cpu_has_avx512_bf16() { return false; }
 bool cpu_has_amx_bf16() { return false; }
 bool cpu_has_amx_fp16() { return false; }
 } // namespace anefast

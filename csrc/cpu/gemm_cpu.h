@@ -5,6 +5,7 @@ namespace anefast {
 
 bool cpu_has_avx2(); // and FMA and F16C
 bool cpu_has_avx512();
+bool cpu_has_avx512_bf16(); // and BW and VL
 // Tiles need the processor's word, the kernel's (their registers must be saved) and a permission that
 // is asked for once per process.
 bool cpu_has_amx_bf16();

@@ -1,8 +1,8 @@
 // What an instruction set provides to gemm.cpp.
 //
 // gemm_tile.h is the code behind the tables that agree to the bit; gemm_portable.cpp, gemm_avx2.cpp,
-// gemm_avx512.cpp and gemm_neon.cpp compile it, each in its own namespace. gemm_amx.cpp has the two
-// that sum pairs (gemm.h says how far they may differ). Read gemm.cpp for how the tables are driven.
+// gemm_avx512.cpp and gemm_neon.cpp compile it, each in its own namespace. gemm_amx.cpp and
+// gemm_avx512_bf16.cpp have those that sum pairs (gemm.h says how far they may differ). Read gemm.cpp for how the tables are driven.
 #pragma once
 
 #include <cmath>
@@ -68,6 +68,8 @@ const GemmKernels *gemm_kernels_avx512();
 const GemmKernels *gemm_kernels_neon();
 const GemmKernels *gemm_kernels_amx_fp16(); // fp16 operands only
 const GemmKernels *gemm_kernels_amx_bf16(); // any operands, in three passes
+const GemmKernels *gemm_kernels_amx_relaxed(); // any operands, rounded to bf16, here and below
+const GemmKernels *gemm_kernels_avx512_relaxed();
 
 // a * b + c rounded once, without the instruction. The product is exact in double; the sum is rounded to
 // odd (its last bit remembers that something was lost), which makes the second rounding the only one.

@@ -15,6 +15,7 @@ struct Candidate {
     const char *name; // of ANEFAST_ISA
     bool (*is_here)();
     const GemmKernels *(*halves)(), *(*floats)();
+    bool only_if_asked = false;
 };
 
 // Best first.
@@ -25,6 +26,8 @@ const Candidate CANDIDATES[] = {
     {"avx2", cpu_has_avx2, gemm_kernels_avx2, gemm_kernels_avx2},
     {"neon", always, gemm_kernels_neon, gemm_kernels_neon},
     {"portable", always, gemm_kernels_portable, gemm_kernels_portable},
+    {"relaxed", cpu_has_amx_bf16, gemm_kernels_amx_relaxed, gemm_kernels_amx_relaxed, true},
+    {"relaxed", cpu_has_avx512_bf16, gemm_kernels_avx512_relaxed, gemm_kernels_avx512_relaxed, true},
 };
 
 GemmPath choose() {
@@ -35,9 +38,9 @@ GemmPath choose() {
         known = known || wish == c.name;
         if (!c.halves() || !c.is_here())
             continue;
-        if (!best)
+        if (!best && !c.only_if_asked)
             best = &c;
-        if (wish == c.name)
+        if (!wished && wish == c.name)
             wished = &c;
     }
     const Candidate &taken = wished ? *wished : *best;

@@ -1,7 +1,8 @@
-// The AVX-512 intrinsics of csrc/cpu/gemm_amx.cpp in plain C++, for processors without them. Masked loads and stores
+// The AVX-512 intrinsics of csrc/cpu/gemm_amx.cpp and gemm_avx512_bf16.cpp in plain C++, for processors without them. Masked loads and stores
 // touch no more than they should, so that a sanitizer sees what each row asks for.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <immintrin.h>
@@ -124,10 +125,30 @@ inline Vector less(const Vector &a, const Vector &b) {
     return each<float>([&](int i) { return get<float>(a, i) - get<float>(b, i); });
 }
 
+
+// Subnormals are 0 on the way in and on the way out; of each pair the second is added first.
+inline float plain(float x) { return std::fabs(x) < 1.17549435e-38f ? 0.0f * x : x; }
+inline float from_bf16(const Vector &v, int i) {
+    const uint32_t bits = uint32_t{get<uint16_t>(v, i)} << 16;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return plain(x);
+}
+inline Vector add_pairs(const Vector &sum, const Vector &a, const Vector &b) {
+    return each<float>([&](int i) {
+        const float second = plain(std::fma(from_bf16(a, 2 * i + 1), from_bf16(b, 2 * i + 1), plain(get<float>(sum, i))));
+        return plain(std::fma(from_bf16(a, 2 * i), from_bf16(b, 2 * i), second));
+    });
+}
+
 } // namespace packing
 
 #define __m512i packing::Vector
 #define __m512 packing::Vector
+#define __m512bh packing::Vector
+#define _mm512_setzero_ps() packing::Vector{}
+#define _mm512_set1_epi32(x) packing::each<int32_t>([&](int) { return x; })
+#define _mm512_dpbf16_ps packing::add_pairs
 #define _mm512_load_si512 packing::load
 #define _mm512_load_ps packing::load
 #define _mm512_store_si512 packing::store

@@ -1,0 +1,97 @@
+// Relaxed matrix products for x86-64 with AVX-512 BF16: operands rounded to the nearest bf16, two k to a
+// multiplication, twice the rate of fp32 where the processor has two such units. Only for who asks (gemm.h).
+#include "gemm_kernels.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <immintrin.h>
+
+#ifdef ANEFAST_AVX512 // tests put the intrinsics' meaning in their place
+#include ANEFAST_AVX512
+#elif defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16")
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
+#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
+#endif
+
+namespace anefast {
+namespace {
+
+#include "gemm_pairs.h"
+
+constexpr int ROWS = 8, VECTORS = 2; // of C in registers
+
+// ROWS rows of C from `row` of the strip on, those that are there; A's panel and B's are whole, padded with 0.
+void tile(const Strip &t, int64_t row) {
+    const auto columns = static_cast<uint32_t>((uint64_t{1} << t.columns) - 1);
+    const auto there = [&](int64_t i, int v) { return static_cast<__mmask16>(row + i < t.rows ? columns >> 16 * v : 0); };
+    __m512 sum[ROWS][VECTORS];
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v)
+            sum[i][v] = t.start ? _mm512_maskz_loadu_ps(there(i, v), t.start + (row + i) * t.start_row_stride + 16 * v)
+                                : _mm512_setzero_ps();
+
+    const uint16_t *a = static_cast<const uint16_t *>(t.a) + row * SIDE, *b = static_cast<const uint16_t *>(t.b);
+    for (int64_t k = 0; k < t.k_count; k += SIDE, a += BLOCK, b += BLOCK)
+#pragma GCC unroll 4
+        for (int64_t pair = 0; pair < SIDE; pair += 2) {
+            const Words left = _mm512_load_si512(b + pair * 16), right = _mm512_load_si512(b + pair * 16 + TILE);
+#pragma GCC unroll 8
+            for (int i = 0; i < ROWS; ++i) {
+                int32_t both;
+                __builtin_memcpy(&both, a + i * SIDE + pair, sizeof both);
+                const Words x = _mm512_set1_epi32(both);
+                sum[i][0] = _mm512_dpbf16_ps(sum[i][0], (__m512bh)x, (__m512bh)left);
+                sum[i][1] = _mm512_dpbf16_ps(sum[i][1], (__m512bh)x, (__m512bh)right);
+            }
+        }
+
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) {
+            const int64_t at = (row + i) * t.c_row_stride + 16 * v;
+            if (t.c_half)
+                _mm256_mask_storeu_epi16(static_cast<uint16_t *>(t.c) + at, there(i, v),
+                                         _mm512_cvtps_ph(sum[i][v], _MM_FROUND_TO_NEAREST_INT));
+            else
+                _mm512_mask_storeu_ps(static_cast<float *>(t.c) + at, there(i, v), sum[i][v]);
+        }
+}
+
+void strip(const Strip &s) {
+    for (int64_t panel = 0; panel < s.rows; panel += SIDE) {
+        const Strip t = s.part(panel, SIDE, SIDE);
+        for (int64_t row = 0; row < t.rows; row += ROWS)
+            tile(t, row);
+    }
+}
+
+} // namespace
+
+const GemmKernels *gemm_kernels_avx512_relaxed() {
+    constexpr Parts NEAREST = Parts::nearest;
+    static constexpr GemmKernels kernels{"AVX-512 BF16 relaxed", ROWS,  SIDE, SIDE, SIDE, PACKED_BYTES<NEAREST>, nullptr, strip,
+                                         pack_b<NEAREST>, nullptr, pack_a_panels<NEAREST>, nullptr, nullptr};
+    return &kernels;
+}
+
+} // namespace anefast
+
+#ifdef ANEFAST_AVX512
+#elif defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#else
+namespace anefast {
+const GemmKernels *gemm_kernels_avx512_relaxed() { return nullptr; }
+} // namespace anefast
+#endif
