@@ -2,11 +2,13 @@
 
     python -m pytest benchmarks/bench_peers.py -s                 # all of it: some 20 minutes
     python -m pytest benchmarks/bench_peers.py -s -k "b1 and 15m"
+    ANEFAST_ISA=relaxed python -m pytest benchmarks/bench_peers.py -s  # ours of bf16 too
 
 Everything in one table runs in one process, in turns, and medians are compared: a machine's
 absolute times drift, ratios hold. A PyTorch mode that is missing or fails is named with its reason.
-The roofline is fp32 multiply-adds plus AdamW's traffic, one after the other. Figures of this host
-executor are `emulated` in the ANE's terms, and measured as what they are: a CPU's.
+The roofline is multiply-adds, fp32 ones unless ours are relaxed, plus AdamW's traffic, one after
+the other. Figures of this host executor are `emulated` in the ANE's terms, and measured as what
+they are: a CPU's.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 The executor is built once more with tiles that take the time of real ones and compute nothing
 (timed_tiles.h); everything around them runs as it ships: packing, splitting, softmax, AdamW, for
-which the CPU must have AVX-512 and its bf16 instructions (Zen 4, Cooper Lake). So the time is
+which the CPU must have AVX-512 and its bf16 instructions (Zen 4 or 5, Cooper Lake). So the time is
 measured but for the multiplications, whose rate is a published one, and it is printed as
 `modelled`. The numbers of such a step are garbage. Beside it stand PyTorch's times on a machine
 with AMX, measured there: two machines, so their ratio is modelled too.
@@ -103,7 +103,7 @@ def require_vectors() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--isa", default="amx-fp16", choices=["amx-fp16", "amx-bf16"])
+    parser.add_argument("--isa", default="amx-fp16", choices=["amx-fp16", "amx-bf16", "relaxed"])
     isa = parser.parse_args().isa
     require_vectors()
     with tempfile.TemporaryDirectory() as name:

@@ -9,7 +9,7 @@ from anefast import _C
 
 @dataclass(frozen=True)
 class Roofline:
-    """flops: fp32 operations per second in registers. stream: bytes per second of AdamW's kind."""
+    """flops: of products, per second in registers. stream: bytes per second of AdamW's kind."""
 
     isa: str
     flops: float
@@ -20,8 +20,9 @@ class Roofline:
         return flops / self.flops + 28 * weights / self.stream
 
     def __str__(self) -> str:
+        kind = "bf16" if "BF16" in self.isa else "fp32"
         return (
-            f"{self.flops / 1e9:.0f} GFLOP/s fp32 ({self.isa}, {_C.threads()} threads), "
+            f"{self.flops / 1e9:.0f} GFLOP/s {kind} ({self.isa}, {_C.threads()} threads), "
             f"{self.stream / 1e9:.1f} GB/s as AdamW streams (measured)"
         )
 

@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "gemm.h"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #define X86 1
@@ -49,6 +51,8 @@ FMA_LOOP(fma_avx512, __attribute__((target("avx512f"))), __m512, 16, _mm512_set1
          _mm512_storeu_ps)
 FMA_LOOP(fma_avx2, __attribute__((target("avx2,fma"))), __m256, 8, _mm256_set1_ps, _mm256_fmadd_ps,
          _mm256_storeu_ps)
+#define DOT(sum, a, b) _mm512_dpbf16_ps(sum, (__m512bh)(a), (__m512bh)(b))
+FMA_LOOP(dot_bf16, __attribute__((target("avx512f,avx512bf16"))), __m512, 32, _mm512_set1_ps, DOT, _mm512_storeu_ps)
 #define SSE_FMA(a, b, c) _mm_add_ps(_mm_mul_ps(a, b), c)
 FMA_LOOP(fma_sse, , __m128, 4, _mm_set1_ps, SSE_FMA, _mm_storeu_ps)
 #elif defined(__aarch64__)
@@ -65,6 +69,7 @@ using Loop = Work (*)(long);
 
 Loop best_loop(const char **isa) {
 #ifdef X86
+    if (!std::strncmp(gemm_isa(), "AVX-512 BF16", 12)) return *isa = "AVX-512 BF16", dot_bf16;
     if (__builtin_cpu_supports("avx512f")) return *isa = "AVX-512", fma_avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return *isa = "AVX2 FMA", fma_avx2;
     return *isa = "SSE", fma_sse;

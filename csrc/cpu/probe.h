@@ -10,7 +10,7 @@ namespace anefast {
 
 struct Peak {
     const char *isa;
-    double flops; // per second, fp32 multiply-adds in registers, on `threads` threads
+    double flops; // per second in registers, on `threads` threads: fp32 multiply-adds, or bf16 pairs for relaxed products
 };
 Peak probe_peak(int threads);
 

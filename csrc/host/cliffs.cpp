@@ -41,7 +41,7 @@ struct Pass {
     void operator()(V &h) const {
         const auto all = [](uint16_t x) { return V{} + static_cast<int16_t>(x); };
         const V size = h & all(0x7fff);
-        V y = (size >= all(cap)) | (size == all(INF)) ? (h < V{} ? all(minus_inf) : all(plus_inf)) : h;
+        V y = ((size >= all(cap)) | (size == all(INF))) ? (h < V{} ? all(minus_inf) : all(plus_inf)) : h;
         y = size > all(INF) ? (coerce ? all(nan) : h) : y;
         h = size < all(flush ? NORMAL : 0) ? V{} : y;
     }
