@@ -45,7 +45,7 @@ GemmPath choose() {
     }
     const Candidate &taken = wished ? *wished : *best;
     // The library is part of the best choice, so naming an instruction set passes it over.
-    GemmPath path{taken.halves(), taken.floats(), gemm_library() && wish.empty(), taken.halves()->isa};
+    GemmPath path{taken.halves(), taken.floats(), gemm_library() && !wished, taken.halves()->isa};
     if (path.library)
         path.isa += std::string(", ") + gemm_library() + " for any_order";
     if (!wish.empty() && !wished)
