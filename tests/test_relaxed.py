@@ -16,6 +16,7 @@ import pytest
 
 from anefast import _C
 
+NOT_HERE = "as there is no relaxed here"
 RUN = """
 import json, sys
 import anefast
@@ -47,9 +48,22 @@ def test_it_is_asked_for_only() -> None:
         assert "relaxed" not in _C.gemm_isa()
 
 
+def test_no_chip_multiplies_so(tmp_path: Path) -> None:
+    env = os.environ | {"ANEFAST_ISA": "relaxed"}
+    ask = [sys.executable, "-c", "from anefast import _C; print(_C.gemm_isa())"]
+    path = subprocess.run(ask, env=env, capture_output=True, text=True, check=True).stdout.strip()
+    if path.endswith(NOT_HERE):
+        pytest.skip("this processor multiplies no bf16")
+    words = [sys.executable, "-m", "anefast.train", "--chip", "m1", "--out", str(tmp_path / "run")]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    assert len(done.stderr.splitlines()) == 1
+    assert f"profile=m1, got {path} ones. Hint: unset ANEFAST_ISA." in done.stderr
+
+
 def test_a_run_repeats_and_ends_where_the_exact_one_does(tmp_path: Path) -> None:
     path, loss = run(tmp_path, "relaxed")
-    if path.endswith("as there is no relaxed here"):
+    if path.endswith(NOT_HERE):
         pytest.skip("this processor multiplies no bf16")
     assert path in ("AVX-512 BF16 relaxed", "AMX-BF16 relaxed")
     assert run(tmp_path, "relaxed", "unfused", threads=1) == (path, loss)

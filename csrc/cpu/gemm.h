@@ -41,6 +41,7 @@ void gemm_alone(const Gemm &g);               // on the calling thread: for use 
 void gemm_batch(const Gemm *g, int64_t count); // independent products, one region
 void gemm_enqueue(const void *key, const Gemm &g); // on the pool's background queue
 void gemm_reference(const Gemm &g);           // plain loops, one thread
+bool gemm_relaxed();                          // whether operands are rounded to bf16
 const char *gemm_isa();                       // "AVX2 FMA F16C", "NEON, Accelerate for any_order", ...; ANEFAST_ISA overrides
 
 } // namespace anefast

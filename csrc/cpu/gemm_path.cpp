@@ -15,7 +15,7 @@ struct Candidate {
     const char *name; // of ANEFAST_ISA
     bool (*is_here)();
     const GemmKernels *(*halves)(), *(*floats)();
-    bool only_if_asked = false;
+    bool relaxed = false; // only for who asks
 };
 
 // Best first.
@@ -38,14 +38,14 @@ GemmPath choose() {
         known = known || wish == c.name;
         if (!c.halves() || !c.is_here())
             continue;
-        if (!best && !c.only_if_asked)
+        if (!best && !c.relaxed)
             best = &c;
         if (!wished && wish == c.name)
             wished = &c;
     }
     const Candidate &taken = wished ? *wished : *best;
     // The library is part of the best choice, so naming an instruction set passes it over.
-    GemmPath path{taken.halves(), taken.floats(), gemm_library() && !wished, taken.halves()->isa};
+    GemmPath path{taken.halves(), taken.floats(), taken.relaxed, gemm_library() && !wished, taken.halves()->isa};
     if (path.library)
         path.isa += std::string(", ") + gemm_library() + " for any_order";
     if (!wish.empty() && !wished)
@@ -60,6 +60,7 @@ const GemmPath &gemm_path() {
     return path;
 }
 
+bool gemm_relaxed() { return gemm_path().relaxed; }
 const char *gemm_isa() { return gemm_path().isa.c_str(); }
 
 } // namespace anefast

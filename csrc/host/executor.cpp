@@ -142,6 +142,9 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
             return fail(error, ANEFAST_INVALID,
                         "[host] expected profile=exact, or a chip's name and its options, got profile=" + name +
                             ". Hint: Device(\"host\", chip=\"m1\") writes them.");
+        if (!exact && gemm_relaxed())
+            return fail(error, ANEFAST_INVALID, "[host] expected a chip's own products under profile=" + name + ", got " +
+                                                    gemm_isa() + " ones. Hint: unset ANEFAST_ISA.");
         if (threads) threads_set(threads);
         auto d = std::make_unique<anefast_device>();
         d->groups = groups && exact; // a profile is defined operation by operation
