@@ -175,9 +175,10 @@ def test_a_step_of_a_real_shape_is_accounted_for(tmp_path, monkeypatch, preset):
     watched("_begin", marks.append)
     watched("_end", marks.append)
     watched("_take", taken.append)
+    updates = 9
     config = TrainConfig.from_preset(
-        preset, out=str(tmp_path / "run"), steps=9, eval_batches=1, eval_every=0, sample_tokens=0,
-        plan="unfused", data={"source": "stories:30", "seq_len": 256, "batch": 1},
+        preset, out=str(tmp_path / "run"), steps=updates, eval_batches=1, eval_every=0,
+        sample_tokens=0, plan="unfused", data={"source": "stories:30", "seq_len": 256, "batch": 1},
         optim={"accumulation": 1, "warmup_steps": 1},
     )  # fmt: skip
     fit(config)
@@ -191,7 +192,7 @@ def test_a_step_of_a_real_shape_is_accounted_for(tmp_path, monkeypatch, preset):
     mine = records[(records["thread"] == _C.spans_thread()) & (records["self"] > 0)]
     mine = np.sort(mine, order=["start", "end"])
     gaps, spans = [], []
-    for begun, ended in zip(marks[0:18:2], marks[1:18:2], strict=True):
+    for begun, ended in zip(marks[::2][:updates], marks[1::2][:updates], strict=True):
         inside = mine[(mine["start"] >= begun) & (mine["end"] <= ended)]
         before = np.maximum.accumulate(np.concatenate([[begun], inside["end"][:-1]]))
         outer = inside[inside["end"] > before]  # not inside another

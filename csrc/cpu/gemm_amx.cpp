@@ -124,16 +124,8 @@ template <Parts PARTS> void tile(const Strip &t) {
     if (in_place)
         return;
     for (int64_t i = 0; i < t.rows; ++i) {
-        const __m512 left = _mm512_load_ps(mine + i * SIDE), right = _mm512_load_ps(mine + i * SIDE + 16);
-        if (t.c_half) {
-            uint16_t *const to = static_cast<uint16_t *>(t.c) + i * t.c_row_stride;
-            _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(columns), _mm512_cvtps_ph(left, _MM_FROUND_TO_NEAREST_INT));
-            _mm256_mask_storeu_epi16(to + 16, columns >> 16, _mm512_cvtps_ph(right, _MM_FROUND_TO_NEAREST_INT));
-        } else {
-            float *const to = static_cast<float *>(t.c) + i * t.c_row_stride;
-            _mm512_mask_storeu_ps(to, static_cast<__mmask16>(columns), left);
-            _mm512_mask_storeu_ps(to + 16, columns >> 16, right);
-        }
+        put(t, i, 0, static_cast<__mmask16>(columns), _mm512_load_ps(mine + i * SIDE));
+        put(t, i, 16, columns >> 16, _mm512_load_ps(mine + i * SIDE + 16));
     }
 }
 

@@ -26,15 +26,14 @@ constexpr int ROWS = 8, VECTORS = 2; // of C in registers
 
 // ROWS rows of C from `row` of the strip on, those that are there; A's panel and B's are whole, padded with 0.
 void tile(const Strip &t, int64_t row) {
-    const auto columns = static_cast<uint32_t>((uint64_t{1} << t.columns) - 1);
+    const __mmask32 columns = first_of_32(t.columns);
     const auto there = [&](int64_t i, int v) { return static_cast<__mmask16>(row + i < t.rows ? columns >> 16 * v : 0); };
     __m512 sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v)
-            sum[i][v] = t.start ? _mm512_maskz_loadu_ps(there(i, v), t.start + (row + i) * t.start_row_stride + 16 * v)
-                                : _mm512_setzero_ps();
+            sum[i][v] = t.start ? load(t.start + (row + i) * t.start_row_stride + 16 * v, there(i, v)) : _mm512_setzero_ps();
 
     const uint16_t *a = static_cast<const uint16_t *>(t.a) + row * SIDE, *b = static_cast<const uint16_t *>(t.b);
     for (int64_t k = 0; k < t.k_count; k += SIDE, a += BLOCK, b += BLOCK)
@@ -54,14 +53,8 @@ void tile(const Strip &t, int64_t row) {
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; ++v) {
-            const int64_t at = (row + i) * t.c_row_stride + 16 * v;
-            if (t.c_half)
-                _mm256_mask_storeu_epi16(static_cast<uint16_t *>(t.c) + at, there(i, v),
-                                         _mm512_cvtps_ph(sum[i][v], _MM_FROUND_TO_NEAREST_INT));
-            else
-                _mm512_mask_storeu_ps(static_cast<float *>(t.c) + at, there(i, v), sum[i][v]);
-        }
+        for (int v = 0; v < VECTORS; ++v)
+            put(t, row + i, 16 * v, there(i, v), sum[i][v]);
 }
 
 void strip(const Strip &s) {

@@ -2,7 +2,8 @@
 //
 // gemm_tile.h is the code behind the tables that agree to the bit; gemm_portable.cpp, gemm_avx2.cpp,
 // gemm_avx512.cpp and gemm_neon.cpp compile it, each in its own namespace. gemm_amx.cpp and
-// gemm_avx512_bf16.cpp have those that sum pairs (gemm.h says how far they may differ). Read gemm.cpp for how the tables are driven.
+// gemm_avx512_bf16.cpp have those that sum pairs (gemm.h says how far they may differ), of operands
+// that gemm_pairs.h packs. Read gemm.cpp for how the tables are driven.
 #pragma once
 
 #include <cmath>

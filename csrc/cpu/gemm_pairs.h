@@ -52,6 +52,15 @@ template <int FIRST> __m512 widened(Words bf16) {
 inline __m512 load(const float *p, __mmask16 there) { return _mm512_maskz_loadu_ps(there, p); }
 inline __m512 load(const uint16_t *p, __mmask16 there) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(there, p)); }
 
+// Up to 16 sums of row i of a strip's C, from column j on, as what C holds. Elsewhere nothing is touched.
+inline void put(const Strip &t, int64_t i, int64_t j, __mmask16 there, const __m512 &sum) {
+    const int64_t at = i * t.c_row_stride + j;
+    if (t.c_half)
+        _mm256_mask_storeu_epi16(static_cast<uint16_t *>(t.c) + at, there, _mm512_cvtps_ph(sum, _MM_FROUND_TO_NEAREST_INT));
+    else
+        _mm512_mask_storeu_ps(static_cast<float *>(t.c) + at, there, sum);
+}
+
 // 32 values as words.
 template <Parts PARTS, class T> Words words(const T *p, __mmask32 there) {
     if constexpr (PARTS == Parts::fp16)

@@ -122,11 +122,14 @@ float element(Path path, const Gemm &g, const Matrix &a, const Matrix &b, int64_
     const auto y_high = [&](int64_t k) { return high(y(k)); };
     const auto x_low = [&](int64_t k) { return low(x(k)); };
     const auto y_low = [&](int64_t k) { return low(y(k)); };
-    for (int64_t k = 0; path == Path::pairs_relaxed && k < g.k; k += 2) { // the second first
-        sum = k + 1 < g.k ? flushed(std::fma(x_high(k + 1), y_high(k + 1), flushed(sum))) : flushed(sum);
-        sum = flushed(std::fma(x_high(k), y_high(k), sum));
+    if (path == Path::pairs_relaxed) {
+        for (int64_t k = 0; k < g.k; k += 2) { // the second first
+            sum = k + 1 < g.k ? flushed(std::fma(x_high(k + 1), y_high(k + 1), flushed(sum))) : flushed(sum);
+            sum = flushed(std::fma(x_high(k), y_high(k), sum));
+        }
+        return sum;
     }
-    for (int64_t k = 0; path != Path::pairs_relaxed && k < g.k; k += 32) {
+    for (int64_t k = 0; k < g.k; k += 32) {
         const int64_t end = std::min(g.k, k + 32);
         if (path == Path::tiles_fp16) sum = add_block(sum, k, end, x, y);
         if (path == Path::tiles_split) sum = add_block(sum, k, end, x_low, y_high);
