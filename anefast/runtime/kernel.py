@@ -25,17 +25,14 @@ class Kernel:
         self.device, self.program, self.name = device, program, program.name
         self.dialect = dialect
         self.text, self._layout = mil.emit(program, dialect)
+        # Whether the program holds parameters, so that an update means another program.
+        self.baked = bool(self._layout.parameters)
         self._lease: Lease | None = None
         self._span = (_C.spans_label(self.name), *work(program))
         self.compiles = 0
         name_program(self.text, self.name)
         if debug.level():
             debug.say(repr(self))
-
-    @property
-    def baked(self) -> bool:
-        """Whether the program holds parameters, so that an update means another program."""
-        return bool(self._layout.parameters)
 
     @property
     def loaded(self) -> bool:
