@@ -10,8 +10,7 @@ import contextlib
 import ctypes
 import difflib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -173,19 +172,24 @@ class Surface:
     def __init__(self, native: _C.Surface, shape: tuple[int, ...]) -> None:
         self.native, self.shape = native, shape
 
-    @contextmanager
-    def read(self) -> Iterator[Half]:
+    def read(self) -> Locked:
         """The tensor, locked for reading while the context lasts. Do not keep the array."""
-        yield from self._locked(read_only=True)
+        return Locked(self, read_only=True)
 
-    @contextmanager
-    def write(self) -> Iterator[Half]:
+    def write(self) -> Locked:
         """The tensor, locked for writing while the context lasts. Do not keep the array."""
-        yield from self._locked(read_only=False)
+        return Locked(self, read_only=False)
 
-    def _locked(self, read_only: bool) -> Iterator[Half]:
-        data = self.native.lock(read_only)
-        try:
-            yield data[: 2 * int(np.prod(self.shape))].view(np.float16).reshape(self.shape)
-        finally:
-            self.native.unlock(read_only)
+
+class Locked:
+    """A surface's tensor while the CPU may touch it; what `with` enters."""
+
+    def __init__(self, surface: Surface, read_only: bool) -> None:
+        self._surface, self._read_only = surface, read_only
+
+    def __enter__(self) -> Half:
+        surface = self._surface
+        return np.ndarray(surface.shape, np.float16, surface.native.lock(self._read_only))
+
+    def __exit__(self, *raised: object) -> None:
+        self._surface.native.unlock(self._read_only)

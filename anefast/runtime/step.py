@@ -7,6 +7,9 @@ on the CPU as soon as its operands exist and runs while the device goes on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +17,7 @@ from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all, recompute
 from anefast.fuse.legal import refuse, target_of
-from anefast.ir import terms
+from anefast.ir import Tensor, terms
 from anefast.nn import GRAD, Params, Vocabulary, classifier, training_graph, zeros_like
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device
@@ -23,6 +26,7 @@ from anefast.runtime.health import Health
 from anefast.runtime.sequence import Sequence
 
 Tokens = npt.NDArray[np.int32]
+Job = Callable[[bool], None]  # queues a sum of a gradient: anew, or onto what is there
 
 
 class TrainingStep:
@@ -83,10 +87,12 @@ class TrainingStep:
         head = self._head if flows and head_flows(batch * seq) else None
         self.flow = Flow(params, taps, head, batch, seq) if flows else None
         flowing = self.flow.names if self.flow else []
-        self._jobs = [[job for job in of_program if job[0] not in flowing] for of_program in jobs]
         self.grads: Params = zeros_like({n: p for n, p in params.items() if n not in flowing})
-        self._labels = {name: _C.spans_label(name) for name in params}
         self._queue = _C.Queue()
+        self._jobs = [
+            [(name, self._job(name, node)) for name, node in of_program if name not in flowing]
+            for of_program in jobs
+        ]
         self._nll = np.zeros((batch, seq), np.float32)
         if load:
             self.update_weights()
@@ -188,14 +194,19 @@ class TrainingStep:
         with self._dx.read() as dx:
             _C.embed_grad(x, dx, self.grads[name])
 
+    def _job(self, name: str, node: Tensor) -> Job:
+        """What queues the gradient of a weight that this node of the graph is, or is a part of."""
+        operands = [self.sequence.surfaces[t].native for t in node.inputs]
+        label = _C.spans_label(name)
+        return partial(
+            getattr(self._queue, node.op), *operands, self.grads[name], *self._shape, label
+        )
+
     def _enqueue(self, programs: list[int]) -> None:
         """Queues the weight gradients whose operands exist once these programs have run."""
         for i in programs:
-            for name, node in self._jobs[i]:
-                operands = [self.sequence.surfaces[t].native for t in node.inputs]
-                submit = getattr(self._queue, node.op)
-                fresh = self._is_old(name)
-                submit(*operands, self.grads[name], *self._shape, self._labels[name], fresh)
+            for name, submit in self._jobs[i]:
+                submit(self._is_old(name))
 
     def _is_old(self, name: str) -> bool:
         """Whether a gradient is yet to be written anew. The caller does so."""
