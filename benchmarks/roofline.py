@@ -9,9 +9,9 @@ from anefast import _C
 
 @dataclass(frozen=True)
 class Roofline:
-    """flops: of products, per second in registers. stream: bytes per second of AdamW's kind."""
+    """flops: of products, per second in registers, and of which kind. stream: bytes per second of AdamW's kind."""
 
-    isa: str
+    kind: str
     flops: float
     stream: float
 
@@ -20,14 +20,13 @@ class Roofline:
         return flops / self.flops + 28 * weights / self.stream
 
     def __str__(self) -> str:
-        kind = "bf16" if "BF16" in self.isa else "fp32"
         return (
-            f"{self.flops / 1e9:.0f} GFLOP/s {kind} ({self.isa}, {_C.threads()} threads), "
+            f"{self.flops / 1e9:.0f} GFLOP/s {self.kind} ({_C.threads()} threads), "
             f"{self.stream / 1e9:.1f} GB/s as AdamW streams (measured)"
         )
 
 
 def measure() -> Roofline:
     """Of the pool's threads; the best of three, as what disturbs a probe only makes it slower."""
-    isa, flops = max((_C.probe_peak() for _ in range(3)), key=lambda found: found[1])
-    return Roofline(isa, flops, max(_C.probe_stream() for _ in range(3)))
+    kind, flops = max((_C.probe_peak() for _ in range(3)), key=lambda found: found[1])
+    return Roofline(kind, flops, max(_C.probe_stream() for _ in range(3)))

@@ -16,7 +16,7 @@ py::tuple peak(int threads) {
         py::gil_scoped_release free;
         found = probe_peak(threads_or_all(threads));
     }
-    return py::make_tuple(found.isa, found.flops);
+    return py::make_tuple(found.kind, found.flops);
 }
 
 double small(const std::string &what, size_t count, size_t bytes) {
@@ -39,7 +39,8 @@ constexpr const char *COMPILER = "gcc " __VERSION__;
 
 void init_probe(py::module_ &m) {
     m.def("probe_peak", &peak, py::arg("threads") = 0,
-          "(instruction set, fp32 flops per second) of multiply-adds in registers; 0 threads: as the pool.");
+          "(kind, flops per second) in registers: of fp32 multiply-adds, or of products where their path has more. "
+          "0 threads: as the pool.");
     m.def(
         "probe_stream", [](int threads) { return probe_stream(threads_or_all(threads)); },
         py::arg("threads") = 0, py::call_guard<py::gil_scoped_release>(),

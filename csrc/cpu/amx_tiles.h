@@ -2,7 +2,7 @@
 //
 // Written as bytes: assemblers and compilers learnt these names at different times (TDPFP16PS with
 // gcc 13), and a build must not depend on that. Encodings are those of Intel's instruction set
-// reference; tests/amx disassembles them, and runs gemm_amx.cpp over a header that does in plain C++
+// reference; tests/test_isa.py disassembles them, and runs gemm_amx.cpp over a header that does in plain C++
 // what these do.
 #pragma once
 

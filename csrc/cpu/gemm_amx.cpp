@@ -54,6 +54,20 @@ template <bool BF16> void sum(const uint8_t *a, int64_t a_stride, int64_t a_step
     }
 }
 
+template <bool BF16> void multiply_all() {
+    multiply<BF16, 0, 4, 6>();
+    multiply<BF16, 1, 4, 7>();
+    multiply<BF16, 2, 5, 6>();
+    multiply<BF16, 3, 5, 7>();
+}
+
+template <Parts PARTS> double in_registers(int64_t rounds) {
+    constexpr int PASSES = PARTS == Parts::two ? 3 : 1;
+    for (int64_t r = 0; r < rounds * PASSES; ++r)
+        multiply_all<PARTS != Parts::fp16>();
+    return 2.0 * SIDE * SIDE * SIDE * static_cast<double>(rounds);
+}
+
 void sum_of_two(const uint8_t *a, const uint8_t *b, int64_t blocks) {
     constexpr int64_t LOW = BLOCK * 2; // bytes from the high parts to the low
     for (; blocks > 0; --blocks, a += 2 * LOW, b += 2 * LOW) {
@@ -70,10 +84,7 @@ void sum_of_two(const uint8_t *a, const uint8_t *b, int64_t blocks) {
         }
         tiles::load<6>(b + LOW, 64); // high low, A's high parts still in place
         tiles::load<7>(b + LOW + TILE * 2, 64);
-        tiles::multiply_bf16<0, 4, 6>();
-        tiles::multiply_bf16<1, 4, 7>();
-        tiles::multiply_bf16<2, 5, 6>();
-        tiles::multiply_bf16<3, 5, 7>();
+        multiply_all<true>();
     }
 }
 
@@ -141,7 +152,7 @@ bool in_place(const Gemm &g) {
 
 template <Parts PARTS> constexpr GemmKernels kernels_of(const char *isa) {
     return {isa, SIDE, SIDE, SIDE, SIDE, PACKED_BYTES<PARTS>, PARTS == Parts::fp16 ? in_place : nullptr,
-            strip<PARTS>, pack_b<PARTS>, nullptr, pack_a_panels<PARTS>, tiles::enter, tiles::leave};
+            strip<PARTS>, pack_b<PARTS>, nullptr, pack_a_panels<PARTS>, tiles::enter, tiles::leave, in_registers<PARTS>};
 }
 
 } // namespace

@@ -60,6 +60,9 @@ struct GemmKernels {
     void (*pack_a_panels)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first,
                           int64_t k_count, void *out);
     void (*enter)(), (*leave)(); // around the strips of a task, on its thread; null where there is no need
+    // The flops of a tile's products, `rounds` times between enter and leave with nothing loaded: what bounds `strip`.
+    // Null: fp32 multiply-adds do.
+    double (*in_registers)(int64_t rounds) = nullptr;
 };
 
 // Null where this build has no such code. The processor's consent is gemm.cpp's business.

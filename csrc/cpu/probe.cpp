@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "gemm.h"
+#include "gemm_path.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -51,8 +51,6 @@ FMA_LOOP(fma_avx512, __attribute__((target("avx512f"))), __m512, 16, _mm512_set1
          _mm512_storeu_ps)
 FMA_LOOP(fma_avx2, __attribute__((target("avx2,fma"))), __m256, 8, _mm256_set1_ps, _mm256_fmadd_ps,
          _mm256_storeu_ps)
-#define DOT(sum, a, b) _mm512_dpbf16_ps(sum, (__m512bh)(a), (__m512bh)(b))
-FMA_LOOP(dot_bf16, __attribute__((target("avx512f,avx512bf16"))), __m512, 32, _mm512_set1_ps, DOT, _mm512_storeu_ps)
 #define SSE_FMA(a, b, c) _mm_add_ps(_mm_mul_ps(a, b), c)
 FMA_LOOP(fma_sse, , __m128, 4, _mm_set1_ps, SSE_FMA, _mm_storeu_ps)
 #elif defined(__aarch64__)
@@ -65,19 +63,25 @@ FMA_LOOP(fma_neon, , float32x4_t, 4, vdupq_n_f32, NEON_FMA, vst1q_f32)
 FMA_LOOP(fma_plain, , float, 1, PLAIN, PLAIN_FMA, PLAIN_STORE)
 #endif
 
-using Loop = Work (*)(long);
-
-Loop best_loop(const char **isa) {
+// fp32 multiply-adds by the widest vectors that the processor has.
+Work fma(long rounds) {
 #ifdef X86
-    if (!std::strncmp(gemm_isa(), "AVX-512 BF16", 12)) return *isa = "AVX-512 BF16", dot_bf16;
-    if (__builtin_cpu_supports("avx512f")) return *isa = "AVX-512", fma_avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return *isa = "AVX2 FMA", fma_avx2;
-    return *isa = "SSE", fma_sse;
+    if (__builtin_cpu_supports("avx512f")) return fma_avx512(rounds);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return fma_avx2(rounds);
+    return fma_sse(rounds);
 #elif defined(__aarch64__)
-    return *isa = "NEON", fma_neon;
+    return fma_neon(rounds);
 #else
-    return *isa = "portable", fma_plain;
+    return fma_plain(rounds);
 #endif
+}
+
+// The products of kernels that have more than those.
+Work products(const GemmKernels &kernels, long rounds) {
+    if (kernels.enter) kernels.enter();
+    const double flops = kernels.in_registers(rounds);
+    if (kernels.leave) kernels.leave();
+    return {flops, 1};
 }
 
 // Runs body(0..threads-1) at once, one of them here.
@@ -108,13 +112,15 @@ void add_vector(float *__restrict y, const float *__restrict x, size_t n) {
 } // namespace
 
 Peak probe_peak(int threads) {
-    Peak peak{"", 0};
-    const Loop loop = best_loop(&peak.isa);
-    const long rounds = 1L << 20; // a few ms
+    const GemmKernels &kernels = *gemm_path().halves;
+    Peak peak{kernels.in_registers ? kernels.isa : "fp32", 0};
+    const long rounds = 1L << 20; // some 2 to 70 ms
     std::vector<Work> done(static_cast<size_t>(threads));
     for (int run = 0; run < RUNS; run++) {
         const auto start = Clock::now();
-        together(threads, [&](int i) { done[static_cast<size_t>(i)] = loop(rounds); });
+        together(threads, [&](int i) {
+            done[static_cast<size_t>(i)] = kernels.in_registers ? products(kernels, rounds) : fma(rounds);
+        });
         const double took = since(start);
         double flops = 0, sum = 0;
         for (const Work &w : done) flops += w.flops, sum += w.sum;

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/gemm.h"
 #include "cpu/gemm_panels.h"
+#include "cpu/gemm_path.h"
 #include "cpu/pool.h"
 #include "cpu/scratch.h"
 #include "half.h"
@@ -213,6 +213,18 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
         }
 }
 
+// In as many passes as the path takes, what is counted are products.
+void check_peak() {
+    const GemmKernels &kernels = *gemm_path().halves;
+    if (!kernels.in_registers)
+        return;
+    if (kernels.enter) kernels.enter();
+    const double flops = kernels.in_registers(3);
+    if (kernels.leave) kernels.leave();
+    const int64_t k = kernels.enter ? 32 : 2; // of one instruction
+    failures += flops != 3.0 * 2 * static_cast<double>(kernels.mr * kernels.nr * k);
+}
+
 } // namespace
 
 int main() {
@@ -237,6 +249,7 @@ int main() {
                     const Layout a{(turned & 1) != 0, 1, step, kind == 1}, b{turned >> 1 != 0, 0, step, kind == 2};
                     check(s[0], s[1], s[2], t[0], t[1], t[2], a, b, t[2] == single && kind == 1);
                 }
+    check_peak();
     std::printf("%s: %ld products, %d wrong\n", gemm_isa(), checked, failures);
     return failures != 0;
 }
