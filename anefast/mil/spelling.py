@@ -7,10 +7,10 @@ statements a program has (text.py).
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from string import ascii_letters, digits
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,9 @@ DIALECTS = {
 }
 
 
+LETTERS = defaultdict(lambda: "_", {ord(c): c for c in f"{ascii_letters}{digits}_"})
+
+
 def to_half(value: Any, name: str) -> np.ndarray[Any, np.dtype[np.float16]]:
     """fp16, `value` itself where it is. ValueError where an element has no finite half."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -89,11 +92,10 @@ def half_literal(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
 
 
-@lru_cache(maxsize=4096)
 def identifier(text: str) -> str:
     """A MIL identifier that reads like text: layers.0.attn.wq -> layers_0_attn_wq."""
-    name = re.sub(r"[^0-9A-Za-z_]", "_", text)
-    return name if re.match(r"[A-Za-z_]", name) else f"_{name}"
+    name = text.translate(LETTERS)
+    return f"_{name}" if not name or name[0].isdigit() else name
 
 
 def suffix(value: Any) -> str:
