@@ -14,7 +14,6 @@ import io
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +33,7 @@ from anefast.config import (
 )
 from anefast.presets import preset_names, preset_settings
 from anefast.telemetry import read_config
+from anefast.untrusted import read_toml
 
 C = TypeVar("C")
 
@@ -181,7 +181,7 @@ def describe_origins(config: TrainConfig, origins: Mapping[str, str]) -> list[st
 def read_settings(path: Path) -> dict[str, Any]:
     """A TOML file as settings, short keys spelled out. ConfigError in one line."""
     try:
-        found = tomllib.loads(path.read_text("utf-8"))
+        found = read_toml(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(
             f"[config] cannot read {path}: {error.strerror}. Hint: a TOML file comes before flags."

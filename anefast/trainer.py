@@ -7,6 +7,7 @@ inside is runtime/step.py.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -95,7 +96,7 @@ class Trainer:
         seen = environment(
             sys.argv, device=device.description, label=device.label, restarts=restarts()
         )
-        self.run.begin(self.config, seen)
+        before = self.run.begin(self.config, seen)
         sinks = Sinks(self.config.sinks, self.run.path, flatten(to_settings(self.config)))
         self.run.open_logs(self.progress.step - bool(self.unfinished), sinks)
         self.timeline.start(self.run.background)
@@ -107,6 +108,11 @@ class Trainer:
             self.say(f"lr {optim.lr:g} x accumulation {optim.accumulation} = {optim.peak_lr:g}")
         if resumed is not None:
             self.say(f"resumed from {resumed} at update {self.progress.step}")
+            if arithmetic(was := before.get("device", "")) not in (
+                "",
+                arithmetic(device.description),
+            ):
+                self.say(f"before, its device was {was}: results may differ in the last bits")
         else:
             self.run.log({"step": 0, "tokens": 0, "val/loss": self.evaluate()}, {"step": 0})
             self.progress.first_val = self.progress.last_val
@@ -416,6 +422,11 @@ class Trainer:
         vocabulary = self.step.vocabulary
         for name, value in (full if vocabulary is None else vocabulary.rows(full)).items():
             arrays[name][...] = value
+
+
+def arithmetic(description: str) -> str:
+    """A device's line without the number of threads, which changes no result."""
+    return re.sub(r", \d+ threads?\)$", ")", description)
 
 
 def batches_of(config: TrainConfig, data: TokenData) -> Batches:

@@ -19,6 +19,7 @@ from anefast.cli import Failure
 from anefast.config import ConfigError
 from anefast.telemetry import RunError
 from anefast.train import fit
+from anefast.trainer import arithmetic
 
 from .bigram import DEVICE, BigramModel, settings
 
@@ -155,6 +156,49 @@ def test_a_killed_run_drops_the_rows_past_its_checkpoint(tmp_path, whole):
 def test_an_older_checkpoint_can_be_resumed(tmp_path, whole):
     run(tmp_path / "run")
     run(tmp_path / "run", resume=str(tmp_path / "run" / "step_000010"))
+    assert everything(tmp_path / "run") == whole
+
+
+def test_a_device_that_computes_otherwise_is_told(tmp_path):
+    out = tmp_path / "run"
+    run(out, stop_after=1)
+    told = []
+    for device in (DEVICE.description, "host (AMX-FP16, 2 threads)"):
+        sessions = json.loads((out / "env.json").read_text())
+        sessions["sessions"][-1]["device"] = device
+        (out / "env.json").write_text(json.dumps(sessions))
+        lines: list[str] = []
+        fit(settings(out, resume=str(out)), model=BigramModel(), device=DEVICE, show=lines.append)
+        told.append([line for line in lines if line.startswith("before")])
+    line = "before, its device was host (AMX-FP16, 2 threads): results may differ in the last bits"
+    assert told == [[], [line]]
+
+
+def test_threads_are_no_other_arithmetic():
+    one, more = (f"host (AVX2 + F16C, {n})" for n in ("1 thread", "16 threads"))
+    assert arithmetic(one) == arithmetic(more) == "host (AVX2 + F16C)"
+
+
+@pytest.mark.parametrize("content", ["{", "[]]", '{"sessions": [1]}', "[" * 99999], ids=range(4))
+@pytest.mark.parametrize("name", ["env.json", "config.toml", "state.json"])
+def test_a_damaged_file_is_told_in_one_line(tmp_path, name, content):
+    out = tmp_path / "run"
+    run(out, stop_after=2)
+    last = checkpoint.find_checkpoint(out)
+    (last / name if name == "state.json" else out / name).write_text(content)
+    before = {path: path.read_bytes() for path in last.iterdir()}
+    with pytest.raises(ValueError) as refused:
+        run(out, resume=str(out))
+    assert name in str(refused.value) and len(str(refused.value).splitlines()) == 1
+    assert before == {path: path.read_bytes() for path in last.iterdir()}
+
+
+def test_rows_that_are_none_are_dropped(tmp_path, whole):
+    run(tmp_path / "run", stop_after=7)
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        with (tmp_path / "run" / name).open("a") as file:
+            file.write("[" * 99999 + "\n")
+    run(tmp_path / "run", resume=str(tmp_path / "run"))
     assert everything(tmp_path / "run") == whole
 
 

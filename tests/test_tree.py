@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"_C", "config", "chips", "debug", "presets"},
+    {"_C", "config", "chips", "debug", "presets", "untrusted"},
     {"ir"},
     {"nn"},
     {"mil"},

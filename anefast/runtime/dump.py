@@ -23,6 +23,7 @@ import numpy as np
 
 from anefast.runtime.cache import Blobs
 from anefast.runtime.probe import Array
+from anefast.untrusted import read_json
 
 MODEL, EVALUATION, ABOUT, ROOT = "model.mil", "evaluation.npz", "about.json", "@model_path/"
 
@@ -54,7 +55,7 @@ def write_evaluation(
     named = {f"in.{n}": a for n, a in inputs.items()} | {f"out.{n}": a for n, a in outputs.items()}
     np.savez(folder / EVALUATION, allow_pickle=False, **named)
     if error:
-        about = json.loads((folder / ABOUT).read_text("utf-8"))
+        about = read_json((folder / ABOUT).read_text("utf-8"))
         (folder / ABOUT).write_text(json.dumps({**about, "error": error}, indent=2) + "\n", "utf-8")
 
 

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anefast.untrusted import read_json
+
 log = logging.getLogger("anefast")
 
 FORMAT = 1  # of the file, counted up when a field means something else
@@ -108,14 +110,14 @@ def _read(path: Path) -> dict[str, Any]:
             raw = file.read(MOST_BYTES + 1)
         if len(raw) > MOST_BYTES:
             raise ValueError("it is too large")
-        known = json.loads(raw)
+        known = read_json(raw)
         if not isinstance(known, dict) or known.get("format") != FORMAT:
             raise ValueError(f"it is not of format {FORMAT}")
         devices = known.get("devices")
         return devices if isinstance(devices, dict) else {}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         log.debug("learned facts in %s are passed over: %s", path, error)
         return {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from anefast.config import flatten
 from anefast.telemetry.rows import METRICS, TIMINGS, Row, read_rows
 from anefast.telemetry.run import ENVIRONMENT, LOCK, read_config
+from anefast.untrusted import read_json
 
 SUMMARY = "breakdown.json"
 SAMPLE = "sample.txt"
@@ -144,7 +144,7 @@ def owner_lives(lock: Path) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = read_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,6 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from anefast.untrusted import read_json
+
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 
 Row = dict[str, Any]
@@ -68,7 +70,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for line in path.read_bytes().splitlines():
         try:
-            rows.append(json.loads(line))
+            rows.append(read_json(line))
         except ValueError:
             break
     return rows
@@ -80,7 +82,7 @@ def drop_rows_after(path: Path, step: int) -> None:
     with open(path, "rb") as file:
         for line in file:
             try:
-                if json.loads(line)["step"] > step or not line.endswith(b"\n"):
+                if read_json(line)["step"] > step or not line.endswith(b"\n"):
                     break
             except (ValueError, KeyError, TypeError):
                 break

@@ -14,7 +14,6 @@ import os
 import platform
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from anefast.config import TrainConfig, to_settings
 from anefast.telemetry.background import Background
 from anefast.telemetry.rows import Row, RowFiles, RunError
 from anefast.telemetry.sinks import Sinks
+from anefast.untrusted import read_json, read_toml
 
 LOCK, CONFIG, ENVIRONMENT = "run.lock", "config.toml", "env.json"
 
@@ -61,19 +61,21 @@ class RunFolder:
 
         self._made = made
 
-    def begin(self, config: TrainConfig, environment: dict[str, Any]) -> None:
-        """Writes config.toml and adds this session's environment to env.json."""
+    def begin(self, config: TrainConfig, environment: dict[str, Any]) -> dict[str, Any]:
+        """Writes config.toml and adds this session's environment to env.json.
+
+        Returns the environment of the session before; {} where this is the first.
+        """
         import tomli_w
 
         settings = {**to_settings(config), "resume": "", "trace": ""}
         if (self.path / CONFIG).is_file():
             settings["init"] = read_config(self.path).get("init", "")
         write_atomic(self.path / CONFIG, tomli_w.dumps(settings).encode())
-        sessions = []
-        if (self.path / ENVIRONMENT).is_file():
-            sessions = json.loads((self.path / ENVIRONMENT).read_text())["sessions"]
+        sessions = read_sessions(self.path / ENVIRONMENT)
         text = json.dumps({"sessions": [*sessions, environment]}, indent=2) + "\n"
         write_atomic(self.path / ENVIRONMENT, text.encode())
+        return sessions[-1] if sessions else {}
 
     def open_logs(self, step: int, sinks: Sinks | None = None) -> None:
         """Opens the row files after dropping rows past `step`, where training goes on.
@@ -132,11 +134,27 @@ class RunFolder:
 def read_config(run: Path) -> dict[str, Any]:
     """The settings in a run's config.toml. RunError when there is none."""
     try:
-        return tomllib.loads((run / CONFIG).read_text("utf-8"))
+        return read_toml((run / CONFIG).read_text("utf-8"))
     except (OSError, ValueError):
         raise RunError(
             f"[run] {run} is not a run: it has no readable {CONFIG}. Hint: name a run folder."
         ) from None
+
+
+def read_sessions(file: Path) -> list[dict[str, Any]]:
+    """What an env.json says of each session; [] where there is none. RunError: it is damaged."""
+    if not file.is_file():
+        return []
+    try:
+        sessions = read_json(file.read_text(encoding="utf-8"))["sessions"]
+        if not all(isinstance(session, dict) for session in sessions):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(
+            f"[run] expected {file} to list the run's sessions, got something else. "
+            "Hint: move it away; training needs nothing in it."
+        ) from None
+    return list(sessions)
 
 
 def environment(argv: list[str], **more: Any) -> dict[str, Any]:

@@ -5,10 +5,11 @@ What a tokenizer is: base.py. This file only opens them by name.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from anefast.untrusted import read_json
 
 from .base import ByteTokenizer, Stream, Tokenizer
 from .bpe import BPETokenizer
@@ -95,8 +96,8 @@ def _open_file(path: Path) -> Tokenizer:
 def _described(content: str, path: Path) -> Tokenizer:
     """A tokenizer.json that we wrote ourselves: today only bytes needs one."""
     try:
-        kind = json.loads(content).get("anefast_tokenizer")
-    except (ValueError, AttributeError, RecursionError):
+        kind = read_json(content).get("anefast_tokenizer")
+    except (ValueError, AttributeError):
         kind = "broken"
     if kind != "bytes":
         raise ValueError(

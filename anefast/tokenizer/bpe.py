@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from anefast.untrusted import read_json
+
 from .base import FIRST_BYTE, Pieces, check_id, utf8, write
 
 BOS_NAMES = (
@@ -41,7 +43,7 @@ class BPETokenizer(Pieces):
         library = _library()
         self.name = name
         try:
-            description = json.loads(content)
+            description = read_json(content)
             if not isinstance(description, dict) or "model" not in description:
                 raise ValueError("no model in it")
             self._inner = library.Tokenizer.from_str(content)
