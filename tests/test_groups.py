@@ -173,13 +173,17 @@ def test_memory_of_attention_grows_linearly_with_length(lengths):
         assert all(b <= 2.05 * a for a, b in pairwise(sizes)), (spec, sizes)
 
 
+PLAIN = {  # of a convolution that is a product
+    "strides": [1, 1], "pad_type": "valid", "pad": [0, 0, 0, 0], "dilations": [1, 1], "groups": 1,
+}  # fmt: skip
 UNARY = ("sigmoid", "tanh", "exp", "sqrt", "silu")
 BINARY = ("add", "sub", "mul", "real_div", "maximum", "minimum")
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_chains(seed):
-    """Elementwise operations, sums over channels and what follows from them, pairs turned."""
+    """Elementwise operations, behind products or not, sums over channels and what follows from
+    them, pairs turned."""
     rng = np.random.default_rng(2000 + seed)
     b, c, s = (int(rng.choice(n)) for n in ((1, 1, 2), (1, 2, 6, 48, 130), (1, 31, 32, 64, 200)))
     full, row, column = (b, c, 1, s), (b, 1, 1, s), (1, c, 1, 1)
@@ -197,13 +201,25 @@ def test_chains(seed):
         return np.float16(rng.choice([0.5, -2, 0, 1, 1e-3]))
 
     made = []
+    kinds = ["binary", "binary", "number", "unary", "sum", "row", "pow", "turn", "conv", "matmul"]
     for _ in range(int(rng.integers(3, 14))):
-        kind = rng.choice(["binary", "binary", "number", "unary", "sum", "row", "pow", "turn"])
+        kind = rng.choice(kinds)
         shape = full
         if kind == "sum":
             shape = row
             op = rng.choice(["reduce_sum", "reduce_mean"])
             name = t.op(op, like[row], x=pick(full), axes=[1], keep_dims=True)
+        elif kind == "conv":
+            weight = halves(rng, c, c, 1, 1, size=c**-0.5)
+            name = t.op("conv", like[full], x=pick(full), weight=weight, **PLAIN)
+        elif kind == "matmul":
+            shapes = (b, 1, c, s), (1, 1, c, c)
+            there, w = (np.empty(shape, np.float16) for shape in shapes)
+            turned = bool(rng.random() < 0.5)
+            w[...] = halves(rng, c, c, size=c**-0.5)
+            x = t.op("reshape", there, x=pick(full), shape=list(shapes[0]))
+            x = t.op("matmul", there, x=w, y=x, transpose_x=turned, transpose_y=False)
+            name = t.op("reshape", like[full], x=x, shape=list(full))
         elif kind == "row":
             shape = row
             name = t.op("mul", like[row], x=pick(row), y=scalar())

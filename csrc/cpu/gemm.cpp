@@ -10,6 +10,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <vector>
 
 #include "../half.h"
@@ -79,9 +80,10 @@ struct Cut {
                 rows = std::min(rows, TASK_PRODUCTS / std::max<int64_t>(step_k * tile_columns, 1));
             rows = std::min(rows, ceil_div(g.m, std::max<int64_t>(1, tasks_wanted / ceil_div(step_columns, tile_columns))));
         }
-        tile_rows = std::max(round_up(std::min(rows, g.m), kern.mr), std::min(4 * kern.mr, round_up(g.m, kern.mr)));
+        const int64_t unit = g.then ? std::lcm(kern.mr, g.then->unit) : kern.mr;
+        tile_rows = std::max(round_up(std::min(rows, g.m), unit), std::min(4 * unit, round_up(g.m, unit)));
         if (tile_rows < g.m) // even out the last one
-            tile_rows = round_up(ceil_div(g.m, ceil_div(g.m, tile_rows)), kern.mr);
+            tile_rows = round_up(ceil_div(g.m, ceil_div(g.m, tile_rows)), unit);
         while (!alone && !strided && tile_columns > 4 * kern.nr && ceil_div(g.m, tile_rows) * ceil_div(step_columns, tile_columns) < tasks_wanted)
             tile_columns = round_up(tile_columns / 2, kern.nr);
     }
@@ -202,6 +204,8 @@ struct Plan : Cut {
         } while (k < k_count);
         if (kern.leave)
             kern.leave();
+        if (g.then && k_first + k_count == g.k)
+            g.then->run(row, rows, g.first_column + step_column + left, width);
     }
 };
 
@@ -227,6 +231,7 @@ std::vector<Gemm> by_columns(const Gemm &g) {
         share.n = std::min(wide, g.n - j);
         share.b.data = static_cast<const char *>(g.b.data) + j * g.b.col_stride * (g.b.elem == Elem::f16 ? 2 : 4);
         share.c = static_cast<char *>(g.c) + j * (g.c_elem == Elem::f16 ? 2 : 4);
+        share.first_column = g.first_column + j;
         list.push_back(share);
     }
     return list;

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 namespace anefast {
 
@@ -25,6 +26,13 @@ struct MatrixView { // element (i, j) is data[i * row_stride + j * col_stride]
     int64_t row_stride, col_stride; // in elements; one of them 1 on the fast paths
 };
 
+// What follows a product while its result is still near: each part of C once, as soon as it is final, on the
+// thread that made it.
+struct Epilogue {
+    std::function<void(int64_t row, int64_t rows, int64_t column, int64_t columns)> run;
+    int64_t unit = 1; // parts begin at rows that are multiples of this, and so do they end, but for the last
+};
+
 struct Gemm {
     int64_t m, n, k;
     MatrixView a, b; // m x k, k x n
@@ -34,6 +42,8 @@ struct Gemm {
     bool accumulate;      // c_elem must be f32: C += A B
     // The sums may be taken in another order, c_elem being f32: a library does it where there is one (gemm_library.h).
     bool any_order = false;
+    const Epilogue *then = nullptr; // not of a product that any_order may give to a library
+    int64_t first_column = 0;       // of C, as `then` counts columns
 };
 
 void gemm(const Gemm &g);                     // in one parallel region of the shared pool

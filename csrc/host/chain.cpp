@@ -45,6 +45,7 @@ struct Kernel {
 
     int64_t rows() const { return dims[dims.size() - 2]; }
     int64_t columns() const { return dims.back(); }
+    int64_t width() const { return sums ? COLUMNS : std::min(columns(), BLOCK_ELEMENTS); } // of a block
 
     struct Block {
         std::array<uint16_t *, PLACES> base; // of memory, at the block's column and the outer indices
@@ -109,33 +110,66 @@ struct Kernel {
         for (int64_t r = row; r < row + count; r += step) run_list(second, block, r, std::min(step, row + count - r), columns);
     }
 
+    // Some rows of one outer index, by columns from `begin` to `end`.
+    void run_part(const Frame &frame, Block &block, int64_t outer, int64_t row, int64_t count, int64_t begin, int64_t end) const {
+        for (int64_t column = begin; column < end; column += width()) {
+            set_base(frame, block, outer, column);
+            run_columns(block, row, count, std::min(width(), end - column));
+        }
+    }
+
     void run(const Frame &frame) const {
         int64_t outer = 1;
         for (size_t d = 0; d + 2 < dims.size(); d++) outer *= dims[d];
         const int64_t total = outer * rows() * columns();
-        const int64_t width = sums ? COLUMNS : std::min(columns(), BLOCK_ELEMENTS);
         // Without sums any rows and columns make a turn.
-        const int64_t height = sums ? rows() : std::min(rows(), std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / width));
-        const int64_t span = sums ? width : std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / (width * height)) * width;
+        const int64_t height = sums ? rows() : std::min(rows(), std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / width()));
+        const int64_t span = sums ? width() : std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / (width() * height)) * width();
         const int64_t across = ceil_div(columns(), span), down = ceil_div(rows(), height);
         auto turn = [&](int64_t i) {
             Block block;
-            const int64_t begin = i % across * span, end = std::min(begin + span, columns()), row = i / across % down * height;
-            for (int64_t column = begin; column < end; column += width) {
-                set_base(frame, block, i / across / down, column);
-                run_columns(block, row, std::min(height, rows() - row), std::min(width, end - column));
-            }
+            const int64_t begin = i % across * span, row = i / across % down * height;
+            run_part(frame, block, i / across / down, row, std::min(height, rows() - row), begin, std::min(begin + span, columns()));
         };
         const int64_t turns = outer * across * down;
         if (total >= static_cast<int64_t>(WORTH_WAKING)) return Pool::shared().parallel(turns, turn);
         for (int64_t i = 0; i < turns; i++) turn(i);
+    }
+
+    // `count` rows from `first` on, counted over all outer indices.
+    void run_rows(const Frame &frame, int64_t first, int64_t count, int64_t column, int64_t columns) const {
+        Block block;
+        for (int64_t done = 0; done < count;) {
+            const int64_t outer = (first + done) / rows(), row = (first + done) % rows();
+            const int64_t n = std::min(rows() - row, count - done);
+            run_part(frame, block, outer, row, n, column, column + columns);
+            done += n;
+        }
+    }
+
+    // Of a chain that reads matrices of `parts`, which are `values`, row after row: how many of theirs go with each of
+    // its own. 0 where it does not.
+    int64_t rows_taken(const std::set<int32_t> &values, const Parts &parts) const {
+        if (sums || columns() != parts.columns) return 0;
+        int64_t taken = 0;
+        for (const Place &p : places) {
+            if (p.where != Place::memory || !values.count(p.value)) continue;
+            const int64_t stride = p.strides[dims.size() - 2], its = stride / parts.columns;
+            if (its < 1 || stride % parts.columns || parts.rows % its || (taken && its != taken)) return 0;
+            if (p.offset % parts.columns || p.offset / parts.columns >= its || p.strides.back() != 1) return 0;
+            for (size_t d = 0; d + 2 < dims.size(); d++)
+                if (p.strides[d] != dims[d + 1] * p.strides[d + 1]) return 0;
+            taken = its;
+        }
+        return taken;
     }
 };
 
 // From a chain to its kernel, but for the addresses.
 class Maker {
   public:
-    Maker(const Flow &flow, const Chain &chain, const std::vector<Member> &members, const std::vector<size_t> &inside)
+    // in_rows: a row of the chain's is not joined to the next, as what it reads comes by rows.
+    Maker(const Flow &flow, const Chain &chain, const std::vector<Member> &members, const std::vector<size_t> &inside, bool in_rows)
         : flow_(flow), f_(flow.f), chain_(chain), members_(members), inside_(inside), rank_(chain.shape.size()) {
         for (size_t i : chain.operations) maker_[f_.operations[i].results[0]] = i;
         for (size_t i : chain.moved)
@@ -155,7 +189,7 @@ class Maker {
             if (late.count(i) || again.count(i)) both.push_back(i);
         write_list(both, std::set<size_t>(both.begin(), both.end()), k_.second);
         if (k_.places.size() > PLACES || sums_ > SUMS || lines_ > SLOTS) fits = false;
-        walk();
+        walk(k_.sums ? 2 : in_rows ? 1 : 0);
     }
     Kernel take() { return std::move(k_); }
     bool fits = true;
@@ -364,10 +398,10 @@ class Maker {
         return false;
     }
 
-    // The dimensions to walk: axes of length 1 left out, neighbours joined where all memory allows.
-    void walk() {
+    // The dimensions to walk: axes of length 1 left out, neighbours joined where all memory allows, but for the last
+    // ones, `held`, which must stay apart.
+    void walk(size_t held) {
         auto axes = long_axes(chain_.shape);
-        const size_t held = k_.sums ? 2 : 0; // the last ones, which a sum needs apart
         std::vector<std::vector<size_t>> dims;
         for (size_t a = 0; a < axes.size(); a++) {
             bool join = a > 0 && a + held < axes.size();
@@ -409,17 +443,24 @@ class Maker {
 
 } // namespace
 
-Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member> &members) {
+Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member> &members, const Source *source) {
     const mil::Function &f = flow.f;
     std::vector<Member> own = members;
     Group g;
     std::vector<size_t> inside = chain.operations;
     inside.insert(inside.end(), chain.moved.begin(), chain.moved.end());
+    if (source) {
+        inside.push_back(source->product);
+        inside.insert(inside.end(), source->reshapes.begin(), source->reshapes.end());
+    }
     std::sort(inside.begin(), inside.end());
     if (!set_levels(flow, chain, own)) return g;
-    Maker maker(flow, chain, own, inside);
+    Maker maker(flow, chain, own, inside, source != nullptr);
     if (!maker.fits) return g;
     const auto kernel = std::make_shared<const Kernel>(maker.take());
+    const mil::Operation *const product = source ? &f.operations[source->product] : nullptr;
+    const int64_t unit = source ? kernel->rows_taken(source->values, table().at(product->type).parts(f, *product)) : 1;
+    if (!unit) return g;
     g.operations = inside;
     for (size_t i : inside) {
         for (const mil::Argument &a : f.operations[i].arguments)
@@ -428,13 +469,20 @@ Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member
                 if (by < 0 || !std::binary_search(inside.begin(), inside.end(), static_cast<size_t>(by))) g.reads.push_back(v);
             }
         for (int32_t r : f.operations[i].results)
-            if (flow.wanted_outside(r, inside) || f.operations[i].type == "concat") g.writes.push_back(r);
+            if (flow.wanted_outside(r, inside) || f.operations[i].type == "concat" || &f.operations[i] == product) g.writes.push_back(r);
     }
-    g.build = [kernel](const Plan &plan, Ref) -> Step {
+    g.build = [kernel, product, unit, &f](const Plan &plan, Ref) -> Step {
         auto placed = std::make_shared<Kernel>(*kernel);
         for (Place &p : placed->places)
             if (p.where == Place::memory) p.ref = plan.where[static_cast<size_t>(p.value)];
-        return [placed](const Frame &frame) { placed->run(frame); };
+        if (!product) return [placed](const Frame &frame) { placed->run(frame); };
+        Builder b(f, *product, plan, static_cast<size_t>(product - f.operations.data()));
+        b.then = std::make_shared<Follower>(Follower{
+            [placed, unit](const Frame &frame, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                placed->run_rows(frame, row / unit, rows / unit, column, columns);
+            },
+            unit});
+        return table().at(product->type).build(b);
     };
     return g;
 }

@@ -96,20 +96,57 @@ class Finder {
         for (Chain &chain : chains_) {
             if (chain.operations.empty()) continue;
             take_moves(chain);
+            Source source;
+            if (find_source(chain, &source) && accept(chain_group(flow, chain, members_, &source))) continue;
             const bool alone = chain.operations.size() == 1 && members_[chain.operations[0]].kind != Kind::binary;
-            if (alone && chain.moved.empty()) continue;
-            Group g = chain_group(flow, chain, members_);
-            if (g.operations.empty()) continue;
-            groups.push_back(std::move(g));
-            if (!can_be_ordered(f_, groups)) {
-                groups.pop_back();
-                continue;
-            }
-            for (size_t i : groups.back().operations) claimed[i] = true;
+            if (!alone || !chain.moved.empty()) accept(chain_group(flow, chain, members_));
         }
     }
 
   private:
+    // Takes a group that is one, if it can be ordered among the others.
+    bool accept(Group g) {
+        if (g.operations.empty()) return false;
+        groups_.push_back(std::move(g));
+        if (!can_be_ordered(f_, groups_)) {
+            groups_.pop_back();
+            return false;
+        }
+        for (size_t i : groups_.back().operations) claimed_[i] = true;
+        return true;
+    }
+
+    // The last product, not claimed yet, whose result the chain reads, perhaps under another shape.
+    bool find_source(const Chain &chain, Source *source) const {
+        std::vector<size_t> readers = chain.operations;
+        readers.insert(readers.end(), chain.moved.begin(), chain.moved.end());
+        std::map<size_t, Source> found;
+        for (size_t i : readers)
+            operands(i, [&](int32_t v) {
+                Source s;
+                int32_t by;
+                for (;; v = f_.operand(f_.operations[static_cast<size_t>(by)], "x")) {
+                    s.values.insert(v);
+                    by = flow_.made_by(v);
+                    if (by < 0 || claimed_[static_cast<size_t>(by)]) return;
+                    const std::string &type = f_.operations[static_cast<size_t>(by)].type;
+                    if (type != "reshape" && type != "expand_dims" && type != "squeeze") break;
+                    s.reshapes.insert(static_cast<size_t>(by));
+                }
+                const mil::Operation &product = f_.operations[static_cast<size_t>(by)];
+                const auto record = table().find(product.type);
+                if (record == table().end() || !record->second.parts || !record->second.parts(f_, product).columns) return;
+                if (f_.values[product.results[0]].type.dtype != mil::DType::fp16) return;
+                Source &all = found[static_cast<size_t>(by)];
+                all.product = static_cast<size_t>(by);
+                all.reshapes.insert(s.reshapes.begin(), s.reshapes.end());
+                all.values.insert(s.values.begin(), s.values.end());
+            });
+        if (found.empty()) return false;
+        *source = found.rbegin()->second;
+        return true;
+    }
+
     // Tasks: chains from 0 on, groups found earlier from -2 down, -1 for an operation by itself.
     static int32_t fixed(size_t g) { return -2 - static_cast<int32_t>(g); }
     const std::vector<size_t> &content(int32_t task) const {

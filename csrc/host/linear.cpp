@@ -24,14 +24,23 @@ struct Product {
     size_t a, b, c;
 };
 
-Step products(Ref a, Ref b, Ref c, std::vector<Product> list) {
+// Their results lie one after the other, as one matrix to what follows.
+Step products(Ref a, Ref b, Ref c, std::vector<Product> list, const std::shared_ptr<const Follower> &then) {
     return [=, list = std::move(list)](const Frame &f) {
         std::vector<Gemm> ready(list.size());
+        std::vector<Epilogue> epilogues(then ? list.size() : 0);
         for (size_t i = 0; i < list.size(); i++) {
             ready[i] = list[i].g;
             ready[i].a.data = f.at(a) + list[i].a;
             ready[i].b.data = f.at(b) + list[i].b;
             ready[i].c = f.at(c) + list[i].c;
+            if (!then) continue;
+            const int64_t above = static_cast<int64_t>(i) * ready[i].m;
+            epilogues[i].unit = then->unit;
+            epilogues[i].run = [&f, &then, above](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                then->run(f, above + row, rows, column, columns);
+            };
+            ready[i].then = &epilogues[i];
         }
         if (ready.size() == 1) gemm(ready[0]);
         else gemm_batch(ready.data(), static_cast<int64_t>(ready.size()));
@@ -76,7 +85,12 @@ Step matmul(const Builder &b) {
     for (size_t i = 0; i < ox.size(); i++)
         list.push_back({g, ox[i] * mil::bytes_of(x.dtype), oy[i] * mil::bytes_of(y.dtype),
                         i * static_cast<size_t>(g.m * g.n) * mil::bytes_of(z.dtype)});
-    return products(b.at("x"), b.at("y"), b.at(b.result()), std::move(list));
+    return products(b.at("x"), b.at("y"), b.at(b.result()), std::move(list), b.then);
+}
+
+Parts matmul_parts(const mil::Function &f, const mil::Operation &op) {
+    const auto &z = f.values[op.results[0]].type.shape;
+    return z.size() < 2 ? Parts{} : Parts{z[z.size() - 2], z.back()};
 }
 
 Step linear(const Builder &b) {
@@ -90,7 +104,12 @@ Step linear(const Builder &b) {
     g.b = {nullptr, elem_of(b, w), 1, g.k};
     g.c_elem = elem_of(b, z);
     g.c_row_stride = g.n;
-    return products(b.at("x"), b.at("weight"), b.at(b.result()), {{g, 0, 0, 0}});
+    return products(b.at("x"), b.at("weight"), b.at(b.result()), {{g, 0, 0, 0}}, b.then);
+}
+
+Parts linear_parts(const mil::Function &f, const mil::Operation &op) {
+    const mil::Type &z = f.values[op.results[0]].type;
+    return z.elements() ? Parts{static_cast<int64_t>(z.elements()) / z.shape.back(), z.shape.back()} : Parts{};
 }
 
 // The spatial side of a convolution; a missing height is 1.
@@ -145,12 +164,23 @@ Window window_of(const mil::Function &f, const mil::Operation &op) {
     return v;
 }
 
-size_t conv_workspace(const mil::Function &f, const mil::Operation &op) {
+bool has_window(const mil::Function &f, const mil::Operation &op) {
     const int32_t x = f.operand(op, "x");
-    if (x < 0 || f.operand(op, "weight") < 0 || f.values[x].type.shape.size() < 3 || f.values[x].type.shape.size() > 4)
-        return 0;
+    if (x < 0 || f.operand(op, "weight") < 0) return false;
+    const size_t rank = f.values[x].type.shape.size();
+    return rank == 3 || rank == 4;
+}
+
+size_t conv_workspace(const mil::Function &f, const mil::Operation &op) {
+    if (!has_window(f, op)) return 0;
     const Window v = window_of(f, op);
-    return v.plain ? 0 : v.column_bytes(mil::bytes_of(f.values[x].type.dtype));
+    return v.plain ? 0 : v.column_bytes(mil::bytes_of(f.values[f.operand(op, "x")].type.dtype));
+}
+
+Parts conv_parts(const mil::Function &f, const mil::Operation &op) {
+    if (!has_window(f, op)) return {};
+    const Window v = window_of(f, op);
+    return v.plain ? Parts{v.co, v.out_h * v.out_w} : Parts{};
 }
 
 // columns (ci * kh * kw, out_h * out_w): row k holds what the k-th weight of an output meets.
@@ -194,7 +224,7 @@ Step conv(const Builder &b) {
                             static_cast<size_t>((i * v.groups + q) * v.ci * v.height * v.width) * es,
                             static_cast<size_t>((i * v.groups + q) * g.m * g.n) * mil::bytes_of(z.dtype)});
     const Ref rx = b.at("x"), rw = b.at("weight"), rz = b.at(b.result());
-    if (v.plain) return products(rw, rx, rz, std::move(list));
+    if (v.plain) return products(rw, rx, rz, std::move(list), b.then);
     const Ref columns = b.workspace();
     return [=, list = std::move(list)](const Frame &f) {
         for (const Product &p : list) {
@@ -211,9 +241,9 @@ Step conv(const Builder &b) {
 } // namespace
 
 void add_linear(Table &t) {
-    t["matmul"] = {matmul};
-    t["linear"] = {linear};
-    t["conv"] = {conv, conv_workspace};
+    t["matmul"] = {matmul, nullptr, nullptr, matmul_parts};
+    t["linear"] = {linear, nullptr, nullptr, linear_parts};
+    t["conv"] = {conv, conv_workspace, nullptr, conv_parts};
 }
 
 } // namespace anefast::host

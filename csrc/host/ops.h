@@ -13,6 +13,17 @@
 
 namespace anefast::host {
 
+// A result that is made in parts: matrices of so many rows and columns, one after the other. No columns: it is not.
+struct Parts {
+    int64_t rows = 0, columns = 0;
+};
+
+// What a group has follow each part as soon as it is there; rows are counted over all matrices.
+struct Follower {
+    std::function<void(const Frame &, int64_t row, int64_t rows, int64_t column, int64_t columns)> run;
+    int64_t unit = 1; // as an Epilogue's
+};
+
 // What a step's builder sees: its operation, the types, and where the values will be.
 class Builder {
   public:
@@ -22,6 +33,7 @@ class Builder {
     const mil::Operation &op;
     const Plan &plan;
     const size_t index;
+    std::shared_ptr<const Follower> then; // of an operation whose result is made in parts
 
     // The value id of a required operand.
     int32_t operand(const char *name) const;
@@ -48,6 +60,7 @@ struct Record {
     size_t (*workspace)(const mil::Function &f, const mil::Operation &op) = nullptr;
     // All values of an operation on one fp16 tensor, where they are looked up; may give null.
     std::shared_ptr<const Halves> (*values)(const Builder &b) = nullptr;
+    Parts (*parts)(const mil::Function &f, const mil::Operation &op) = nullptr;
 };
 
 using Table = std::unordered_map<std::string, Record>;
