@@ -185,7 +185,7 @@ def test_chains(seed):
     """Elementwise operations, behind products or not, sums over channels and what follows from
     them, pairs turned."""
     rng = np.random.default_rng(2000 + seed)
-    b, c, s = (int(rng.choice(n)) for n in ((1, 1, 2), (1, 2, 6, 48, 130), (1, 31, 32, 64, 200)))
+    b, c, s = (int(rng.choice(n)) for n in ((1, 1, 2), (1, 2, 6, 48, 130), (1, 31, 32, 64, 260)))
     full, row, column = (b, c, 1, s), (b, 1, 1, s), (1, c, 1, 1)
     values = {"size": float(rng.choice([0.1, 1, 30])), "odd": float(rng.choice([0, 0, 1e-3]))}
     feeds = {f"a{i}": halves(rng, *full, **values) for i in range(3)}
@@ -253,6 +253,25 @@ def test_chains(seed):
         made.append(name)
     taps = {made[-1], *(n for n in made if rng.random() < 0.25)}
     both(t, sorted(taps), feeds)
+
+
+@pytest.mark.parametrize("reads", ["right", "both", "later"])
+def test_a_chain_that_makes_an_operand_by_columns(reads):
+    """More columns than are packed at once: what reads others has to wait for all of them."""
+    rng = np.random.default_rng(7)
+    k, n = 1024, 600
+    t = Text(a=halves(rng, 1, 1, k, n, size=0.1), b=halves(rng, 1, 1, k, n, size=0.1))
+    made, like = np.empty((1, 1, k, n), np.float16), np.empty((1, 1, n, n), np.float16)
+    y = t.op("add", made, x=Name("a"), y=Name("b"))
+    left = y if reads == "both" else halves(rng, 1, 1, k, n, size=0.1)
+    z = t.op("matmul", like, x=left, y=y, transpose_x=True, transpose_y=False)
+    if reads == "later":
+        flat = t.op("reshape", np.empty((1, 1, 1, k * n), np.float16), x=y, shape=[1, 1, 1, k * n])
+        part = np.empty((1, 1, 1, n * n), np.float16)
+        begin, size = [0, 0, 0, n // 2], [1, 1, 1, n * n]
+        part = t.op("slice_by_size", part, x=flat, begin=begin, size=size)
+        z = t.op("mul", like, x=z, y=t.op("reshape", like, x=part, shape=[1, 1, n, n]))
+    both(t, [z], t.inputs)
 
 
 PLANS = ["unfused", "layer", "all", "all,recompute", "2/unfused,ports=packed", "all,weights=params"]

@@ -29,6 +29,7 @@ constexpr int64_t K_BLOCK = 384;            // nr * K_BLOCK floats of B, streame
 constexpr int64_t PACK_ELEMENTS = 512 * 1024; // of B per step: 2 MB of fp32
 constexpr int64_t COLUMNS_MOST = 288, ROWS_MOST = 96; // whole panels of 16, 32 and 48; whole tiles of 4, 6 and 8
 constexpr int64_t STRIDED_ROWS_MOST = 192; // where A is transposed: so many elements of each row of memory are read at once
+constexpr int64_t PROLOGUE_COLUMNS = 64; // two cache lines of fp16
 constexpr int64_t SERIAL_PRODUCTS = 400 * 1000;   // below this one thread is done before another wakes
 constexpr int64_t TASK_PRODUCTS = 4 * 1000 * 1000; // about 80 us of one core
 constexpr int64_t LIBRARY_PRODUCTS = 100 * 1000 * 1000; // likewise, at a matrix unit's published 1.9 TFLOPS
@@ -93,7 +94,11 @@ struct Cut {
     int64_t columns_of(int64_t column_step) const {
         return std::min(step_columns, g.n - column_step * step_columns);
     }
-    int64_t pack_tasks(int64_t columns) const { return ceil_div(std::max<int64_t>(step_k, 1), k_per_pack(columns)); }
+    // By columns where something makes them first, else by k.
+    int64_t pack_tasks(int64_t columns) const {
+        return g.before ? ceil_div(columns, columns_per_pack()) : ceil_div(std::max<int64_t>(step_k, 1), k_per_pack(columns));
+    }
+    int64_t columns_per_pack() const { return std::max(PROLOGUE_COLUMNS / kern.nr, int64_t{1}) * kern.nr; }
     int64_t k_per_pack(int64_t columns) const { return round_up(ceil_div(16384, columns), std::max<int64_t>(16, kern.k_unit)); }
     int64_t tile_tasks(int64_t columns) const {
         return ceil_div(g.m, tile_rows) * ceil_div(columns, tile_columns);
@@ -151,6 +156,13 @@ struct Plan : Cut {
 
     void pack(int64_t index, int64_t column, int64_t columns, int64_t k_first) const {
         const int64_t k_count = std::min(step_k, g.k - k_first);
+        if (g.before) {
+            const int64_t left = index * columns_per_pack(), width = std::min(columns_per_pack(), columns - left);
+            if (k_first == 0)
+                g.before->run(g.first_column + column + left, width);
+            kern.pack_b(g.b, k_first, k_count, column + left, width, packed + left / kern.nr * panel_bytes(), panel_bytes());
+            return;
+        }
         const int64_t per = k_per_pack(columns), k = index * per;
         if (k < k_count)
             kern.pack_b(g.b, k_first + k, std::min(per, k_count - k), column, columns,

@@ -26,6 +26,11 @@ struct MatrixView { // element (i, j) is data[i * row_stride + j * col_stride]
     int64_t row_stride, col_stride; // in elements; one of them 1 on the fast paths
 };
 
+// What makes B, some columns at a time and each once, just before they are packed; on the thread that packs them.
+struct Prologue {
+    std::function<void(int64_t column, int64_t columns)> run;
+};
+
 // What follows a product while its result is still near: each part of C once, as soon as it is final, on the
 // thread that made it.
 struct Epilogue {
@@ -42,8 +47,10 @@ struct Gemm {
     bool accumulate;      // c_elem must be f32: C += A B
     // The sums may be taken in another order, c_elem being f32: a library does it where there is one (gemm_library.h).
     bool any_order = false;
-    const Epilogue *then = nullptr; // not of a product that any_order may give to a library
-    int64_t first_column = 0;       // of C, as `then` counts columns
+    // Not of a product that any_order may give to a library; null: nothing.
+    const Prologue *before = nullptr;
+    const Epilogue *then = nullptr;
+    int64_t first_column = 0; // as these two count columns
 };
 
 void gemm(const Gemm &g);                     // in one parallel region of the shared pool

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "../cpu/pool.h"
@@ -43,6 +44,7 @@ struct Kernel {
     std::vector<std::shared_ptr<const Halves>> tables;
     bool sums = false;
 
+    int64_t outer() const { return std::accumulate(dims.begin(), dims.end() - 2, int64_t{1}, std::multiplies<>()); }
     int64_t rows() const { return dims[dims.size() - 2]; }
     int64_t columns() const { return dims.back(); }
     int64_t width() const { return sums ? COLUMNS : std::min(columns(), BLOCK_ELEMENTS); } // of a block
@@ -119,9 +121,7 @@ struct Kernel {
     }
 
     void run(const Frame &frame) const {
-        int64_t outer = 1;
-        for (size_t d = 0; d + 2 < dims.size(); d++) outer *= dims[d];
-        const int64_t total = outer * rows() * columns();
+        const int64_t total = outer() * rows() * columns();
         // Without sums any rows and columns make a turn.
         const int64_t height = sums ? rows() : std::min(rows(), std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / width()));
         const int64_t span = sums ? width() : std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / (width() * height)) * width();
@@ -131,7 +131,7 @@ struct Kernel {
             const int64_t begin = i % across * span, row = i / across % down * height;
             run_part(frame, block, i / across / down, row, std::min(height, rows() - row), begin, std::min(begin + span, columns()));
         };
-        const int64_t turns = outer * across * down;
+        const int64_t turns = outer() * across * down;
         if (total >= static_cast<int64_t>(WORTH_WAKING)) return Pool::shared().parallel(turns, turn);
         for (int64_t i = 0; i < turns; i++) turn(i);
     }
@@ -147,21 +147,20 @@ struct Kernel {
         }
     }
 
-    // Of a chain that reads matrices of `parts`, which are `values`, row after row: how many of theirs go with each of
-    // its own. 0 where it does not.
-    int64_t rows_taken(const std::set<int32_t> &values, const Parts &parts) const {
-        if (sums || columns() != parts.columns) return 0;
-        int64_t taken = 0;
+    // How many rows of `values`, which are matrices of so many rows and columns, go with each of the chain's own, one
+    // after the other. 0 where they do not.
+    int64_t rows_each(const std::set<int32_t> &values, int64_t most, int64_t wide) const {
+        int64_t each = 0;
         for (const Place &p : places) {
             if (p.where != Place::memory || !values.count(p.value)) continue;
-            const int64_t stride = p.strides[dims.size() - 2], its = stride / parts.columns;
-            if (its < 1 || stride % parts.columns || parts.rows % its || (taken && its != taken)) return 0;
-            if (p.offset % parts.columns || p.offset / parts.columns >= its || p.strides.back() != 1) return 0;
+            const int64_t stride = p.strides[dims.size() - 2], its = stride / wide;
+            if (columns() != wide || its < 1 || stride % wide || most % its || (each && its != each)) return 0;
+            if (p.offset % wide || p.offset / wide >= its || p.strides.back() != 1) return 0;
             for (size_t d = 0; d + 2 < dims.size(); d++)
                 if (p.strides[d] != dims[d + 1] * p.strides[d + 1]) return 0;
-            taken = its;
+            each = its;
         }
-        return taken;
+        return each;
     }
 };
 
@@ -443,46 +442,120 @@ class Maker {
 
 } // namespace
 
-Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member> &members, const Source *source) {
-    const mil::Function &f = flow.f;
+namespace {
+
+std::shared_ptr<const Kernel> make_kernel(const Flow &flow, const Chain &chain, const std::vector<Member> &members,
+                                          const std::vector<size_t> &inside, bool in_rows) {
     std::vector<Member> own = members;
-    Group g;
-    std::vector<size_t> inside = chain.operations;
+    if (!set_levels(flow, chain, own)) return nullptr;
+    Maker maker(flow, chain, own, inside, in_rows);
+    return maker.fits ? std::make_shared<const Kernel>(maker.take()) : nullptr;
+}
+
+std::shared_ptr<const Kernel> placed(const std::shared_ptr<const Kernel> &kernel, const Plan &plan) {
+    auto there = std::make_shared<Kernel>(*kernel);
+    for (Place &p : there->places)
+        if (p.where == Place::memory) p.ref = plan.where[static_cast<size_t>(p.value)];
+    return there;
+}
+
+void add_operations(const Chain &chain, std::vector<size_t> &inside) {
+    inside.insert(inside.end(), chain.operations.begin(), chain.operations.end());
     inside.insert(inside.end(), chain.moved.begin(), chain.moved.end());
-    if (source) {
-        inside.push_back(source->product);
-        inside.insert(inside.end(), source->reshapes.begin(), source->reshapes.end());
-    }
-    std::sort(inside.begin(), inside.end());
-    if (!set_levels(flow, chain, own)) return g;
-    Maker maker(flow, chain, own, inside, source != nullptr);
-    if (!maker.fits) return g;
-    const auto kernel = std::make_shared<const Kernel>(maker.take());
-    const mil::Operation *const product = source ? &f.operations[source->product] : nullptr;
-    const int64_t unit = source ? kernel->rows_taken(source->values, table().at(product->type).parts(f, *product)) : 1;
-    if (!unit) return g;
+}
+
+// How many operands of these operations `makers` make.
+size_t taken_from(const Flow &flow, const std::vector<size_t> &operations, const std::vector<size_t> &makers) {
+    size_t n = 0;
+    for (size_t i : operations)
+        for (const mil::Argument &a : flow.f.operations[i].arguments)
+            for (int32_t v : a.values)
+                n += flow.made_by(v) >= 0 && std::find(makers.begin(), makers.end(), static_cast<size_t>(flow.made_by(v))) != makers.end();
+    return n;
+}
+
+// All but how it runs. kept: what has memory whether or not anybody else reads it.
+Group group_of(const Flow &flow, const std::vector<size_t> &inside, const std::set<int32_t> &kept) {
+    Group g;
     g.operations = inside;
     for (size_t i : inside) {
-        for (const mil::Argument &a : f.operations[i].arguments)
+        const mil::Operation &op = flow.f.operations[i];
+        for (const mil::Argument &a : op.arguments)
             for (int32_t v : a.values) {
                 const int32_t by = flow.made_by(v);
                 if (by < 0 || !std::binary_search(inside.begin(), inside.end(), static_cast<size_t>(by))) g.reads.push_back(v);
             }
-        for (int32_t r : f.operations[i].results)
-            if (flow.wanted_outside(r, inside) || f.operations[i].type == "concat" || &f.operations[i] == product) g.writes.push_back(r);
+        for (int32_t r : op.results)
+            if (flow.wanted_outside(r, inside) || op.type == "concat" || kept.count(r)) g.writes.push_back(r);
     }
-    g.build = [kernel, product, unit, &f](const Plan &plan, Ref) -> Step {
-        auto placed = std::make_shared<Kernel>(*kernel);
-        for (Place &p : placed->places)
-            if (p.where == Place::memory) p.ref = plan.where[static_cast<size_t>(p.value)];
-        if (!product) return [placed](const Frame &frame) { placed->run(frame); };
-        Builder b(f, *product, plan, static_cast<size_t>(product - f.operations.data()));
-        b.then = std::make_shared<Follower>(Follower{
-            [placed, unit](const Frame &frame, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-                placed->run_rows(frame, row / unit, rows / unit, column, columns);
-            },
-            unit});
-        return table().at(product->type).build(b);
+    return g;
+}
+
+} // namespace
+
+Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member> &members) {
+    std::vector<size_t> inside;
+    add_operations(chain, inside);
+    std::sort(inside.begin(), inside.end());
+    const auto kernel = make_kernel(flow, chain, members, inside, false);
+    if (!kernel) return {};
+    Group g = group_of(flow, inside, {});
+    g.build = [kernel](const Plan &plan, Ref) -> Step {
+        return [there = placed(kernel, plan)](const Frame &frame) { there->run(frame); };
+    };
+    return g;
+}
+
+Group product_group(const Flow &flow, size_t product, const Link &before, const Link &behind, const std::vector<Member> &members) {
+    const mil::Function &f = flow.f;
+    const mil::Operation &op = f.operations[product];
+    const Parts parts = table().at(op.type).parts(f, op);
+    std::vector<size_t> inside = {product};
+    for (const Link *link : {&before, &behind}) {
+        if (!link->chain) continue;
+        add_operations(*link->chain, inside);
+        inside.insert(inside.end(), link->reshapes.begin(), link->reshapes.end());
+    }
+    std::sort(inside.begin(), inside.end());
+    inside.erase(std::unique(inside.begin(), inside.end()), inside.end());
+    std::set<int32_t> kept = {op.results[0]};
+    std::shared_ptr<const Kernel> leads, follows;
+    int64_t unit = 1, share = 1; // rows of the result per row that follows; outer indices per matrix of what goes before
+    if (behind.chain) {
+        follows = make_kernel(flow, *behind.chain, members, inside, true);
+        if (!follows || follows->sums || !(unit = follows->rows_each(behind.values, parts.rows, parts.columns))) return {};
+    }
+    if (before.chain) {
+        std::vector<size_t> own, late;
+        add_operations(*before.chain, own);
+        if (behind.chain) add_operations(*behind.chain, late);
+        // The columns that are there are those that are being packed: nothing but the right operand may read them.
+        std::vector<size_t> makers = own;
+        makers.insert(makers.end(), before.reshapes.begin(), before.reshapes.end());
+        if (taken_from(flow, {product}, makers) != 1 || taken_from(flow, late, makers)) return {};
+        for (size_t i : own)
+            for (int32_t r : f.operations[i].results)
+                if (flow.wanted_outside(r, own)) kept.insert(r); // by the product too
+        leads = make_kernel(flow, *before.chain, members, own, true);
+        if (!leads || !leads->rows_each(before.values, parts.right_rows, parts.columns)) return {};
+        const int64_t matrices = static_cast<int64_t>(f.values[op.results[0]].type.elements()) / (parts.rows * parts.columns);
+        if (leads->outer() % matrices && matrices > 1) return {};
+        share = leads->outer() / matrices;
+    }
+    Group g = group_of(flow, inside, kept);
+    g.build = [leads, follows, unit, share, product, &f](const Plan &plan, Ref) -> Step {
+        Builder b(f, f.operations[product], plan, product);
+        if (leads)
+            b.before = std::make_shared<Leader>([there = placed(leads, plan), share](const Frame &frame, int64_t matrix, int64_t column, int64_t columns) {
+                there->run_rows(frame, matrix * share * there->rows(), share * there->rows(), column, columns);
+            });
+        if (follows)
+            b.then = std::make_shared<Follower>(Follower{
+                [there = placed(follows, plan), unit](const Frame &frame, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                    there->run_rows(frame, row / unit, rows / unit, column, columns);
+                },
+                unit});
+        return table().at(b.op.type).build(b);
     };
     return g;
 }

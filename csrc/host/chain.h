@@ -1,8 +1,8 @@
 // A chain: elementwise operations over one shape, and sums down one axis of it, as one pass in blocks that
 // stay in the nearest cache. Every operation still rounds to fp16; what nobody else reads never leaves.
 //
-// chain_find.cpp says which operations go together, chain.cpp runs them: by themselves or, without a sum, part by part
-// as a product makes what they read. With a sum the pass is made twice
+// chain_find.cpp says which operations go together, chain.cpp runs them: by themselves, or part by part before and behind
+// a product. With a sum the pass is made twice
 // for every block of columns: up to the sum, then with it; what lies between is computed twice.
 #pragma once
 
@@ -35,13 +35,6 @@ struct Strided {
     std::vector<int64_t> strides;
 };
 
-// The product whose result a chain reads, with what it is called under other shapes on the way.
-struct Source {
-    size_t product = 0;
-    std::set<size_t> reshapes;
-    std::set<int32_t> values;
-};
-
 struct Chain {
     std::vector<int32_t> shape; // that all full-sized results have
     int32_t axis = -1;          // which sums run down
@@ -57,9 +50,18 @@ Member member_of(const Flow &flow, const mil::Operation &op);
 // Sets the level of each member. False where a sum would need another sum first.
 bool set_levels(const Flow &flow, const Chain &chain, std::vector<Member> &members);
 
-// The group that runs a chain, behind the product that makes what it reads or, without a source, by itself; one
-// without operations where the chain is too long for its memory, or does not go through the product row by row.
-Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member> &members, const Source *source = nullptr);
+// A chain before or behind a product: how one goes to the other.
+struct Link {
+    const Chain *chain = nullptr; // or none
+    std::set<int32_t> values;     // what the product reads or makes, under all shapes that it has on the way
+    std::set<size_t> reshapes;
+};
+
+// The group that runs a chain. Without operations where the chain is too long for its memory.
+Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member> &members);
+// A product (ops.h, Parts) with the chain that makes its right operand before it, some columns at a time, and one without
+// sums that goes through its result behind it, row by row; either may be none. Without operations where that cannot be.
+Group product_group(const Flow &flow, size_t product, const Link &before, const Link &behind, const std::vector<Member> &members);
 void find_chains(const Flow &flow, Claimed &claimed, std::vector<Group> &groups);
 
 } // namespace anefast::host

@@ -25,22 +25,29 @@ struct Product {
 };
 
 // Their results lie one after the other, as one matrix to what follows.
-Step products(Ref a, Ref b, Ref c, std::vector<Product> list, const std::shared_ptr<const Follower> &then) {
-    return [=, list = std::move(list)](const Frame &f) {
+Step products(const Builder &builder, Ref a, Ref b, Ref c, std::vector<Product> list) {
+    return [=, before = builder.before, then = builder.then, list = std::move(list)](const Frame &f) {
         std::vector<Gemm> ready(list.size());
+        std::vector<Prologue> prologues(before ? list.size() : 0);
         std::vector<Epilogue> epilogues(then ? list.size() : 0);
         for (size_t i = 0; i < list.size(); i++) {
             ready[i] = list[i].g;
             ready[i].a.data = f.at(a) + list[i].a;
             ready[i].b.data = f.at(b) + list[i].b;
             ready[i].c = f.at(c) + list[i].c;
-            if (!then) continue;
-            const int64_t above = static_cast<int64_t>(i) * ready[i].m;
-            epilogues[i].unit = then->unit;
-            epilogues[i].run = [&f, &then, above](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-                then->run(f, above + row, rows, column, columns);
-            };
-            ready[i].then = &epilogues[i];
+            const auto matrix = static_cast<int64_t>(i);
+            if (before) {
+                prologues[i].run = [&f, &before, matrix](int64_t column, int64_t columns) { (*before)(f, matrix, column, columns); };
+                ready[i].before = &prologues[i];
+            }
+            if (then) {
+                const int64_t above = matrix * ready[i].m;
+                epilogues[i].unit = then->unit;
+                epilogues[i].run = [&f, &then, above](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                    then->run(f, above + row, rows, column, columns);
+                };
+                ready[i].then = &epilogues[i];
+            }
         }
         if (ready.size() == 1) gemm(ready[0]);
         else gemm_batch(ready.data(), static_cast<int64_t>(ready.size()));
@@ -85,12 +92,21 @@ Step matmul(const Builder &b) {
     for (size_t i = 0; i < ox.size(); i++)
         list.push_back({g, ox[i] * mil::bytes_of(x.dtype), oy[i] * mil::bytes_of(y.dtype),
                         i * static_cast<size_t>(g.m * g.n) * mil::bytes_of(z.dtype)});
-    return products(b.at("x"), b.at("y"), b.at(b.result()), std::move(list), b.then);
+    return products(b, b.at("x"), b.at("y"), b.at(b.result()), std::move(list));
 }
 
 Parts matmul_parts(const mil::Function &f, const mil::Operation &op) {
-    const auto &z = f.values[op.results[0]].type.shape;
-    return z.size() < 2 ? Parts{} : Parts{z[z.size() - 2], z.back()};
+    const mil::Type &z = f.values[op.results[0]].type;
+    const int32_t y = f.operand(op, "y");
+    if (z.shape.size() < 2 || !z.elements() || y < 0) return {};
+    Parts p{z.shape[z.shape.size() - 2], z.shape.back()};
+    const auto matrices = static_cast<int64_t>(z.elements()) / (p.rows * p.columns);
+    const auto elements = static_cast<int64_t>(f.values[y].type.elements());
+    const auto &shape = f.values[y].type.shape;
+    if (f.flag(op, "transpose_y", false) || shape.size() < 2 || elements != matrices * shape[shape.size() - 2] * p.columns) return p;
+    p.right = y;
+    p.right_rows = shape[shape.size() - 2];
+    return p;
 }
 
 Step linear(const Builder &b) {
@@ -104,7 +120,7 @@ Step linear(const Builder &b) {
     g.b = {nullptr, elem_of(b, w), 1, g.k};
     g.c_elem = elem_of(b, z);
     g.c_row_stride = g.n;
-    return products(b.at("x"), b.at("weight"), b.at(b.result()), {{g, 0, 0, 0}}, b.then);
+    return products(b, b.at("x"), b.at("weight"), b.at(b.result()), {{g, 0, 0, 0}});
 }
 
 Parts linear_parts(const mil::Function &f, const mil::Operation &op) {
@@ -180,7 +196,7 @@ size_t conv_workspace(const mil::Function &f, const mil::Operation &op) {
 Parts conv_parts(const mil::Function &f, const mil::Operation &op) {
     if (!has_window(f, op)) return {};
     const Window v = window_of(f, op);
-    return v.plain ? Parts{v.co, v.out_h * v.out_w} : Parts{};
+    return v.plain ? Parts{v.co, v.out_h * v.out_w, f.operand(op, "x"), v.ci} : Parts{};
 }
 
 // columns (ci * kh * kw, out_h * out_w): row k holds what the k-th weight of an output meets.
@@ -224,7 +240,7 @@ Step conv(const Builder &b) {
                             static_cast<size_t>((i * v.groups + q) * v.ci * v.height * v.width) * es,
                             static_cast<size_t>((i * v.groups + q) * g.m * g.n) * mil::bytes_of(z.dtype)});
     const Ref rx = b.at("x"), rw = b.at("weight"), rz = b.at(b.result());
-    if (v.plain) return products(rw, rx, rz, std::move(list), b.then);
+    if (v.plain) return products(b, rw, rx, rz, std::move(list));
     const Ref columns = b.workspace();
     return [=, list = std::move(list)](const Frame &f) {
         for (const Product &p : list) {

@@ -16,7 +16,12 @@ namespace anefast::host {
 // A result that is made in parts: matrices of so many rows and columns, one after the other. No columns: it is not.
 struct Parts {
     int64_t rows = 0, columns = 0;
+    int32_t right = -1;      // the operand that has a matrix of as many columns for each of those, one after the other; or none
+    int64_t right_rows = 0;
 };
+
+// What a group has make columns of one of the right operand's matrices just before they are read.
+using Leader = std::function<void(const Frame &, int64_t matrix, int64_t column, int64_t columns)>;
 
 // What a group has follow each part as soon as it is there; rows are counted over all matrices.
 struct Follower {
@@ -33,7 +38,8 @@ class Builder {
     const mil::Operation &op;
     const Plan &plan;
     const size_t index;
-    std::shared_ptr<const Follower> then; // of an operation whose result is made in parts
+    std::shared_ptr<const Leader> before; // of an operation whose result is made in parts, this and the next
+    std::shared_ptr<const Follower> then;
 
     // The value id of a required operand.
     int32_t operand(const char *name) const;
