@@ -1,9 +1,9 @@
 // A chain: elementwise operations over one shape, and sums down one axis of it, as one pass in blocks that
 // stay in the nearest cache. Every operation still rounds to fp16; what nobody else reads never leaves.
 //
-// chain_find.cpp says which operations go together, chain.cpp runs them: by themselves, or part by part before and behind
-// a product. With a sum the pass is made twice
-// for every block of columns: up to the sum, then with it; what lies between is computed twice.
+// With a sum the pass is made twice for every block of columns: up to the sum, then with it; what lies between is
+// computed twice. Read chain_find.cpp (which operations go together), chain_links.cpp (which chain goes with a product),
+// chain_group.cpp, chain_make.cpp (from a chain to its kernel), chain_kernel.cpp.
 #pragma once
 
 #include <memory>
@@ -62,6 +62,9 @@ Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member
 // A product (ops.h, Parts) with the chain that makes its right operand before it, some columns at a time, and one without
 // sums that goes through its result behind it, row by row; either may be none. Without operations where that cannot be.
 Group product_group(const Flow &flow, size_t product, const Link &before, const Link &behind, const std::vector<Member> &members);
+// Makes groups of chains, with products or without.
+void link_chains(const Flow &flow, const std::vector<Chain> &chains, const std::vector<Member> &members, Claimed &claimed,
+                 std::vector<Group> &groups);
 void find_chains(const Flow &flow, Claimed &claimed, std::vector<Group> &groups);
 
 } // namespace anefast::host
