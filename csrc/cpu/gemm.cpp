@@ -3,7 +3,8 @@
 // B is packed to panels once for all tasks, in steps of at most PACK_ELEMENTS; C is cut into tiles of rows
 // by columns, one task each. Inside a task, k goes in blocks short enough for a panel of B to stay in the nearest
 // caches, and each chain resumes from the fp32 partial that the block before it stored, so blocks never show.
-// A is copied or converted block by block into a thread's own memory.
+// A is copied or converted block by block into a thread's own memory. What makes B goes before the packing of its
+// columns, in the task that packs them; what follows C goes at the end of the tile that makes it.
 #include "gemm.h"
 
 #include <algorithm>
