@@ -9,7 +9,8 @@ from anefast import _C
 
 @dataclass(frozen=True)
 class Roofline:
-    """flops: of products, per second in registers, and of which kind. stream: bytes per second of AdamW's kind."""
+    """flops: of products of some kind, per second in registers. stream: bytes per second of AdamW's
+    kind."""
 
     kind: str
     flops: float
