@@ -72,9 +72,6 @@ DIALECTS = {
 }
 
 
-LETTERS = defaultdict(lambda: "_", {ord(c): c for c in f"{ascii_letters}{digits}_"})
-
-
 def to_half(value: Any, name: str) -> np.ndarray[Any, np.dtype[np.float16]]:
     """fp16, `value` itself where it is. ValueError where an element has no finite half."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -90,6 +87,9 @@ def half_literal(value: float) -> str:
     """A half as a hexadecimal float: short, and read back as the very same bits."""
     mantissa, exponent = float(to_half(value, "constant")).hex().split("p")
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
+
+
+LETTERS = defaultdict(lambda: "_", {ord(c): c for c in f"{ascii_letters}{digits}_"})
 
 
 def identifier(text: str) -> str:

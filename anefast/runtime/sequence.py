@@ -67,13 +67,13 @@ class Sequence:
         """Evaluates the kernels of these positions, in order."""
         for i in which:
             bound = self.bound[i]
-            self.evaluations += 1
             for region, port in bound.gathered:
                 with _C.Span(_C.Component.STAGE, bytes=2 * region.value.size):
                     with self.surfaces[region.value].read() as value, port.write() as data:
                         block(data, region)[...] = value.reshape(region.size)
                 self.copied_bytes += 2 * region.value.size
             bound.kernel.evaluate(bound.inputs, bound.outputs)
+            self.evaluations += 1
             for region, port in bound.scattered:
                 with _C.Span(_C.Component.READ_BACK, bytes=2 * region.value.size):
                     with port.read() as data, self.surfaces[region.value].write() as value:

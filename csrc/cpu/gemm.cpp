@@ -156,18 +156,19 @@ struct Plan : Cut {
     }
 
     void pack(int64_t index, int64_t column, int64_t columns, int64_t k_first) const {
-        const int64_t k_count = std::min(step_k, g.k - k_first);
+        int64_t k = 0, k_count = std::min(step_k, g.k - k_first), left = 0, width = columns;
         if (g.before) {
-            const int64_t left = index * columns_per_pack(), width = std::min(columns_per_pack(), columns - left);
+            left = index * columns_per_pack();
+            width = std::min(columns_per_pack(), columns - left);
             if (k_first == 0)
-                g.before->run(g.first_column + column + left, width);
-            kern.pack_b(g.b, k_first, k_count, column + left, width, packed + left / kern.nr * panel_bytes(), panel_bytes());
-            return;
+                (*g.before)(g.first_column + column + left, width);
+        } else {
+            k = index * k_per_pack(columns);
+            k_count = std::min(k_per_pack(columns), k_count - k);
         }
-        const int64_t per = k_per_pack(columns), k = index * per;
-        if (k < k_count)
-            kern.pack_b(g.b, k_first + k, std::min(per, k_count - k), column, columns,
-                        packed + k * kern.nr * kern.packed_bytes, panel_bytes());
+        if (k_count > 0)
+            kern.pack_b(g.b, k_first + k, k_count, column + left, width,
+                        packed + left / kern.nr * panel_bytes() + k * kern.nr * kern.packed_bytes, panel_bytes());
     }
 
     void tile(int64_t index, int64_t step_column, int64_t step_width, int64_t k_first) const {

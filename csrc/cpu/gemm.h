@@ -27,9 +27,7 @@ struct MatrixView { // element (i, j) is data[i * row_stride + j * col_stride]
 };
 
 // What makes B, some columns at a time and each once, just before they are packed; on the thread that packs them.
-struct Prologue {
-    std::function<void(int64_t column, int64_t columns)> run;
-};
+using Prologue = std::function<void(int64_t column, int64_t columns)>;
 
 // What follows a product while its result is still near: each part of C once, as soon as it is final, on the
 // thread that made it.

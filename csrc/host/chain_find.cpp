@@ -107,18 +107,13 @@ class Finder {
         return task >= 0 ? chains_[static_cast<size_t>(task)].operations : groups_[static_cast<size_t>(-2 - task)].operations;
     }
 
-    template <class F> void operands(size_t i, F &&body) const {
-        for (const mil::Argument &a : f_.operations[i].arguments)
-            for (int32_t v : a.values) body(v);
-    }
-
     // Whether a path leads out of `inside` and back into it.
     bool leaves_and_returns(const std::vector<size_t> &inside) const {
         const std::set<size_t> in(inside.begin(), inside.end());
         std::set<size_t> seen;
         std::vector<size_t> todo;
         auto visit_operands = [&](size_t i) {
-            operands(i, [&](int32_t v) {
+            flow_.operands(i, [&](int32_t v) {
                 const int32_t by = flow_.made_by(v);
                 if (by >= 0 && !in.count(static_cast<size_t>(by))) todo.push_back(static_cast<size_t>(by));
             });
@@ -133,7 +128,7 @@ class Finder {
             if (last < inside.front()) continue; // nothing in there can depend on us
             auto into = [&](size_t j) {
                 seen.insert(j);
-                operands(j, [&](int32_t v) {
+                flow_.operands(j, [&](int32_t v) {
                     const int32_t by = flow_.made_by(v);
                     if (by < 0) return;
                     if (in.count(static_cast<size_t>(by))) back = true;
@@ -178,7 +173,7 @@ class Finder {
 
     void place(size_t i) {
         std::set<int32_t> makers, siblings;
-        operands(i, [&](int32_t v) {
+        flow_.operands(i, [&](int32_t v) {
             const int32_t by = flow_.made_by(v);
             if (by >= 0 && task_[static_cast<size_t>(by)] >= 0) makers.insert(task_[static_cast<size_t>(by)]);
             if (f_.values[v].is_const) return;
@@ -207,7 +202,7 @@ class Finder {
         const size_t last = far.back();
         std::set<size_t> found;
         for (size_t i : chain.operations) {
-            operands(i, [&](int32_t v) {
+            flow_.operands(i, [&](int32_t v) {
                 const mil::Operation *slice = flow_.maker(v, "slice_by_size");
                 if (!slice || flow_.is_output(v) || claimed_[flow_.index(slice)] || f_.values[v].type.shape != chain.shape) return;
                 const auto &from = f_.values[f_.operand(*slice, "x")].type;

@@ -23,10 +23,7 @@ void add_operations(const Chain &chain, std::vector<size_t> &inside) {
 // How many operands of these operations `makers` make.
 size_t taken_from(const Flow &flow, const std::vector<size_t> &operations, const std::vector<size_t> &makers) {
     size_t n = 0;
-    for (size_t i : operations)
-        for (const mil::Argument &a : flow.f.operations[i].arguments)
-            for (int32_t v : a.values)
-                n += flow.made_by(v) >= 0 && std::find(makers.begin(), makers.end(), static_cast<size_t>(flow.made_by(v))) != makers.end();
+    for (size_t i : operations) flow.operands(i, [&](int32_t v) { n += flow.is_made_by(makers, v); });
     return n;
 }
 
@@ -35,12 +32,10 @@ Group group_of(const Flow &flow, const std::vector<size_t> &inside, const std::s
     Group g;
     g.operations = inside;
     for (size_t i : inside) {
+        flow.operands(i, [&](int32_t v) {
+            if (!flow.is_made_by(inside, v)) g.reads.push_back(v);
+        });
         const mil::Operation &op = flow.f.operations[i];
-        for (const mil::Argument &a : op.arguments)
-            for (int32_t v : a.values) {
-                const int32_t by = flow.made_by(v);
-                if (by < 0 || !std::binary_search(inside.begin(), inside.end(), static_cast<size_t>(by))) g.reads.push_back(v);
-            }
         for (int32_t r : op.results)
             if (flow.wanted_outside(r, inside) || op.type == "concat" || kept.count(r)) g.writes.push_back(r);
     }
@@ -102,15 +97,15 @@ Group product_group(const Flow &flow, size_t product, const Link &before, const 
     g.build = [leads, follows, unit, share, product, &f](const Plan &plan, Ref) -> Step {
         Builder b(f, f.operations[product], plan, product);
         if (leads)
-            b.before = std::make_shared<Leader>([there = placed(leads, plan), share](const Frame &frame, int64_t matrix, int64_t column, int64_t columns) {
+            b.before = [there = placed(leads, plan), share](const Frame &frame, int64_t matrix, int64_t column, int64_t columns) {
                 there->run_rows(frame, matrix * share * there->rows(), share * there->rows(), column, columns);
-            });
-        if (follows)
-            b.then = std::make_shared<Follower>(Follower{
-                [there = placed(follows, plan), unit](const Frame &frame, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-                    there->run_rows(frame, row / unit, rows / unit, column, columns);
-                },
-                unit});
+            };
+        if (follows) {
+            b.then.unit = unit;
+            b.then.run = [there = placed(follows, plan), unit](const Frame &frame, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                there->run_rows(frame, row / unit, rows / unit, column, columns);
+            };
+        }
         return table().at(b.op.type).build(b);
     };
     return g;

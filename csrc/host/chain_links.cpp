@@ -40,7 +40,7 @@ class Linker {
         std::map<size_t, Link> found;
         for (const std::vector<size_t> *list : {&chain.operations, &chain.moved})
             for (size_t i : *list)
-                operands(i, [&](int32_t v) {
+                flow_.operands(i, [&](int32_t v) {
                     Link link{&chain, {}, {}};
                     int32_t by;
                     for (;; v = f_.operand(f_.operations[static_cast<size_t>(by)], "x")) {
@@ -119,11 +119,6 @@ class Linker {
         const auto record = table().find(op.type);
         if (record == table().end() || !record->second.parts || f_.values[op.results[0]].type.dtype != mil::DType::fp16) return {};
         return record->second.parts(f_, op);
-    }
-
-    template <class F> void operands(size_t i, F &&body) const {
-        for (const mil::Argument &a : f_.operations[i].arguments)
-            for (int32_t v : a.values) body(v);
     }
 
     const Flow &flow_;

@@ -286,7 +286,7 @@ class Maker {
 } // namespace
 
 std::shared_ptr<const ChainKernel> make_kernel(const Flow &flow, const Chain &chain, const std::vector<Member> &members,
-                                          const std::vector<size_t> &inside, bool in_rows) {
+                                               const std::vector<size_t> &inside, bool in_rows) {
     std::vector<Member> own = members;
     if (!set_levels(flow, chain, own)) return nullptr;
     Maker maker(flow, chain, own, inside, in_rows);

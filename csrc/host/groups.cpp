@@ -17,9 +17,9 @@ Flow::Flow(const mil::Function &function)
     : f(function), made_by_(f.values.size(), -1), readers_(f.values.size()), is_output_(f.values.size(), false) {
     for (size_t i = 0; i < f.operations.size(); i++) {
         for (int32_t r : f.operations[i].results) made_by_[r] = static_cast<int32_t>(i);
-        for (const mil::Argument &a : f.operations[i].arguments)
-            for (int32_t v : a.values)
-                if (readers_[v].empty() || readers_[v].back() != i) readers_[v].push_back(i);
+        operands(i, [&](int32_t v) {
+            if (readers_[v].empty() || readers_[v].back() != i) readers_[v].push_back(i);
+        });
     }
     for (int32_t v : f.outputs) is_output_[v] = true;
 }
@@ -28,6 +28,11 @@ const mil::Operation *Flow::maker(int32_t value, const char *type) const {
     if (value < 0 || made_by_[value] < 0) return nullptr;
     const mil::Operation &op = f.operations[static_cast<size_t>(made_by_[value])];
     return op.type == type ? &op : nullptr;
+}
+
+bool Flow::is_made_by(const std::vector<size_t> &operations, int32_t value) const {
+    return made_by_[value] >= 0 &&
+           std::find(operations.begin(), operations.end(), static_cast<size_t>(made_by_[value])) != operations.end();
 }
 
 bool Flow::wanted_outside(int32_t value, const std::vector<size_t> &inside) const {

@@ -33,6 +33,12 @@ class Flow {
     const std::vector<size_t> &readers(int32_t value) const { return readers_[value]; }
     bool is_output(int32_t value) const { return is_output_[value]; }
     size_t index(const mil::Operation *op) const { return static_cast<size_t>(op - f.operations.data()); }
+    bool is_made_by(const std::vector<size_t> &operations, int32_t value) const;
+    // body(value) for each operand of an operation, in the order of its arguments.
+    template <class F> void operands(size_t operation, F &&body) const {
+        for (const mil::Argument &a : f.operations[operation].arguments)
+            for (int32_t v : a.values) body(v);
+    }
     // Whether anybody but `inside` wants the value.
     bool wanted_outside(int32_t value, const std::vector<size_t> &inside) const;
     // A constant's only number.

@@ -29,7 +29,7 @@ Step products(const Builder &builder, Ref a, Ref b, Ref c, std::vector<Product> 
     return [=, before = builder.before, then = builder.then, list = std::move(list)](const Frame &f) {
         std::vector<Gemm> ready(list.size());
         std::vector<Prologue> prologues(before ? list.size() : 0);
-        std::vector<Epilogue> epilogues(then ? list.size() : 0);
+        std::vector<Epilogue> epilogues(then.run ? list.size() : 0);
         for (size_t i = 0; i < list.size(); i++) {
             ready[i] = list[i].g;
             ready[i].a.data = f.at(a) + list[i].a;
@@ -37,14 +37,14 @@ Step products(const Builder &builder, Ref a, Ref b, Ref c, std::vector<Product> 
             ready[i].c = f.at(c) + list[i].c;
             const auto matrix = static_cast<int64_t>(i);
             if (before) {
-                prologues[i].run = [&f, &before, matrix](int64_t column, int64_t columns) { (*before)(f, matrix, column, columns); };
+                prologues[i] = [&f, &before, matrix](int64_t column, int64_t columns) { before(f, matrix, column, columns); };
                 ready[i].before = &prologues[i];
             }
-            if (then) {
+            if (then.run) {
                 const int64_t above = matrix * ready[i].m;
-                epilogues[i].unit = then->unit;
+                epilogues[i].unit = then.unit;
                 epilogues[i].run = [&f, &then, above](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-                    then->run(f, above + row, rows, column, columns);
+                    then.run(f, above + row, rows, column, columns);
                 };
                 ready[i].then = &epilogues[i];
             }

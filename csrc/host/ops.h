@@ -38,8 +38,8 @@ class Builder {
     const mil::Operation &op;
     const Plan &plan;
     const size_t index;
-    std::shared_ptr<const Leader> before; // of an operation whose result is made in parts, this and the next
-    std::shared_ptr<const Follower> then;
+    Leader before; // of an operation whose result is made in parts, this and the next; or none
+    Follower then;
 
     // The value id of a required operand.
     int32_t operand(const char *name) const;

@@ -194,8 +194,7 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
     Matrix late = b;
     late.view.data = eb == Elem::f32 ? static_cast<const void *>(late.floats.data()) : late.halves.data();
     std::vector<int> made;
-    Prologue before;
-    before.run = [&](int64_t column, int64_t columns) {
+    const Prologue before = [&](int64_t column, int64_t columns) {
         for (int64_t j = column; j < column + columns; ++j) {
             ++made[j];
             for (int64_t l = 0; l < k; ++l) {
