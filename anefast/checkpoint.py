@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from anefast.config import ModelConfig, model_settings
-from anefast.telemetry import write_atomic
-from anefast.untrusted import read_json
+from anefast.errors import BadInput
+from anefast.files import parse_json, write_atomic
 
 if TYPE_CHECKING:
     from anefast.nn import Vocabulary
@@ -40,7 +40,7 @@ LATEST, BEST = "latest", "best.json"
 _NAME = re.compile(r"step_(\d{6,})(?:_micro(\d{3,}))?")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(BadInput):
     """A checkpoint that cannot be read or written. One line that names it."""
 
 
@@ -125,7 +125,7 @@ def mark_best(run: Path, checkpoint: Path, val_loss: float) -> None:
 def best_checkpoint(run: Path) -> str | None:
     """The name in best.json, if it says one."""
     try:
-        return str(read_json((run / BEST).read_text())["checkpoint"])
+        return str(parse_json((run / BEST).read_text())["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -155,7 +155,7 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
 def load_state(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint, after every other file's sha256 was found to match."""
     try:
-        state = read_json((folder / STATE).read_text("utf-8"))
+        state = parse_json((folder / STATE).read_text("utf-8"))
         form, hashes = state["format"], dict(state["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointError(
@@ -202,7 +202,7 @@ def load_vocabulary(folder: Path) -> Vocabulary | None:
     from anefast.nn import Vocabulary
 
     try:
-        state = read_json((folder / STATE).read_text("utf-8"))
+        state = parse_json((folder / STATE).read_text("utf-8"))
         text, size = state.get(VOCABULARY), int(state["model"]["vocab_size"])
         return Vocabulary.from_text(text, size) if text is not None else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -31,11 +31,14 @@ from anefast.config import (
     to_settings,
     unchecked,
 )
+from anefast.errors import AnefastError, Failure, shown
+from anefast.files import parse_toml, refusal
 from anefast.presets import preset_names, preset_settings
 from anefast.telemetry import read_config
-from anefast.untrusted import read_toml
 
 C = TypeVar("C")
+
+_TAGGED = re.compile(r"\[[a-z][\w. -]*\] ")  # as our messages begin; "[Errno 28]" is not one
 
 SHORT = {"data": "data.source", "tokenizer": "data.tokenizer"}  # flags and TOML keys for everyday
 # What may differ between the parts of a resumed run; anything else would make it another run.
@@ -81,18 +84,13 @@ def stand_in() -> None:
             setattr(sys, name, open(os.devnull, mode))
 
 
-class Failure(RuntimeError):
-    """The request was sound and the run went wrong: one line, exit code 1."""
-
-
 def one_line(error: Exception) -> str | None:
     """The message of an error meant for the user, or None for one that looks like a defect."""
     text = " ".join(str(error).split())
-    if text.startswith("["):
-        return text
+    if isinstance(error, AnefastError) or _TAGGED.match(text):
+        return shown(text, limit=4000)
     if isinstance(error, OSError) and error.strerror:
-        named = f" {error.filename}" if error.filename else ""
-        return f"[file]{named}: {error.strerror}."
+        return str(refusal("use", error.filename or "a file", error))
     if isinstance(error, MemoryError):
         return f"[memory] {text or 'not enough'}. Hint: a smaller batch or model."
     return None
@@ -181,7 +179,7 @@ def describe_origins(config: TrainConfig, origins: Mapping[str, str]) -> list[st
 def read_settings(path: Path) -> dict[str, Any]:
     """A TOML file as settings, short keys spelled out. ConfigError in one line."""
     try:
-        found = read_toml(path.read_text("utf-8"))
+        found = parse_toml(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(
             f"[config] cannot read {path}: {error.strerror}. Hint: a TOML file comes before flags."

@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Self
 
+from anefast.errors import BadInput
+
 ROW_MULTIPLE = 32  # 32 fp16 values fill the 64-byte row stride of a device surface
 
 _checking: ContextVar[bool] = ContextVar("anefast_config_checking", default=True)
 
 
-class ConfigError(ValueError):
+class ConfigError(BadInput):
     """A setting that cannot work. The message is one line: expected, got, hint."""
 
 

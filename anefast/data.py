@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import stories
+from anefast.errors import BadInput
 from anefast.tokenizer import Tokenizer, open_tokenizer
 
 Ids = npt.NDArray[np.int32]
@@ -34,7 +35,7 @@ _CHECK = 1 << 20  # ids checked at a time
 log = logging.getLogger("anefast")
 
 
-class DataError(ValueError):
+class DataError(BadInput):
     """Data that cannot be trained on. The message is one line and names the file."""
 
     def __init__(self, expected: str, got: str, hint: str) -> None:

@@ -16,7 +16,8 @@ from typing import Annotated, Literal
 import tyro
 
 from anefast.chips import find_chip
-from anefast.cli import Failure, command
+from anefast.cli import command
+from anefast.errors import Failure
 from anefast.mil.lint import LEVELS, Finding, Target, check_set, lint, report
 from anefast.mil.lint import fix as fixing
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast.config import ConfigError, ModelConfig
+from anefast.errors import BadInput
 
 Params = dict[str, npt.NDArray[np.float32]]
 
@@ -35,7 +36,7 @@ LAYER_NAMES = (
 )  # fmt: skip
 
 
-class ModelFileError(ValueError):
+class ModelFileError(BadInput):
     """A file that is not a whole llama2.c model. One line that names the file."""
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import tyro
 
 from anefast import _C
-from anefast.cli import Failure, command
+from anefast.cli import command
+from anefast.errors import Failure
 from anefast.runtime import Device
 from anefast.runtime.dump import MODEL, read
 from anefast.runtime.probe import Array, Bare, Bytes, run

@@ -14,7 +14,8 @@ from typing import Annotated
 import tyro
 
 from anefast.cli import command
-from anefast.telemetry import breakdown, write_atomic
+from anefast.files import write_atomic
+from anefast.telemetry import breakdown
 from anefast.telemetry.figures import png
 from anefast.telemetry.history import History, read_history
 from anefast.telemetry.page import page

@@ -29,6 +29,7 @@ from anefast import checkpoint
 from anefast.cli import describe_origins, guarded, run_of, train_config
 from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, to_settings
 from anefast.data import TokenData, open_data
+from anefast.files import write_atomic
 from anefast.progress import Row
 from anefast.restart import restart
 from anefast.telemetry import (
@@ -37,7 +38,6 @@ from anefast.telemetry import (
     RunFolder,
     read_config,
     read_rows,
-    write_atomic,
 )
 from anefast.telemetry import breakdown as shown
 from anefast.telemetry.screen import Direct, Screen, is_terminal

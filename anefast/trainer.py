@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C, checkpoint
-from anefast.cli import Failure
 from anefast.config import ConfigError, TrainConfig, flatten, to_settings
 from anefast.data import Batches, Order, TokenData
+from anefast.errors import Failure
 from anefast.optim import AdamW, LossScale, learning_rate
 from anefast.progress import Progress, Row, finite, progress_line, with_infinities
 from anefast.restart import restarts

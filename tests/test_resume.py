@@ -15,8 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from anefast import _C, checkpoint
-from anefast.cli import Failure
 from anefast.config import ConfigError
+from anefast.errors import Failure
 from anefast.telemetry import RunError
 from anefast.train import fit
 from anefast.trainer import arithmetic

@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"_C", "config", "chips", "debug", "presets", "untrusted"},
+    {"errors", "files"},
+    {"_C", "config", "chips", "debug", "presets"},
     {"ir"},
     {"nn"},
     {"mil"},

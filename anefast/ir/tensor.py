@@ -20,6 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from anefast.errors import BadInput
+
 Direction = Literal["forward", "backward"]
 Shape = tuple[int, ...]
 Number = int | float
@@ -31,7 +33,7 @@ _direction: contextvars.ContextVar[Direction] = contextvars.ContextVar(
 _order = itertools.count()
 
 
-class ShapeError(ValueError):
+class ShapeError(BadInput):
     """A graph that cannot be built: `[op] expected ..., got ... Hint: ...`."""
 
     def __init__(self, where: str, expected: str, got: object, hint: str = "") -> None:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from anefast.config import TrainConfig
+from anefast.errors import AnefastError
 
 log = logging.getLogger("anefast")
 
 
-class CompileBudgetError(RuntimeError):
+class CompileBudgetError(AnefastError, RuntimeError):
     """A run needs more compiles than its process may make, and cannot start another process."""
 
 

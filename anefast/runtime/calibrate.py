@@ -22,6 +22,7 @@ import numpy as np
 
 from anefast import _C, ir
 from anefast.config import ModelConfig
+from anefast.files import parse_json
 from anefast.fuse import Region, find_plan
 from anefast.fuse.count import Counter
 from anefast.fuse.timing import Rates
@@ -30,7 +31,6 @@ from anefast.runtime.device import Device
 from anefast.runtime.kernel import Kernel
 from anefast.runtime.learned import cache_folder
 from anefast.runtime.sequence import Sequence, stage
-from anefast.untrusted import read_json
 
 log = logging.getLogger("anefast")
 
@@ -209,7 +209,7 @@ def _read(path: Path) -> dict[str, Rates]:
     """Calibrations in the file; a file that is absent or damaged holds none."""
     names = {f.name for f in fields(Rates)}
     try:
-        found = read_json(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
         return {k: Rates(**v) for k, v in found.items() if set(v) == names}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from anefast.files import parse_json
 from anefast.runtime.cache import Blobs
 from anefast.runtime.probe import Array
-from anefast.untrusted import read_json
 
 MODEL, EVALUATION, ABOUT, ROOT = "model.mil", "evaluation.npz", "about.json", "@model_path/"
 
@@ -55,7 +55,7 @@ def write_evaluation(
     named = {f"in.{n}": a for n, a in inputs.items()} | {f"out.{n}": a for n, a in outputs.items()}
     np.savez(folder / EVALUATION, allow_pickle=False, **named)
     if error:
-        about = read_json((folder / ABOUT).read_text("utf-8"))
+        about = parse_json((folder / ABOUT).read_text("utf-8"))
         (folder / ABOUT).write_text(json.dumps({**about, "error": error}, indent=2) + "\n", "utf-8")
 
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anefast.untrusted import read_json
+from anefast.files import parse_json
 
 log = logging.getLogger("anefast")
 
@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
             raw = file.read(MOST_BYTES + 1)
         if len(raw) > MOST_BYTES:
             raise ValueError("it is too large")
-        known = read_json(raw)
+        known = parse_json(raw)
         if not isinstance(known, dict) or known.get("format") != FORMAT:
             raise ValueError(f"it is not of format {FORMAT}")
         devices = known.get("devices")

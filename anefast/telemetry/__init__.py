@@ -11,7 +11,6 @@ from anefast.telemetry.run import (
     environment,
     peak_memory_bytes,
     read_config,
-    write_atomic,
 )
 
 __all__ = [
@@ -24,5 +23,4 @@ __all__ = [
     "peak_memory_bytes",
     "read_config",
     "read_rows",
-    "write_atomic",
 ]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from anefast.config import flatten
+from anefast.files import parse_json
 from anefast.telemetry.rows import METRICS, TIMINGS, Row, read_rows
 from anefast.telemetry.run import ENVIRONMENT, LOCK, read_config
-from anefast.untrusted import read_json
 
 SUMMARY = "breakdown.json"
 SAMPLE = "sample.txt"
@@ -144,7 +144,7 @@ def owner_lives(lock: Path) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,14 +14,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from anefast.untrusted import read_json
+from anefast.errors import BadInput
+from anefast.files import parse_json
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 
 Row = dict[str, Any]
 
 
-class RunError(ValueError):
+class RunError(BadInput):
     """A run folder, or rows of it, that cannot be used. One line."""
 
 
@@ -70,7 +71,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for line in path.read_bytes().splitlines():
         try:
-            rows.append(read_json(line))
+            rows.append(parse_json(line))
         except ValueError:
             break
     return rows
@@ -82,7 +83,7 @@ def drop_rows_after(path: Path, step: int) -> None:
     with open(path, "rb") as file:
         for line in file:
             try:
-                if read_json(line)["step"] > step or not line.endswith(b"\n"):
+                if parse_json(line)["step"] > step or not line.endswith(b"\n"):
                     break
             except (ValueError, KeyError, TypeError):
                 break

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from anefast.config import TrainConfig, to_settings
+from anefast.files import parse_json, parse_toml, write_atomic
 from anefast.telemetry.background import Background
 from anefast.telemetry.rows import Row, RowFiles, RunError
 from anefast.telemetry.sinks import Sinks
-from anefast.untrusted import read_json, read_toml
 
 LOCK, CONFIG, ENVIRONMENT = "run.lock", "config.toml", "env.json"
 
@@ -134,7 +134,7 @@ class RunFolder:
 def read_config(run: Path) -> dict[str, Any]:
     """The settings in a run's config.toml. RunError when there is none."""
     try:
-        return read_toml((run / CONFIG).read_text("utf-8"))
+        return parse_toml((run / CONFIG).read_text("utf-8"))
     except (OSError, ValueError):
         raise RunError(
             f"[run] {run} is not a run: it has no readable {CONFIG}. Hint: name a run folder."
@@ -146,7 +146,7 @@ def read_sessions(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        sessions = read_json(file.read_text(encoding="utf-8"))["sessions"]
+        sessions = parse_json(file.read_text(encoding="utf-8"))["sessions"]
         if not all(isinstance(session, dict) for session in sessions):
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError):
@@ -189,20 +189,6 @@ def peak_memory_bytes() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Writes beside, fsyncs, renames: the old file or the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _check_unused(path: Path) -> None:

@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from anefast.errors import BadInput
 from anefast.telemetry.rows import Row
 
 log = logging.getLogger("anefast")
 
 
-class SinkError(ValueError):
+class SinkError(BadInput):
     """A sink that cannot be had. One line."""
 
 

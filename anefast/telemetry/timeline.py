@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.files import write_atomic
 from anefast.telemetry.background import Background
-from anefast.telemetry.run import write_atomic
 from anefast.telemetry.trace import Trace
 
 log = logging.getLogger("anefast")

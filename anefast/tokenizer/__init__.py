@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from anefast.untrusted import read_json
+from anefast.files import parse_json
 
 from .base import ByteTokenizer, Stream, Tokenizer
 from .bpe import BPETokenizer
@@ -96,7 +96,7 @@ def _open_file(path: Path) -> Tokenizer:
 def _described(content: str, path: Path) -> Tokenizer:
     """A tokenizer.json that we wrote ourselves: today only bytes needs one."""
     try:
-        kind = read_json(content).get("anefast_tokenizer")
+        kind = parse_json(content).get("anefast_tokenizer")
     except (ValueError, AttributeError):
         kind = "broken"
     if kind != "bytes":

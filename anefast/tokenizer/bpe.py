@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from anefast.untrusted import read_json
+from anefast.files import parse_json
 
 from .base import FIRST_BYTE, Pieces, check_id, utf8, write
 
@@ -43,7 +43,7 @@ class BPETokenizer(Pieces):
         library = _library()
         self.name = name
         try:
-            description = read_json(content)
+            description = parse_json(content)
             if not isinstance(description, dict) or "model" not in description:
                 raise ValueError("no model in it")
             self._inner = library.Tokenizer.from_str(content)
