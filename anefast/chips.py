@@ -119,6 +119,16 @@ COMMON: dict[str, Switch] = {
     # there are was not: a tree of four lanes comes first, then nobody has published an order, nor
     # how channels are shared out among cores. Some order of terms overflows wherever the positive
     # ones or the negative ones alone reach the cap; to say which do would be to invent hardware.
+    "products": Switch(
+        "fp32", "inferred",
+        "fp32 sums stand in where the accumulator was not measured; of M3 Pro, gradients of 4.2e-4 "
+        "times weights of 0.036 that gave zeros (slavko-at-klincov-it/ANE-Training) speak for "
+        "q15.16, of M1 fp16 sums of four lanes (ane-guide) against it",
+    ),
+    "rounding": Switch(
+        "even", "disputed",
+        f"{GUIDE}: M1 rounds to nearest even; ANEForge sees 2049 -> 2050 on M2 Pro and M5",
+    ),
     "product_cap": Switch("32768", "agreed", f"{GUIDE} ch. 3 and 20: M1 to M5 Pro"),
     "nan": Switch("coerce", "single", f"{GUIDE} ch. 3"),
     "denormals": Switch(
@@ -155,6 +165,13 @@ _M1_M2: dict[str, Switch] = {
     ),
 }  # fmt: skip
 _M1 = {**_M1_M2, "kernel": Switch("13", "agreed", f"{GUIDE} ch. 17", "ANE039")}
+# Measured on M4 and M6 with equal results; nobody has looked at the other chips.
+M6_STUDY = "751K/Apple-Neural-Engine-Microarchitecture-Study-M6: M4 and M6, macOS 27.0.1"
+_FIXED: dict[str, Switch] = {
+    "products": Switch("q15.16", "single", M6_STUDY),
+    "rounding": Switch("away", "single", M6_STUDY),
+    "denormals": Switch("keep", "single", M6_STUDY),
+}
 _INPUTS = Switch(
     "fp16", "disputed",
     f"every attempt was refused in {SEED}, which took fp32 ones of rank 3; fp16 ones run on M1 Pro "
@@ -231,8 +248,8 @@ CHIPS: dict[str, Chip] = {
         ),
         Chip("m2", slice_cap=_SLICE, dialect="ios16", differs=_M1_M2),
         Chip("m3", differs={"together": _TOGETHER, "tiny": _TINY}),
-        Chip("m4", max_axis=_NEW_AXIS),
-        Chip("m4-max", max_axis=_NEW_AXIS),
+        Chip("m4", max_axis=_NEW_AXIS, differs=_FIXED),
+        Chip("m4-max", max_axis=_NEW_AXIS, differs=_FIXED),
         Chip("m5", max_axis=assumed(_NEW_AXIS, "m4"), differs={"denormals": _KEPT}),
     )
 }

@@ -54,7 +54,8 @@ def exact(data_dir, tmp_path_factory):
     return loss
 
 
-NUMBERS = ("slice_cap", "product_cap", "nan", "denormals", "sums", "tables", "tiny")
+NUMBERS = ("products", "rounding", "slice_cap", "product_cap", "nan")
+NUMBERS += ("denormals", "sums", "tables", "tiny")
 
 
 def alike() -> dict[str, list[str]]:

@@ -206,7 +206,7 @@ MatrixView matrix(const py::array &a, const char *name) {
     return {a.data(), half ? Elem::f16 : Elem::f32, a.strides(0) / size, a.strides(1) / size};
 }
 
-void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, bool accumulate, bool reference) {
+void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, bool accumulate, bool reference, bool fixed) {
     Gemm g{};
     g.a = matrix(a, "a");
     g.b = matrix(b, "b");
@@ -219,6 +219,10 @@ void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, b
         throw py::value_error("[gemm] expected out to be writable with contiguous rows.");
     if (accumulate && c.elem != Elem::f32)
         throw py::value_error("[gemm] expected float32 out to accumulate into, got " + describe(out) + ".");
+    if (fixed && (g.a.elem != Elem::f16 || g.b.elem != Elem::f16 || c.elem != Elem::f16))
+        throw py::value_error("[gemm] expected float16 a, b and out for fixed, got " + describe(a) + ", " + describe(b) +
+                              " and " + describe(out) + ".");
+    g.arithmetic = fixed ? Arithmetic::fixed : Arithmetic::fp32;
     g.c = const_cast<void *>(c.data);
     g.c_elem = c.elem;
     g.c_row_stride = c.row_stride;
@@ -272,8 +276,9 @@ void init_arrays(py::module_ &m) {
     m.def("half_overflows", &overflows, py::arg("h"), "Whether an fp16 array holds an inf or a NaN.");
     m.def("half_isa", &half_isa);
     m.def("gemm", &gemm_arrays, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
-          py::arg("reference") = false,
-          "out = a b, or out += a b: (m, k) by (k, n), fp16 or fp32; one fused multiply-add chain per element.");
+          py::arg("reference") = false, py::arg("fixed") = false,
+          "out = a b, or out += a b: (m, k) by (k, n), fp16 or fp32; one fused multiply-add chain per element.\n\n"
+          "fixed: the Q15.16 products of M4 and M6 (csrc/cpu/gemm_fixed.h), of fp16 arrays.");
     m.def("gemm_isa", &gemm_isa);
 }
 

@@ -16,6 +16,7 @@
 
 #include "../half.h"
 #include "../round.h"
+#include "gemm_fixed.h"
 #include "gemm_kernels.h"
 #include "gemm_library.h"
 #include "gemm_path.h"
@@ -37,6 +38,8 @@ constexpr int64_t LIBRARY_PRODUCTS = 100 * 1000 * 1000; // likewise, at a matrix
 
 const GemmKernels &kernels_for(const Gemm &g) {
     const GemmPath &path = gemm_path();
+    if (g.arithmetic == Arithmetic::fixed)
+        return *path.fixed;
     return g.a.elem == Elem::f16 && g.b.elem == Elem::f16 ? *path.halves : *path.floats;
 }
 
@@ -68,7 +71,7 @@ struct Cut {
         alone = tasks_wanted <= 1 || products <= SERIAL_PRODUCTS;
         const int64_t n = round_up(g.n, kern.nr);
         step_columns = std::min(n, std::max(kern.nr, PACK_ELEMENTS / 256 / kern.nr * kern.nr));
-        step_k = std::min(g.k, std::max<int64_t>(PACK_ELEMENTS / step_columns, K_BLOCK));
+        step_k = kern.whole_k ? g.k : std::min(g.k, std::max<int64_t>(PACK_ELEMENTS / step_columns, K_BLOCK));
         if (step_k < g.k) // equal steps
             step_k = std::min(g.k, round_up(ceil_div(g.k, ceil_div(g.k, step_k)), kern.k_unit));
         if (step_k == g.k)
@@ -180,20 +183,21 @@ struct Plan : Cut {
         const int64_t c_size = half ? 2 : 4;
         char *const c = static_cast<char *>(g.c) + (row * g.c_row_stride + step_column + left) * c_size;
 
+        const int64_t block = k_count > K_BLOCK && !kern.whole_k ? round_up(ceil_div(k_count, ceil_div(k_count, K_BLOCK)), kern.k_unit)
+                                                : std::max<int64_t>(k_count, 1);
+
         // Where partial sums wait between blocks: C itself, or an fp32 stand-in for an fp16 C.
         float *sums = reinterpret_cast<float *>(c);
         int64_t sums_stride = g.c_row_stride;
         if (half && partial) {
             sums = partial + row * step_columns + left;
             sums_stride = step_columns;
-        } else if (half && k_count > K_BLOCK) {
+        } else if (half && block < k_count) {
             sums = partial_scratch.get(tile_rows * tile_columns);
             sums_stride = tile_columns;
         }
 
         const bool in_place = kern.in_place && kern.in_place(g);
-        const int64_t block = k_count > K_BLOCK ? round_up(ceil_div(k_count, ceil_div(k_count, K_BLOCK)), kern.k_unit)
-                                                : std::max<int64_t>(k_count, 1);
         if (kern.enter)
             kern.enter();
         int64_t k = 0;
@@ -347,7 +351,24 @@ void gemm_enqueue(const void *key, const Gemm &g) {
     });
 }
 
+void fixed_reference(const Gemm &g) {
+    const auto at = [](const MatrixView &v, int64_t i, int64_t j) {
+        return fixed_factor(static_cast<const uint16_t *>(v.data)[i * v.row_stride + j * v.col_stride]);
+    };
+    for (int64_t i = 0; i < g.m; ++i)
+        for (int64_t j = 0; j < g.n; ++j) {
+            double sum = 0;
+            for (int64_t k = 0; k < g.k; ++k) {
+                const float a = at(g.a, i, k);
+                sum = fixed_add(sum, fixed_term(FIXED_ONE * a, fixed_least(a), at(g.b, k, j)));
+            }
+            static_cast<uint16_t *>(g.c)[i * g.c_row_stride + j] = fixed_result(sum);
+        }
+}
+
 void gemm_reference(const Gemm &g) {
+    if (g.arithmetic == Arithmetic::fixed)
+        return fixed_reference(g);
     const auto at = [](const MatrixView &v, int64_t i, int64_t j) {
         const int64_t e = i * v.row_stride + j * v.col_stride;
         return v.elem == Elem::f32 ? static_cast<const float *>(v.data)[e]

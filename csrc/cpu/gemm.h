@@ -10,6 +10,7 @@
 // (plus 2^-16 of each product for fp32 operands, where infinity times a number may become NaN).
 // ANEFAST_ISA=relaxed, and nothing else, takes paths that round operands to the nearest bf16 first, which may cost 2^-7
 // + 2^-16 of each product: AMX-BF16, summed as above, or AVX-512 BF16, each pair's second product before its first.
+// A product that says Arithmetic::fixed is none of these: gemm_fixed.h says what it is, on every path alike.
 // A product that says any_order gives the order up as well where gemm_isa() names a library.
 #pragma once
 
@@ -19,6 +20,7 @@
 namespace anefast {
 
 enum class Elem : uint8_t { f16, f32 };
+enum class Arithmetic : uint8_t { fp32, fixed }; // fixed: Q15.16, of fp16 operands and results without accumulation
 
 struct MatrixView { // element (i, j) is data[i * row_stride + j * col_stride]
     const void *data;
@@ -49,6 +51,7 @@ struct Gemm {
     const Prologue *before = nullptr;
     const Epilogue *then = nullptr;
     int64_t first_column = 0; // as these two count columns
+    Arithmetic arithmetic = Arithmetic::fp32;
 };
 
 void gemm(const Gemm &g);                     // in one parallel region of the shared pool

@@ -3,7 +3,7 @@
 // gemm_tile.h is the code behind the tables that agree to the bit; gemm_portable.cpp, gemm_avx2.cpp,
 // gemm_avx512.cpp and gemm_neon.cpp compile it, each in its own namespace. gemm_amx.cpp and
 // gemm_avx512_bf16.cpp have those that sum pairs (gemm.h says how far they may differ), of operands
-// that gemm_pairs.h packs. Read gemm.cpp for how the tables are driven.
+// that gemm_pairs.h packs. gemm_fixed_*.cpp have Q15.16 products, by gemm_fixed_tile.h. Read gemm.cpp for how the tables are driven.
 #pragma once
 
 #include <cmath>
@@ -63,6 +63,10 @@ struct GemmKernels {
     // The flops of a tile's products, `rounds` times between enter and leave with nothing loaded: what bounds `strip`.
     // Null: fp32 multiply-adds do.
     double (*in_registers)(int64_t rounds) = nullptr;
+    int64_t a_packed_bytes = 0; // of an element of A in a panel, where that is not packed_bytes
+    bool whole_k = false;       // a strip takes all k at once: its sums cannot wait as fp32
+
+    int64_t bytes_of_a() const { return a_packed_bytes ? a_packed_bytes : packed_bytes; }
 };
 
 // Null where this build has no such code. The processor's consent is gemm.cpp's business.
@@ -74,6 +78,9 @@ const GemmKernels *gemm_kernels_amx_fp16(); // fp16 operands only
 const GemmKernels *gemm_kernels_amx_bf16(); // any operands, in three passes
 const GemmKernels *gemm_kernels_amx_relaxed(); // any operands, rounded to bf16, here and below
 const GemmKernels *gemm_kernels_avx512_relaxed();
+const GemmKernels *gemm_kernels_portable_fixed(); // Q15.16, fp16 operands only, here and below
+const GemmKernels *gemm_kernels_avx2_fixed();
+const GemmKernels *gemm_kernels_avx512_fixed();
 
 // a * b + c rounded once, without the instruction. The product is exact in double; the sum is rounded to
 // odd (its last bit remembers that something was lost), which makes the second rounding the only one.

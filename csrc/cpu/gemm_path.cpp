@@ -30,6 +30,16 @@ const Candidate CANDIDATES[] = {
     {"relaxed", cpu_has_avx512_bf16, gemm_kernels_avx512_relaxed, gemm_kernels_avx512_relaxed, true},
 };
 
+// Q15.16 has no path of its own for tiles and pairs: the vectors that this process may use make it.
+const GemmKernels *fixed_kernels() {
+    const isa_vectors vectors = isa_allowed();
+    if (vectors == ISA_AVX512 && gemm_kernels_avx512_fixed())
+        return gemm_kernels_avx512_fixed();
+    if ((vectors == ISA_AVX512 || vectors == ISA_AVX2) && gemm_kernels_avx2_fixed())
+        return gemm_kernels_avx2_fixed();
+    return gemm_kernels_portable_fixed();
+}
+
 GemmPath choose() {
     const std::string wish = isa_wish();
     const Candidate *best = nullptr, *wished = nullptr;
@@ -45,7 +55,7 @@ GemmPath choose() {
     }
     const Candidate &taken = wished ? *wished : *best;
     // The library is part of the best choice, so naming an instruction set passes it over.
-    GemmPath path{taken.halves(), taken.floats(), taken.relaxed, gemm_library() && !wished, taken.halves()->isa};
+    GemmPath path{taken.halves(), taken.floats(), fixed_kernels(), taken.relaxed, gemm_library() && !wished, taken.halves()->isa};
     if (path.library)
         path.isa += std::string(", ") + gemm_library() + " for any_order";
     if (!wish.empty() && !wished)

@@ -10,6 +10,7 @@ namespace anefast {
 
 struct GemmPath {
     const GemmKernels *halves, *floats; // for products of two fp16 operands; for all others
+    const GemmKernels *fixed;           // for Q15.16 products
     bool relaxed;                       // operands are rounded to bf16
     bool library;                       // a product whose order of summation is free goes to gemm_library.h
     std::string isa;                    // for run headers; says so where a wish could not be met

@@ -20,7 +20,7 @@ inline void take_rows(const GemmKernels &kern, const MatrixView &a, int64_t row,
     const bool by_rows = a.col_stride == 1 && kern.pack_a_rows;
     const int64_t wide = round_up(k_count, by_rows ? 16 : kern.k_unit);
     s->a_row_stride = by_rows ? wide : 0;
-    s->a_row_bytes = wide * kern.packed_bytes;
+    s->a_row_bytes = wide * kern.bytes_of_a();
     uint8_t *const mine = own.get_bytes(round_up(rows, kern.a_panel_rows) * s->a_row_bytes);
     if (by_rows)
         kern.pack_a_rows(a, row, rows, k, k_count, reinterpret_cast<float *>(mine), wide);

@@ -101,7 +101,7 @@ Pass pass_of(const Profile &p, const Builder &b) {
             pass.cap = static_cast<uint16_t>(half_from(p.slice_cap) + (half_to_float(half_from(p.slice_cap)) <= p.slice_cap));
         return pass;
     }
-    if (is_product(type)) {
+    if (is_product(type) && !p.fixed) {
         // A product of one term is no sum, and was seen to pass 60000.
         const auto &w = type == "conv" ? b.type("weight").shape : std::vector<int32_t>{0, 0};
         const bool one_term = type == "conv" && w[1] == 1 && b.type("weight").elements() == static_cast<size_t>(w[0]);

@@ -111,6 +111,23 @@ template <class T> struct Walk {
     }
 };
 
+// Halves from zero away, rounded once from the double.
+uint16_t half_away_from(double d) {
+    const uint16_t sign = std::signbit(d) ? 0x8000 : 0;
+    const double size = std::fabs(d);
+    if (size < 0x1p-14) return sign | static_cast<uint16_t>(size * 0x1p24 + 0.5);
+    uint32_t bits;
+    const float odd = to_odd(size);
+    std::memcpy(&bits, &odd, sizeof bits);
+    if (bits > 0x7f800000) return sign | 0x7e00;
+    return sign | static_cast<uint16_t>(std::min(((bits + 0x1000) >> 13) - (112u << 10), 0x7c00u));
+}
+
+void store_half_away(const double *x, uint8_t *p, size_t n) {
+    auto *h = reinterpret_cast<uint16_t *>(p);
+    for (size_t i = 0; i < n; i++) h[i] = half_away_from(x[i]);
+}
+
 template <class T>
 Step build(const Builder &b, const std::vector<int32_t> &operands, Kernel<T> kernel, const Parameters &parameters) {
     Walk<T> w;
@@ -124,6 +141,8 @@ Step build(const Builder &b, const std::vector<int32_t> &operands, Kernel<T> ker
     w.out_element = mil::bytes_of(out.dtype);
     w.total = out.elements();
     w.store = storer<T>(out.dtype);
+    if constexpr (std::is_same_v<T, double>)
+        if (b.away && out.dtype == mil::DType::fp16) w.store = store_half_away;
     w.kernel = kernel;
     w.parameters = parameters;
     if (!w.store) b.refuse("expected a numeric result");
@@ -226,7 +245,7 @@ Step build_elementwise(const Builder &b, const std::vector<int32_t> &operands, K
         floats = floats && (is_float(t) || t == mil::DType::boolean);
     }
     parameters.to_half = out == mil::DType::fp16;
-    if (floats) return build<float>(b, operands, f, parameters);
+    if (floats && !(b.away && parameters.to_half)) return build<float>(b, operands, f, parameters);
     return build<double>(b, operands, d, parameters);
 }
 

@@ -199,9 +199,13 @@ void take_on(const std::shared_ptr<Chip> &chip, mil::Function *f, anefast_progra
     add_copies(f, p);
 }
 
-Step step_of(const Builder &b, const Chip *chip) {
-    Step exact = table().at(b.op.type).build(b);
-    return chip ? under(chip->profile, b, std::move(exact)) : exact;
+Step step_of(Builder b, const Chip *chip) {
+    if (chip) {
+        b.fixed = chip->profile.fixed;
+        b.away = chip->profile.away;
+    }
+    Step step = table().at(b.op.type).build(b);
+    return chip ? under(chip->profile, b, std::move(step)) : step;
 }
 
 anefast_status compile(anefast_device *device, const char *text, size_t text_bytes, const anefast_blob *blobs,

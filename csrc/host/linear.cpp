@@ -18,6 +18,12 @@ Elem elem_of(const Builder &b, const mil::Type &t) {
     b.refuse(std::string("expected fp16 or fp32, got ") + mil::spelling(t.dtype));
 }
 
+// What a chip's own products are defined for, it computes so.
+Arithmetic arithmetic_of(const Builder &b, const Gemm &g) {
+    const bool halves = g.a.elem == Elem::f16 && g.b.elem == Elem::f16 && g.c_elem == Elem::f16;
+    return b.fixed && halves ? Arithmetic::fixed : Arithmetic::fp32;
+}
+
 // One product of a batch; where its three matrices are is said in bytes from their values.
 struct Product {
     Gemm g;
@@ -85,6 +91,7 @@ Step matmul(const Builder &b) {
     g.b = {nullptr, elem_of(b, y), ty ? 1 : y1, ty ? y1 : 1};
     g.c_elem = elem_of(b, z);
     g.c_row_stride = g.n;
+    g.arithmetic = arithmetic_of(b, g);
     const std::vector<int32_t> batch(z.shape.begin(), z.shape.end() - 2);
     const auto ox = batch_offsets({x.shape.begin(), x.shape.end() - 2}, batch, static_cast<size_t>(x0 * x1));
     const auto oy = batch_offsets({y.shape.begin(), y.shape.end() - 2}, batch, static_cast<size_t>(y0 * y1));
@@ -120,6 +127,7 @@ Step linear(const Builder &b) {
     g.b = {nullptr, elem_of(b, w), 1, g.k};
     g.c_elem = elem_of(b, z);
     g.c_row_stride = g.n;
+    g.arithmetic = arithmetic_of(b, g);
     return products(b, b.at("x"), b.at("weight"), b.at(b.result()), {{g, 0, 0, 0}});
 }
 
@@ -233,6 +241,7 @@ Step conv(const Builder &b) {
     g.b = {nullptr, elem_of(b, x), g.n, 1};
     g.c_elem = elem_of(b, z);
     g.c_row_stride = g.n;
+    g.arithmetic = arithmetic_of(b, g);
     std::vector<Product> list;
     for (int64_t i = 0; i < v.batch; i++)
         for (int64_t q = 0; q < v.groups; q++)

@@ -34,6 +34,7 @@ class Builder {
   public:
     Builder(const mil::Function &f, const mil::Operation &op, const Plan &plan, size_t index)
         : f(f), op(op), plan(plan), index(index) {}
+    bool fixed = false, away = false; // of a chip: Q15.16 products; elementwise results rounded half away from zero
     const mil::Function &f;
     const mil::Operation &op;
     const Plan &plan;

@@ -30,12 +30,14 @@ struct Profile {
     bool after_reduce = true;       // takes sqrt and rsqrt of what a reduction gave
     bool zero_gain = true;          // takes a sum times 0
     // 3) numbers: cliffs.h
+    bool fixed = false;     // conv and matmul compute in Q15.16 (cpu/gemm_fixed.h), and the next is not asked
     double product_cap = 0; // results of conv and matmul from here on are inf; 0: 65520, as all
     double slice_cap = 0;   // beyond it, slices behind the start of the last axis are inf; 0: none
     double tiny = 0;        // below it, log and rsqrt give inf; 0: no such floor
     bool coerce = false;    // NaN in becomes inf, NaN inside 0
     bool flush = false;     // products read and write denormals as 0
     bool narrow = false;    // the sum behind a mean or a norm is an fp16 number
+    bool away = false;      // elementwise results are rounded half away from zero
     bool tables = false;    // sigmoid and its kin are looked up in 33 knots
     // 4) budgets and delays
     int64_t compiles = 0, loaded = 0;          // per open device; 0: any number
