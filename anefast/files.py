@@ -14,17 +14,21 @@ import errno
 import json
 import os
 import secrets
+import select
 import stat
+import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from anefast.errors import BadInput, shown
 
 AnyPath = str | os.PathLike[str]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+FIRST_WRITER_SECONDS = 5.0  # how long an empty pipe is waited for
 SETTINGS_BYTES = 1 * MIB  # no TOML file or small JSON of ours comes near this
 
 _KINDS = (
@@ -95,6 +99,42 @@ def open_regular(
     except BaseException:
         os.close(handle)
         raise
+
+
+def spool_pipe(path: AnyPath, limit: int, where: str = "file") -> BinaryIO:
+    """What comes through a pipe until its end, in a file without a name.
+
+    limit: FileError for more bytes, so that an endless pipe ends. A pipe that nobody opens for
+    writing within FIRST_WRITER_SECONDS counts as empty.
+    """
+    with guarding("read", path, where):
+        spooled = tempfile.TemporaryFile()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISFIFO(os.fstat(handle).st_mode):
+            raise FileError(f"[{where}] expected {shown(path)} to be a pipe, it is none any more.")
+        opened = time.monotonic()
+        while True:
+            select.select([handle], [], [])
+            with guarding("read", path, where):
+                try:
+                    part = os.read(handle, MIB)
+                except BlockingIOError:  # another reader was faster
+                    continue
+                spooled.write(part)
+            if spooled.tell() > limit:
+                raise FileError(f"[{where}] {shown(path)} gave more than {limit:,} bytes.")
+            if part:
+                continue
+            if spooled.tell() or time.monotonic() - opened > FIRST_WRITER_SECONDS:
+                spooled.seek(0)
+                return cast(BinaryIO, spooled)
+            time.sleep(0.02)  # without a writer a pipe is always ready, and empty
+    except BaseException:
+        spooled.close()
+        raise
+    finally:
+        os.close(handle)
 
 
 def read_bytes(

@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast.config import ConfigError, ModelConfig
-from anefast.errors import BadInput
+from anefast.errors import BadInput, shown
+from anefast.files import guarding, open_regular
+from anefast.kinds import HEAD_BYTES, LLAMA2C_MODEL, kind_of, looks_like_text, missing
 
 Params = dict[str, npt.NDArray[np.float32]]
 
@@ -36,6 +38,9 @@ LAYER_NAMES = (
 )  # fmt: skip
 
 
+_NEVER_ZERO = ("norm", "tok_embeddings", "output", "ffn.w1", "ffn.w3")  # whole, in any model
+
+
 class ModelFileError(BadInput):
     """A file that is not a whole llama2.c model. One line that names the file."""
 
@@ -43,25 +48,30 @@ class ModelFileError(BadInput):
 def load(path: str | os.PathLike[str]) -> tuple[ModelConfig, Params]:
     """The model in `path`: its config and its weights, fp32 [out, in], under our names.
 
-    Raises ModelFileError (a ValueError) in one line when it is missing, foreign, cut short or too
-    long.
+    Raises ModelFileError (a ValueError) in one line when it is missing, of another kind, cut short,
+    too long, or when weights in it are not finite or were never written.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            config, start, legacy = _read_header(file, path, size)
-            expected = start + 4 * sum(n for _, n in _stacks(config, legacy))
-            if size != expected:
-                what = "is cut short" if size < expected else "is too long"
-                raise ModelFileError(
-                    f"[llama2c] {path} {what}: expected {expected} bytes for {_describe(config)}, "
-                    f"got {size}. Hint: copy the file again, or it is no llama2.c model."
-                )
-            file.seek(start)
-            return config, _read_weights(file, config, legacy)
-    except OSError as error:
-        raise ModelFileError(f"[llama2c] cannot read {path}: {error.strerror}.") from None
+    gone = missing(path)
+    if gone is not None:
+        raise ModelFileError(f"[llama2c] cannot read a model: {gone[0]}. Hint: {gone[1]}.")
+    with open_regular(path, where="llama2c") as file, guarding("read", path, "llama2c"):
+        size = os.fstat(file.fileno()).st_size
+        _check_kind(path, file.read(HEAD_BYTES), size)
+        file.seek(0)
+        config, start, legacy = _read_header(file, path, size)
+        expected = start + 4 * sum(n for _, n in _stacks(config, legacy))
+        if size != expected:
+            what = "is cut short" if size < expected else "is too long"
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} {what}: expected {expected} bytes for "
+                f"{_describe(config)}, got {size}. Hint: copy the file again, or it is no "
+                "llama2.c model."
+            )
+        file.seek(start)
+        params = _read_weights(file, config, legacy)
+    _check_weights(path, params)
+    return config, params
 
 
 def save(
@@ -110,6 +120,43 @@ def rotary_tables(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDA
     return np.cos(wide).astype(np.float32), np.sin(wide).astype(np.float32)
 
 
+def _check_kind(path: Path, head: bytes, size: int) -> None:
+    """Refuses a file that is known to be something else by the name of what it is."""
+    kind = kind_of(head, size)
+    if kind is not None and kind is not LLAMA2C_MODEL:
+        raise ModelFileError(
+            f"[llama2c] {shown(path)} is not a llama2.c model: it is {kind.name}. "
+            f"Hint: {kind.hint}."
+        )
+    if len(head) >= LEGACY_BYTES:
+        turned = struct.unpack_from(">7i", head)
+        if head[:4] == b"ak42" or all(0 < abs(value) < 2**24 for value in turned):
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} is not a llama2.c model: it is big-endian. "
+                "Hint: export it again on a little-endian machine."
+            )
+        if looks_like_text(head):
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} is not a llama2.c model: it is text. "
+                "Hint: text goes with --data."
+            )
+
+
+def _check_weights(path: Path, params: Params) -> None:
+    """Refuses weights that nobody can use: a download that ends in zeros has the right size."""
+    for name, array in params.items():
+        if not np.isfinite(array).all():
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} has weights in {name} that are not finite. "
+                "Hint: it is damaged, or its run diverged."
+            )
+        if name.endswith(_NEVER_ZERO) and not array.any():
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} has nothing but zeros in {name}. "
+                "Hint: its download or copy was not finished; fetch it again."
+            )
+
+
 def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[ModelConfig, int, bool]:
     head = file.read(HEADER_BYTES)
     if len(head) < LEGACY_BYTES:
@@ -139,8 +186,8 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[ModelConfig, in
         )  # fmt: skip
     except ConfigError:
         raise ModelFileError(
-            f"[llama2c] {path} is not a llama2.c model: its header reads {values}. "
-            "Hint: expected a legacy or version 1 .bin file."
+            f"[llama2c] {shown(path)} is not a llama2.c model: its header reads {values}. "
+            "Hint: expected a legacy or version 1 .bin file; token ids go with --data."
         ) from None
     return config, LEGACY_BYTES if legacy else HEADER_BYTES, legacy
 

@@ -16,13 +16,36 @@ from pathlib import Path
 import numpy as np
 
 from anefast import llama2c
-from anefast.checkpoint import find_checkpoint, load_model, load_vocabulary
+from anefast.checkpoint import find_checkpoint, load_model, load_seq_len, load_vocabulary
 from anefast.config import ModelConfig
+from anefast.errors import BadInput, shown
 from anefast.fuse import find_plan
 from anefast.nn import Params, Vocabulary, init_params
 from anefast.runtime import Device, Inference, TrainingStep, resolve
 from anefast.sampling import sample
-from anefast.tokenizer import Tokenizer, open_tokenizer
+from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
+
+
+class ModelError(BadInput):
+    """A model and what was given with it do not go together. One line."""
+
+
+def check_tokenizer(tokenizer: Tokenizer, size: int, padded: bool = False) -> None:
+    """ModelError where a tokenizer is not one for a table of `size` rows.
+
+    padded: the table may have more rows than the tokenizer has ids. That needs a yes from somebody,
+    for the other reason is a tokenizer of another model, whose ids mean other things.
+    """
+    have = tokenizer.vocab_size
+    if have == size or (have < size and padded):
+        return
+    hint = "use the tokenizer that this model was trained with"
+    if have < size:
+        hint += "; padded=True says that its table is larger on purpose"
+    raise ModelError(
+        f"[model] expected a tokenizer of {size} ids, as the model's table has, {tokenizer.name} "
+        f"has {have}. Hint: {hint}."
+    )
 
 
 @dataclass
@@ -30,13 +53,16 @@ class Model:
     """A Llama-family model. `params` are fp32 arrays by name (`anefast.nn.shapes`).
 
     vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
-    checkpoint keeps it, a llama2.c file cannot.
+    checkpoint keeps it, a llama2.c file cannot. trained_seq_len: how many tokens the sequences had
+    that it was last trained on, where that is known; what follows further on in a text is less
+    sure, whatever config.max_seq_len allows.
     """
 
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
     vocabulary: Vocabulary | None = None
+    trained_seq_len: int | None = None
 
     @classmethod
     def from_config(cls, config: ModelConfig, tokenizer: Tokenizer, seed: int = 1337) -> Model:
@@ -44,33 +70,31 @@ class Model:
         return cls(config, init_params(config, seed), tokenizer)
 
     @classmethod
-    def load(cls, path: str | Path, tokenizer: str = "") -> Model:
+    def load(cls, path: str | Path, tokenizer: str = "", padded: bool = False) -> Model:
         """Opens a run folder, one of its checkpoints, or a llama2.c `.bin` file.
 
         `tokenizer` is "bytes" or a tokenizer file; a run brings its own, a `.bin` file needs one.
-        Raises ValueError or FileNotFoundError with one clear line.
+        padded: that a tokenizer named here has fewer ids than the model's table is meant so: the
+        table was made larger than its vocabulary. Raises ValueError or FileNotFoundError with one
+        clear line.
         """
-        path, vocabulary = Path(path), None
+        path, vocabulary, seq_len = Path(path), None, None
         if path.is_dir():
             folder = find_checkpoint(path)
             config, params = load_model(folder)
-            vocabulary = load_vocabulary(folder)
+            vocabulary, seq_len = load_vocabulary(folder), load_seq_len(folder)
             source = tokenizer or str(folder)
         else:
             config, params = llama2c.load(path)
             source = tokenizer
         if not source:
-            raise ValueError(
-                f"[model] expected a tokenizer for {path}. Hint: llama2.c keeps it apart, "
+            raise ModelError(
+                f"[model] expected a tokenizer for {shown(path)}. Hint: llama2.c keeps it apart, "
                 "pass its tokenizer .bin."
             )
         opened = open_tokenizer(source)
-        if opened.vocab_size > config.vocab_size:
-            raise ValueError(
-                f"[model] expected a tokenizer of at most {config.vocab_size} ids, "
-                f"got {opened.vocab_size} in {source}."
-            )
-        return cls(config, params, opened, vocabulary)
+        check_tokenizer(opened, config.vocab_size, padded or not tokenizer)
+        return cls(config, params, opened, vocabulary, seq_len)
 
     def training_step(
         self,
@@ -104,6 +128,17 @@ class Model:
         """Forward programs for next-token logits, compiled as lengths are met."""
         return Inference(self.config, self.params, device or Device(), find_plan(plan))
 
+    def choices(self) -> Vocabulary | None:
+        """The ids that it may generate, None for all: those its tokenizer has, and was trained on.
+
+        A table may have rows that no id of the tokenizer stands for; nobody could decode them.
+        """
+        ids = drawable(self.tokenizer, self.config.vocab_size)
+        if self.vocabulary is not None:
+            ids = np.intersect1d(ids, self.vocabulary.ids)
+        whole = len(ids) == self.config.vocab_size
+        return None if whole else Vocabulary(ids, self.config.vocab_size)
+
     def stream(
         self,
         prompt: str | Iterable[int] = "",
@@ -127,12 +162,13 @@ class Model:
             raise ValueError(
                 f"[generate] expected a prompt of at most {limit} tokens, got {len(ids)}."
             )
+        choices = self.choices()
         inference = self.inference(device)
         try:
             while tokens > 0 and len(ids) <= limit:
                 logits = inference.logits(ids)
-                if self.vocabulary is not None:
-                    logits = self.vocabulary.hide(logits)
+                if choices is not None:
+                    logits = choices.hide(logits)
                 token = sample(logits, temperature, top_k, top_p, rng)
                 if token in (self.tokenizer.bos_id, self.tokenizer.eos_id):
                     return

@@ -71,6 +71,7 @@ class Trainer:
         self.say, self.on_step = say, on_step
         c = config.data
         self.batches = batches_of(config, data)
+        model.trained_seq_len = c.seq_len
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))
         self.optimizer = AdamW(step.params, config.optim)
         self.scale = LossScale(config.loss_scale)
@@ -348,6 +349,7 @@ class Trainer:
         self.run.sync()
         state = {
             **finite(asdict(p)),
+            checkpoint.SEQ_LEN: self.config.data.seq_len,
             "optimizer_step": self.optimizer.step,
             "loss_scale": self.scale.state(),
             "overflows": self.overflows,
@@ -390,11 +392,12 @@ class Trainer:
                 f"[train] {folder} is {p.micro} micro-steps into an update, got optim.accumulation "
                 f"{self.config.optim.accumulation}. Hint: resume with more."
             )
-        if p.fingerprint != self.progress.fingerprint:
+        if not self.data.matches(p.fingerprint):
             raise ConfigError(
                 f"[train] the data is not what {folder} was trained on. "
                 "Hint: resume with the same files, or start a new run with --init."
             )
+        p.fingerprint = self.data.fingerprint  # runs of before recorded a sample of the data
         shapes = {name: a.shape for name, a in self.model.params.items()}
         for name, value in checkpoint.read_tensors(folder / checkpoint.MODEL, shapes).items():
             self.model.params[name][...] = value

@@ -117,8 +117,8 @@ def test_other_files_get_one_line(tmp_path, kind, message):
 
 
 def test_missing_file_and_folder(tmp_path):
-    for path in (tmp_path, tmp_path / "none.bin"):
-        with pytest.raises(ValueError, match="cannot read"):
+    for path, message in ((tmp_path, "it is a folder"), (tmp_path / "none.bin", "there is no")):
+        with pytest.raises(ValueError, match=message):
             llama2c.load(path)
 
 

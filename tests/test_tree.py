@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "files"},
+    {"errors", "files", "kinds"},
     {"_C", "config", "chips", "debug", "presets"},
     {"ir"},
     {"nn"},

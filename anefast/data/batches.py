@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast.data.error import DataError
-from anefast.data.stream import CHECK, Ids, TokenStream
+from anefast.data.stream import Ids, TokenStream, sampled_fingerprint
 from anefast.tokenizer import Tokenizer
 
 Order = Literal["shuffled", "sequential"]
@@ -27,7 +27,7 @@ class TokenData:
 
     floor: nats per token that no model beats on average on the validation split, when the source is
     the built-in stories (what it means exactly: `stories.floor`), else None. description: one line
-    for a log. fingerprint: changes when the tokens do; a resumed run compares it.
+    for a log. fingerprint: changes when the tokens do; a resumed run asks `matches`.
     """
 
     train: TokenStream
@@ -37,13 +37,22 @@ class TokenData:
     description: str
     fingerprint: str
 
+    def matches(self, fingerprint: str) -> bool:
+        """Whether a run that recorded `fingerprint` was trained on these very tokens.
+
+        Runs of before recorded a sample of them: for those, as far as the sample tells.
+        """
+        return fingerprint in (
+            self.fingerprint,
+            sampled_fingerprint(self.train, self.validation),
+        )
+
     def ids(self) -> Ids:
         """The ids that occur, training and validation together, ascending."""
         found: set[int] = set()
         for stream in (self.train, self.validation):
-            for start in range(0, len(stream), CHECK):
-                part = stream.read(start, min(CHECK, len(stream) - start))
-                found.update(np.unique(part).tolist())
+            for block in stream.blocks():
+                found.update(np.unique(block).tolist())
         return np.array(sorted(found), np.int32)
 
     def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from anefast import stories
 from anefast.data.batches import TokenData
 from anefast.data.error import DataError
-from anefast.data.shards import shard
-from anefast.data.source import files
-from anefast.data.stream import TokenStream, encode, fingerprint
-from anefast.data.text import documents, head
+from anefast.data.shards import is_shard, open_shard
+from anefast.data.source import File, Source, find, one_of
+from anefast.data.stream import TokenStream, encode, fingerprint, read_shards, regrouped
+from anefast.data.text import END, Piece, characters, documents, head
 from anefast.tokenizer import Tokenizer, open_tokenizer
+from anefast.tokenizer.base import before_space
 
 STORIES = 2000  # of the built-in stories, unless "stories:N" says otherwise: about 1.6 MB
 
@@ -34,32 +35,69 @@ def open_data(
     """Reads, tokenizes and splits a data set. DataError in one line when that cannot be done.
 
     source: "stories" or "stories:N" (built in; the held-out split is other stories, N *
-    val_fraction of them); a text file, or a folder of them, UTF-8, documents parted by
-    <|endoftext|>; a flat little-endian uint16 .bin of token ids, or a folder of such shards, read
-    through memory maps. tokenizer: a Tokenizer, or what `open_tokenizer` takes; "bpe:N" learns
-    from the training part. seed: of the stories. val_fraction: the last part of the stream (of
-    text and shards). vocab_size: what the model has, when known; ids must fit both it and the
-    tokenizer. collapse_spaces: runs of spaces in a text become one, as TinyStories is usually
-    prepared.
+    val_fraction of them); a text, UTF-8 or with a byte order mark, documents separated by
+    <|endoftext|>; rows of JSON with a field "text"; token ids, read through memory maps (a flat
+    little-endian .bin of uint16, uint32 or int64, a .npy, a shard of llm.c); a folder of texts or
+    of shards; a pipe of text. tokenizer: a Tokenizer, or what `open_tokenizer` takes; "bpe:N"
+    learns from the training part. seed: of the stories. val_fraction: the last part of the stream
+    validates, unless the folder has a validation part of its own (train.bin beside val.bin).
+    vocab_size: what the model has, when known; ids must fit both it and the tokenizer.
+    collapse_spaces: runs of spaces in a text become one, as TinyStories is usually prepared.
     """
     if not 0 < val_fraction < 1:
         raise DataError("a validation fraction between 0 and 1", f"got {val_fraction}", "use 0.1")
     name = os.fspath(source)
     if re.fullmatch(r"stories(:\d+)?", name):
         return _open_stories(name, tokenizer, seed, val_fraction)
-    paths = files(Path(name))
-    if paths[0].suffix == ".bin":
-        opened = _opened(tokenizer, None)
-        limit = min(opened.vocab_size, vocab_size or opened.vocab_size)
-        stream = TokenStream([shard(path, limit) for path in paths])
-    else:
-        texts = [d for path in paths for d in documents(path, collapse_spaces)]
-        if not texts:
-            raise DataError("text", f"{name} has only white space", "give a file with words in it")
-        opened = _opened(tokenizer, head(texts, 1 - val_fraction))
-        stream = TokenStream([encode(texts, opened)])
-    train = int(len(stream) * (1 - val_fraction))
-    return _data(stream.part(0, train), stream.part(train, len(stream)), opened, None, name)
+    found = find(Path(name))
+    if found.validation is not None:
+        log.info("%s: its own validation part is used, not the last %g", name, val_fraction)
+    if one_of(found.files, is_shard):
+        return _open_shards(name, found, _opened(tokenizer, None), val_fraction, vocab_size)
+    return _open_texts(name, found, tokenizer, val_fraction, collapse_spaces)
+
+
+def _open_shards(
+    name: str, found: Source, tokenizer: Tokenizer, val_fraction: float, vocab_size: int | None
+) -> TokenData:
+    limit = min(tokenizer.vocab_size, vocab_size or tokenizer.vocab_size)
+    shards = [open_shard(file, limit) for file in found.files]
+    stream, told = read_shards(shards)
+    train = sum(len(shard.ids) for shard in shards[: len(found.train)])
+    if found.validation is None:
+        train = int(len(stream) * (1 - val_fraction))
+    kinds = "/".join(sorted({shard.type_name for shard in shards}))
+    return _data(
+        stream.part(0, train), stream.part(train, len(stream)), tokenizer, None,
+        f"{name} ({kinds} ids)", told.of(train, len(stream) - train),
+    )  # fmt: skip
+
+
+def _open_texts(
+    name: str,
+    found: Source,
+    tokenizer: str | os.PathLike[str] | Tokenizer,
+    val_fraction: float,
+    collapse_spaces: bool,
+) -> TokenData:
+    def pieces(files: list[File]) -> Iterator[Piece]:
+        return (piece for file in files for piece in documents(file, collapse_spaces))
+
+    def learnt_from() -> Iterator[str]:
+        """What a tokenizer may learn from: nothing that validates."""
+        texts = pieces(found.train)
+        if found.validation is None:
+            texts = head(texts, int(characters(pieces(found.train)) * (1 - val_fraction)))
+        return (text for text in regrouped(texts, before_space) if text is not END)
+
+    opened = _opened(tokenizer, learnt_from())
+    stream = encode(pieces(found.train), opened)
+    if not len(stream):
+        raise DataError("text", f"{name} has only white space", "give a file with words in it")
+    if found.validation is None:
+        train = int(len(stream) * (1 - val_fraction))
+        return _data(stream.part(0, train), stream.part(train, len(stream)), opened, None, name)
+    return _data(stream, encode(pieces(found.validation), opened), opened, None, name)
 
 
 def _open_stories(
@@ -71,10 +109,16 @@ def _open_stories(
     told = [s.text for s in stories.stories(seed, count)]
     held_out = list(stories.stories(seed, max(1, round(count * val_fraction)), "validation"))
     opened = _opened(tokenizer, told)
-    validation = TokenStream([encode([s.text for s in held_out], opened)])
+    validation = encode(_ended(s.text for s in held_out), opened)
     floor = stories.floor(held_out, len(validation) - 1)
     said = f"{count} built-in stories (seed {seed})"
-    return _data(TokenStream([encode(told, opened)]), validation, opened, floor, said)
+    return _data(encode(_ended(told), opened), validation, opened, floor, said)
+
+
+def _ended(texts: Iterable[str]) -> Iterator[Piece]:
+    for text in texts:
+        yield text
+        yield END
 
 
 def _data(
@@ -83,13 +127,12 @@ def _data(
     tokenizer: Tokenizer,
     floor: float | None,
     name: str,
+    told: str | None = None,
 ) -> TokenData:
     description = f"{name} as {tokenizer.name}"
-    data = TokenData(
-        train, validation, tokenizer, floor, description, fingerprint(train, validation)
-    )
+    told = told or fingerprint(train, validation)
     log.info("%s: %d training, %d validation tokens", description, len(train), len(validation))
-    return data
+    return TokenData(train, validation, tokenizer, floor, description, told)
 
 
 def _opened(
