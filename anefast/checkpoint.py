@@ -36,7 +36,6 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 FORMAT = 1
 MODEL, OPTIM, STATE = "model.safetensors", "optim.safetensors", "state.json"
 VOCABULARY = "compact_vocab"  # in the state, where a run has one: Vocabulary.text
-SEQ_LEN = "seq_len"  # in the state of a training run: the tokens of a sequence
 LATEST, BEST = "latest", "best.json"
 _NAME = re.compile(r"step_(\d{6,})(?:_micro(\d{3,}))?")
 
@@ -211,15 +210,6 @@ def load_vocabulary(folder: Path) -> Vocabulary | None:
             f"[checkpoint] {folder / STATE} has no readable {VOCABULARY}. "
             "Hint: use another checkpoint."
         ) from None
-
-
-def load_seq_len(folder: Path) -> int | None:
-    """How many tokens the sequences of a checkpoint's training had, None where it does not say."""
-    try:
-        seq_len = parse_json((folder / STATE).read_text("utf-8")).get(SEQ_LEN)
-    except (OSError, ValueError, AttributeError):
-        return None
-    return seq_len if type(seq_len) is int and seq_len > 0 else None
 
 
 def read_tensors(

@@ -32,13 +32,14 @@ class GenerateConfig:
     top_p: float = 0.95  # Only among the likeliest that together have this probability; 1 is off.
     seed: int = 0  # The same seed gives the same text.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
+    padded: bool = False  # The model's table is meant to have more ids than the tokenizer named.
     device: str = "auto"  # auto, ane or host.
     chip: str = ""  # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5.
 
 
 def generate(config: GenerateConfig) -> None:
     """Prints the prompt and its continuation, then the speed."""
-    model = Model.load(config.model, config.tokenizer)
+    model = Model.load(config.model, config.tokenizer, config.padded)
     device = Device(config.device, chip=config.chip)
     print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
     text = Stream(model.tokenizer)

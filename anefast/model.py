@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from anefast import llama2c
-from anefast.checkpoint import find_checkpoint, load_model, load_seq_len, load_vocabulary
+from anefast.checkpoint import find_checkpoint, load_model, load_vocabulary
 from anefast.config import ModelConfig
 from anefast.errors import BadInput, shown
 from anefast.fuse import find_plan
@@ -41,7 +41,7 @@ def check_tokenizer(tokenizer: Tokenizer, size: int, padded: bool = False) -> No
         return
     hint = "use the tokenizer that this model was trained with"
     if have < size:
-        hint += "; padded=True says that its table is larger on purpose"
+        hint += "; padded=True, or generate --padded, says that the table is larger on purpose"
     raise ModelError(
         f"[model] expected a tokenizer of {size} ids, as the model's table has, {tokenizer.name} "
         f"has {have}. Hint: {hint}."
@@ -53,16 +53,13 @@ class Model:
     """A Llama-family model. `params` are fp32 arrays by name (`anefast.nn.shapes`).
 
     vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
-    checkpoint keeps it, a llama2.c file cannot. trained_seq_len: how many tokens the sequences had
-    that it was last trained on, where that is known; what follows further on in a text is less
-    sure, whatever config.max_seq_len allows.
+    checkpoint keeps it, a llama2.c file cannot.
     """
 
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
     vocabulary: Vocabulary | None = None
-    trained_seq_len: int | None = None
 
     @classmethod
     def from_config(cls, config: ModelConfig, tokenizer: Tokenizer, seed: int = 1337) -> Model:
@@ -78,11 +75,16 @@ class Model:
         table was made larger than its vocabulary. Raises ValueError or FileNotFoundError with one
         clear line.
         """
-        path, vocabulary, seq_len = Path(path), None, None
+        path, vocabulary = Path(path), None
         if path.is_dir():
+            if (path / "config.json").is_file():
+                raise ModelError(
+                    f"[model] expected a run or a checkpoint, {shown(path)} is a Hugging Face "
+                    "model. Hint: export it as a llama2.c .bin; its tokenizer.json can be used."
+                )
             folder = find_checkpoint(path)
             config, params = load_model(folder)
-            vocabulary, seq_len = load_vocabulary(folder), load_seq_len(folder)
+            vocabulary = load_vocabulary(folder)
             source = tokenizer or str(folder)
         else:
             config, params = llama2c.load(path)
@@ -94,7 +96,7 @@ class Model:
             )
         opened = open_tokenizer(source)
         check_tokenizer(opened, config.vocab_size, padded or not tokenizer)
-        return cls(config, params, opened, vocabulary, seq_len)
+        return cls(config, params, opened, vocabulary)
 
     def training_step(
         self,

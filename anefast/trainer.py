@@ -71,7 +71,6 @@ class Trainer:
         self.say, self.on_step = say, on_step
         c = config.data
         self.batches = batches_of(config, data)
-        model.trained_seq_len = c.seq_len
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))
         self.optimizer = AdamW(step.params, config.optim)
         self.scale = LossScale(config.loss_scale)
@@ -349,7 +348,6 @@ class Trainer:
         self.run.sync()
         state = {
             **finite(asdict(p)),
-            checkpoint.SEQ_LEN: self.config.data.seq_len,
             "optimizer_step": self.optimizer.step,
             "loss_scale": self.scale.state(),
             "overflows": self.overflows,

@@ -51,7 +51,7 @@ def open_data(
         return _open_stories(name, tokenizer, seed, val_fraction)
     found = find(Path(name))
     if found.validation is not None:
-        log.info("%s: its own validation part is used, not the last %g", name, val_fraction)
+        name += " (split as it lies)"
     if one_of(found.files, is_shard):
         return _open_shards(name, found, _opened(tokenizer, None), val_fraction, vocab_size)
     return _open_texts(name, found, tokenizer, val_fraction, collapse_spaces)

@@ -83,10 +83,15 @@ class Source:
 
 def find(path: Path) -> Source:
     """What `path` names. DataError in one line where that is nothing, or two things at once."""
+    path = Path("/dev/stdin") if path == Path("-") else path
     gone = missing(path)
     if gone is not None:
         raise DataError("stories, a text file, a folder or a .bin", *gone)
     if path.is_dir():
+        if (path / "config.toml").is_file() and (path / "metrics.jsonl").is_file():
+            raise DataError(
+                "text or token ids", f"{shown(path)} is a run", "runs go with --init or --resume"
+            )
         return _split(path, _useful(path, _walk(path)))
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode):

@@ -14,7 +14,7 @@ from typing import Any
 
 from anefast.errors import shown
 from anefast.files import MIB, open_regular, parse_json, read_text
-from anefast.kinds import HEAD_BYTES, LLAMA2C_TOKENIZER, kind_of, missing
+from anefast.kinds import HEAD_BYTES, LLAMA2C_TOKENIZER, kind_of, looks_like_text, missing
 
 from .base import ByteTokenizer, Stream, Tokenizer, TokenizerError, drawable
 from .bpe import BPETokenizer, stated_marks
@@ -92,6 +92,8 @@ def _open_file(path: Path) -> Tokenizer:
         raise _other(path, "the merges of a tokenizer alone", "name the tokenizer.json beside it")
     if _TIKTOKEN.match(head):
         raise _other(path, "a tiktoken vocabulary", "name the tokenizer.json of the model")
+    if looks_like_text(head):
+        raise _other(path, "text", "text goes with --data; bpe:2048 learns a tokenizer from it")
     return Llama2cTokenizer.load(path)
 
 

@@ -22,6 +22,7 @@ import re
 import struct
 from pathlib import Path
 
+from anefast.errors import shown
 from anefast.files import read_bytes
 
 from .base import FIRST_BYTE, Pieces, TokenizerError, before_space, check_id, utf8, write
@@ -173,6 +174,12 @@ def parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[bytes], li
     if len(content) < 4:
         raise _unsound(path, "a 4-byte header", f"{len(content)} bytes")
     (longest,) = struct.unpack_from("<i", content)
+    (turned,) = struct.unpack_from(">i", content)
+    if 0 < turned < 1 << 16 <= longest & 0xFFFFFFFF:
+        raise TokenizerError(
+            f"[tokenizer] expected a little-endian tokenizer.bin, {shown(path)} is big-endian. "
+            "Hint: export it again on a little-endian machine."
+        )
     pieces: list[bytes] = []
     scores: list[float] = []
     at = 4
@@ -196,6 +203,6 @@ def parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[bytes], li
 
 def _unsound(path: str | os.PathLike[str], expected: str, got: str) -> TokenizerError:
     return TokenizerError(
-        f"[tokenizer] expected {expected}, {path} has {got}. "
+        f"[tokenizer] expected {expected}, {shown(path)} has {got}. "
         "Hint: it is truncated, or not a llama2.c tokenizer.bin."
     )
