@@ -108,28 +108,27 @@ def spool_pipe(path: AnyPath, limit: int, where: str = "file") -> BinaryIO:
     writing within FIRST_WRITER_SECONDS counts as empty.
     """
     with guarding("read", path, where):
-        spooled = tempfile.TemporaryFile()
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        spooled = tempfile.TemporaryFile()
     try:
         if not stat.S_ISFIFO(os.fstat(handle).st_mode):
             raise FileError(f"[{where}] expected {shown(path)} to be a pipe, it is none any more.")
         opened = time.monotonic()
         while True:
-            select.select([handle], [], [])
+            select.select([handle], [], [], 0.05)  # nothing is told of a pipe nobody has opened
             with guarding("read", path, where):
                 try:
                     part = os.read(handle, MIB)
-                except BlockingIOError:  # another reader was faster
+                except BlockingIOError:  # somebody has opened it, and writes nothing yet
                     continue
                 spooled.write(part)
             if spooled.tell() > limit:
                 raise FileError(f"[{where}] {shown(path)} gave more than {limit:,} bytes.")
-            if part:
-                continue
-            if spooled.tell() or time.monotonic() - opened > FIRST_WRITER_SECONDS:
+            waited = time.monotonic() - opened > FIRST_WRITER_SECONDS
+            if not part and (spooled.tell() or waited):
+                spooled.flush()
                 spooled.seek(0)
                 return cast(BinaryIO, spooled)
-            time.sleep(0.02)  # without a writer a pipe is always ready, and empty
     except BaseException:
         spooled.close()
         raise

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from anefast import stories
@@ -49,12 +50,12 @@ def open_data(
     name = os.fspath(source)
     if re.fullmatch(r"stories(:\d+)?", name):
         return _open_stories(name, tokenizer, seed, val_fraction)
-    found = find(Path(name))
-    if found.validation is not None:
-        name += " (split as it lies)"
-    if one_of(found.files, is_shard):
-        return _open_shards(name, found, _opened(tokenizer, None), val_fraction, vocab_size)
-    return _open_texts(name, found, tokenizer, val_fraction, collapse_spaces)
+    with closing(find(Path(name))) as found:
+        if found.validation is not None:
+            name += " (split as it lies)"
+        if one_of(found.files, is_shard):
+            return _open_shards(name, found, _opened(tokenizer, None), val_fraction, vocab_size)
+        return _open_texts(name, found, tokenizer, val_fraction, collapse_spaces)
 
 
 def _open_shards(
@@ -84,11 +85,13 @@ def _open_texts(
         return (piece for file in files for piece in documents(file, collapse_spaces))
 
     def learnt_from() -> Iterator[str]:
-        """What a tokenizer may learn from: nothing that validates."""
+        """What a tokenizer may learn from, read when it does: nothing that validates."""
         texts = pieces(found.train)
         if found.validation is None:
             texts = head(texts, int(characters(pieces(found.train)) * (1 - val_fraction)))
-        return (text for text in regrouped(texts, before_space) if text is not END)
+        for text in regrouped(texts, before_space):
+            if text is not END:
+                yield text
 
     opened = _opened(tokenizer, learnt_from())
     stream = encode(pieces(found.train), opened)

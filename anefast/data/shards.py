@@ -24,7 +24,7 @@ from anefast.kinds import LLMC_SHARD, NUMPY, looks_like_text
 
 LLMC_HEADER_BYTES = 1024
 LLMC_LAYOUTS = {20240520: (1, "<u2"), 20240801: (7, "<u4")}  # magic: version, ids
-_WIDTHS = ("<i8", "<u4", "<u2")  # the widest way of reading that fits is the one
+_WIDE = ("<i8", "<u4", "<i4", ">i8", ">u4")  # the first that fits is how a flat file lies
 _SAMPLE_BYTES = 1 << 20  # looked at in the beginning, the middle and the end of a flat file
 _LOWEST_MARK = 1024
 _LEAST_FOR_ORDER = 4096  # ids, before bytes are called the wrong way round
@@ -139,10 +139,7 @@ def _llmc(file: File, start: bytes, size: int) -> npt.NDArray[Any]:
 def _flat(file: File, size: int, limit: int) -> str:
     """How the ids of a flat file lie, by samples of it. DataError where it is no way we read."""
     sample = _sample(file, size)
-    widths = [w for w in _WIDTHS if size % np.dtype(w).itemsize == 0]
-    for dtype in (*widths, "<i4", *(w.replace("<", ">") for w in widths)):
-        if dtype == "<u2":
-            continue  # any bytes fit it when there are ids enough, so it comes last
+    for dtype in _WIDE:  # before uint16, which any bytes are where there are ids enough
         if size % np.dtype(dtype).itemsize == 0 and _fits(sample, dtype, limit):
             if dtype.startswith(">"):
                 raise _big_endian(file, dtype)

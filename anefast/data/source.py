@@ -80,6 +80,11 @@ class Source:
     def files(self) -> list[File]:
         return [*self.train, *(self.validation or ())]
 
+    def close(self) -> None:
+        for file in self.files:
+            if file.held is not None:
+                file.held.close()
+
 
 def find(path: Path) -> Source:
     """What `path` names. DataError in one line where that is nothing, or two things at once."""

@@ -179,4 +179,6 @@ def _zero(file: File, codec: str, text: str, raw: bytes, at: int) -> DataError:
 def _start_of_mark(text: str) -> int:
     """How many characters at the end of `text` may be the start of <|endoftext|>."""
     longest = min(len(text), len(END_OF_TEXT) - 1)
+    if END_OF_TEXT[0] not in text[-longest:]:
+        return 0
     return next((n for n in range(longest, 0, -1) if END_OF_TEXT.startswith(text[-n:])), 0)
