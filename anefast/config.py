@@ -175,12 +175,14 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
 class DataConfig(_Checked):
     """What is read and in which pieces."""
 
-    # Built-in "stories" or "stories:N", a text file, a folder, or uint16 .bin. Short: --data.
+    # Built-in "stories" or "stories:N", a text, rows of JSON, token ids (.bin, .npy), a folder of
+    # those, or - for a pipe of text. Short: --data.
     source: str = "stories"
     tokenizer: str = "bytes"  # "bytes", a tokenizer file, or bpe:2048. Short: --tokenizer.
     seq_len: int = 128  # Tokens per sequence S; a multiple of 32.
     batch: int = 8  # Sequences per micro-batch B.
-    val_fraction: float = 0.1  # Part of the text held out for validation.
+    # Part held out for validation, where the data has no part of its own for that.
+    val_fraction: float = 0.1
     order: str = "shuffled"  # "shuffled" windows, or "sequential".
     # Train over the token ids that occur in the data only: a smaller classifier, and no other id is
     # ever generated. Checkpoints keep full tables (nn/vocabulary.py).

@@ -64,10 +64,10 @@ LLMC_SHARD = Kind("a shard of token ids with llm.c's header", "token ids go with
 _MAGICS: tuple[tuple[int, bytes, Kind], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", LFS),
     (0, b"\x93NUMPY", NUMPY),
-    (0, b"\x1f\x8b\x08", Kind("a gzip archive", "gunzip it, or zcat it | --data /dev/stdin")),
-    (0, b"(\xb5/\xfd", Kind("a zstd archive", "unzstd it, or zstdcat it | --data /dev/stdin")),
-    (0, b"\xfd7zXZ\0", Kind("an xz archive", "unxz it, or xzcat it | --data /dev/stdin")),
-    (4, b"1AY&SY", Kind("a bzip2 archive", "bunzip2 it, or bzcat it | --data /dev/stdin")),
+    (0, b"\x1f\x8b\x08", Kind("a gzip archive", "gunzip it, or zcat FILE | ... --data -")),
+    (0, b"(\xb5/\xfd", Kind("a zstd archive", "unzstd it, or zstdcat FILE | ... --data -")),
+    (0, b"\xfd7zXZ\0", Kind("an xz archive", "unxz it, or xzcat FILE | ... --data -")),
+    (4, b"1AY&SY", Kind("a bzip2 archive", "bunzip2 it, or bzcat FILE | ... --data -")),
     (0, b"\x04\x22\x4d\x18", Kind("an lz4 archive", _UNPACK)),
     (0, b"7z\xbc\xaf\x27\x1c", Kind("a 7z archive", _UNPACK)),
     (0, b"Rar!\x1a\x07", Kind("a RAR archive", _UNPACK)),
@@ -239,7 +239,7 @@ def missing(path: AnyPath) -> tuple[str, str] | None:
 
 
 def _remedy(name: str, reason: str) -> str:
-    if re.match(r"[a-z][a-z0-9+.-]*://", name):
+    if re.match(r"[a-z][a-z0-9+.-]+:/", name):
         return "it is an address on the network; fetch the file first and name it"
     if name.startswith("~"):
         return "the shell left the ~ as it is; write the whole path"
