@@ -128,7 +128,7 @@ def _array(name: str, blocks: Iterator[str]) -> Texts:
         yield (_text(row, f"{name}, row {number}"),)
         mark = take()
         if mark not in (",", "]"):
-            raise broken(f"expected , or ] behind row {number}, got {mark or 'its end'}")
+            raise broken(f"expected , or ] behind row {number}, got {shown(mark) or 'its end'}")
     if rest := take():
         raise broken(f"expected its end behind row {number}, got {rest!r}")
     log.info("data: %s has %d rows of JSON", name, number)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from anefast.data.error import DataError, refused
 from anefast.data.source import File
+from anefast.errors import shown
 from anefast.files import guarding
 from anefast.kinds import LLMC_SHARD, NUMPY, looks_like_text
 
@@ -102,8 +103,9 @@ def _numpy(file: File) -> npt.NDArray[Any]:
                 shape, _, dtype = np.lib.format.read_array_header_1_0(reader)
             else:
                 shape, _, dtype = np.lib.format.read_array_header_2_0(reader)
-        except ValueError as error:
-            raise DataError("a NumPy array", f"{file}: {error}", "write it again") from None
+        except Exception as error:  # NumPy lets through what Python's tokenizer raises
+            why = shown(error)
+            raise DataError("a NumPy array", f"{file}: {why}", "write it again") from None
         offset = reader.tell()
     if len(shape) != 1 or dtype.kind not in "iu" or not shape[0]:
         raise DataError(
