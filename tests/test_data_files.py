@@ -242,6 +242,21 @@ def test_ids_are_read_as_they_lie(limit: int, tmp_path: Path) -> None:
     assert len({open_data(path, Large()).fingerprint for _ in range(2)}) == 1
 
 
+def test_ids_that_a_file_says_are_of_another_tokenizer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class GPT2(ByteTokenizer):
+        vocab_size = 50_257
+
+    (tmp_path / "s.bin").write_bytes(header(20240520, 1, 4000) + as_ids("<u2"))
+    open_data(tmp_path / "s.bin", GPT2(), vocab_size=50_304)
+    assert not caplog.text
+    open_data(tmp_path / "s.bin")
+    assert "header for GPT-2, which has 50257 ids, but ids here go below 259" in caplog.text
+    open_data(made(tmp_path / "char", "train.bin", "val.bin", "meta.pkl"))
+    assert "meta.pkl numbers the ids of" in caplog.text
+
+
 @pytest.mark.parametrize(
     "content,said",
     [

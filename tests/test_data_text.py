@@ -18,6 +18,7 @@ from anefast.data import END_OF_TEXT, DataError, open_data
 from anefast.data.stream import encode, regrouped
 from anefast.data.text import END, Piece, split
 from anefast.tokenizer import BPETokenizer, ByteTokenizer, Llama2cTokenizer, Tokenizer
+from anefast.tokenizer.base import before_space
 from tests.test_tokenizer import small
 
 BYTES = ByteTokenizer()
@@ -335,6 +336,13 @@ def test_bpe_learns_the_same_from_pieces(data_dir: Path, tmp_path: Path) -> None
     directly = BPETokenizer.train([text[: int(len(text) * 0.9)]], 400)
     assert learnt.encode(text) == directly.encode(text)
     assert len(list(regrouped(iter([text, END]), None))) == 2
+
+
+def test_a_long_word_does_not_hold_up_the_rest() -> None:
+    text = "x" * 200_000 + " and words" * 50_000
+    pieces = list(regrouped(iter([*blocks_of(text, random.Random(2), 90_000), END]), before_space))
+    assert "".join(piece for piece in pieces if piece) == text
+    assert max(len(piece) for piece in pieces[1:] if piece) <= 1 << 16
 
 
 @pytest.mark.parametrize("form", ["one document", "many documents", "rows"])

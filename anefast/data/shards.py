@@ -10,6 +10,7 @@ read (`Shard.check`), so a wrong guess is never silent.
 from __future__ import annotations
 
 import io
+import logging
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +25,18 @@ from anefast.files import guarding
 from anefast.kinds import LLMC_SHARD, NUMPY, looks_like_text
 
 LLMC_HEADER_BYTES = 1024
-LLMC_LAYOUTS = {20240520: (1, "<u2"), 20240801: (7, "<u4")}  # magic: version, ids
+LLMC_LAYOUTS = {  # by magic number: version, how ids lie, and the tokenizer that they are of
+    20240520: (1, "<u2", "GPT-2", 50_257),
+    20240801: (7, "<u4", "Llama 3", 128_256),
+}
 _WIDE = ("<i8", "<u4", "<i4", ">i8", ">u4")  # the first that fits is how a flat file lies
 _SAMPLE_BYTES = 1 << 20  # looked at in the beginning, the middle and the end of a flat file
 _LOWEST_MARK = 1024
 _LEAST_FOR_ORDER = 4096  # ids, before bytes are called the wrong way round
 _NAMES = {"u2": "uint16", "u4": "uint32", "i4": "int32", "i8": "int64"}
+
+
+log = logging.getLogger("anefast")
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,13 @@ def open_shard(file: File, limit: int) -> Shard:
     if kind is NUMPY:
         return Shard(file, _numpy(file), limit)
     if kind is LLMC_SHARD:
-        return Shard(file, _llmc(file, start, size), limit)
+        ids, made_with, count = _llmc(file, start, size)
+        if not count <= limit <= -(-count // 128) * 128:  # or as many as a padded table has
+            log.warning(
+                "data: %s has llm.c's header for %s, which has %d ids, but ids here go below %d",
+                file, made_with, count, limit,
+            )  # fmt: skip
+        return Shard(file, ids, limit)
     if kind is not None:
         raise refused(file.path, kind)
     if looks_like_text(start) and len(start) >= 16:
@@ -119,9 +132,10 @@ def _numpy(file: File) -> npt.NDArray[Any]:
     return ids
 
 
-def _llmc(file: File, start: bytes, size: int) -> npt.NDArray[Any]:
+def _llmc(file: File, start: bytes, size: int) -> tuple[npt.NDArray[Any], str, int]:
+    """The ids of an llm.c shard, and the tokenizer that its header stands for: name, ids."""
     magic, version, count = struct.unpack_from("<3i", start)
-    known, dtype = LLMC_LAYOUTS[magic]
+    known, dtype, made_with, vocabulary = LLMC_LAYOUTS[magic]
     if version != known:
         raise DataError(
             f"version {known} in llm.c's header",
@@ -135,7 +149,7 @@ def _llmc(file: File, start: bytes, size: int) -> npt.NDArray[Any]:
             f"{file} has {size:,}",
             "it is cut short or damaged; fetch it again",
         )
-    return _mapped(file, dtype, LLMC_HEADER_BYTES)
+    return _mapped(file, dtype, LLMC_HEADER_BYTES), made_with, vocabulary
 
 
 def _flat(file: File, size: int, limit: int) -> str:

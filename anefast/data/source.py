@@ -159,6 +159,12 @@ def _useful(folder: Path, paths: list[Path]) -> list[Path]:
     beside = [path.relative_to(folder) for path in paths if path not in set(kept)]
     if beside:
         _say_left_out(folder, "about the data, not data", beside)
+        if any(path.name == "meta.pkl" for path in beside):
+            log.warning(
+                "data: meta.pkl numbers the ids of %s its own way, and a pickle is never read; "
+                "text from this model means nothing unless --tokenizer numbers them so, too",
+                shown(folder),
+            )
     return kept
 
 

@@ -98,7 +98,7 @@ def regrouped(pieces: Iterable[Piece], cut: Callable[[str], int] | None) -> Iter
             continue
         text, at = "".join(held), 0
         while len(text) - at >= _ENCODED_AT_ONCE:
-            length = cut(text[at : at + _ENCODED_AT_ONCE])
+            length = cut(text[at : at + _ENCODED_AT_ONCE]) or cut(text[at:])
             if not length:
                 break
             yield text[at : at + length]
