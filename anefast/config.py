@@ -79,17 +79,25 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
 class ModelConfig(_Checked):
     """The model's shape."""
 
+    family: str = "llama"  # llama (and Mistral), qwen2, qwen3 or gpt2; see anefast/nn/families.py.
     dim: int = 128  # Width C of the residual stream.
     n_layers: int = 3  # Number of layers.
     n_heads: int = 4  # Query heads.
     # Key/value heads, each read by n_heads / n_kv_heads query heads. 0: as n_heads.
     n_kv_heads: int = 0
     head_dim: int = 0  # Size of one head, even. 0: dim // n_heads.
-    hidden_dim: int = 0  # Width of the SwiGLU. 0: 8/3 of dim, rounded up to a multiple of 32.
+    hidden_dim: int = 0  # Width of the feed-forward. 0: 8/3 of dim, up to a multiple of 32.
     vocab_size: int = 0  # Rows of the embedding. 0: as many as the tokenizer has.
     max_seq_len: int = 256  # Longest sequence the model is meant for.
     rope_theta: float = 10000.0  # Base of the rotary frequencies.
-    norm_eps: float = 1e-5  # Epsilon inside RMSNorm.
+    # Slower rotary frequencies for longer contexts: "linear:FACTOR",
+    # "llama3:FACTOR,LOW,HIGH,LENGTH" as in Llama 3.1, "divisors:D0,D1,..." with one number per pair
+    # of channels; empty: none.
+    rope_scaling: str = ""
+    sliding_window: int = 0  # Positions a query reads, its own included. 0: all before it.
+    attention_bias: bool = False  # Biases on wq, wk, wv and wo, in the llama family.
+    mlp_bias: bool = False  # Biases on w1, w2 and w3, in the llama family.
+    norm_eps: float = 1e-5  # Epsilon inside RMSNorm and LayerNorm.
     tied: bool = True  # Classifier shares the embedding's weights.
     residual_scale: float = 1.0  # Multiplies attention and FFN outputs, e.g. 1/sqrt(2 * layers).
     init_std: float = 0.02  # Standard deviation of the initial weights.
@@ -100,7 +108,7 @@ class ModelConfig(_Checked):
             _need(
                 value >= 1, f"model.{name} must be at least 1, got {value}", "give a positive size"
             )
-        for name in ("n_kv_heads", "head_dim", "hidden_dim", "vocab_size"):
+        for name in ("n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "sliding_window"):
             value = getattr(self, name)
             _need(value >= 0, f"model.{name} must not be negative, got {value}", "0 derives it")
         if self.n_kv_heads == 0:
@@ -136,19 +144,30 @@ class ModelConfig(_Checked):
                 f"model.{name} must be positive, got {value}",
                 "see --help",
             )
+        _check_rope_scaling(self.rope_scaling, self.head_dim)
         _need(self.init_std >= 0, f"model.init_std is negative: {self.init_std}", "0.02 is usual")
 
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed; sizes that were derived are derived again."""
         return ModelConfig(**{**model_settings(self), **changes})
 
-    @property
-    def n_params(self) -> int:
-        """How many weights the model has (vocab_size must be known)."""
-        q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        layer = self.dim * (2 + 2 * q + 2 * kv + 3 * self.hidden_dim)
-        embeddings = self.vocab_size * self.dim * (1 if self.tied else 2)
-        return embeddings + self.n_layers * layer + self.dim
+
+def _check_rope_scaling(scaling: str, head_dim: int) -> None:
+    kind, _, rest = scaling.partition(":")
+    counts = {"linear": 1, "llama3": 4, "divisors": head_dim // 2}
+    try:
+        values = [float(v) for v in rest.split(",")] if scaling else []
+    except ValueError:
+        values = []
+    good = len(values) == counts.get(kind) and all(0 < v < float("inf") for v in values)
+    if kind == "llama3" and good:
+        good = values[1] < values[2]
+    _need(
+        not scaling or good,
+        f"model.rope_scaling must be empty, linear:FACTOR, llama3:FACTOR,LOW,HIGH,LENGTH or "
+        f"divisors: and {head_dim // 2} numbers, got {scaling!r}",
+        "llama3:8,1,4,8192 is Llama 3.1's",
+    )
 
 
 def _default_hidden(dim: int) -> int:

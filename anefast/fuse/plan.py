@@ -63,7 +63,13 @@ class Plan:
 
     def program(self, scope: str, direction: str) -> str:
         """The name of the program for nodes of this scope and direction."""
-        layers, index, half, *part = scope.split(".")
+        found = scope.split(".")
+        if len(found) < 3 or not found[1].isdigit():
+            raise ValueError(
+                f"[plan] expected every operation in a scope such as layers.3.ffn, got {scope!r}. "
+                "Hint: a family's trunk enters one with ir.scope."
+            )
+        layers, index, half, *part = found
         depth = self.forward if direction == "forward" else self.backward
         if depth == "all":
             return f"{direction}.{layers}"
