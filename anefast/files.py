@@ -20,8 +20,12 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from anefast.errors import BadInput, shown
 
@@ -147,6 +151,14 @@ def read_bytes(
     return content
 
 
+def map_bytes(path: AnyPath, where: str = "file") -> npt.NDArray[np.uint8]:
+    """The bytes of a regular file, mapped into memory read-only: read as they are looked at."""
+    with open_regular(path, where=where) as file, guarding("map", path, where):
+        if os.fstat(file.fileno()).st_size == 0:  # nothing to map
+            return np.empty(0, np.uint8)
+        return np.memmap(file, np.uint8, "r")
+
+
 def read_text(
     path: AnyPath, limit: int | None = None, where: str = "file", follow: bool = True
 ) -> str:
@@ -176,9 +188,12 @@ def read_toml(
     return dict(_parsed(parse_toml, "TOML", path, text, where))
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value that JSON text stands for, or a ValueError, also when it is nested too deeply."""
-    return _loads(json.loads, text)
+def parse_json(text: str | bytes, unique: bool = False) -> Any:
+    """The value that JSON text stands for, or a ValueError, also when it is nested too deeply.
+
+    unique: refuse an object that has a key twice, where json takes the last.
+    """
+    return _loads(partial(json.loads, object_pairs_hook=_once) if unique else json.loads, text)
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -263,6 +278,13 @@ def _parsed(parse: Callable[[str], Any], kind: str, path: AnyPath, text: str, wh
         raise FileError(
             f"[{where}] expected {shown(path)} to hold {kind}: {shown(error)}."
         ) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
 
 
 def _loads(loads: Callable[[Any], Any], text: str | bytes) -> Any:
