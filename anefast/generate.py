@@ -44,7 +44,7 @@ def generate(config: GenerateConfig) -> None:
     print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
     text = Stream(model.tokenizer)
     shown_as = visible if is_terminal(sys.stdout) else str
-    prompt = [int(i) for i in model.tokenizer.encode(config.prompt, bos=True)]
+    prompt = model.prompt_ids(config.prompt)
     for token in prompt:
         print(shown_as(text.push(token)), end="", flush=True)
     start, made = time.perf_counter(), 0

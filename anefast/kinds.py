@@ -48,9 +48,9 @@ XML = Kind("XML", "its tags would be learnt as text; take the text out first", t
 NUMPY = Kind("a NumPy array (.npy)", "as --data it may hold token ids")
 ZEROS = Kind("all zeros at its beginning", "its download or copy was not finished; fetch it again")
 SAFETENSORS = Kind(
-    "a safetensors file", "name the run or checkpoint folder that holds it, or a llama2.c .bin"
+    "a safetensors file", "name the folder that holds it: a run, a checkpoint or a Hugging Face one"
 )
-GGUF = Kind("a GGUF model", "models are runs, checkpoints or llama2.c .bin files")
+GGUF = Kind("a GGUF model", "models go with --init, or to anefast.generate")
 TORCH = Kind("a PyTorch file (.pt, .pth)", _NO_PICKLE)
 PICKLE = Kind("a Python pickle (PyTorch's .pt or .pth, or a meta.pkl)", _NO_PICKLE)
 SENTENCEPIECE = Kind(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from anefast.config import ConfigError, ModelConfig
 from anefast.errors import BadInput, shown
-from anefast.files import guarding, open_regular
+from anefast.files import guarding, open_regular, replacing
 from anefast.kinds import HEAD_BYTES, LLAMA2C_MODEL, kind_of, looks_like_text, missing
 
 Params = dict[str, npt.NDArray[np.float32]]
@@ -80,7 +80,6 @@ def save(
     """Writes the model to `path` as a legacy (version 0) or version 1 file, in one rename."""
     _check_fits(config, version)
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     sizes = (
         config.dim,
         config.hidden_dim,
@@ -89,7 +88,7 @@ def save(
         config.n_kv_heads,
     )
     vocabulary = config.vocab_size if config.tied or version == 1 else -config.vocab_size
-    with open(temporary, "wb") as file:
+    with replacing(path, "llama2c") as file:
         if version == 1:
             file.write(struct.pack("<Ii", MAGIC, 1))
         file.write(struct.pack("<7i", *sizes, vocabulary, config.max_seq_len))
@@ -101,9 +100,6 @@ def save(
                 file.write(np.ascontiguousarray(array, "<f4").data)
             if count:
                 raise ValueError(f"[llama2c] {name} does not have the size the config says.")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def rotary_tables(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -240,6 +236,10 @@ def _check_fits(config: ModelConfig, version: int) -> None:
     problem = None
     if version not in (0, 1):
         problem = f"version 0 or 1, got {version}"
+    elif config.family != "llama" or config.attention_bias or config.mlp_bias:
+        problem = f"the llama family without biases, got {config.family}"
+    elif config.sliding_window or config.rope_scaling:
+        problem = "attention over all positions and plain rotations"
     elif config.head_dim * config.n_heads != config.dim:
         problem = f"heads that fill dim {config.dim}, got {config.n_heads} of {config.head_dim}"
     elif (config.rope_theta, config.norm_eps) != (ROPE_THETA, NORM_EPS):
@@ -248,7 +248,7 @@ def _check_fits(config: ModelConfig, version: int) -> None:
         problem = f"residual_scale 1, got {config.residual_scale}"
     if problem:
         raise ValueError(
-            f"[llama2c] the format needs {problem}. Hint: keep this model as a checkpoint."
+            f"[llama2c] the format needs {problem}. Hint: export it --to hf or --to gguf."
         )
 
 

@@ -19,6 +19,7 @@ from anefast import llama2c
 from anefast.checkpoint import find_checkpoint, load_model, load_vocabulary
 from anefast.config import ModelConfig
 from anefast.errors import BadInput, shown
+from anefast.formats import open_source
 from anefast.fuse import find_plan
 from anefast.nn import Params, Vocabulary, init_params
 from anefast.runtime import Device, Inference, TrainingStep, resolve
@@ -50,7 +51,8 @@ def check_tokenizer(tokenizer: Tokenizer, size: int, padded: bool = False) -> No
 
 @dataclass
 class Model:
-    """A Llama-family model. `params` are fp32 arrays by name (`anefast.nn.shapes`).
+    """A model of one of the families in `anefast.nn.FAMILIES`. `params` are fp32 arrays by name
+    (`anefast.nn.shapes`).
 
     vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
     checkpoint keeps it, a llama2.c file cannot.
@@ -68,20 +70,20 @@ class Model:
 
     @classmethod
     def load(cls, path: str | Path, tokenizer: str = "", padded: bool = False) -> Model:
-        """Opens a run folder, one of its checkpoints, or a llama2.c `.bin` file.
+        """Opens a run folder, one of its checkpoints, a Hugging Face folder, a GGUF file, or a
+        llama2.c `.bin` file.
 
-        `tokenizer` is "bytes" or a tokenizer file; a run brings its own, a `.bin` file needs one.
+        `tokenizer` is "bytes" or a tokenizer file; all but a `.bin` file bring their own.
         padded: that a tokenizer named here has fewer ids than the model's table is meant so: the
         table was made larger than its vocabulary. Raises ValueError or FileNotFoundError with one
         clear line.
         """
         path, vocabulary = Path(path), None
+        if (found := open_source(path)) is not None:
+            opened = open_tokenizer(tokenizer) if tokenizer else found.tokenizer()
+            check_tokenizer(opened, found.config.vocab_size, padded or not tokenizer)
+            return cls(found.config, found.load(), opened)
         if path.is_dir():
-            if (path / "config.json").is_file():
-                raise ModelError(
-                    f"[model] expected a run or a checkpoint, {shown(path)} is a Hugging Face "
-                    "model. Hint: export it as a llama2.c .bin; its tokenizer.json can be used."
-                )
             folder = find_checkpoint(path)
             config, params = load_model(folder)
             vocabulary = load_vocabulary(folder)
@@ -141,6 +143,11 @@ class Model:
         whole = len(ids) == self.config.vocab_size
         return None if whole else Vocabulary(ids, self.config.vocab_size)
 
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The ids of a text to continue, with BOS in front where the model was trained so."""
+        adds = bool(getattr(self.tokenizer, "adds_bos", True))
+        return self.tokenizer.encode(prompt, bos=adds or not prompt)
+
     def stream(
         self,
         prompt: str | Iterable[int] = "",
@@ -153,12 +160,11 @@ class Model:
     ) -> Iterator[int]:
         """Yields token ids after `prompt`, until BOS or EOS, `tokens` ids, or the context is full.
 
-        prompt: a text, or its ids with BOS in front. temperature 0 takes the likeliest token;
+        prompt: a text, or its ids (`prompt_ids`). temperature 0 takes the likeliest token;
         top_k 0 and top_p 1 are off.
         """
         rng = np.random.default_rng(seed)
-        encoded = self.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else prompt
-        ids = [int(i) for i in encoded]
+        ids = self.prompt_ids(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
         limit = self.config.max_seq_len
         if len(ids) > limit:
             raise ValueError(
@@ -191,6 +197,6 @@ class Model:
         device: Device | None = None,
     ) -> str:
         """`prompt` and its continuation as text. Arguments as in `stream`."""
-        ids = list(self.tokenizer.encode(prompt, bos=True))
+        ids = self.prompt_ids(prompt)
         ids += self.stream(tuple(ids), tokens, temperature, top_k, top_p, seed, device)
         return self.tokenizer.decode(ids)

@@ -27,7 +27,7 @@ LAYERS = [
     },
     {"model", "cli", "restart", "progress"},
     {"trainer"},
-    {"train", "generate", "plan", "lint", "report", "replay"},
+    {"train", "generate", "plan", "lint", "report", "replay", "export", "inspect"},
     {"bench"},
     {"doctor"},
 ]

@@ -7,8 +7,9 @@ frequencies are a tensor of divisors there, `rope_freqs.weight`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from anefast.errors import shown
 from anefast.nn import FAMILIES, family_of, rope_frequencies
 from anefast.nn.family import Family
 from anefast.nn.foreign import GGUFNames, Settings
+from anefast.tokenizer import Tokenizer
+from anefast.tokenizer.gguf import pairs_of, tokenizer_of
 
 from .gguf import GGUF, GGUFError, read_gguf
 from .gguf_write import TYPES, write_gguf
@@ -27,7 +30,7 @@ from .stored import Array
 
 WHERE = "gguf"
 DIVISORS = "rope_freqs.weight"
-UNREAD = ("tokenizer.", "general.")
+UNUSED = 5  # type of a token that no text has
 KEYS = {  # ours: theirs behind the architecture
     "dim": "embedding_length",
     "n_layers": "block_count",
@@ -47,7 +50,8 @@ def open_gguf(path: Path) -> ModelSource:
         raise GGUFError(f"[{WHERE}] {shown(path)}: {error}") from None
     places = spelled.places(config)
     tensors = {name: t for name, t in found.tensors.items() if name != DIVISORS}
-    return ModelSource(path, "GGUF file", config, places, tensors)
+    tokenizer = partial(tokenizer_of, found.values, path.name)
+    return ModelSource(path, "GGUF file", config, places, tensors, tokenizer)
 
 
 def save_gguf(
@@ -55,11 +59,11 @@ def save_gguf(
     config: ModelConfig,
     params: Mapping[str, Array],
     dtype: str = "F16",
-    tokenizer: Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
     name: str = "anefast",
 ) -> None:
     """Writes a file that llama.cpp reads. dtype: F32, F16, BF16 or Q8_0, of matrices; norms, biases
-    and rows that no block fits stay F32. tokenizer: its `tokenizer.ggml` pairs. ValueError."""
+    and rows that no block fits stay F32. ValueError where it cannot hold model or tokenizer."""
     if dtype not in TYPES:
         raise ValueError(f"[{WHERE}] expected dtype {', '.join(TYPES)}, got {dtype!r}.")
     family = family_of(config)
@@ -72,17 +76,15 @@ def save_gguf(
         raise ValueError(f"[{WHERE}] llama.cpp's llama has no biases. Hint: --to hf.")
     if dtype in ("F16", "Q8_0"):  # a block's scale is an fp16 number
         check_fp16(params, WHERE)
-    values = _values_of(config, family, family.gguf, dtype, name) | dict(tokenizer or {})
+    values = _values_of(config, family, family.gguf, dtype, name)
+    if tokenizer is not None:
+        values |= _padded(pairs_of(tokenizer), config.vocab_size)
     written = list(to_file(family.gguf.places(config), params))
     if config.rope_scaling.startswith(("llama3", "divisors")):
         divisors = _divisors(config)
         written.append((DIVISORS, divisors.shape, lambda: divisors))
-
-    def write(file: BinaryIO) -> None:
-        write_gguf(file, values, written, dtype)
-
     with files.replacing(path, WHERE) as file:
-        write(file)
+        write_gguf(file, values, written, dtype)
 
 
 def _family_named(architecture: Any) -> tuple[Family, GGUFNames]:
@@ -156,6 +158,17 @@ def _values_of(
         values[f"{arch}.rope.scaling.type"] = "linear"
         values[f"{arch}.rope.scaling.factor"] = float(config.rope_scaling.partition(":")[2])
     return values
+
+
+def _padded(pairs: dict[str, Any], size: int) -> dict[str, Any]:
+    """A tokenizer's pairs with names for rows of the table that it has no ids for."""
+    tokens, types = pairs["tokenizer.ggml.tokens"], pairs["tokenizer.ggml.token_type"]
+    spare = size - len(tokens)
+    pairs["tokenizer.ggml.tokens"] = tokens + [f"[PAD{len(tokens) + i}]" for i in range(spare)]
+    pairs["tokenizer.ggml.token_type"] = types + [UNUSED] * spare
+    if "tokenizer.ggml.scores" in pairs:
+        pairs["tokenizer.ggml.scores"] += [-1e9] * spare
+    return pairs
 
 
 def _divisors(config: ModelConfig) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from anefast.errors import shown
 from anefast.nn import FAMILIES, family_of
 from anefast.nn.family import Family
 from anefast.nn.foreign import HuggingFace, Places, Settings
+from anefast.tokenizer import Tokenizer, open_tokenizer
+from anefast.tokenizer.huggingface import files_of
 
 from .safetensors import read_safetensors, read_sharded, write_safetensors
 from .source import ModelSource, to_file
@@ -58,7 +61,9 @@ def open_folder(folder: Path) -> ModelSource:
     places = spelled.places(config)
     if table.get("rope_interleaved"):  # rows of queries and keys are in our order already
         places = {ours: place._replace(split_heads=0) for ours, place in places.items()}
-    return ModelSource(folder, "Hugging Face folder", config, places, tensors)
+    return ModelSource(
+        folder, "Hugging Face folder", config, places, tensors, partial(open_tokenizer, folder)
+    )
 
 
 def family_named(model_type: Any) -> tuple[Family, HuggingFace]:
@@ -74,9 +79,13 @@ def family_named(model_type: Any) -> tuple[Family, HuggingFace]:
 
 
 def save_folder(
-    folder: Path, config: ModelConfig, params: Mapping[str, Array], dtype: str = "F32"
+    folder: Path,
+    config: ModelConfig,
+    params: Mapping[str, Array],
+    dtype: str = "F32",
+    tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Writes config.json and model.safetensors, which transformers loads, into `folder`.
+    """Writes config.json, model.safetensors and a tokenizer's files, which transformers loads.
 
     dtype: F32, BF16 or F16. Each file appears whole or not at all. ValueError where the format
     cannot hold the model, or fp16 the weights.
@@ -84,6 +93,11 @@ def save_folder(
     if dtype not in DTYPES:
         raise ValueError(f"[{WHERE}] expected dtype {', '.join(DTYPES)}, got {dtype!r}.")
     settings, places = settings_of(config, dtype)
+    texts: dict[str, bytes] = {}
+    if tokenizer is not None:
+        settings |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+        texts = files_of(tokenizer)
+    texts[CONFIG] = (json.dumps(settings, indent=2) + "\n").encode()
     if dtype == "F16":
         check_fp16(params, WHERE)
     with files.guarding("make", folder, WHERE):
@@ -92,8 +106,8 @@ def save_folder(
     shapes = {name: shape for name, shape, _ in written}
     with files.replacing(folder / WEIGHTS, WHERE) as file:
         write_safetensors(file, shapes, (make() for *_, make in written), dtype)
-    text = json.dumps(settings, indent=2) + "\n"
-    files.write_atomic(folder / CONFIG, text.encode(), WHERE)
+    for name, text in texts.items():
+        files.write_atomic(folder / name, text, WHERE)
 
 
 def settings_of(config: ModelConfig, dtype: str) -> tuple[dict[str, Any], Places]:

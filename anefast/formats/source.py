@@ -13,6 +13,7 @@ from anefast.errors import shown
 from anefast.files import FileError
 from anefast.nn import Params, shapes
 from anefast.nn.foreign import Place, Places
+from anefast.tokenizer import Tokenizer
 
 from .stored import Array, Stored, Tensors
 
@@ -23,13 +24,15 @@ class ModelSourceError(FileError):
 
 @dataclass(frozen=True)
 class ModelSource:
-    """format: as a sentence calls it. places: where our parameters are among the tensors."""
+    """format: as a sentence calls it. places: where our parameters are among the tensors.
+    tokenizer: opens the one that comes with the model; TokenizerError where there is none."""
 
     path: Path
     format: str
     config: ModelConfig
     places: Places
     tensors: Tensors
+    tokenizer: Callable[[], Tokenizer]
 
     def check(self) -> None:
         """Every parameter is there in its shape, and nothing else is. ModelSourceError."""

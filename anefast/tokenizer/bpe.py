@@ -1,4 +1,5 @@
-"""Byte-level BPE, trained here on a given text or loaded from a Hugging Face tokenizer.json.
+"""BPE of the `tokenizers` library: byte-level, trained here or loaded from a tokenizer.json, and
+SentencePiece's, loaded.
 
 Not here: BPE itself. The `tokenizers` library does training and encoding; it is the extra `bpe`,
 imported on use. Read base.py first.
@@ -10,7 +11,8 @@ text, never control ids.
 Which tokens begin and end a document is what the files beside a tokenizer.json say
 (tokenizer_config.json, special_tokens_map.json, generation_config.json, config.json). Where they
 say nothing, it is the first of the usual names that it has; where they say that there is no such
-token, too, because documents need a mark between them.
+token, too, because documents need a mark between them. Whether a prompt begins with BOS is another
+question: `adds_bos`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +47,16 @@ _MAX_SETTINGS_BYTES = 16 * MIB
 
 # Patterns by which common tokenizers part a text into words. In none of them does a match go on
 # from a character that is no white space to a space, or from a letter or digit to a line's end.
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WORD_PATTERNS = {_GPT2, _LLAMA3, _LLAMA3.replace("{1,3}", "")}  # the last is Qwen's
+QWEN_PATTERN = LLAMA3_PATTERN.replace("{1,3}", "")
+_WORD_PATTERNS = {GPT2_PATTERN, LLAMA3_PATTERN, QWEN_PATTERN}
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_SENTENCEPIECE = {"Replace", "Metaspace", "ByteFallback", "Fuse", "Strip"}
+_TEMPLATE = "TemplateProcessing"
 _NORMAL_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
 
 
@@ -59,6 +66,7 @@ class Marks:
 
     bos: str | int | None = None
     eos: str | int | None = None
+    adds_bos: bool | None = None  # whether a prompt begins with BOS
     bos_names: tuple[str, ...] = BOS_NAMES
 
 
@@ -66,6 +74,7 @@ def stated_marks(folder: Path) -> Marks:
     """What the files in a tokenizer's folder say of its marks. FileError where one is unsound."""
     bos: str | int | None = None
     eos: str | int | None = None
+    adds_bos: bool | None = None
     for name in _STATED_IN:
         if not (folder / name).is_file():
             continue
@@ -73,8 +82,12 @@ def stated_marks(folder: Path) -> Marks:
         if isinstance(found, dict):
             bos = _stated(found, "bos") if bos is None else bos
             eos = _stated(found, "eos") if eos is None else eos
+            if adds_bos is None and isinstance(found.get("add_bos_token"), bool):
+                adds_bos = found["add_bos_token"]
     old_run = (folder / "state.json").is_file() and not (folder / CONFIG).is_file()
-    return Marks(bos, eos, BOS_NAMES_BEFORE if old_run else BOS_NAMES)
+    if old_run:
+        return Marks(bos, eos, True, BOS_NAMES_BEFORE)
+    return Marks(bos, eos, adds_bos)
 
 
 def _stated(settings: dict[str, Any], which: str) -> str | int | None:
@@ -90,12 +103,13 @@ def _stated(settings: dict[str, Any], which: str) -> str | int | None:
 
 
 class BPETokenizer(Pieces):
-    """A byte-level tokenizer of the `tokenizers` library behind our protocol.
+    """A tokenizer of the `tokenizers` library behind our protocol.
 
     content: the text of a tokenizer.json. marks: what is stated of its BOS and EOS. unused: ids
-    that it leaves out. Raises TokenizerError when it is not one, is not byte-level (pieces of
-    another kind cannot be turned back into bytes exactly), or has no BOS token; ImportError without
-    the extra.
+    that it leaves out. adds_bos: whether a prompt begins with BOS: as stated, else as its
+    post-processor says. Raises TokenizerError when it is not one, is neither byte-level nor
+    SentencePiece's (pieces of another kind cannot be turned back into bytes exactly), or has no BOS
+    token; ImportError without the extra.
     """
 
     def __init__(self, content: str, name: str = "bpe", marks: Marks | None = None) -> None:
@@ -112,10 +126,12 @@ class BPETokenizer(Pieces):
                 f"[tokenizer] expected a Hugging Face tokenizer.json, {name} is none "
                 f"({_line(error)}). Hint: fetch it again, or train one with --tokenizer bpe:2048."
             ) from None
-        if '"ByteLevel"' not in json.dumps(description.get("decoder")):
+        decoders = _flat(description.get("decoder"), "decoders")
+        byte_level = any(step.get("type") == "ByteLevel" for step in decoders)
+        if not byte_level and not _is_sentencepiece(decoders):
             raise TokenizerError(
-                f"[tokenizer] expected a byte-level tokenizer, {name} decodes another way. "
-                "Hint: a llama2.c tokenizer.bin carries SentencePiece vocabularies."
+                f"[tokenizer] expected a byte-level or SentencePiece tokenizer, {name} decodes "
+                "another way. Hint: use the tokenizer.json of a Llama, Qwen or GPT-2 model."
             )
         self._inner.encode_special_tokens = True
         self._inner.no_truncation()  # a file may ask for both, as its model was trained
@@ -127,19 +143,19 @@ class BPETokenizer(Pieces):
         self.unused = frozenset(range(self.vocab_size)) - set(ids)
         self.bos_id = self._mark("bos", marks.bos, marks.bos_names, marks.eos)
         self.eos_id = self._mark("eos", marks.eos, EOS_NAMES, marks.bos)
+        self._strips_space = _strips_space(decoders)
+        stated = marks.adds_bos
+        self.adds_bos = self._template_begins(description) if stated is None else stated
         self._cuts_before_space = _parts_words(description)
         self._cuts_before_line = self._cuts_before_space and not _adds_space(description)
         controls = {i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
-        symbols = _byte_symbols()
+        spelt = _byte_level_piece if byte_level else _sentencepiece_piece
         self._pieces: list[bytes] = []
         for i in range(self.vocab_size):
             symbol = self._inner.id_to_token(i)
-            if symbol is None or i in controls:
-                self._pieces.append(b"")
-            elif all(character in symbols for character in symbol):
-                self._pieces.append(bytes(symbols[character] for character in symbol))
-            else:
-                self._pieces.append(utf8(symbol))
+            byte = not byte_level and symbol is not None and _BYTE.fullmatch(symbol)
+            hidden = symbol is None or (i in controls and not byte)
+            self._pieces.append(b"" if hidden else spelt(symbol))
 
     def _mark(
         self, which: str, stated: str | int | None, names: tuple[str, ...], other: str | int | None
@@ -168,6 +184,15 @@ class BPETokenizer(Pieces):
             return None if found is None else int(found)
         return token if 0 <= token < self.vocab_size and token not in self.unused else None
 
+    def _template_begins(self, description: dict[str, Any]) -> bool:
+        """Whether the post-processor puts BOS in front of a text."""
+        for step in _flat(description.get("post_processor"), "processors"):
+            first = (step.get("single") or [{}])[0] if step.get("type") == _TEMPLATE else {}
+            named = (first.get("SpecialToken") or {}).get("id")
+            if named is not None and self._id(named) == self.bos_id:
+                return True
+        return False
+
     def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
         utf8(text)  # the library panics on lone surrogates
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -192,13 +217,26 @@ class BPETokenizer(Pieces):
 
     def piece(self, token: int, previous: int | None = None) -> bytes:
         check_id(token, self.vocab_size, self.name)
-        return self._pieces[token]
+        found = self._pieces[token]
+        # the space that encoding put in front of the text comes off again, but only at its start
+        begins = self._strips_space and (previous is None or previous == self.bos_id)
+        return found[1:] if begins and found.startswith(b" ") else found
+
+    def text_of(self, token: int) -> str:
+        """How a token is written in the vocabulary."""
+        return str(self._inner.id_to_token(token))
+
+    def description(self) -> dict[str, Any]:
+        """What its tokenizer.json says."""
+        found: dict[str, Any] = json.loads(self._inner.to_str())
+        return found
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """tokenizer.json, and beside it which tokens begin and end a document."""
         marks = {
             "bos_token": self._inner.id_to_token(self.bos_id),
             "eos_token": self._inner.id_to_token(self.eos_id),
+            "add_bos_token": self.adds_bos,
         }
         write(Path(folder) / CONFIG, (json.dumps(marks) + "\n").encode())
         return write(Path(folder) / "tokenizer.json", self._inner.to_str(pretty=True).encode())
@@ -222,11 +260,39 @@ class BPETokenizer(Pieces):
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=["<unk>", "<s>", "</s>"],
-            initial_alphabet=sorted(_byte_symbols()),
+            initial_alphabet=sorted(byte_symbols()),
             show_progress=False,
         )
         inner.train_from_iterator(iter(texts), trainer)
-        return cls(inner.to_str(), f"bpe:{inner.get_vocab_size()}")
+        return cls(inner.to_str(), f"bpe:{inner.get_vocab_size()}", Marks(adds_bos=True))
+
+
+def _byte_level_piece(symbol: str) -> bytes:
+    symbols = byte_symbols()
+    if all(character in symbols for character in symbol):
+        return bytes(symbols[character] for character in symbol)
+    return utf8(symbol)
+
+
+def _sentencepiece_piece(symbol: str) -> bytes:
+    if byte := _BYTE.fullmatch(symbol):
+        return bytes([int(byte[1], 16)])
+    return utf8(symbol.replace("▁", " "))
+
+
+def _is_sentencepiece(decoders: list[dict[str, Any]]) -> bool:
+    """Whether a decoder turns ▁ to spaces and <0xNN> to bytes, and does no more."""
+    kinds = {step.get("type") for step in decoders}
+    return bool(kinds & {"Replace", "Metaspace"}) and kinds <= _SENTENCEPIECE
+
+
+def _strips_space(decoders: list[dict[str, Any]]) -> bool:
+    for step in decoders:
+        if step.get("type") == "Strip" and step.get("content") == " " and step.get("start") == 1:
+            return True
+        if step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never":
+            return True
+    return False
 
 
 def _parts_words(description: dict[str, Any]) -> bool:
@@ -277,7 +343,8 @@ def _library() -> Any:
     return tokenizers
 
 
-def _byte_symbols() -> dict[str, int]:
+@cache
+def byte_symbols() -> dict[str, int]:
     """Byte-level BPE's alphabet: printable Latin-1 stands for itself, the rest is U+0100 and up."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in printable]
