@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast.data.error import DataError
+from anefast.data.examples import IGNORED, Examples
 from anefast.data.stream import Ids, TokenStream, sampled_fingerprint
 from anefast.tokenizer import Tokenizer
 
 Order = Literal["shuffled", "sequential"]
-IGNORED = -1  # as a target: this position has no loss
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,15 @@ class Batches:
     def start(self, window: int) -> int:
         """Where in the stream the window-th sequence that was ever drawn begins."""
         epoch, i = divmod(window, self.windows_per_epoch)
-        if self.order == "sequential":
-            return i * self.S
+        return i * self.S if self.order == "sequential" else int(self._epoch(epoch)[i])
+
+    def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Where the windows of an epoch begin, in the order in which they are read."""
         if epoch not in self._epochs:
             if len(self._epochs) > 1:  # a batch spans two epochs at most, unless the data is tiny
                 self._epochs.clear()
             self._epochs[epoch] = self._starts_of(epoch)
-        return int(self._epochs[epoch][i])
+        return self._epochs[epoch]
 
     def _starts_of(self, epoch: int) -> npt.NDArray[np.int64]:
         # Raw Philox words are fixed for ever, numpy's own shuffles may change with its version.
@@ -130,6 +132,63 @@ class Batches:
         offsets = min(S, len(self.stream) - n * S)
         offset = int(raw[0]) * offsets >> 64
         return np.argsort(raw[1:], kind="stable") * S + offset
+
+
+@dataclass(frozen=True)
+class ExampleData(TokenData):
+    """A data set of examples: each is a sequence of its own, and only a part of it is learnt."""
+
+    train: Examples
+    validation: Examples
+
+    def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
+        """Training batches of B examples in S positions. DataError where none has room."""
+        found = ExampleBatches(self.train, B, S, seed, order)
+        self.train.tell(S, self.description)
+        return found
+
+    def validation_batches(self, B: int, S: int, limit: int = 0) -> Iterator[tuple[Ids, Ids]]:
+        """The validation examples in fixed batches; see TokenData."""
+        rows = self.validation.fitting(S).tolist()
+        if 0 < limit * B < len(rows):
+            rows = [rows[i * len(rows) // (limit * B)] for i in range(limit * B)]
+        for first in range(0, len(rows), B):
+            x, y = self.validation.window(rows[first : first + B], S)
+            spare = B - len(x)
+            yield (
+                np.concatenate([x, np.repeat(x[:1], spare, axis=0)]),
+                np.concatenate([y, np.full((spare, S), IGNORED, np.int32)]),
+            )
+
+
+class ExampleBatches(Batches):
+    """Batches of examples, each from its beginning: every epoch takes each once."""
+
+    def __init__(self, examples: Examples, B: int, S: int, seed: int, order: Order) -> None:
+        self.examples, self.rows = examples, examples.fitting(S)
+        if not len(self.rows):
+            raise DataError(
+                f"examples whose answer begins within {S} tokens",
+                f"none of {examples.count:,} does",
+                "raise data.seq_len",
+            )
+        self.stream, self.B, self.S, self.seed, self.order = examples, B, S, seed, order
+        self.windows_per_epoch = len(self.rows)
+        self._epochs = {}
+
+    def batch(self, step: int) -> tuple[Ids, Ids]:
+        if step < 0:
+            raise ValueError(f"[data] expected a step >= 0, got {step}.")
+        chosen = [self.start(step * self.B + b) for b in range(self.B)]
+        return self.examples.window([int(self.rows[i]) for i in chosen], self.S)
+
+    def start(self, window: int) -> int:
+        epoch, i = divmod(window, self.windows_per_epoch)
+        return i if self.order == "sequential" else int(self._epoch(epoch)[i])
+
+    def _starts_of(self, epoch: int) -> npt.NDArray[np.int64]:
+        raw = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
+        return np.argsort(raw.random_raw(self.windows_per_epoch), kind="stable")
 
 
 def _windows(stream: TokenStream, starts: Iterable[int], S: int) -> tuple[Ids, Ids]:

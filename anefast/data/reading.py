@@ -9,12 +9,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 from anefast import stories
-from anefast.data.batches import TokenData
+from anefast.data.batches import ExampleData, TokenData
 from anefast.data.error import DataError
+from anefast.data.examples import Examples
+from anefast.data.instruct import examples, has_examples
 from anefast.data.shards import is_shard, open_shard
 from anefast.data.source import File, Source, find, one_of
-from anefast.data.stream import TokenStream, encode, fingerprint, read_shards, regrouped
+from anefast.data.stream import (
+    Fingerprint,
+    TokenStream,
+    encode,
+    fingerprint,
+    read_shards,
+    regrouped,
+)
 from anefast.data.text import END, Piece, characters, documents, head
 from anefast.tokenizer import Tokenizer, open_tokenizer
 from anefast.tokenizer.base import before_space
@@ -37,7 +48,8 @@ def open_data(
 
     source: "stories" or "stories:N" (built in; the held-out split is other stories, N *
     val_fraction of them); a text, UTF-8 or with a byte order mark, documents separated by
-    <|endoftext|>; rows of JSON with a field "text"; token ids, read through memory maps (a flat
+    <|endoftext|>; rows of JSON with a field "text", or with prompts and completions or chats, of
+    which only answers are learnt (instruct.py); token ids, read through memory maps (a flat
     little-endian .bin of uint16, uint32 or int64, a .npy, a shard of llm.c); a folder of texts or
     of shards; a pipe of text. tokenizer: a Tokenizer, or what `open_tokenizer` takes; "bpe:N"
     learns from the training part. seed: of the stories. val_fraction: the last part of the stream
@@ -55,6 +67,8 @@ def open_data(
             name += " (split as it lies)"
         if one_of(found.files, is_shard):
             return _open_shards(name, found, _opened(tokenizer, None), val_fraction, vocab_size)
+        if any(has_examples(file) for file in found.files):
+            return _open_examples(name, found, _opened(tokenizer, None), val_fraction)
         return _open_texts(name, found, tokenizer, val_fraction, collapse_spaces)
 
 
@@ -101,6 +115,33 @@ def _open_texts(
         train = int(len(stream) * (1 - val_fraction))
         return _data(stream.part(0, train), stream.part(train, len(stream)), opened, None, name)
     return _data(stream, encode(pieces(found.validation), opened), opened, None, name)
+
+
+def _open_examples(
+    name: str, found: Source, tokenizer: Tokenizer, val_fraction: float
+) -> TokenData:
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+
+    def read(files: list[File]) -> Examples:
+        return Examples((e for file in files for e in examples(file, tokenizer)), dtype)
+
+    train = read(found.train)
+    if found.validation is None:
+        cut = min(train.count - 1, int(train.count * (1 - val_fraction)))
+        if cut < 1:
+            raise DataError("at least 2 examples", f"{name} has {train.count}", "give more rows")
+        train, validation = train.part_of(0, cut), train.part_of(cut, train.count)
+    else:
+        validation = read(found.validation)
+    description = f"{train.count + validation.count:,} examples of {name} as {tokenizer.name}"
+    told = Fingerprint()
+    for part in (train, validation):
+        for block in part.blocks():
+            told.add(block)
+        told.add(part.learnt)
+    log.info("%s: %d training, %d validation tokens", description, len(train), len(validation))
+    digest = told.of(len(train), len(validation))
+    return ExampleData(train, validation, tokenizer, None, description, digest)
 
 
 def _open_stories(

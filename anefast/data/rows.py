@@ -1,8 +1,8 @@
-"""Rows of JSON as documents: JSON lines, or one JSON array. Told by content, never by a name alone.
+"""Rows of JSON: JSON lines, or one JSON array. Told by content, never by a name alone.
 
-A row is an object with a field "text", or a string. Rows of another kind (prompts and completions,
-chats) are refused by their fields: braces and keys are never learnt as prose. So are tables of
-comma- or tab-separated values.
+A row is an object with a field "text", or a string: a document. Prompts with completions and chats
+are read by instruct.py. Rows of another kind are refused by their fields: braces and keys are never
+learnt as prose. So are tables of comma- or tab-separated values.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _LEAST_ROWS = 4  # fewer lines with equally many commas are prose
 
 log = logging.getLogger("anefast")
 
-Texts = Iterator[Iterable[str]]
-Reader = Callable[[Iterator[str]], Texts]
+Rows = Iterator[tuple[Any, str]]  # a row's value, and where it is: "data.jsonl, line 3"
+Reader = Callable[[Iterator[str]], Rows]
 
 
 def reader(name: str, suffix: str, first: str, whole: bool) -> Reader | None:
-    """What takes a file's blocks apart into texts; None where the file is prose.
+    """What takes a file's blocks apart into rows; None where the file is prose.
 
     first: its first block of text; whole: there is no other. DataError for structured text that is
     not read.
@@ -64,8 +64,8 @@ def reader(name: str, suffix: str, first: str, whole: bool) -> Reader | None:
     return None
 
 
-def _lines(name: str, blocks: Iterator[str]) -> Texts:
-    """A document for each line of JSON."""
+def _lines(name: str, blocks: Iterator[str]) -> Rows:
+    """The value of each line of JSON."""
     count = 0
     for number, line in enumerate(_by_line(blocks), 1):
         if not line.strip():
@@ -79,12 +79,12 @@ def _lines(name: str, blocks: Iterator[str]) -> Texts:
                 "mend that line or take it out",
             ) from None
         count += 1
-        yield (_text(row, f"{name}, line {number}"),)
+        yield row, f"{name}, line {number}"
     log.info("data: %s has %d rows of JSON", name, count)
 
 
-def _array(name: str, blocks: Iterator[str]) -> Texts:
-    """A document for each value of one JSON array, of which one value is in memory at a time."""
+def _array(name: str, blocks: Iterator[str]) -> Rows:
+    """Each value of one JSON array, of which one is in memory at a time."""
     text, at, number = "", 0, 0
 
     def broken(why: str) -> DataError:
@@ -125,7 +125,7 @@ def _array(name: str, blocks: Iterator[str]) -> Texts:
                 if len(more) == 1:
                     raise broken(f"row {number}: {error.msg}") from None
                 text, at = "".join(more), 0
-        yield (_text(row, f"{name}, row {number}"),)
+        yield row, f"{name}, row {number}"
         mark = take()
         if mark not in (",", "]"):
             raise broken(f"expected , or ] behind row {number}, got {shown(mark) or 'its end'}")
@@ -134,20 +134,25 @@ def _array(name: str, blocks: Iterator[str]) -> Texts:
     log.info("data: %s has %d rows of JSON", name, number)
 
 
-def _text(row: Any, where: str) -> str:
-    """The text of a row. DataError where it has none."""
+def text_of(row: Any, where: str) -> str:
+    """The document that a row is. DataError where it is none."""
     text = row.get(FIELD) if isinstance(row, dict) else row
     if not isinstance(text, str):
         fields = sorted(map(str, row)) if isinstance(row, dict) else []
         got = f"has the fields {', '.join(map(shown, fields[:6]))}" if fields else "has none"
         hint = "write that field in every row"
         if _PAIRS & set(fields):
-            hint = "pairs and chats are not trained on; join them in a field text"
+            hint = "rows of one file are alike; pairs are prompt and completion, chats messages"
         elif fields and FIELD not in fields:
             hint = f"rename one: jq -c '{{{FIELD}: .{shown(fields[0])}}}' FILE > NEW.jsonl"
         elif fields:
             got = f"has a {FIELD} that is no string"
         raise DataError(f"JSON rows with a field {FIELD}", f"{where} {got}", hint)
+    return cleaned(text, where)
+
+
+def cleaned(text: str, where: str) -> str:
+    """A text of a row with \\n for line ends and no byte order marks. DataError: it is no text."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -51,15 +51,23 @@ def documents(file: File, collapse_spaces: bool = False) -> Iterator[Piece]:
         raise refused(file.path, kind)
     if kind is not None:
         log.warning("data: %s is %s; its tags are learnt as text", file, kind.name)
+    reader, blocks = opened(file)
+    if reader is None:
+        yield from split(blocks, collapse_spaces)
+        return
+    for row, where in reader(blocks):
+        yield from split((rows.text_of(row, where),), collapse_spaces)
+
+
+def opened(file: File) -> tuple[rows.Reader | None, Iterator[str]]:
+    """What takes rows of JSON out of a text file, None where it is prose, and its blocks."""
     blocks = _blocks(file)
     first = next(blocks, "")
     if not first:
         raise DataError("text", f"{file} is empty", "give a file with words in it")
     whole = file.start[1] <= BLOCK_BYTES
     reader = rows.reader(str(file), file.path.suffix, first, whole)
-    blocks = itertools.chain([first], blocks)
-    for text in reader(blocks) if reader is not None else [blocks]:
-        yield from split(text, collapse_spaces)
+    return reader, itertools.chain([first], blocks)
 
 
 def split(blocks: Iterable[str], collapse_spaces: bool = False) -> Iterator[Piece]:

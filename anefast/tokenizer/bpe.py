@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from anefast.errors import shown
-from anefast.files import MIB, parse_json, read_json
+from anefast.files import MIB, parse_json, read_json, read_text
 
 from .base import FIRST_BYTE, Pieces, TokenizerError, before_space, check_id, utf8, write
 
@@ -42,6 +42,7 @@ BOS_NAMES = (
 BOS_NAMES_BEFORE = (*BOS_NAMES[:4], "<|im_start|>", "<|endoftext|>")  # runs without stated marks
 EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "<|im_end|>")
 CONFIG = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
 _STATED_IN = (CONFIG, "special_tokens_map.json", "generation_config.json", "config.json")
 _MAX_SETTINGS_BYTES = 16 * MIB
 
@@ -67,6 +68,7 @@ class Marks:
     bos: str | int | None = None
     eos: str | int | None = None
     adds_bos: bool | None = None  # whether a prompt begins with BOS
+    chat_template: str = ""  # how a chat is written (chat.py)
     bos_names: tuple[str, ...] = BOS_NAMES
 
 
@@ -86,8 +88,22 @@ def stated_marks(folder: Path) -> Marks:
                 adds_bos = found["add_bos_token"]
     old_run = (folder / "state.json").is_file() and not (folder / CONFIG).is_file()
     if old_run:
-        return Marks(bos, eos, True, BOS_NAMES_BEFORE)
-    return Marks(bos, eos, adds_bos)
+        return Marks(bos, eos, True, bos_names=BOS_NAMES_BEFORE)
+    return Marks(bos, eos, adds_bos, _stated_template(folder))
+
+
+def _stated_template(folder: Path) -> str:
+    """The chat template of a folder: a file of its own, or in tokenizer_config.json."""
+    if (folder / TEMPLATE_FILE).is_file():
+        return read_text(folder / TEMPLATE_FILE, _MAX_SETTINGS_BYTES, "tokenizer")
+    if not (folder / CONFIG).is_file():
+        return ""
+    found = read_json(folder / CONFIG, _MAX_SETTINGS_BYTES, "tokenizer")
+    template = found.get("chat_template") if isinstance(found, dict) else None
+    if isinstance(template, list):  # several, by name
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else ""
 
 
 def _stated(settings: dict[str, Any], which: str) -> str | int | None:
@@ -116,6 +132,7 @@ class BPETokenizer(Pieces):
         library = _library()
         self.name = name
         marks = marks or Marks()
+        self.chat_template = marks.chat_template
         try:
             description = parse_json(content)
             if not isinstance(description, dict) or "model" not in description:
@@ -222,6 +239,20 @@ class BPETokenizer(Pieces):
         begins = self._strips_space and (previous is None or previous == self.bos_id)
         return found[1:] if begins and found.startswith(b" ") else found
 
+    def marks(self) -> list[str]:
+        """The special tokens, as they are spelled."""
+        added = self._inner.get_added_tokens_decoder().values()
+        return [token.content for token in added if token.special]
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of a text whose special tokens are meant: each is one id. No BOS is added."""
+        self._inner.encode_special_tokens = False
+        try:
+            ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        finally:
+            self._inner.encode_special_tokens = True
+        return ids
+
     def text_of(self, token: int) -> str:
         """How a token is written in the vocabulary."""
         return str(self._inner.id_to_token(token))
@@ -238,6 +269,8 @@ class BPETokenizer(Pieces):
             "eos_token": self._inner.id_to_token(self.eos_id),
             "add_bos_token": self.adds_bos,
         }
+        if self.chat_template:
+            marks["chat_template"] = self.chat_template
         write(Path(folder) / CONFIG, (json.dumps(marks) + "\n").encode())
         return write(Path(folder) / "tokenizer.json", self._inner.to_str(pretty=True).encode())
 

@@ -19,6 +19,7 @@ from .llama2c import Llama2cTokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6  # types of tokens
 PREFIX = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"
 
 
 def _split(pattern: str) -> dict[str, Any]:
@@ -121,6 +122,7 @@ def _byte_level_bpe(values: Mapping[str, Any], tokens: Sequence[str], name: str)
         _id(values, "bos_token_id"),
         _id(values, "eos_token_id"),
         bool(values.get(f"{PREFIX}add_bos_token", False)),
+        template if isinstance(template := values.get(TEMPLATE), str) else "",
     )
     return BPETokenizer(json.dumps(description), f"bpe:{name}", marks)
 
@@ -196,7 +198,8 @@ def _pairs_of_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
         special = i in added and added[i]["special"]
         types.append(CONTROL if special else USER if i in added else NORMAL)
     merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
-    return _pairs("gpt2", tokenizer, tokens, types, pre=pre, merges=merges)
+    found = _pairs("gpt2", tokenizer, tokens, types, pre=pre, merges=merges)
+    return found | ({TEMPLATE: tokenizer.chat_template} if tokenizer.chat_template else {})
 
 
 def _alike(parts: Any, known: dict[str, Any]) -> bool:

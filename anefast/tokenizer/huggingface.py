@@ -30,12 +30,14 @@ def files_of(tokenizer: Tokenizer) -> dict[str, bytes]:
         names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     else:
         raise TokenizerError(f"[tokenizer] Hugging Face has no tokenizer like {tokenizer.name}.")
-    config = {
+    config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,
         "add_bos_token": bool(getattr(tokenizer, "adds_bos", True)),
         "clean_up_tokenization_spaces": False,
     }
+    if isinstance(tokenizer, BPETokenizer) and tokenizer.chat_template:
+        config["chat_template"] = tokenizer.chat_template
     texts = {"tokenizer.json": description, "tokenizer_config.json": config}
     return {name: (json.dumps(t, ensure_ascii=False) + "\n").encode() for name, t in texts.items()}
 
