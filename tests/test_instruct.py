@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_cut_or_left_out_and_said(
     x, y = batches.batch(40)
     assert BYTES.decode(x[0]) == "a" + "b" * 30 and (y[0, 1:] == BYTES.encode("b")[1]).all()
     data = open_data(written(tmp_path, [{"prompt": "p" * 40, "completion": "x"}] * 4), "bytes")
-    with pytest.raises(DataError, match="examples whose answer begins within 32 tokens.*seq_len"):
+    with pytest.raises(DataError, match=r"examples whose answer begins within 32 tokens.*seq_len"):
         data.batches(1, 32)
 
 
