@@ -98,7 +98,8 @@ class TrainingStep:
             if flows and n.op == "weight_grad" and len(terms(graph.outputs[GRAD + name])) == 1
         }
         self._head = classifier(params)
-        head = self._head if flows and head_flows(batch * seq) else None
+        rows = len(params[self._head])
+        head = self._head if flows and head_flows(batch * seq, rows) else None
         self.flow = Flow(params, taps, head, batch, seq) if flows else None
         flowing = self.flow.names if self.flow else []
         self.grads: Params = zeros_like({n: p for n, p in params.items() if n not in flowing})

@@ -3,12 +3,13 @@
 // A block is T <= HEAD_TOKENS tokens side by side (several short sequences share one), normalised and packed once as the
 // operand of two products. The vocabulary is cut in chunks of a fixed size, so every sum has one order whoever runs
 // it, and each chunk stays in its thread's cache from product to product:
-//   1) logits = W xn, their maximum and the sum of exp(logit - maximum); the exponentials are kept for step 3;
+//   1) logits = W xn, their maximum and the sum of exp(logit - maximum); the exponentials are kept for step 3, unless
+//      they are more than KEPT_FLOATS: then step 3 makes them again, to the same bytes;
 //   2) the chunks' sums meet in chunk order, in double: nll, and the factor that turns exponentials to gradients;
 //   3) dlogits, dW += dlogits xn^T, dxn += W^T dlogits, where neighbouring chunks (a slab) share one dxn;
 //   4) the slabs' dxn are added up in order, and the norm's gradients follow.
 // Where dW is wanted later and by rows, dlogits and the packed xn outlive the block instead (HeadTaps).
-// That is three products and one pass each way over the exponentials: nothing is made twice.
+// That is three products, four where exponentials are made again, and one pass each way over them.
 #include "head.h"
 
 #include <algorithm>
@@ -33,6 +34,7 @@ constexpr int64_t SLAB_FLOATS = 3000 * 1000; // in about so much memory
 constexpr int64_t LANES = 32;                // tokens normalised together
 constexpr int64_t AHEAD_FLOATS = 56 * 1024;  // of weights fetched before their turn: what a second cache has room for
 constexpr int64_t FAR_FLOATS = 2000 * 1000;  // 8 MB: more does not come back from a cache
+constexpr int64_t KEPT_FLOATS = HEAD_KEPT;   // of exponentials
 
 MatrixView rows_of(const float *data, int64_t stride) { return {data, Elem::f32, stride, 1}; }
 MatrixView transposed(const float *data, int64_t stride) { return {data, Elem::f32, 1, stride}; }
@@ -66,7 +68,8 @@ class Block {
           panels(block_memory.panels.get(b_panels_floats(C, most))),
           transposed_panels(
               with_grad ? (taps ? taps->xn : block_memory.transposed_panels).get(b_panels_floats(most, C)) : nullptr),
-          exps(with_grad ? (taps ? taps->dlogits : block_memory.exps).get(V * most) : nullptr),
+          exps(taps ? taps->dlogits.get(V * most)
+                    : with_grad && V * most <= KEPT_FLOATS ? block_memory.exps.get(V * most) : nullptr),
           dxn(with_grad ? block_memory.dxn.get(slabs * C * most) : nullptr) {}
 
     void take(int64_t first_token, int64_t count) {
@@ -101,7 +104,7 @@ class Block {
         });
         constexpr int64_t PART = 64; // of either operand's k
         const int64_t parts = ceil_div(C, PART);
-        Pool::shared().parallel(parts + (exps ? ceil_div(T, PART) : 0), [&](int64_t task) {
+        Pool::shared().parallel(parts + (transposed_panels ? ceil_div(T, PART) : 0), [&](int64_t task) {
             if (task < parts) {
                 const int64_t c = task * PART;
                 pack_b_panels(rows_of(xn, T), C, T, c, std::min(PART, C - c), panels);
@@ -176,14 +179,16 @@ class Block {
 
     // Step 3, and the sum of step 4. dxn (C, T) is written, dweight written or added to; not with taps.
     void classifier_grad(const int32_t *targets, float scale, float *dweight, bool adds) {
-        span::Span timed(span::Component::CLASSIFIER, 0, (taps ? 2 : 4) * V * T * C);
+        span::Span timed(span::Component::CLASSIFIER, 0, (taps ? 2 : exps ? 4 : 6) * V * T * C);
         Pool::shared().parallel(slabs, [&](int64_t slab) {
             float *const dlogits = chunk_memory.dlogits.get(b_panels_floats(CHUNK, T));
             const int64_t begin = slab * chunks / slabs, end = (slab + 1) * chunks / slabs;
             for (int64_t chunk = begin; chunk < end; ++chunk) {
                 const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
                 float *const e = taps ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
-                scale_down(exps + v * T, rows, T, T, &sums[chunk * room], e);
+                if (!exps)
+                    exponentials(v, rows, e);
+                scale_down(exps ? exps + v * T : e, rows, T, T, &sums[chunk * room], e);
                 for (int64_t t = 0; t < T; ++t)
                     if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
                         e[row * T + t] -= scale;
@@ -199,6 +204,15 @@ class Block {
                 for (int64_t i = from; i < to; ++i)
                     dxn[i] += dxn[slab * C * T + i];
         });
+    }
+
+    // exp(logit - its chunk's maximum) of a chunk once more, as classify made them.
+    void exponentials(int64_t v, int64_t rows, float *out) const {
+        std::vector<float> most(T, -INFINITY), sum(T);
+        gemm_panels({rows, T, C, rows_of(head.weight + v * C, C), panels, out, T, false});
+        max_down(out, rows, T, T, most.data());
+        for (int64_t row = 0; row < rows; ++row)
+            exp_sum_down(out + row * T, 1, T, T, most.data(), sum.data(), out + row * T);
     }
 
     // The rest of step 4. dh = rstd * (dxn * norm - h * rstd^2 * mean over C of dxn * norm * h), of a LayerNorm less the

@@ -34,6 +34,7 @@ HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, f
                         float *dnorm, float *dbias, float *dweight, bool fresh);
 
 constexpr int64_t HEAD_TOKENS = 512; // of a block
+constexpr int64_t HEAD_KEPT = 17 * 1000 * 1000; // floats of (vocab, tokens) that a block may keep: 68 MB
 
 // What the classifier's gradient is made of, kept of one block of tokens for a reader that wants it by rows.
 struct HeadTaps {
