@@ -15,23 +15,36 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
+import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from anefast import checkpoint
-from anefast.cli import describe_origins, guarded, run_of, train_config
-from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, to_settings
+from anefast.checks import refuse
+from anefast.cli import describe_origins, guarded, named_by, one_line, run_of, train_config
+from anefast.config import (
+    GIVEN,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    check_length,
+    flatten,
+    to_settings,
+)
 from anefast.data import TokenData, open_data
+from anefast.errors import shown as visible
 from anefast.files import write_atomic
+from anefast.flags import repeated
+from anefast.forecast import forecast, rate_change
 from anefast.progress import Row
 from anefast.restart import restart
+from anefast.signals import Stop, stopping
 from anefast.telemetry import (
     METRICS,
     TIMINGS,
@@ -40,10 +53,20 @@ from anefast.telemetry import (
     read_rows,
 )
 from anefast.telemetry import breakdown as shown
+from anefast.telemetry.history import SAMPLE
 from anefast.telemetry.screen import Direct, Screen, is_terminal
 from anefast.telemetry.sinks import checked, installed
 from anefast.tokenizer import Tokenizer, open_tokenizer
-from anefast.trainer import Say, Stop, Trainer, batches_of
+from anefast.trainer import Say, Trainer, batches_of
+from anefast.wishes import (
+    RESUMABLE,
+    check_pairs,
+    meet_device,
+    meet_model,
+    meet_tokenizer,
+    recorded_tokenizer,
+    same_tokenizer,
+)
 
 if TYPE_CHECKING:
     from anefast.model import Model
@@ -71,27 +94,34 @@ class FitResult:
 
 
 def fit(
-    config: TrainConfig,
+    config: TrainConfig | str,
     *,
     model: Model | None = None,
-    data: TokenData | None = None,
+    data: TokenData | str | Path | None = None,
     device: Device | None = None,
     on_step: Callable[[Row], None] | None = None,
     show: Say | None = None,
     bar: bool | Screen = False,
     restart: Restart | None = None,
+    asked: Collection[str] = (),
 ) -> FitResult:
     """Trains, and leaves a run folder behind.
 
-    model, data, device: used in place of what `config` describes; a model brings its own shape and
-    tokenizer. on_step: called with the metrics row after every update. show: takes each line of
-    progress (default: the "anefast" logger). bar: draw a progress bar on stderr, or on this
-    screen. SIGINT or SIGTERM stop at the next micro-step with a checkpoint (compiling async: at the
-    next one that no stale programs run); a second one raises KeyboardInterrupt. restart: how to
-    replace the process when it has used up its compiles; without one, a run that would need it is
-    refused. What the caller can put right is a ValueError in one line.
+    config: settings, or the name of a preset. model, data, device: used in place of what `config`
+    describes; a model brings its own shape and tokenizer, data may be a path. on_step: called with
+    the metrics row after every update; what it raises is raised again after a checkpoint. show:
+    takes each line of progress (default: the "anefast" logger). bar: draw a progress bar on stderr,
+    or on this screen. restart: how to replace the process when it has used up its compiles; without
+    one, a run that would need it is refused. asked: settings that somebody named, which are then
+    honoured or refused even where they equal the preset's.
+
+    SIGINT, SIGTERM or SIGHUP stop at the next micro-step with a checkpoint (compiling async: at the
+    next one that no stale programs run); a second one raises KeyboardInterrupt. SIGUSR1 makes a
+    checkpoint there and goes on. What the caller can put right is a ValueError in one line.
     """
     say = show or log.info
+    config, data = _arguments(config, model, data, device, on_step, show)
+    check_pairs(config, asked)
     _check_outputs(config)
     # 1) where the run lives; nobody else writes there until we are done
     resumed = checkpoint.find_checkpoint(config.resume) if config.resume else None
@@ -99,12 +129,15 @@ def fit(
     run = RunFolder(out, resume=resumed is not None)
     try:
         # 2) what is trained, on what
-        config, model, data = _open(config, model, data, resumed)
+        before = flatten(read_config(out)) if resumed else {}
+        config, model, data = _open(config, model, data, resumed, asked)
         batches_of(config, data)  # too little data is said before anything is compiled
+        _check_prompt(config, model)
         if device is None:
             from anefast.runtime import Device
 
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
+        config = _with_device(config, device, asked)
         config = _with_plan(config, model, device, say)
         model.vocabulary = _vocabulary(config, model, data, say)
         step = model.training_step(
@@ -112,19 +145,21 @@ def fit(
             swap_at=_swap_at(config), load=resumed is None, vocabulary=model.vocabulary,
             flows=config.optim.flows,
         )  # fmt: skip
-        with step.compiler.budget.guard(config.max_compiles, say):
+        with step.compiler.budget.guard(config.max_compiles, say), stopping() as stop:
             trainer = Trainer(config, run, model, data, step, say, on_step)
-            try:
+            with _closing(trainer, say):
                 trainer.begin(resumed, can_restart=restart is not None)
+                _foresee(config, data, before, trainer.progress.step, say)
+                if trainer.progress.step < config.steps:
+                    with contextlib.suppress(OSError):  # it is of weights that are to change
+                        (out / SAMPLE).unlink()
                 # 3) train
-                with _stopping() as stop, _screen(bar) as screen:
+                with _screen(bar) as screen:
                     trainer.train(stop, screen)
                 interrupted = trainer.progress.step < config.steps
-            finally:
-                trainer.close()
             # 4) say how it went
             if not (interrupted and trainer.out_of_compiles and not stop.requested):
-                return _finish(trainer, interrupted, device)
+                return _finish(trainer, interrupted, device, stop)
     finally:
         run.close()
     # 5) or go on where compiles are counted from 0 again
@@ -133,17 +168,60 @@ def fit(
     restart(out)
 
 
+def _arguments(
+    config: Any, model: object, data: Any, device: object, on_step: object, show: object
+) -> tuple[TrainConfig, TokenData | None]:
+    """The config and the data that the caller of `fit` means. ValueError for other things."""
+    if isinstance(config, str):
+        config = TrainConfig.from_preset(config)
+    if not isinstance(config, TrainConfig):
+        refuse("fit", "config", config, "a TrainConfig or the name of a preset")
+    if isinstance(model, (str, os.PathLike)):
+        hint = "Model.load opens a run or a file; config.init starts from its weights"
+        refuse("fit", "model", model, "a Model", hint)
+    if isinstance(device, str):
+        refuse("fit", "device", device, "a Device", f"Device({device!r}), or config.device")
+    if isinstance(data, (str, os.PathLike)):
+        config = config.replace(data=config.data.replace(source=os.fspath(data)))
+        data = None
+    elif data is not None and not isinstance(data, TokenData):
+        refuse("fit", "data", data, "a TokenData or a path", "anefast.data.open_data makes one")
+    for name, call in (("on_step", on_step), ("show", show)):
+        if call is not None and not callable(call):
+            refuse("fit", name, call, "a function")
+    return config, data
+
+
 def _open(
-    config: TrainConfig, model: Model | None, data: TokenData | None, resumed: Path | None
+    config: TrainConfig,
+    model: Model | None,
+    data: TokenData | None,
+    resumed: Path | None,
+    asked: Collection[str],
 ) -> tuple[TrainConfig, Model, TokenData]:
-    """The model and the data, and the config with the model's final shape in it."""
+    """The model and the data, and the config with what they are in it."""
     c = config.data
+    _check_given(config, model, data, resumed)
     tokenizer: str | Tokenizer = c.tokenizer
+    origin, trained = "the model passed to fit", getattr(model, "trained_length", 0)
     if model is None and config.init:
         from anefast.model import Model as Opened
 
-        # a run or a checkpoint brings its tokenizer, a llama2.c file does not
-        model = Opened.load(config.init, "" if Path(config.init).is_dir() else c.tokenizer)
+        # a run or a checkpoint brings its tokenizer; a llama2.c file has none, so one is named
+        own, origin = Path(config.init).is_dir(), config.init
+        named = "data.tokenizer" in asked or c.tokenizer != DataConfig.tokenizer
+        model = Opened.load(origin, c.tokenizer if named and not own else "")
+        if own:
+            meet_tokenizer(config, model.tokenizer, asked, origin)
+            if c.tokenizer != origin and not named:
+                c = c.replace(tokenizer=recorded_tokenizer(model.tokenizer, origin))
+        trained = model.trained_length or model.config.max_seq_len
+        model.config = meet_model(config, model.config, asked, origin)
+    elif model is not None and resumed is None:
+        meet_model(config, model.config, asked, origin, changes=False)
+        meet_tokenizer(config, model.tokenizer, asked, origin)
+        c = c.replace(tokenizer=recorded_tokenizer(model.tokenizer, GIVEN))
+        config = config.replace(init=GIVEN)
     if model is not None:
         tokenizer = model.tokenizer
     elif resumed is not None:
@@ -154,15 +232,105 @@ def _open(
             c.source, tokenizer, seed=c.seed, val_fraction=c.val_fraction,
             vocab_size=vocabulary or None, collapse_spaces=c.collapse_spaces,
         )  # fmt: skip
+    else:
+        if not isinstance(tokenizer, str) and not same_tokenizer(tokenizer, data.tokenizer):
+            raise ConfigError(
+                f"[fit] expected data in the ids of the model's tokenizer, {tokenizer.name}, got "
+                f"those of {data.tokenizer.name}. Hint: open_data(source, model.tokenizer)."
+            )
+        if isinstance(tokenizer, str):
+            meet_tokenizer(config, data.tokenizer, asked, "the data passed to fit")
+            c = c.replace(tokenizer=recorded_tokenizer(data.tokenizer, GIVEN))
+        c = c.replace(source=GIVEN)
     shape = model.config if model is not None else _with_vocabulary(config.model, data.tokenizer)
-    config = config.replace(model=shape)
+    config = config.replace(model=shape, data=c)
+    check_length(config)
     if resumed is not None:
-        _check_same(config, run_of(resumed))
+        config = _check_same(config, run_of(resumed))
+        trained = checkpoint.load_trained_length(resumed)
     if model is None:
         from anefast.model import Model as Opened
 
         model = Opened.from_config(shape, data.tokenizer, seed=config.seed)
+    model.trained_length = max(trained, c.seq_len)
     return config, model, data
+
+
+def _check_given(
+    config: TrainConfig, model: Model | None, data: TokenData | None, resumed: Path | None
+) -> None:
+    """Refuses settings of a run whose data or model was passed to `fit`, where neither is now."""
+    c = config.data
+    brings = model is not None or resumed is not None or Path(config.init).is_dir()
+    nameless = c.source == GIVEN or (c.tokenizer == GIVEN and not brings)
+    for name, missing in (
+        ("data", data is None and nameless),
+        ("model", model is None and resumed is None and config.init == GIVEN),
+    ):
+        if missing:
+            whose = f"of {visible(resumed.parent)}" if resumed else "of these settings"
+            raise ConfigError(
+                f"[train] the {name} {whose} was given to fit by its caller and has no name. "
+                f"Hint: pass {name}= to fit again."
+            )
+    if model is not None and config.init not in ("", GIVEN):
+        raise ConfigError(
+            f"[fit] init {visible(config.init)} and a model were both given. "
+            "Hint: each brings weights; leave one out."
+        )
+
+
+def _check_prompt(config: TrainConfig, model: Model) -> None:
+    """Refuses a prompt that the closing sample could not begin with, while nothing is lost."""
+    if not config.sample_tokens:
+        return
+    needed = len(model.tokenizer.encode(config.prompt, bos=True))
+    if needed > model.config.max_seq_len:
+        raise ConfigError(
+            f"[train] expected a prompt of at most {model.config.max_seq_len} tokens for the "
+            f"closing sample, got {needed}. Hint: shorten it, or raise model.max_seq_len."
+        )
+
+
+def _with_device(config: TrainConfig, device: Device, asked: Collection[str]) -> TrainConfig:
+    """The config with the device that it runs on, which is what the run records."""
+    from anefast.runtime import Device as Opened
+
+    if not isinstance(device, Opened):
+        return config
+    meet_device(config, device, asked)
+    return config.replace(device=device.name, chip=device.profile)
+
+
+def _foresee(
+    config: TrainConfig, data: TokenData, before: Mapping[str, Any], step: int, say: Say
+) -> None:
+    """What can be known of a schedule and an amount of text before they are spent."""
+    if step < config.steps:
+        for line in forecast(config, len(data.train)):
+            say(line)
+    steps = before.get("steps", config.steps)
+    for line in rate_change(config.optim, steps, config.steps, step):
+        say(line)
+
+
+@contextlib.contextmanager
+def _closing(trainer: Trainer, say: Say) -> Iterator[None]:
+    """Ends the trainer's programs and times. Once everything is trained, failing at that is no
+    failure of the run: it is said."""
+    try:
+        yield
+    except BaseException:
+        trainer.close()
+        raise
+    try:
+        trainer.close()
+    except Exception as error:
+        say(f"the run is whole, but ending it failed: {_told(error)}")
+
+
+def _told(error: Exception) -> str:
+    return one_line(error) or f"{type(error).__name__}: {visible(error)}"
 
 
 def _with_plan(config: TrainConfig, model: Model, device: Device, say: Say) -> TrainConfig:
@@ -198,17 +366,19 @@ def _with_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     return model
 
 
-def _check_same(config: TrainConfig, run: Path) -> None:
-    """Resuming with other settings would not be the same run."""
-    from anefast.cli import RESUMABLE
-
+def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
+    """Resuming with other settings would not be the same run. Returns what to record."""
     was, now = flatten(read_config(run)), flatten(to_settings(config))
+    source = {name: str(was.get(name, now[name])) for name in ("data.source", "data.tokenizer")}
     for name, value in now.items():
-        if name not in RESUMABLE | {"preset", "init"} and was.get(name, value) != value:
-            raise ConfigError(
-                f"[train] {name} is {value}, the run in {run} was started with {was[name]}. "
-                "Hint: keep it, or start a new run with --init."
-            )
+        if name in RESUMABLE | {"preset", "init", "out"} or was.get(name, value) == value:
+            continue
+        if name in source and GIVEN in (value, source[name]):
+            continue  # the fingerprint says whether it is the same data
+        raise ConfigError(
+            f"[train] {name} is {visible(value)}, the run in {visible(run)} was started with "
+            f"{visible(was[name])}. Hint: keep it, or start a new run with --init."
+        )
     from anefast.fuse.plan import is_async
 
     before = str(was.get("plan", config.plan))  # any cut gives the same bytes, stale weights do not
@@ -217,13 +387,22 @@ def _check_same(config: TrainConfig, run: Path) -> None:
             f"[train] plan {config.plan} compiles another way than the run's {before}. "
             "Hint: keep async or sync, or start a new run with --init."
         )
+    names = {"source": source["data.source"], "tokenizer": source["data.tokenizer"]}
+    return config.replace(data=config.data.replace(**names))
 
 
-def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
-    """The closing lines: how far the loss came, how fast, a sample, and where everything is."""
+def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> FitResult:
+    """The closing lines: how far the loss came, how fast, a sample, and where everything is.
+
+    The run is whole by now, so nothing that fails here voids it.
+    """
     p, say, run, config = trainer.progress, trainer.say, trainer.run.path, trainer.config
     trainer.run.sync()
-    rows = read_rows(run / METRICS)
+    try:
+        rows = read_rows(run / METRICS)
+    except (OSError, ValueError) as error:
+        say(f"the losses are left out: {_told(error)}")
+        rows = []
     result = FitResult(
         losses=[_float(r["train/loss"]) for r in rows if "train/loss" in r],
         val_losses=[(r["step"], _float(r["val/loss"])) for r in rows if "val/loss" in r],
@@ -241,7 +420,9 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
         say(f"continue with: python -m anefast.train --resume {run}")
         return result
     floor = f" (floor {result.floor:.4f})" if result.floor is not None else ""
-    say(f"validation loss {p.first_val:.4f} -> {p.last_val:.4f} nats per token{floor}")
+    seen = result.val_losses[-1][0] if result.val_losses else p.step
+    old = f" at update {seen}, not validated since" if seen != p.step else ""
+    say(f"validation loss {p.first_val:.4f} -> {p.last_val:.4f} nats per token{old}{floor}")
     on = trainer.step.device
     if trainer.seconds:
         say(
@@ -252,19 +433,29 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
             say(shown.line(times))
     else:
         say(f"nothing to do: the run is at update {p.step}. More updates: --steps N")
-    if config.sample_tokens:
-        result.sample = trainer.model.generate(
-            config.prompt,
-            tokens=config.sample_tokens,
-            temperature=0.5,  # a small model's likelier words; generate offers the rest
-            seed=config.seed,
-            device=device,
-        )
-        write_atomic(run / "sample.txt", (result.sample + "\n").encode("utf-8", "replace"))
-        say(f"a sample:\n{result.sample}")
+    if config.sample_tokens and not stop.requested:
+        try:
+            result.sample = _closing_sample(trainer, device)
+        except Exception as error:
+            say(f"there is no closing sample: {_told(error)}")
     say(f"written to {run}: {METRICS}, {TIMINGS}, config.toml, checkpoint {trainer.saved}")
     say(f'try: python -m anefast.generate {run} --prompt "Once"')
     return result
+
+
+def _closing_sample(trainer: Trainer, device: Device) -> str:
+    """A text of the trained model, within the length that was trained, said and kept."""
+    config, model = trainer.config, trainer.model
+    begun = len(model.tokenizer.encode(config.prompt, bos=True))
+    room = max(0, model.trained_length - begun)
+    text = model.generate(
+        config.prompt, tokens=min(config.sample_tokens, room), seed=config.seed, device=device
+    )
+    trainer.say(f"a sample:\n{text}")
+    if config.sample_tokens > room and config.sample_tokens != TrainConfig.sample_tokens:
+        trainer.say(f"(it ends after {model.trained_length} tokens, the length that was trained)")
+    write_atomic(trainer.run.path / SAMPLE, (text + "\n").encode("utf-8", "replace"))
+    return text
 
 
 def _check_outputs(config: TrainConfig) -> None:
@@ -287,20 +478,6 @@ def _screen(bar: bool | Screen) -> Iterator[Screen | None]:
         yield None
 
 
-@contextlib.contextmanager
-def _stopping() -> Iterator[Stop]:
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # Python delivers signals to the main thread only
-        return
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _swap_at(config: TrainConfig) -> int | None:
     """At which micro-step of an accumulation the programs of new weights take over."""
     if config.swap_after == 0:
@@ -311,7 +488,7 @@ def _swap_at(config: TrainConfig) -> int | None:
 
 def _new_run_name(config: TrainConfig) -> str:
     """runs/<time>_<preset>, with a number behind when two runs start in one second."""
-    name = f"runs/{time.strftime('%Y-%m-%dT%H-%M-%S')}_{config.preset}"
+    name = f"runs/{time.strftime('%Y-%m-%dT%H-%M-%S')}_{config.preset or 'run'}"
     taken, free = 1, name
     while Path(free).exists():
         taken += 1
@@ -334,16 +511,18 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
     """The command. Exit codes: 0 done or stopped cleanly, 1 failed, 2 bad request, 130 quit."""
 
     def run() -> None:
-        config, origins = train_config(sys.argv[1:] if argv is None else argv)
+        arguments = sys.argv[1:] if argv is None else argv
+        config, origins = train_config(arguments)
+        asked = named_by(origins)
         with closing(terminal()) as screen:
-            for line in describe_origins(config, origins):
+            for line in [*describe_origins(config, origins), *repeated(arguments)]:
                 screen.say(line)
 
             def go_on(run: Path) -> NoReturn:
                 screen.close()
                 restart(run)
 
-            result = fit(config, show=screen.say, bar=screen, restart=go_on)
+            result = fit(config, show=screen.say, bar=screen, restart=go_on, asked=asked)
             if config.breakdown:
                 screen.say(result.breakdown)
 

@@ -140,7 +140,7 @@ def test_mistakes_are_named(device):
     params = init_ffn(32, 64, 2, seed=0)
     with fused_ffn(32, 64, 2, 64, params, device, "all") as ffn:
         with pytest.raises(
-            ValueError, match=r"\[fused\] expected float16 of shape \(1, 32, 1, 64\)"
+            ValueError, match=r"\[fused\] expected x to be float16 of shape \(1, 32, 1, 64\)"
         ):
             ffn(np.zeros((1, 32, 1, 32), np.float16))
         with pytest.raises(ValueError, match="got float32"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "files", "kinds"},
+    {"errors", "files", "kinds", "checks", "spelling"},
     {"_C", "config", "chips", "debug", "presets"},
     {"ir"},
     {"nn"},
@@ -25,7 +25,7 @@ LAYERS = [
         "telemetry",
         "formats",
     },
-    {"model", "cli", "restart", "progress"},
+    {"model", "cli", "flags", "wishes", "restart", "progress", "signals", "soundness", "forecast"},
     {"trainer"},
     {"train", "generate", "plan", "lint", "report", "replay", "export", "inspect"},
     {"bench"},

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from anefast.checks import instance
 from anefast.ir import Tensor
 
 AUTO = "auto"
@@ -90,6 +91,7 @@ def find_plan(spec: str) -> Plan:
     forward/backward. `auto` is no plan yet: see choose.py. Raises ValueError with a suggestion
     where the spec cannot be read.
     """
+    instance("plan", "plan", spec, str, "'all' or 'layer,weights=params', for example")
     if is_auto(spec):
         raise ValueError(
             f"[plan] expected a plan, got {spec!r}, which depends on model and device. "

@@ -6,6 +6,7 @@ that is what a run records and what a resumed run goes on with.
 
 from __future__ import annotations
 
+from anefast.checks import instance
 from anefast.config import ModelConfig
 from anefast.fuse.choose import choose
 from anefast.fuse.legal import target_of
@@ -22,6 +23,7 @@ def resolve(
     The first call on a machine takes a second or two more: it calibrates. Raises ValueError where
     no plan is legal.
     """
+    instance("plan", "plan", spec, str, "'auto' or 'all', for example")
     if not is_auto(spec):
         return spec, ""
     choice = choose(config, batch, seq, accumulation, target_of(device), calibrate(device), spec)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C, debug
+from anefast.checks import instance, whole
 from anefast.chips import Chip, find_profile
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
@@ -52,11 +53,15 @@ class Device:
         cache_bytes: int = LIMIT_BYTES,
         chip: str = "",
     ) -> None:
+        for what, text in (("name", name), ("options", options), ("chip", chip)):
+            instance("device", what, text, str, "Device('host')")
+        whole("device", "cache_bytes", cache_bytes, 0)
         if name not in DEVICES:
             near = difflib.get_close_matches(name, DEVICES, n=1)
             hint = f" Hint: did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"[device] expected one of {', '.join(DEVICES)}, got {name!r}.{hint}")
         self.chip: Chip | None = None  # that is emulated
+        self.profile = chip  # its name and switches
         ports: tuple[str, ...] = ()  # it takes; empty: not said
         if chip:
             if name == "ane":

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.checks import real
+from anefast.checks import refuse as refuse_argument
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all, recompute
 from anefast.fuse.legal import refuse, target_of
@@ -133,7 +135,12 @@ class TrainingStep:
 
         x, y: int32 [B, S] tokens and targets; a target below 0 is left out. Returns the sum of
         token losses in nats and how many tokens it is of. Gradients are in `grads` after `wait()`.
+        loss_scale: finite and above 0. ValueError for arguments that are not these.
         """
+        self._check(x, y)
+        hint = "64 is usual"
+        if real("step", "loss_scale", loss_scale, "finite and above 0", hint) <= 0:
+            refuse_argument("step", "loss_scale", loss_scale, "finite and above 0", hint)
         params, grads, head = self.params, self.grads, self._head
         _C.spans_phase(_C.Phase.FORWARD)
         self.wait()  # surfaces are written again from here on
@@ -158,7 +165,8 @@ class TrainingStep:
 
     def evaluate(self, x: Tokens, y: Tokens) -> tuple[float, int]:
         """Forward only, with the newest weights. Returns the sum of token losses in nats and the
-        number of tokens."""
+        number of tokens. x, y: as in `micro_step`."""
+        self._check(x, y)
         self.wait()
         self.settle()
         x, y = self._compact(x), self._compact(y)
@@ -186,9 +194,15 @@ class TrainingStep:
     def _compact(self, tokens: Tokens) -> Tokens:
         return tokens if self.vocabulary is None else self.vocabulary.compact(tokens)
 
+    def _check(self, x: Tokens, y: Tokens) -> None:
+        """ValueError unless both are int32 of this step's shape. The ids are looked at natively."""
+        for name, tokens in (("x", x), ("y", y)):
+            fits = isinstance(tokens, np.ndarray) and tokens.dtype == np.int32
+            if not fits or tokens.shape != self._shape:
+                expected = f"an int32 array of shape {self._shape}"
+                refuse_argument("step", name, tokens, expected, "np.asarray(tokens, np.int32)")
+
     def _run_forward(self, x: Tokens) -> None:
-        if x.shape != self._shape:
-            raise ValueError(f"[step] expected tokens of shape {self._shape}, got {x.shape}.")
         with self._x.write() as out:
             _C.embed(x, self.params["tok_embeddings"], out, self._positions(self.params))
         self.sequence.run(self._forward)
