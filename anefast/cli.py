@@ -114,11 +114,10 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
         kept = {k: v for k, v in file.items() if k not in ("init", "out", "resume")}
         layers = [(f"{run}", started), (file_name, kept)]
     else:
-        preset = value_of(arguments, "preset") or file.get("preset", DEFAULT)
-        layers = [
-            (f"preset {preset}", {"preset": preset, **preset_settings(preset)}),
-            (file_name, file),
-        ]
+        said = "preset" in flags
+        preset = value_of(arguments, "preset") if said else file.get("preset", DEFAULT)
+        named_so = {"preset": preset, **preset_settings(preset)} if preset else {}
+        layers = [(f"preset {preset}", named_so), (file_name, file)]
     settings: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:

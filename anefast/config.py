@@ -21,6 +21,7 @@ from anefast.checks import suggest as suggest
 from anefast.errors import shown
 
 ROW_MULTIPLE = 32  # 32 fp16 values fill the 64-byte row stride of a device surface
+DERIVED = ("n_kv_heads", "head_dim", "hidden_dim", "vocab_size")  # of a model, where they are 0
 LARGEST = 1 << 24  # of a size: past it, arithmetic on shapes would no longer be exact in C
 # What a run's config.toml says of data, a tokenizer or a model that the caller of `fit` passed.
 GIVEN = "given to fit"
@@ -60,7 +61,7 @@ class ModelConfig(Checked):
                 value >= 1, f"model.{name} must be at least 1, got {value}", "give a positive size"
             )
             _need_size(f"model.{name}", value)
-        for name in ("n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "sliding_window"):
+        for name in (*DERIVED, "sliding_window"):
             value = getattr(self, name)
             need(value >= 0, f"model.{name} must not be negative, got {value}", "0 derives it")
             _need_size(f"model.{name}", value)

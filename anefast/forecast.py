@@ -33,8 +33,8 @@ def _reads(config: TrainConfig, tokens: int) -> str:
     each = micro * optim.accumulation
     passes = each * config.steps / tokens
     line = (
-        f"reads: {each:,} tokens per update, so {config.steps:,} updates read the {tokens:,} "
-        f"training tokens {_times(passes)}"
+        f"reads: {each:,} tokens per update; {_updates(config.steps)} the {tokens:,} training "
+        f"tokens {_times(passes)}"
     )
     if each > tokens:
         fewer = max(1, tokens // (PER_PASS * micro))
@@ -50,6 +50,10 @@ def _reads(config: TrainConfig, tokens: int) -> str:
 def _times(passes: float) -> str:
     number = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"
     return "once" if number == "1" else f"{number} times"
+
+
+def _updates(steps: int) -> str:
+    return "1 update reads" if steps == 1 else f"{steps:,} updates read"
 
 
 def _warm_up(optim: OptimConfig, steps: int) -> list[str]:

@@ -1,8 +1,8 @@
 """`python -m anefast.train [run.toml] [flags]`, and `fit` for notebooks: a run as a story.
 
 Read it from the top: where the run lives, what is trained, the training, what is said at the end.
-The updates themselves are trainer.py; what a training step does inside is runtime/step.py; settings
-are config.py; files are checkpoint.py and telemetry.py.
+What is opened for it is opening.py; the updates themselves are trainer.py; what a training step
+does inside is runtime/step.py; settings are config.py; files are checkpoint.py and telemetry/.
 
     >>> from anefast.config import TrainConfig
     >>> from anefast.train import fit
@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,50 +27,25 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from anefast import checkpoint
 from anefast.checks import refuse
 from anefast.cli import describe_origins, guarded, named_by, one_line, run_of, train_config
-from anefast.config import (
-    GIVEN,
-    ConfigError,
-    DataConfig,
-    ModelConfig,
-    TrainConfig,
-    check_length,
-    flatten,
-    to_settings,
-)
-from anefast.data import TokenData, open_data
+from anefast.config import TrainConfig
+from anefast.data import TokenData
 from anefast.errors import shown as visible
 from anefast.files import write_atomic
 from anefast.flags import repeated
-from anefast.forecast import forecast, rate_change
+from anefast.opening import check_prompt, open_run, vocabulary_of, with_device, with_plan
 from anefast.progress import Row
 from anefast.restart import restart
 from anefast.signals import Stop, stopping
-from anefast.telemetry import (
-    METRICS,
-    TIMINGS,
-    RunFolder,
-    read_config,
-    read_rows,
-)
+from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_rows
 from anefast.telemetry import breakdown as shown
 from anefast.telemetry.history import SAMPLE
 from anefast.telemetry.screen import Direct, Screen, is_terminal
 from anefast.telemetry.sinks import checked, installed
-from anefast.tokenizer import Tokenizer, open_tokenizer
 from anefast.trainer import Say, Trainer, batches_of
-from anefast.wishes import (
-    RESUMABLE,
-    check_pairs,
-    meet_device,
-    meet_model,
-    meet_tokenizer,
-    recorded_tokenizer,
-    same_tokenizer,
-)
+from anefast.wishes import check_pairs
 
 if TYPE_CHECKING:
     from anefast.model import Model
-    from anefast.nn import Vocabulary
     from anefast.runtime import Device
 
 log = logging.getLogger("anefast")
@@ -129,17 +104,16 @@ def fit(
     run = RunFolder(out, resume=resumed is not None)
     try:
         # 2) what is trained, on what
-        before = flatten(read_config(out)) if resumed else {}
-        config, model, data = _open(config, model, data, resumed, asked)
+        config, model, data = open_run(config, model, data, resumed, asked)
         batches_of(config, data)  # too little data is said before anything is compiled
-        _check_prompt(config, model)
+        check_prompt(config, model)
         if device is None:
             from anefast.runtime import Device
 
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
-        config = _with_device(config, device, asked)
-        config = _with_plan(config, model, device, say)
-        model.vocabulary = _vocabulary(config, model, data, say)
+        config = with_device(config, device, asked)
+        config = with_plan(config, model, device, say)
+        model.vocabulary = vocabulary_of(config, model, data, say)
         step = model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=config.plan,
             swap_at=_swap_at(config), load=resumed is None, vocabulary=model.vocabulary,
@@ -149,7 +123,6 @@ def fit(
             trainer = Trainer(config, run, model, data, step, say, on_step)
             with _closing(trainer, say):
                 trainer.begin(resumed, can_restart=restart is not None)
-                _foresee(config, data, before, trainer.progress.step, say)
                 if trainer.progress.step < config.steps:
                     with contextlib.suppress(OSError):  # it is of weights that are to change
                         (out / SAMPLE).unlink()
@@ -192,128 +165,6 @@ def _arguments(
     return config, data
 
 
-def _open(
-    config: TrainConfig,
-    model: Model | None,
-    data: TokenData | None,
-    resumed: Path | None,
-    asked: Collection[str],
-) -> tuple[TrainConfig, Model, TokenData]:
-    """The model and the data, and the config with what they are in it."""
-    c = config.data
-    _check_given(config, model, data, resumed)
-    tokenizer: str | Tokenizer = c.tokenizer
-    origin, trained = "the model passed to fit", getattr(model, "trained_length", 0)
-    if model is None and config.init:
-        from anefast.model import Model as Opened
-
-        # a run or a checkpoint brings its tokenizer; a llama2.c file has none, so one is named
-        own, origin = Path(config.init).is_dir(), config.init
-        named = "data.tokenizer" in asked or c.tokenizer != DataConfig.tokenizer
-        model = Opened.load(origin, c.tokenizer if named and not own else "")
-        if own:
-            meet_tokenizer(config, model.tokenizer, asked, origin)
-            if c.tokenizer != origin and not named:
-                c = c.replace(tokenizer=recorded_tokenizer(model.tokenizer, origin))
-        trained = model.trained_length or model.config.max_seq_len
-        model.config = meet_model(config, model.config, asked, origin)
-    elif model is not None and resumed is None:
-        meet_model(config, model.config, asked, origin, changes=False)
-        meet_tokenizer(config, model.tokenizer, asked, origin)
-        c = c.replace(tokenizer=recorded_tokenizer(model.tokenizer, GIVEN))
-        config = config.replace(init=GIVEN)
-    if model is not None:
-        tokenizer = model.tokenizer
-    elif resumed is not None:
-        tokenizer = open_tokenizer(resumed)
-    if data is None:
-        vocabulary = model.config.vocab_size if model is not None else config.model.vocab_size
-        data = open_data(
-            c.source, tokenizer, seed=c.seed, val_fraction=c.val_fraction,
-            vocab_size=vocabulary or None, collapse_spaces=c.collapse_spaces,
-        )  # fmt: skip
-    else:
-        if not isinstance(tokenizer, str) and not same_tokenizer(tokenizer, data.tokenizer):
-            raise ConfigError(
-                f"[fit] expected data in the ids of the model's tokenizer, {tokenizer.name}, got "
-                f"those of {data.tokenizer.name}. Hint: open_data(source, model.tokenizer)."
-            )
-        if isinstance(tokenizer, str):
-            meet_tokenizer(config, data.tokenizer, asked, "the data passed to fit")
-            c = c.replace(tokenizer=recorded_tokenizer(data.tokenizer, GIVEN))
-        c = c.replace(source=GIVEN)
-    shape = model.config if model is not None else _with_vocabulary(config.model, data.tokenizer)
-    config = config.replace(model=shape, data=c)
-    check_length(config)
-    if resumed is not None:
-        config = _check_same(config, run_of(resumed))
-        trained = checkpoint.load_trained_length(resumed)
-    if model is None:
-        from anefast.model import Model as Opened
-
-        model = Opened.from_config(shape, data.tokenizer, seed=config.seed)
-    model.trained_length = max(trained, c.seq_len)
-    return config, model, data
-
-
-def _check_given(
-    config: TrainConfig, model: Model | None, data: TokenData | None, resumed: Path | None
-) -> None:
-    """Refuses settings of a run whose data or model was passed to `fit`, where neither is now."""
-    c = config.data
-    brings = model is not None or resumed is not None or Path(config.init).is_dir()
-    nameless = c.source == GIVEN or (c.tokenizer == GIVEN and not brings)
-    for name, missing in (
-        ("data", data is None and nameless),
-        ("model", model is None and resumed is None and config.init == GIVEN),
-    ):
-        if missing:
-            whose = f"of {visible(resumed.parent)}" if resumed else "of these settings"
-            raise ConfigError(
-                f"[train] the {name} {whose} was given to fit by its caller and has no name. "
-                f"Hint: pass {name}= to fit again."
-            )
-    if model is not None and config.init not in ("", GIVEN):
-        raise ConfigError(
-            f"[fit] init {visible(config.init)} and a model were both given. "
-            "Hint: each brings weights; leave one out."
-        )
-
-
-def _check_prompt(config: TrainConfig, model: Model) -> None:
-    """Refuses a prompt that the closing sample could not begin with, while nothing is lost."""
-    if not config.sample_tokens:
-        return
-    needed = len(model.tokenizer.encode(config.prompt, bos=True))
-    if needed > model.config.max_seq_len:
-        raise ConfigError(
-            f"[train] expected a prompt of at most {model.config.max_seq_len} tokens for the "
-            f"closing sample, got {needed}. Hint: shorten it, or raise model.max_seq_len."
-        )
-
-
-def _with_device(config: TrainConfig, device: Device, asked: Collection[str]) -> TrainConfig:
-    """The config with the device that it runs on, which is what the run records."""
-    from anefast.runtime import Device as Opened
-
-    if not isinstance(device, Opened):
-        return config
-    meet_device(config, device, asked)
-    return config.replace(device=device.name, chip=device.profile)
-
-
-def _foresee(
-    config: TrainConfig, data: TokenData, before: Mapping[str, Any], step: int, say: Say
-) -> None:
-    """What can be known of a schedule and an amount of text before they are spent."""
-    if step < config.steps:
-        for line in forecast(config, len(data.train)):
-            say(line)
-    steps = before.get("steps", config.steps)
-    for line in rate_change(config.optim, steps, config.steps, step):
-        say(line)
-
-
 @contextlib.contextmanager
 def _closing(trainer: Trainer, say: Say) -> Iterator[None]:
     """Ends the trainer's programs and times. Once everything is trained, failing at that is no
@@ -331,64 +182,6 @@ def _closing(trainer: Trainer, say: Say) -> Iterator[None]:
 
 def _told(error: Exception) -> str:
     return one_line(error) or f"{type(error).__name__}: {visible(error)}"
-
-
-def _with_plan(config: TrainConfig, model: Model, device: Device, say: Say) -> TrainConfig:
-    """The config with what `auto` stands for on this device, which is what the run records."""
-    from anefast.runtime import resolve
-
-    c, n = config.data, config.optim.accumulation
-    plan, why = resolve(config.plan, model.config, device, c.batch, c.seq_len, n)
-    if why:
-        say(f"plan {config.plan} -> {plan}: {why}")
-    return config.replace(plan=plan)
-
-
-def _vocabulary(config: TrainConfig, model: Model, data: TokenData, say: Say) -> Vocabulary | None:
-    """The ids to train over, None for all of them."""
-    if not config.data.compact_vocab:
-        return None
-    from anefast.nn import Vocabulary
-
-    found = Vocabulary(data.ids(), model.config.vocab_size)
-    say(f"data.compact_vocab: {len(found):,} of {found.size:,} token ids occur in the data")
-    return found
-
-
-def _with_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    if model.vocab_size == 0:
-        return model.replace(vocab_size=tokenizer.vocab_size)
-    if model.vocab_size < tokenizer.vocab_size:
-        raise ConfigError(
-            f"[config] model.vocab_size expected at least the tokenizer's {tokenizer.vocab_size}, "
-            f"got {model.vocab_size}. Hint: 0 takes it from the tokenizer."
-        )
-    return model
-
-
-def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
-    """Resuming with other settings would not be the same run. Returns what to record."""
-    was, now = flatten(read_config(run)), flatten(to_settings(config))
-    source = {name: str(was.get(name, now[name])) for name in ("data.source", "data.tokenizer")}
-    for name, value in now.items():
-        if name in RESUMABLE | {"preset", "init", "out"} or was.get(name, value) == value:
-            continue
-        if name in source and GIVEN in (value, source[name]):
-            continue  # the fingerprint says whether it is the same data
-        raise ConfigError(
-            f"[train] {name} is {visible(value)}, the run in {visible(run)} was started with "
-            f"{visible(was[name])}. Hint: keep it, or start a new run with --init."
-        )
-    from anefast.fuse.plan import is_async
-
-    before = str(was.get("plan", config.plan))  # any cut gives the same bytes, stale weights do not
-    if is_async(before) != is_async(config.plan):
-        raise ConfigError(
-            f"[train] plan {config.plan} compiles another way than the run's {before}. "
-            "Hint: keep async or sync, or start a new run with --init."
-        )
-    names = {"source": source["data.source"], "tokenizer": source["data.tokenizer"]}
-    return config.replace(data=config.data.replace(**names))
 
 
 def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> FitResult:

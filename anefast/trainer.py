@@ -22,12 +22,20 @@ from anefast import _C, checkpoint
 from anefast.config import ConfigError, TrainConfig, flatten, to_settings
 from anefast.data import Batches, Order, TokenData
 from anefast.errors import AnefastError, Failure
+from anefast.forecast import forecast, rate_change
 from anefast.optim import AdamW, LossScale, learning_rate
 from anefast.progress import Progress, Row, finite, progress_line, with_infinities
 from anefast.restart import restarts
 from anefast.signals import Stop
 from anefast.soundness import Soundness
-from anefast.telemetry import METRICS, RunFolder, environment, peak_memory_bytes, read_rows
+from anefast.telemetry import (
+    METRICS,
+    RunFolder,
+    environment,
+    peak_memory_bytes,
+    read_config,
+    read_rows,
+)
 from anefast.telemetry.history import SUMMARY
 from anefast.telemetry.screen import Screen
 from anefast.telemetry.sinks import Sinks
@@ -89,6 +97,7 @@ class Trainer:
         seen = environment(
             sys.argv, device=device.description, label=device.label, restarts=restarts()
         )
+        steps = read_config(self.run.path).get("steps", 0) if resumed is not None else 0
         before = self.run.begin(self.config, seen)
         sinks = Sinks(self.config.sinks, self.run.path, flatten(to_settings(self.config)))
         self.run.open_logs(self.progress.step - bool(self.unfinished), sinks)
@@ -101,8 +110,13 @@ class Trainer:
         optim = self.config.optim
         if optim.scale_lr_with_accumulation:
             self.say(f"lr {optim.lr:g} x accumulation {optim.accumulation} = {optim.peak_lr:g}")
+        if self.progress.step < self.config.steps:
+            for line in forecast(self.config, len(self.data.train)):
+                self.say(line)
         if resumed is not None:
             self.say(f"resumed from {resumed} at update {self.progress.step}")
+            for line in rate_change(optim, steps, self.config.steps, self.progress.step):
+                self.say(line)
             if arithmetic(was := before.get("device", "")) not in (
                 "",
                 arithmetic(device.description),

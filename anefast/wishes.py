@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anefast.checks import unchecked
 from anefast.config import (
+    DERIVED,
     GIVEN,
     ConfigError,
     ModelConfig,
@@ -171,7 +172,8 @@ def meet_model(
         if section != "model":
             continue
         want, has = getattr(config.model, field), getattr(shape, field)
-        if want == has or (name not in asked and model_settings(config.model)[field] == 0):
+        derived = field in DERIVED and not model_settings(config.model)[field]
+        if want == has or (derived and name not in asked):
             continue
         if changes and LAWS[name].init == "honoured":
             changed[field] = want

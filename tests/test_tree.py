@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "files", "kinds", "checks", "spelling"},
-    {"_C", "config", "chips", "debug", "presets"},
+    {"_C", "config", "chips", "debug", "environment", "presets"},
     {"ir"},
     {"nn"},
     {"mil"},
@@ -26,7 +26,7 @@ LAYERS = [
         "formats",
     },
     {"model", "cli", "flags", "wishes", "restart", "progress", "signals", "soundness", "forecast"},
-    {"trainer"},
+    {"trainer", "opening"},
     {"train", "generate", "plan", "lint", "report", "replay", "export", "inspect"},
     {"bench"},
     {"doctor"},

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from anefast import _C, debug
+from anefast import _C, debug, environment
 from anefast.checks import instance, whole
 from anefast.chips import Chip, find_profile
 from anefast.runtime.budget import PROCESS
@@ -56,6 +56,7 @@ class Device:
         for what, text in (("name", name), ("options", options), ("chip", chip)):
             instance("device", what, text, str, "Device('host')")
         whole("device", "cache_bytes", cache_bytes, 0)
+        environment.check()
         if name not in DEVICES:
             near = difflib.get_close_matches(name, DEVICES, n=1)
             hint = f" Hint: did you mean {near[0]!r}?" if near else ""
