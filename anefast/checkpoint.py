@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from anefast.config import ModelConfig, model_settings
 from anefast.errors import BadInput
-from anefast.files import parse_json, write_atomic
+from anefast.files import parse_json, parse_toml, write_atomic
 
 if TYPE_CHECKING:
     from anefast.nn import Vocabulary
@@ -221,9 +221,12 @@ def load_vocabulary(folder: Path) -> Vocabulary | None:
 
 
 def load_trained_length(folder: Path) -> int:
-    """Tokens per sequence that a checkpoint was trained on, 0 where an old one does not say."""
+    """Tokens per sequence that a checkpoint was trained on; 0 where neither it nor its run says."""
     try:
-        said = parse_json((folder / STATE).read_text("utf-8")).get(TRAINED_LENGTH, 0)
+        said = parse_json((folder / STATE).read_text("utf-8")).get(TRAINED_LENGTH)
+        if said is None:  # of before it was kept
+            run = parse_toml((folder.resolve().parent / "config.toml").read_text("utf-8"))
+            said = run.get("data", {}).get("seq_len")
     except (OSError, ValueError, AttributeError):
         return 0
     return said if isinstance(said, int) and said > 0 else 0

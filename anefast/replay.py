@@ -40,8 +40,8 @@ def replay(config: ReplayConfig) -> None:
     hint = f"{TOLERANCE:g} is usual, 0 asks for the same numbers"
     if real("replay", "--tolerance", config.tolerance, "finite and >= 0", hint) < 0:
         refuse("replay", "--tolerance", config.tolerance, "finite and >= 0", hint)
-    folders = [config.folder] if (config.folder / MODEL).is_file() else programs(config.folder)
     device = Device(config.device, chip=config.chip)
+    folders = [config.folder] if (config.folder / MODEL).is_file() else programs(config.folder)
     print(f"on {device.description}, {device.label}; tolerance {config.tolerance:g}")
     exact = Bare(_C.Device("host"))
     bad = 0

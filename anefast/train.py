@@ -26,11 +26,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from anefast import checkpoint
 from anefast.checks import refuse
-from anefast.cli import describe_origins, guarded, named_by, one_line, run_of, train_config
+from anefast.cli import (
+    describe_origins,
+    guarded,
+    named_by,
+    newest_run,
+    one_line,
+    run_of,
+    train_config,
+)
 from anefast.config import TrainConfig
 from anefast.data import TokenData
 from anefast.errors import shown as visible
-from anefast.files import write_atomic
+from anefast.files import open_new, write_atomic
 from anefast.flags import repeated
 from anefast.opening import check_prompt, open_run, vocabulary_of, with_device, with_plan
 from anefast.progress import Row
@@ -149,6 +157,8 @@ def _arguments(
         config = TrainConfig.from_preset(config)
     if not isinstance(config, TrainConfig):
         refuse("fit", "config", config, "a TrainConfig or the name of a preset")
+    if config.resume == "latest":
+        config = config.replace(resume=str(newest_run(Path("runs"))))
     if isinstance(model, (str, os.PathLike)):
         hint = "Model.load opens a run or a file; config.init starts from its weights"
         refuse("fit", "model", model, "a Model", hint)
@@ -256,7 +266,7 @@ def _check_outputs(config: TrainConfig) -> None:
     for name in checked(config.sinks):
         installed(name)
     if config.trace:
-        open(config.trace, "w").close()
+        open_new(config.trace, "trace", append=True).close()  # what it holds stays until then
 
 
 @contextlib.contextmanager

@@ -149,6 +149,12 @@ def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
             f"is for plans that compile async, and plan {config.plan} does not",
             f"--plan {config.plan},async, or leave it out",
         ),
+        (
+            "trace",
+            config.trace and config.on_budget == "checkpoint-restart",
+            "is of one process, and on_budget checkpoint-restart may go on in another",
+            "leave one of them out",
+        ),
     ):
         if useless and name in names:
             raise ConfigError(f"[config] {name} {why}. Hint: {hint}.")
