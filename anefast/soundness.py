@@ -2,9 +2,9 @@
 
 The newest checkpoints and the best one are kept. A run that diverges goes on saving, and where it
 does not validate there is no best: then the newest ones are all worthless. So the newest sound one
-stays besides. A checkpoint is sound where, since the one before, no update overflowed and the mean
-loss kept at least half of what the run had gained. Rows of metrics.jsonl say all of it, so that a
-resumed run judges as one that was never stopped.
+stays besides. A checkpoint is sound where no update since the one before, nor any of the last few,
+overflowed, and the mean loss since then kept at least half of what the run had gained. Rows of
+metrics.jsonl say all of it, so that a resumed run judges much as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+CALM_UPDATES = 5  # without an overflow, however short the time since the last checkpoint
 
 
 class Soundness:
@@ -22,13 +24,12 @@ class Soundness:
         self._first = math.nan  # mean losses: up to the first checkpoint, and the lowest so far
         self._lowest = math.inf
         self._losses: list[float] = []  # since the last checkpoint
-        self._overflowed = False
+        self._calm = CALM_UPDATES  # updates since the last overflow
 
     def update(self, row: Mapping[str, Any]) -> None:
         """Takes note of an update's row."""
-        if row.get("overflow"):
-            self._overflowed = True
         if "train/loss" in row:
+            self._calm = 0 if row.get("overflow") else self._calm + 1
             loss = row["train/loss"]
             known = isinstance(loss, (int, float))
             self._losses.append(float(loss) if known else math.nan)
@@ -37,7 +38,7 @@ class Soundness:
         """Judges the checkpoint that holds everything up to the last row."""
         if self._is_sound():
             self.newest = name
-        self._losses, self._overflowed = [], False
+        self._losses = []
 
     def replay(self, rows: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -> None:
         """What a resumed run knows: its rows, and its checkpoints' names by their update."""
@@ -47,7 +48,7 @@ class Soundness:
                 self.saved(name)
 
     def _is_sound(self) -> bool:
-        if self._overflowed:
+        if self._calm < max(CALM_UPDATES, len(self._losses)):
             return False
         if not self._losses:
             return True  # nothing was trained since: as sound as it was

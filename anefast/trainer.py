@@ -145,7 +145,8 @@ class Trainer:
         except AnefastError:
             raise  # it says what to do, and where the disk refused, another try would not help
         except BaseException as error:
-            self._keep(error)
+            if not self.failed:
+                self._keep(error)
             raise
 
     def _train(self, stop: Stop, screen: Screen | None) -> None:

@@ -149,7 +149,7 @@ def test_mistakes_are_named(device):
         assert "1 program)" in repr(ffn)
     with pytest.raises(ValueError, match="multiple of 32"):
         fused_ffn(32, 64, 2, 48, params, device, "all")
-    with pytest.raises(ValueError, match="layers of at least 1, got 0"):
+    with pytest.raises(ValueError, match="expected layers to be an int of at least 1, got 0"):
         fused_ffn(32, 64, 0, 64, params, device, "all")
     with pytest.raises(ValueError, match=r"got 'al'\. Hint: did you mean 'all'"):
         fused_ffn(32, 64, 2, 64, params, device, "al")
