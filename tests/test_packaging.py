@@ -110,7 +110,7 @@ def test_an_editable_install_is_found_beside_the_clone(tmp_path) -> None:
         assert len(top) == 1 and top[0].endswith(".pth"), top
         held.extract(top[0], tmp_path / "site")
     found = subprocess.run(
-        [sys.executable, "-I", "-c", f"import site, sys; sys.path.insert(0, ''); "
+        [sys.executable, "-I", "-S", "-c", f"import site, sys; sys.path.insert(0, ''); "
          f"site.addsitedir({str(tmp_path / 'site')!r}); import anefast; print(anefast.here)"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
