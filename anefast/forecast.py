@@ -5,13 +5,13 @@ from __future__ import annotations
 from anefast.config import OptimConfig, TrainConfig
 from anefast.optim import learning_rate
 
-BY_HEART = 100  # passes over a text after which a model mostly repeats it
-PER_PASS = 10  # updates that one reading of a text should be worth, where the hint proposes some
+BY_HEART = 100  # epochs after which a model mostly repeats a text
+PER_EPOCH = 10  # updates that an epoch should be worth, where accumulating less makes more of them
 
 
 def forecast(config: TrainConfig, tokens: int) -> list[str]:
     """How often a run reads its `tokens` training tokens, and whether its warm-up ends in time."""
-    return [_reads(config, tokens), *_warm_up(config.optim, config.steps)]
+    return [_epochs(config, tokens), *_warm_up(config.optim, config.steps)]
 
 
 def rate_change(optim: OptimConfig, before: int, now: int, step: int) -> list[str]:
@@ -27,33 +27,30 @@ def rate_change(optim: OptimConfig, before: int, now: int, step: int) -> list[st
     ]
 
 
-def _reads(config: TrainConfig, tokens: int) -> str:
+def _epochs(config: TrainConfig, tokens: int) -> str:
     c, optim = config.data, config.optim
     micro = c.batch * c.seq_len
     each = micro * optim.accumulation
-    passes = each * config.steps / tokens
-    line = (
-        f"reads: {each:,} tokens per update; {_updates(config.steps)} the {tokens:,} training "
-        f"tokens {_times(passes)}"
-    )
+    epochs = each * config.steps / tokens
+    updates = "1 update" if config.steps == 1 else f"{config.steps:,} updates"
+    line = f"epochs: {_number(epochs)}, as {updates} of {each:,} tokens read {tokens:,}"
+    fewer = max(1, tokens // (PER_EPOCH * micro))
+    if fewer < optim.accumulation and each * PER_EPOCH > tokens:
+        return (
+            f"{line}; an epoch is {_number(tokens / each)} updates, too few to learn much from it. "
+            f"Hint: --optim.accumulation {fewer} makes more of them"
+        )
     if each > tokens:
-        fewer = max(1, tokens // (PER_PASS * micro))
-        remedy = f"--optim.accumulation {fewer}" if fewer < optim.accumulation else "--data.batch 1"
-        return f"{line}; one update reads them {_times(each / tokens)}. Hint: {remedy} updates more"
-    if passes < 1:
-        return f"{line}. Hint: --steps {-(-tokens // each)} reads them once"
-    if passes >= BY_HEART:
-        return f"{line}. Hint: it will know them by heart; fewer --steps, or more text"
+        return f"{line}; one update reads it all. Hint: a smaller --data.batch, or more text"
+    if epochs < 1:
+        return f"{line}. Hint: --steps {-(-tokens // each)} reads it once"
+    if epochs >= BY_HEART:
+        return f"{line}. Hint: it will know the text by heart; fewer --steps, or more text"
     return line
 
 
-def _times(passes: float) -> str:
-    number = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"
-    return "once" if number == "1" else f"{number} times"
-
-
-def _updates(steps: int) -> str:
-    return "1 update reads" if steps == 1 else f"{steps:,} updates read"
+def _number(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def _warm_up(optim: OptimConfig, steps: int) -> list[str]:

@@ -72,7 +72,7 @@ _ABSENT: dict[str, str] = {
     word: said
     for words, said in {
         "epochs num_epochs num_train_epochs max_epochs n_epochs epoch": "the length of a run is "
-        "--steps, in updates; the line `reads:` says how often that reads the data",
+        "--steps, in updates; the line `epochs:` says how often that reads the data",
         "dropout attn_dropout attention_dropout hidden_dropout": "there is no dropout here; fewer "
         "--steps, a smaller model or more --optim.weight-decay hold overfitting back",
         "dtype precision fp16 bf16 amp mixed_precision": "there is one precision: fp16 on the "

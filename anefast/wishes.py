@@ -129,7 +129,7 @@ def wished(config: TrainConfig, asked: Collection[str]) -> set[str]:
 
 def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
     """ConfigError for a named setting that another one leaves without any effect."""
-    names = wished(config, asked)
+    names = set(asked) if config.resume else wished(config, asked)  # a run was asked for before
     for name, useless, why, hint in (
         (
             "prompt",

@@ -155,6 +155,14 @@ CALLS = {
     "fused of no plan": lambda m, d: anefast.fused_transformer(SHAPE, m.params, 32, d, None),
     "ffn of no size": lambda m, d: anefast.fused_ffn(0, 64, 1, 32, {}, d),
     "ffn of a float": lambda m, d: anefast.fused_ffn(32, 64.0, 1, 32, {}, d),
+    "plan of no layers": lambda m, d: anefast.Plan("mine", forward=0),
+    "plan of half a layer": lambda m, d: anefast.Plan("mine", backward=0.5),
+    "weights of no config": lambda m, d: anefast.init_params(None, 0),
+    "weights of no vocabulary": lambda m, d: anefast.init_params(ModelConfig(), 0),
+    "weights of no seed": lambda m, d: anefast.init_params(SHAPE, -1),
+    "ffn weights of a text": lambda m, d: anefast.init_ffn("32", 64, 1, 0),
+    "tokenizer none": lambda m, d: anefast.open_tokenizer(None),
+    "tokenizer of a number": lambda m, d: anefast.open_tokenizer(3),
     "fit nothing": lambda m, d: anefast.fit(None),
     "fit a dict": lambda m, d: anefast.fit({"steps": 1}),
     "fit a path": lambda m, d: anefast.fit("tiny", model="stories260K.bin"),
@@ -227,3 +235,14 @@ def test_settings_that_do_not_exist():
     ):
         with pytest.raises(ValueError, match=r"^\[config\] unknown setting .* did you mean"):
             call()
+
+
+def test_words_that_no_plan_has():
+    for field, value in (
+        ("reads", "all"),
+        ("ports", "one"),
+        ("weights", "baked"),
+        ("compile", "x"),
+    ):
+        with pytest.raises(ValueError, match=rf"^\[plan\] {field} must be one of "):
+            anefast.Plan("mine", **{field: value})

@@ -297,14 +297,17 @@ LATE = "and the run has 50, so lr ends at"
 @pytest.mark.parametrize(
     "steps,accumulation,warmup,tokens,said",
     [
-        (10, 1, 1, 2560, "10 updates read the 2,560 training tokens once"),
-        (10, 1, 1, 5120, "0.5 times. Hint: --steps 20 reads them once"),
-        (1, 1, 0, 2560, "1 update reads the 2,560 training tokens 0.1 times"),
-        (40, 1, 1, 2560, "training tokens 4 times"),
-        (1000, 1, 1, 2560, "100 times. Hint: it will know them by heart"),
-        (20, 100, 1, 12800, "reads them 2 times. Hint: --optim.accumulation 5 updates"),
-        (20, 100, 1, 256, "reads them 100 times. Hint: --optim.accumulation 1 updates"),
-        (20, 1, 1, 128, "reads them 2 times. Hint: --data.batch 1 updates"),
+        (10, 1, 1, 2560, "epochs: 1, as 10 updates of 256 tokens read 2,560"),
+        (10, 1, 1, 5120, "epochs: 0.5, as 10 updates of 256 tokens read 5,120. Hint: --steps 20"),
+        (1, 1, 0, 2560, "epochs: 0.1, as 1 update of 256 tokens read 2,560"),
+        (40, 1, 1, 2560, "epochs: 4, as"),
+        (1000, 1, 1, 2560, "epochs: 100, as 1,000 updates of 256 tokens read 2,560. Hint: it will"),
+        (20, 100, 1, 12800, "an epoch is 0.5 updates, too few to learn much from it. Hint"),
+        (20, 100, 1, 12800, "Hint: --optim.accumulation 5 makes more of them"),
+        (20, 100, 1, 128000, "an epoch is 5 updates"),
+        (20, 100, 1, 256, "an epoch is 0.01 updates"),
+        (10, 100, 1, 256000, "epochs: 1, as 10 updates of 25,600 tokens read 256,000"),
+        (20, 1, 1, 128, "one update reads it all. Hint: a smaller --data.batch"),
         (50, 1, 100, 25600, f"it takes 100 updates {LATE} 1.5e-04 of 3.0e-04"),
         (50, 1, 50, 25600, f"it takes 50 updates {LATE} 3.0e-04 of 3.0e-04"),
     ],
@@ -324,7 +327,7 @@ def test_the_forecast_comes_before_the_first_loss(tmp_path):
     lines: list[str] = []
     run(tmp_path / "run", steps=1, lines=lines)
     kinds = [line.split()[0] for line in lines]
-    assert kinds.index("reads:") < kinds.index("warm-up:") < kinds.index("step")
+    assert kinds.index("epochs:") < kinds.index("warm-up:") < kinds.index("step")
 
 
 # ---- the last sound checkpoint ----

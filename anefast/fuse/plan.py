@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from anefast.checks import instance
+from anefast.checks import instance, need_choice, whole
 from anefast.ir import Tensor
 
 AUTO = "auto"
@@ -57,6 +57,15 @@ class Plan:
     compile: Literal["sync", "async"] = "sync"
     dialect: Literal["ios18", "ios16"] = "ios18"
     max_axis: int = 65536
+
+    def __post_init__(self) -> None:
+        for name in ("forward", "backward"):
+            value = getattr(self, name)
+            if value not in ("half", "all"):
+                whole("plan", name, value, 1, hint="or 'half', or 'all'")
+        for name in ("reads", "ports", "weights", "compile"):
+            choices = tuple(w[name] for w in WORDS.values() if name in w)
+            need_choice(name, getattr(self, name), choices, "plan")
 
     def key(self, node: Tensor) -> str:
         """The name of the program that `node` runs in, such as `backward.layers.4-7`."""

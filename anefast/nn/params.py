@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from anefast.checks import instance, whole
 from anefast.config import ModelConfig
 from anefast.nn.families import family_of
 
@@ -60,6 +61,9 @@ def init_params(config: ModelConfig, seed: int) -> Params:
     Each tensor has a stream of its own, keyed by seed and name, so a model with one more layer
     starts with the same values in the others.
     """
+    instance("params", "config", config, ModelConfig, "ModelConfig(dim=128, ...)")
+    whole("params", "vocab_size", config.vocab_size, 2, hint="a tokenizer's vocab_size")
+    whole("params", "seed", seed, 0)
     residual_std = config.init_std / math.sqrt(2 * config.n_layers)
     params: Params = {}
     for name, (shape, init) in family_of(config).parameters(config).items():

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from anefast.checks import refuse
 from anefast.errors import shown
 from anefast.files import MIB, open_regular, parse_json, read_text
 from anefast.kinds import HEAD_BYTES, LLAMA2C_TOKENIZER, kind_of, looks_like_text, missing
@@ -48,6 +49,8 @@ def open_tokenizer(
     tokenizer.json; or a folder that holds one, such as a run. vocab_size: what the model expects;
     another size is an error. TokenizerError, a ValueError, in one line.
     """
+    if not isinstance(spec, (str, os.PathLike)):
+        refuse("tokenizer", "tokenizer", spec, "'bytes', bpe:SIZE or the path of a file")
     name = os.fspath(spec)
     tokenizer: Tokenizer
     if name == "bytes":
