@@ -38,7 +38,7 @@ from anefast.cli import (
 from anefast.config import TrainConfig
 from anefast.data import TokenData
 from anefast.errors import shown as visible
-from anefast.files import open_new, write_atomic
+from anefast.files import write_atomic
 from anefast.flags import repeated
 from anefast.opening import check_prompt, open_run, vocabulary_of, with_device, with_plan
 from anefast.progress import Row
@@ -266,7 +266,7 @@ def _check_outputs(config: TrainConfig) -> None:
     for name in checked(config.sinks):
         installed(name)
     if config.trace:
-        open_new(config.trace, "trace", append=True).close()  # what it holds stays until then
+        open(config.trace, "ab").close()  # what it holds stays until the run begins
 
 
 @contextlib.contextmanager

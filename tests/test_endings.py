@@ -17,6 +17,7 @@ from anefast.errors import Failure
 from anefast.forecast import forecast, rate_change
 from anefast.soundness import Soundness
 from anefast.train import fit
+from anefast.trainer import Trainer
 
 from .bigram import DEVICE, BigramModel, settings
 
@@ -206,7 +207,8 @@ def test_nothing_after_training_voids_it(tmp_path, what, monkeypatch):
     elif what == "the disk":
         monkeypatch.setattr("anefast.train.write_atomic", fails)
     else:
-        monkeypatch.setattr("anefast.trainer.Trainer.close", fails)
+        close = Trainer.close
+        monkeypatch.setattr(Trainer, "close", lambda self: (close(self), fails()))
     result = run(tmp_path / "run", model=model, lines=lines)
     assert len(result.losses) == 20 and saved(tmp_path / "run")[-1] == "step_000020"
     told = [line for line in lines if "no such piece" in line or "[ane] gone" in line]
