@@ -59,7 +59,7 @@ def guarded(call: Callable[[], Any]) -> int:
         return 0
     except (ValueError, OSError, RuntimeError, ImportError, OverflowError, MemoryError) as error:
         line = one_line(error)
-        if line is None or os.environ.get("ANEFAST_TRACEBACK"):
+        if line is None or os.environ.get("ANEFAST_TRACEBACK", "0") not in ("", "0"):
             raise
         print(line, file=sys.stderr)
         return 1 if isinstance(error, Failure) else 2

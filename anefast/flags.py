@@ -109,6 +109,8 @@ def _summary(noise: str, flags: Sequence[str]) -> str:
             word = word.partition("=")[0]
             message = f"unknown flag {word}"
             hint = spelling.hint(word, flags, flags=True) or hint
+        elif word.lower() in ("true", "false", "yes", "no", "on", "off", "0", "1"):
+            hint = " Hint: a switch takes no value; --timeline turns it on, --no-timeline off."
     return f"[config] {shown(message.rstrip('.'))}.{hint}"
 
 

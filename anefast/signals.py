@@ -1,9 +1,9 @@
 """Signals while a run lasts: which of them end it politely, and which one asks for a checkpoint.
 
-SIGINT, SIGTERM and SIGHUP stop it at the next micro-step, with a checkpoint; a second one raises
-KeyboardInterrupt from wherever the run is. SIGUSR1 makes a checkpoint there and the run goes on. A
-signal that whoever started us has ignored (nohup does that to SIGHUP) stays ignored, and a SIGUSR1
-that somebody else handles stays theirs.
+SIGINT, SIGTERM and SIGHUP stop it at the next micro-step, with a checkpoint; a second one, or one
+before there is anything to save, raises KeyboardInterrupt from wherever the run is. SIGUSR1 makes a
+checkpoint there and the run goes on. A signal that whoever started us has ignored (nohup does that
+to SIGHUP) stays ignored, and a SIGUSR1 that somebody else handles stays theirs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Stop:
     """What signals asked for so far."""
 
+    saves = False  # whether there is something to make a checkpoint of; before, an end is at once
     requested = False  # an end, with a checkpoint
     checkpoint = False  # a checkpoint, and no end
     _shield = _late = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and not self._shield:
+        if not self.saves or (self.requested and not self._shield):
             raise KeyboardInterrupt
         self._late = self.requested
         self.requested = True

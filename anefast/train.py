@@ -110,15 +110,15 @@ def fit(
     resumed = checkpoint.find_checkpoint(config.resume) if config.resume else None
     out = run_of(Path(config.resume)) if resumed else Path(config.out or _new_run_name(config))
     run = RunFolder(out, resume=resumed is not None)
-    try:
+    with closing(run), stopping() as stop:
         # 2) what is trained, on what
-        config, model, data = open_run(config, model, data, resumed, asked)
-        batches_of(config, data)  # too little data is said before anything is compiled
-        check_prompt(config, model)
         if device is None:
             from anefast.runtime import Device
 
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
+        config, model, data = open_run(config, model, data, resumed, asked)
+        batches_of(config, data)  # too little data is said before anything is compiled
+        check_prompt(config, model)
         config = with_device(config, device, asked)
         config = with_plan(config, model, device, say)
         model.vocabulary = vocabulary_of(config, model, data, say)
@@ -127,9 +127,10 @@ def fit(
             swap_at=_swap_at(config), load=resumed is None, vocabulary=model.vocabulary,
             flows=config.optim.flows,
         )  # fmt: skip
-        with step.compiler.budget.guard(config.max_compiles, say), stopping() as stop:
+        with step.compiler.budget.guard(config.max_compiles, say):
             trainer = Trainer(config, run, model, data, step, say, on_step)
             with _closing(trainer, say):
+                stop.saves = True
                 trainer.begin(resumed, can_restart=restart is not None)
                 if trainer.progress.step < config.steps:
                     with contextlib.suppress(OSError):  # it is of weights that are to change
@@ -141,8 +142,6 @@ def fit(
             # 4) say how it went
             if not (interrupted and trainer.out_of_compiles and not stop.requested):
                 return _finish(trainer, interrupted, device, stop)
-    finally:
-        run.close()
     # 5) or go on where compiles are counted from 0 again
     assert restart is not None  # see _check_budget
     say(f"{config.max_compiles} compiles are used up; a new process goes on from {trainer.saved}")
@@ -162,8 +161,10 @@ def _arguments(
     if isinstance(model, (str, os.PathLike)):
         hint = "Model.load opens a run or a file; config.init starts from its weights"
         refuse("fit", "model", model, "a Model", hint)
-    if isinstance(device, str):
-        refuse("fit", "device", device, "a Device", f"Device({device!r}), or config.device")
+    if model is not None and not hasattr(model, "training_step"):
+        refuse("fit", "model", model, "a Model", "Model.load or Model.from_config makes one")
+    if device is not None and not hasattr(device, "description"):
+        refuse("fit", "device", device, "a Device", "Device('host'), or config.device")
     if isinstance(data, (str, os.PathLike)):
         config = config.replace(data=config.data.replace(source=os.fspath(data)))
         data = None

@@ -167,6 +167,8 @@ CALLS = {
     "fit a dict": lambda m, d: anefast.fit({"steps": 1}),
     "fit a path": lambda m, d: anefast.fit("tiny", model="stories260K.bin"),
     "fit on a name": lambda m, d: anefast.fit("tiny", device="host"),
+    "fit on a number": lambda m, d: anefast.fit("tiny", device=3),
+    "fit a model that is none": lambda m, d: anefast.fit("tiny", model=3),
     "fit a list": lambda m, d: anefast.fit("tiny", data=["a", "b"]),
     "fit telling nobody": lambda m, d: anefast.fit("tiny", on_step=3),
     "fit showing nobody": lambda m, d: anefast.fit("tiny", show="print"),

@@ -189,6 +189,14 @@ def test_a_signal_before_the_first_update_leaves_a_run_to_resume(tmp_path):
     assert resumed.losses == run(tmp_path / "whole").losses
 
 
+def test_a_signal_while_programs_are_compiled_leaves_nothing(tmp_path):
+    model = BigramModel()
+    model.training_step = lambda **_: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", model=model)
+    assert not (tmp_path / "run").exists()
+
+
 # ---- after the last update ----
 
 

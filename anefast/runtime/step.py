@@ -7,6 +7,7 @@ on the CPU as soon as its operands exist and runs while the device goes on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -138,9 +139,8 @@ class TrainingStep:
         loss_scale: finite and above 0. ValueError for arguments that are not these.
         """
         self._check(x, y)
-        hint = "64 is usual"
-        if real("step", "loss_scale", loss_scale, "finite and above 0", hint) <= 0:
-            refuse_argument("step", "loss_scale", loss_scale, "finite and above 0", hint)
+        if type(loss_scale) is not float or not 0 < loss_scale < math.inf:
+            loss_scale = _scale(loss_scale)
         params, grads, head = self.params, self.grads, self._head
         _C.spans_phase(_C.Phase.FORWARD)
         self.wait()  # surfaces are written again from here on
@@ -256,3 +256,12 @@ class TrainingStep:
         old = name in self._old
         self._old.discard(name)
         return old
+
+
+def _scale(given: float) -> float:
+    """A loss scale as a float. ValueError for what scales no gradient."""
+    expected, hint = "finite and above 0", "64 is usual"
+    found = real("step", "loss_scale", given, expected, hint)
+    if found <= 0:
+        refuse_argument("step", "loss_scale", given, expected, hint)
+    return found
