@@ -29,7 +29,7 @@ from anefast.config import (
 )
 from anefast.errors import AnefastError, Failure, shown
 from anefast.files import SETTINGS_BYTES, parse_toml, read_bytes, refusal
-from anefast.flags import SHORT, named, parse, spelled_out, value_of
+from anefast.flags import SHORT, named, parse, repeated, spelled_out, value_of
 from anefast.presets import DEFAULT, preset_names, preset_settings
 from anefast.telemetry import read_config
 from anefast.wishes import check_resumed, of_a_run
@@ -42,7 +42,14 @@ _TAGGED = re.compile(r"\[[a-z][\w. -]*\] ")  # as our messages begin; "[Errno 28
 def command(kind: type[C], run: Callable[[C], Any], argv: Sequence[str] | None = None) -> None:
     """Parse `argv` into the dataclass `kind`, call `run` with it, leave with an exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    sys.exit(guarded(lambda: run(parse(kind, arguments))))
+
+    def body() -> None:
+        asked = parse(kind, arguments)
+        for line in repeated(arguments, kind):
+            print(line, file=sys.stderr)
+        run(asked)
+
+    sys.exit(guarded(body))
 
 
 def guarded(call: Callable[[], Any]) -> int:

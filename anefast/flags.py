@@ -61,9 +61,11 @@ def named(arguments: Sequence[str]) -> list[str]:
     return names
 
 
-def repeated(arguments: Sequence[str]) -> list[str]:
-    """A line for each setting that several flags name: the last one counts."""
-    names = [name for name in named([spelled_out(a) for a in arguments]) if name in keys()]
+def repeated(arguments: Sequence[str], kind: type[Any] = TrainConfig) -> list[str]:
+    """A line for each setting of a command that several flags name: the last one counts."""
+    known = keys() if kind is TrainConfig else {f.name for f in dataclasses.fields(kind)}
+    words = [spelled_out(a) for a in arguments] if kind is TrainConfig else arguments
+    names = [name for name in named(words) if name in known]
     twice = dict.fromkeys(name for name in names if names.count(name) > 1)
     return [f"flag {name} was given {names.count(name)} times: the last counts" for name in twice]
 

@@ -263,6 +263,9 @@ def test_a_flag_given_twice_is_said():
         "flag data.source was given 2 times: the last counts",
     ]
     assert repeated(["--steps", "1", "--model.no-tied"]) == []
+    assert repeated(["--top-k", "1", "--seed=2", "--top-k=3"], GenerateConfig) == [
+        "flag top_k was given 2 times: the last counts"
+    ]
 
 
 # ---- files and folders as people leave them ----
