@@ -20,7 +20,7 @@ import numpy as np
 from anefast import llama2c
 from anefast.checkpoint import find_checkpoint, load_model, load_trained_length, load_vocabulary
 from anefast.checks import instance, refuse, whole
-from anefast.config import ROW_MULTIPLE, ModelConfig
+from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
 from anefast.errors import BadInput
 from anefast.formats import open_source
 from anefast.fuse import find_plan
@@ -71,7 +71,9 @@ class Model:
     trained_length: int = 0
 
     @classmethod
-    def from_config(cls, config: ModelConfig, tokenizer: Tokenizer, seed: int = 1337) -> Model:
+    def from_config(
+        cls, config: ModelConfig, tokenizer: Tokenizer, seed: int = TrainConfig.seed
+    ) -> Model:
         """A model with freshly drawn parameters."""
         instance("model", "config", config, ModelConfig, "ModelConfig(dim=128, ...)")
         instance("model", "tokenizer", tokenizer, Tokenizer, "open_tokenizer('bytes')")
@@ -126,7 +128,7 @@ class Model:
         plan: str = "unfused",
         swap_at: int | None = 1,
         load: bool = True,
-        accumulation: int = 100,
+        accumulation: int = OptimConfig.accumulation,
         vocabulary: Vocabulary | None = None,
         flows: bool = False,
     ) -> TrainingStep:

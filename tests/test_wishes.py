@@ -6,6 +6,7 @@ The table is the judge: a setting without a row fails, and so does a row that th
 from __future__ import annotations
 
 import dataclasses
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -347,6 +348,18 @@ def test_the_defaults_have_one_source():
         with pytest.raises(ConfigError, match="preset cannot change"):
             TrainConfig.from_preset("stories42m").replace(preset=name)
     assert train_config([])[0] == TrainConfig.from_preset("tiny")
+    defaults = {
+        (open_data, "val_fraction"): plain.data.val_fraction,
+        (open_data, "seed"): plain.data.seed,
+        (open_data, "collapse_spaces"): plain.data.collapse_spaces,
+        (Model.from_config, "seed"): plain.seed,
+        (Model.training_step, "accumulation"): plain.optim.accumulation,
+        (Device, "name"): plain.device,
+        (Device, "chip"): plain.chip,
+        (Device, "cache_bytes"): plain.cache_mb << 20,
+    }
+    for (call, name), value in defaults.items():
+        assert signature(call).parameters[name].default == value, name
 
 
 def test_values_that_numpy_and_pathlib_give_are_taken():
