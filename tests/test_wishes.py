@@ -68,7 +68,7 @@ TABLE = {
     "model.head_dim": (64, SAME, SAME),
     "model.hidden_dim": (64, SAME, SAME),
     "model.vocab_size": (300, SAME, SAME),
-    "model.max_seq_len": (512, YES, SAME),
+    "model.max_seq_len": (480, YES, SAME),
     "model.rope_theta": (500000.0, YES, SAME),
     "model.norm_eps": (1e-6, YES, SAME),
     "model.tied": (False, SAME, SAME),
@@ -102,13 +102,24 @@ SETTINGS = [name for name, row in TABLE.items() if row[0] is not None]
 SHAPE = ModelConfig(dim=32, n_layers=1, n_heads=2, vocab_size=259, max_seq_len=256)
 
 
-def ways(column: int, *all_ways: str) -> list[tuple[str, str]]:
-    """A refusal is tried in every way to say it, a wish that is honoured by a flag."""
-    return [
-        (name, way)
-        for name in SETTINGS
-        for way in (all_ways if TABLE[name][column] == SAME else all_ways[:1])
-    ]
+REFUSED = {way: [n for n in SETTINGS if TABLE[n][way] == SAME] for way in (1, 2)}
+
+
+def together(names: list[str]) -> dict[str, object]:
+    """The values of these settings, with a plan for which `swap_after` means something."""
+    values = {name: TABLE[name][0] for name in names}
+    return values | ({"plan": "layer,async"} if "swap_after" in names else {})
+
+
+def honoured(way: int) -> list[dict[str, object]]:
+    """All settings that are honoured in a way to start a run, in two parts that go together."""
+    names = [n for n in SETTINGS if way == 0 or TABLE[n][way] == YES]
+    apart = {"timeline", "on_budget"}  # against breakdown and trace
+    return [together([n for n in names if (n in apart) == part]) for part in (False, True)]
+
+
+def typed(values: dict[str, object]) -> list[str]:
+    return [word for name, value in values.items() for word in flag(name, value)]
 
 
 def flag(name: str, value: object) -> list[str]:
@@ -154,14 +165,14 @@ def value_in(config: TrainConfig, name: str) -> object:
     return flatten(to_settings(config))[name]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_fresh_run_honours_every_flag(here, name):
-    value = TABLE[name][0]
-    extra = ["--plan", "all,async"] if name == "swap_after" else []
-    config, origins = train_config([*flag(name, value), *extra])
-    check_pairs(config, named_by(origins))
-    assert value_in(config, name) == value
-    assert origins[name] == "flag"
+def test_a_fresh_run_honours_every_flag(here):
+    shape = {n: v for n, v in together(SETTINGS).items() if n.startswith("model.")}
+    for values in (shape, *honoured(0)):
+        values = {n: v for n, v in values.items() if values is shape or n not in shape}
+        config, origins = train_config(typed(values))
+        check_pairs(config, named_by(origins))
+        for name, value in values.items():
+            assert value_in(config, name) == value and origins[name] == "flag", name
 
 
 def opened(config: TrainConfig, asked=()) -> TrainConfig:
@@ -169,31 +180,46 @@ def opened(config: TrainConfig, asked=()) -> TrainConfig:
     return open_run(config, None, None, None, asked)[0]
 
 
-@pytest.mark.parametrize("name,way", ways(1, "flags", "file", "python"))
-def test_a_run_from_weights_honours_or_refuses(here, name, way):
-    value, fate, _ = TABLE[name]
-    settings = merge({"init": "run", "data": {"source": "stories:5"}}, nested(name, value))
-    if name == "swap_after":
-        settings["plan"] = "all,async"
+def by_flags(settings: dict) -> TrainConfig:
+    config, origins = train_config(typed(flatten(settings)))
+    return opened(config, named_by(origins))
 
-    def start() -> TrainConfig:
-        if way == "python":
-            preset = settings.pop("preset", "tiny")
-            return opened(TrainConfig.from_preset(preset, **settings))
-        if way == "file":
-            Path("run.toml").write_text(tomli_w.dumps(settings))
-            argv = ["run.toml"]
-        else:
-            argv = [word for k, v in flatten(settings).items() for word in flag(k, v)]
-        config, origins = train_config(argv)
-        return opened(config, named_by(origins))
 
-    if fate == SAME:
-        with pytest.raises(ConfigError, match=name.removeprefix("data.")) as refused:
-            start()
-        assert "\n" not in str(refused.value) and "Hint" in str(refused.value)
-    else:
-        assert value_in(start(), name) == value
+def by_file(settings: dict) -> TrainConfig:
+    Path("run.toml").write_text(tomli_w.dumps(settings))
+    config, origins = train_config(["run.toml"])
+    return opened(config, named_by(origins))
+
+
+def by_python(settings: dict) -> TrainConfig:
+    preset = settings.get("preset", "tiny")
+    return opened(
+        TrainConfig.from_preset(preset, **{k: v for k, v in settings.items() if k != "preset"})
+    )
+
+
+FROM_WEIGHTS = {"init": "run", "data": {"source": "stories:5"}}
+START = {"flags": by_flags, "file": by_file, "python": by_python}
+
+
+@pytest.mark.parametrize("way", START)
+def test_a_run_from_weights_honours(here, way):
+    for values in honoured(1):
+        settings: dict = FROM_WEIGHTS
+        for name, value in values.items():
+            settings = merge(settings, nested(name, value))
+        config = START[way](settings)
+        for name, value in values.items():
+            assert value_in(config, name) == value, name
+
+
+@pytest.mark.parametrize("way", START)
+@pytest.mark.parametrize("name", REFUSED[1])
+def test_a_run_from_weights_refuses(here, name, way):
+    settings = merge(FROM_WEIGHTS, nested(name, TABLE[name][0]))
+    with pytest.raises(ConfigError, match=name.removeprefix("data.")) as refused:
+        START[way](settings)
+    assert "\n" not in str(refused.value) and "Hint" in str(refused.value)
 
 
 def test_what_a_run_from_weights_may_say_again(here):
@@ -205,24 +231,39 @@ def test_what_a_run_from_weights_may_say_again(here):
             assert opened(config, named_by(origins)).model.dim == 32, name
 
 
-@pytest.mark.parametrize("name,way", ways(2, "flags", "file"))
-def test_a_resumed_run_honours_or_refuses(here, name, way):
-    value, _, fate = TABLE[name]
-
-    def start(value: object) -> TrainConfig:
-        argv = flag(name, value)
+@pytest.mark.parametrize("way", ["flags", "file"])
+def test_a_resumed_run_honours(here, way):
+    for values in honoured(2):
+        argv = typed(values)
         if way == "file":
-            Path("run.toml").write_text(tomli_w.dumps(nested(name, value)))
+            settings: dict = {}
+            for name, value in values.items():
+                settings = merge(settings, nested(name, value))
+            Path("run.toml").write_text(tomli_w.dumps(settings))
             argv = ["run.toml"]
-        return train_config([*argv, "--resume", "run"])[0]
+        config, _ = train_config([*argv, "--resume", "run"])
+        for name, value in values.items():
+            assert value_in(config, name) == value, name
 
-    if fate == SAME:
-        with pytest.raises(ConfigError, match=rf"\[config\] {name}.*resumed.*Hint"):
-            start(value)
-        was = flatten(read_config(Path("run")))[name]
-        assert value_in(start(was), name) == ("run" if name == "out" else was)
-    else:
-        assert value_in(start(value), name) == value
+
+@pytest.mark.parametrize("name", REFUSED[2])
+def test_a_resumed_run_refuses(here, name):
+    value = TABLE[name][0]
+    Path("run.toml").write_text(tomli_w.dumps(nested(name, value)))
+    for argv in (flag(name, value), ["run.toml"]):
+        with pytest.raises(ConfigError, match=rf"\[config\] {name}.*resumed.*Hint") as refused:
+            train_config([*argv, "--resume", "run"])
+        assert "\n" not in str(refused.value)
+
+
+def test_what_a_resumed_run_may_say_again(here):
+    was = flatten(read_config(Path("run")))
+    again = {name: was[name] for name in REFUSED[2]}
+    Path("run.toml").write_text(tomli_w.dumps(read_config(Path("run"))))
+    for argv in (typed(again), ["run.toml"]):
+        config, _ = train_config([*argv, "--resume", "run"])
+        for name, value in again.items():
+            assert value_in(config, name) == ("run" if name == "out" else value), name
 
 
 def test_a_resumed_run_writes_nowhere_that_its_folder_says(here, root):
