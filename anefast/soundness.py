@@ -23,7 +23,7 @@ class Soundness:
         self.newest = ""  # the name of the newest sound checkpoint
         self._first = math.nan  # mean losses: up to the first checkpoint, and the lowest so far
         self._lowest = math.inf
-        self._losses: list[float] = []  # since the last checkpoint
+        self._sum, self._count = 0.0, 0  # of the losses since the last checkpoint
         self._calm = CALM_UPDATES  # updates since the last overflow
 
     def update(self, row: Mapping[str, Any]) -> None:
@@ -31,14 +31,14 @@ class Soundness:
         if "train/loss" in row:
             self._calm = 0 if row.get("overflow") else self._calm + 1
             loss = row["train/loss"]
-            known = isinstance(loss, (int, float))
-            self._losses.append(float(loss) if known else math.nan)
+            self._sum += float(loss) if isinstance(loss, (int, float)) else math.nan
+            self._count += 1
 
     def saved(self, name: str) -> None:
         """Judges the checkpoint that holds everything up to the last row."""
         if self._is_sound():
             self.newest = name
-        self._losses = []
+        self._sum, self._count = 0.0, 0
 
     def replay(self, rows: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -> None:
         """What a resumed run knows: its rows, and its checkpoints' names by their update."""
@@ -48,11 +48,11 @@ class Soundness:
                 self.saved(name)
 
     def _is_sound(self) -> bool:
-        if self._calm < max(CALM_UPDATES, len(self._losses)):
+        if self._calm < max(CALM_UPDATES, self._count):
             return False
-        if not self._losses:
+        if not self._count:
             return True  # nothing was trained since: as sound as it was
-        mean = sum(self._losses) / len(self._losses)
+        mean = self._sum / self._count
         if not math.isfinite(mean):
             return False
         if math.isnan(self._first):

@@ -248,3 +248,19 @@ def test_words_that_no_plan_has():
     ):
         with pytest.raises(ValueError, match=rf"^\[plan\] {field} must be one of "):
             anefast.Plan("mine", **{field: value})
+
+
+def test_the_environment_is_looked_at(monkeypatch, caplog):
+    for name, value in (("ANEFAST_GROUPS", "yes"), ("ANEFAST_GROUPS", "none")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(ValueError, match=rf"^\[environment\] {name} must be one of on, off"):
+            anefast.Device("host")
+    monkeypatch.setenv("ANEFAST_GROUPS", "on")
+    monkeypatch.setenv("ANEFAST_NUMTHREADS", "2")
+    monkeypatch.setenv("ANEFAST_TEST_DATA", "elsewhere")  # not ours to read
+    for _ in range(2):
+        anefast.Device("host")
+    said = [m for m in caplog.messages if m.startswith("[environment]")]
+    assert said == [
+        "[environment] ANEFAST_NUMTHREADS is not read. Hint: did you mean ANEFAST_NUM_THREADS?"
+    ]

@@ -242,6 +242,19 @@ def test_the_closing_sample_ends_where_training_did(tmp_path):
     assert state[checkpoint.TRAINED_LENGTH] == 32
 
 
+def test_checkpoints_of_before_have_the_length_of_their_run(tmp_path):
+    run(tmp_path / "run", steps=1)
+    folder = tmp_path / "run" / "step_000001"
+    state = json.loads((folder / "state.json").read_text())
+    state[checkpoint.TRAINED_LENGTH] = 48
+    for content, length in ((json.dumps(state), 48), ("{}", 32), ("[]", 0), ("{", 0)):
+        (folder / "state.json").write_text(content)
+        assert checkpoint.load_trained_length(folder) == length
+    (folder / "state.json").write_text("{}")
+    (tmp_path / "run" / "config.toml").write_text("data = 3")
+    assert checkpoint.load_trained_length(folder) == 0
+
+
 def test_an_old_sample_goes_with_the_weights_it_was_of(tmp_path):
     out = tmp_path / "run"
     run(out, steps=2)
@@ -253,6 +266,12 @@ def test_an_old_sample_goes_with_the_weights_it_was_of(tmp_path):
 
 
 # ---- what a resumed run is told ----
+
+
+def test_the_newest_run_has_a_name_in_python_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("runs/a", steps=1)
+    assert run("", resume="latest", steps=2).run_dir == Path("runs/a")
 
 
 def test_fewer_updates_than_made_are_refused(tmp_path):
