@@ -35,6 +35,7 @@ from anefast.wishes import (
     meet_tokenizer,
     recorded_tokenizer,
     same_tokenizer,
+    wished,
 )
 
 if TYPE_CHECKING:
@@ -92,6 +93,12 @@ def open_run(
         if isinstance(tokenizer, str):
             meet_tokenizer(config, data.tokenizer, asked, "the data passed to fit")
             c = c.replace(tokenizer=recorded_tokenizer(data.tokenizer, GIVEN))
+        for name in ("data.val_fraction", "data.collapse_spaces"):
+            if resumed is None and name in wished(config, asked):
+                raise ConfigError(
+                    f"[fit] {name} was named, but the data that was passed is split and made "
+                    "already. Hint: leave it out; open_data takes it."
+                )
         c = c.replace(source=GIVEN)
     shape = model.config if model is not None else _with_vocabulary(config.model, data.tokenizer)
     config = config.replace(model=shape, data=c)
@@ -112,7 +119,8 @@ def _check_given(
 ) -> None:
     """Refuses settings of a run whose data or model was passed to `fit`, where neither is now."""
     c = config.data
-    brings = model is not None or resumed is not None or Path(config.init).is_dir()
+    from_run = bool(config.init) and Path(config.init).is_dir()
+    brings = model is not None or resumed is not None or from_run
     nameless = c.source == GIVEN or (c.tokenizer == GIVEN and not brings)
     for name, missing in (
         ("data", data is None and nameless),

@@ -355,6 +355,13 @@ def test_what_the_caller_passed_has_no_name_later(tmp_path, monkeypatch):
     for missing, argv in (("data", []), ("model", ["--data", "stories:20"])):
         with pytest.raises(ConfigError, match=f"the {missing} of these settings was given to fit"):
             fit(train_config(["r/config.toml", "--out", "new", *argv])[0])
+    for name, value in (("val_fraction", 0.3), ("collapse_spaces", True)):
+        with pytest.raises(ConfigError, match=f"data.{name} was named, but the data that was"):
+            changed = dataclasses.replace(config.data, **{name: value})
+            fit(config.replace(out="x", data=changed), data=data)
+    with pytest.raises(ConfigError, match="the data of these settings was given to fit"):
+        named = dataclasses.replace(config.data, source="stories:9", tokenizer=GIVEN)
+        fit(config.replace(out="x", data=named))
     other = Model.from_config(SHAPE.replace(vocab_size=300), open_tokenizer("bytes"))
     other.tokenizer = Other()
     with pytest.raises(ConfigError, match="expected data in the ids of the model's tokenizer"):
