@@ -18,6 +18,7 @@ from anefast.checkpoint import find_checkpoint
 from anefast.cli import command
 from anefast.config import ConfigError
 from anefast.errors import shown
+from anefast.formats import open_source
 from anefast.model import Model
 from anefast.runtime import Device
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice
@@ -47,6 +48,11 @@ def generate(config: GenerateConfig) -> None:
     """Prints the prompt and its continuation, then the speed."""
     choice = (config.temperature, config.top_k, config.top_p, config.seed)
     check_choice(*choice, config.tokens)
+    if config.padded and not config.tokenizer:
+        raise ConfigError(
+            "[generate] --padded is about a tokenizer that is named, and none is. "
+            "Hint: leave it out, or add --tokenizer."
+        )
     device = Device(config.device, chip=config.chip)
     model = Model.load(config.model, config.tokenizer, config.padded)
     check_tokenizer(config, model)
@@ -69,7 +75,8 @@ def generate(config: GenerateConfig) -> None:
 
 def check_tokenizer(config: GenerateConfig, model: Model) -> None:
     """Refuses a tokenizer that was named for a run and is not the run's own."""
-    if not config.tokenizer or not Path(config.model).is_dir():
+    path = Path(config.model)
+    if not config.tokenizer or not path.is_dir() or open_source(path) is not None:
         return
     own = open_tokenizer(find_checkpoint(config.model))
     if not same_tokenizer(own, model.tokenizer):

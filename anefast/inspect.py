@@ -39,6 +39,11 @@ def inspect(config: InspectConfig) -> None:
         model = Model.load(config.model, config.tokenizer)
         print("\n".join([*_shape(model.config), *_tokenizer(model.tokenizer, model.config)]))
         return
+    if config.tokenizer:
+        raise BadInput(
+            f"[inspect] tokenizer {shown(config.tokenizer)} was named, but {shown(config.model)} "
+            "brings its own. Hint: leave it out."
+        )
     print("\n".join([f"format:     {source.format}", *_shape(source.config), *_stored(source)]))
     source.check()
     try:

@@ -21,7 +21,7 @@ from anefast import llama2c
 from anefast.checkpoint import find_checkpoint, load_model, load_trained_length, load_vocabulary
 from anefast.checks import instance, refuse, whole
 from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
-from anefast.errors import BadInput
+from anefast.errors import BadInput, shown
 from anefast.formats import open_source
 from anefast.fuse import find_plan
 from anefast.nn import Params, Vocabulary, init_params
@@ -50,6 +50,7 @@ def check_tokenizer(tokenizer: Tokenizer, size: int, padded: bool = False) -> No
         f"[model] expected a tokenizer of {size} ids, as the model's table has, {tokenizer.name} "
         f"has {have}. Hint: {hint}."
     )
+
 
 log = logging.getLogger("anefast")
 

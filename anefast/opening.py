@@ -25,6 +25,7 @@ from anefast.config import (
 )
 from anefast.data import TokenData, open_data
 from anefast.errors import shown
+from anefast.formats import open_source
 from anefast.telemetry import read_config
 from anefast.tokenizer import Tokenizer, open_tokenizer
 from anefast.trainer import Say
@@ -59,8 +60,8 @@ def open_run(
     if model is None and config.init:
         from anefast.model import Model as Opened
 
-        # a run or a checkpoint brings its tokenizer; a llama2.c file has none, so one is named
-        own, origin = Path(config.init).is_dir(), config.init
+        # a llama2.c file has no tokenizer, so one is named; all others bring their own
+        own, origin = _brings_tokenizer(config.init), config.init
         named = "data.tokenizer" in asked or c.tokenizer != DataConfig.tokenizer
         model = Opened.load(origin, c.tokenizer if named and not own else "")
         if own:
@@ -114,13 +115,17 @@ def open_run(
     return config, model, data
 
 
+def _brings_tokenizer(init: str) -> bool:
+    """Whether what a run begins from has a tokenizer of its own."""
+    return bool(init) and (Path(init).is_dir() or open_source(Path(init)) is not None)
+
+
 def _check_given(
     config: TrainConfig, model: Model | None, data: TokenData | None, resumed: Path | None
 ) -> None:
     """Refuses settings of a run whose data or model was passed to `fit`, where neither is now."""
     c = config.data
-    from_run = bool(config.init) and Path(config.init).is_dir()
-    brings = model is not None or resumed is not None or from_run
+    brings = model is not None or resumed is not None or _brings_tokenizer(config.init)
     nameless = c.source == GIVEN or (c.tokenizer == GIVEN and not brings)
     for name, missing in (
         ("data", data is None and nameless),

@@ -67,13 +67,15 @@ LAWS: dict[str, Law] = {
             "optim.scale_lr_with_accumulation",
             "loss_scale.initial", "loss_scale.dynamic", "loss_scale.growth_interval",
             "loss_scale.maximum",
-            # no file of weights but ours records them, and they change no shape
-            "model.max_seq_len", "model.rope_theta", "model.norm_eps",
+            # they change no weight: what fine-tuning to longer texts or other files may want
+            "model.max_seq_len", "model.rope_theta", "model.rope_scaling", "model.sliding_window",
+            "model.norm_eps",
         ),
         _FRESH,
     ),
     **dict.fromkeys(
         (
+            "model.family", "model.attention_bias", "model.mlp_bias",
             "model.dim", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim",
             "model.hidden_dim", "model.vocab_size", "model.tied", "model.residual_scale",
             "model.init_std", "data.tokenizer",

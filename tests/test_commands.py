@@ -16,8 +16,10 @@ from anefast.bench.__main__ import run as bench
 from anefast.cli import command, newest_run, read_settings, run_of
 from anefast.config import ConfigError, TrainConfig, keys
 from anefast.doctor.__main__ import DoctorCommand, examine
+from anefast.export import ExportConfig, export
 from anefast.flags import flags_of, repeated
 from anefast.generate import GenerateConfig, generate
+from anefast.inspect import InspectConfig, inspect
 from anefast.lint import LintCommand
 from anefast.lint import run as lint
 from anefast.model import Model
@@ -46,6 +48,7 @@ COMMANDS = {
             "top_p": [*NUMBER, "0", "1.5"],
             "seed": ["-1", "nan", "0.5"],
             "tokenizer": ANY,
+            "padded": [None],  # without --tokenizer
             "device": ["gpu", ""],
             "chip": ["m9"],
         },
@@ -110,6 +113,18 @@ COMMANDS = {
             "tolerance": NUMBER,
         },
     ),
+    ExportConfig: (
+        export,
+        ["nowhere", "out"],
+        {
+            "model": ANY,
+            "out": ANY,
+            "to": ["onnx"],
+            "dtype": ["int3"],
+            "tokenizer": ANY,
+        },
+    ),
+    InspectConfig: (inspect, ["nowhere"], {"model": ANY, "tokenizer": ANY}),
     ReportConfig: (report, ["nowhere"], {"runs": ANY, "out": ANY, "text": ANY}),
 }
 
