@@ -190,8 +190,7 @@ std::vector<int64_t> rounded(const std::vector<py::array> &weights, const std::v
         list.push_back({from, to, rows, rows ? w.size() / rows : 0, transposed[i]});
     }
     std::vector<int64_t> lost(list.size());
-    py::gil_scoped_release free;
-    round_weights(list.data(), static_cast<int64_t>(list.size()), lost.data());
+    computing("round_weights", [&] { round_weights(list.data(), static_cast<int64_t>(list.size()), lost.data()); });
     return lost;
 }
 
@@ -227,9 +226,7 @@ void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, b
     g.c_elem = c.elem;
     g.c_row_stride = c.row_stride;
     g.accumulate = accumulate;
-    py::gil_scoped_release free;
-    if (reference) gemm_reference(g);
-    else gemm(g);
+    computing("gemm", [&] { reference ? gemm_reference(g) : gemm(g); });
 }
 
 void want_halves(const py::array &h, const char *where) {
