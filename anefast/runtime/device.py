@@ -195,7 +195,12 @@ class Locked:
 
     def __enter__(self) -> Half:
         surface = self._surface
-        return np.ndarray(surface.shape, np.float16, surface.native.lock(self._read_only))
+        data = surface.native.lock(self._read_only)
+        try:
+            return np.ndarray(surface.shape, np.float16, data)
+        except BaseException:  # no memory, or Ctrl-C: __exit__ is not called
+            surface.native.unlock(self._read_only)
+            raise
 
     def __exit__(self, *raised: object) -> None:
         self._surface.native.unlock(self._read_only)
