@@ -154,9 +154,8 @@ class Trainer:
         accumulation = config.optim.accumulation
         total = config.steps * accumulation
         while p.step < config.steps:
-            began = time.perf_counter()
             before = p.micro  # more than 0 only where a run goes on in the middle of an update
-            self.timeline.begin_update()
+            began = self.timeline.begin_update()
             while p.micro < accumulation:
                 leaves = stop.requested or self.out_of_compiles
                 if leaves and not self.step.compiler.stale:
@@ -178,8 +177,7 @@ class Trainer:
             if p.micro < accumulation:
                 break
             row = self._update(stop)
-            self.timeline.end_update(p.step, accumulation - before)
-            seconds = time.perf_counter() - began
+            seconds = (self.timeline.end_update(p.step, accumulation - before) - began) / 1e9
             if screen is not None:
                 screen.show(p.step * accumulation, total, self.note)
             self._after_update(row, seconds, screen is not None and screen.has_bar)

@@ -147,7 +147,10 @@ for make in (queued, evaluated, compiled, stepped):
             failed = bool(has_failed())
             assert got == want, f"{make.__name__}, {nth}: wrong, and nothing said"
             whole += not failed
-        except (MemoryError, _C.MILError) as error:  # MILError: of a text that is not read to its end
+        except (
+            MemoryError,
+            _C.MILError,
+        ) as error:  # MILError: of a text that is not read to its end
             fail_after(-1)
             assert "expected memory" in str(error), repr(error)
             count += 1

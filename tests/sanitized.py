@@ -24,8 +24,26 @@ def printed(question: str) -> str:
     ).stdout.strip()
 
 
+def sees_races(folder: Path) -> None:
+    """Skips where ThreadSanitizer does not run; fails where it runs and misses a planted race."""
+    if sys.platform != "linux" or not shutil.which("gcc"):
+        pytest.skip("ThreadSanitizer is gcc's, on Linux")
+    if not printed("-print-file-name=libtsan.so").startswith("/"):
+        pytest.skip("no libtsan beside gcc")
+    source, program = folder / "planted.cpp", folder / "planted"
+    source.write_text(
+        "#include <thread>\nint x;\nint main() { std::thread t([] { x = 1; }); x = 2; t.join(); }\n"
+    )
+    words = ["g++", "-g1", "-fsanitize=thread", "-pthread", source, "-o", program]
+    subprocess.run(words, check=True)
+    seen = subprocess.run([program], capture_output=True, text=True).stderr
+    if "FATAL: ThreadSanitizer" in seen:  # of where the system puts its memory
+        pytest.skip(seen)
+    assert "data race" in seen
+
+
 def environment(folder: Path, sanitizer: str) -> dict[str, str]:
-    """Of a child process in `folder`, which gets the package and the tests. Skips where it can't."""
+    """Of a child process in `folder`, which gets the package and the tests. Or skips."""
     if sys.platform != "linux" or not (shutil.which("gcc") and (ROOT / "setup.py").is_file()):
         pytest.skip("sanitized builds are made of a source tree, by gcc, on Linux")
     runtime = printed(f"-print-file-name={RUNTIMES[sanitizer]}.so")

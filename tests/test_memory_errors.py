@@ -1,4 +1,4 @@
-"""Memory that runs out on any thread is a MemoryError of who asked for the work, and says what for."""
+"""Memory that runs out on any thread is told to who asked for the work, with what it was for."""
 
 from __future__ import annotations
 
