@@ -151,7 +151,7 @@ void convert(const char *where, const py::array &in, const char *in_dtype, const
                               (transposed ? "the transposed shape" : "the same shape") + ", got " + describe(in) +
                               " and " + describe(out) + ".");
     same_size(where, in, out);
-    py::gil_scoped_release free;
+    WithoutGil free;
     if (fits) f(from.data, from.stride, to.data, to.stride, from.rows, from.columns);
     else f(from.data, in.size(), to.data, in.size(), 1, in.size()); // packed both: only the count matters
 }
@@ -236,7 +236,7 @@ void want_halves(const py::array &h, const char *where) {
 
 bool overflows(const py::array &h) {
     want_halves(h, "half_overflows");
-    py::gil_scoped_release free;
+    WithoutGil free;
     return half_overflows(static_cast<const uint16_t *>(h.data()), static_cast<size_t>(h.size()));
 }
 
@@ -244,7 +244,7 @@ py::tuple health(const py::array &h) {
     want_halves(h, "half_health");
     half_health found;
     {
-        py::gil_scoped_release free;
+        WithoutGil free;
         found = half_health_of(static_cast<const uint16_t *>(h.data()), static_cast<size_t>(h.size()));
     }
     return py::make_tuple(found.inf, found.nan, found.denormal, found.zero, found.saturated, found.largest);

@@ -6,10 +6,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <exception>
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../anefast.h"
@@ -64,6 +66,25 @@ T *elements_of(const py::array &a, const char *where, const char *name, const ch
 
 std::string describe(const py::array &a); // "float32 (3, 4)"
 
+// Without the GIL until the end of the block. A daemon thread that the interpreter has left behind stays here: Python
+// ends it from inside by an exception that no destructor may let out, and what it holds is nobody's to touch.
+class WithoutGil {
+  public:
+    WithoutGil() : state_(PyEval_SaveThread()) {}
+    ~WithoutGil() {
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (...) {
+            for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+        }
+    }
+    WithoutGil(const WithoutGil &) = delete;
+    WithoutGil &operator=(const WithoutGil &) = delete;
+
+  private:
+    PyThreadState *const state_;
+};
+
 // Raises what a computation threw, in words that say which one: MemoryError, or RuntimeError.
 [[noreturn]] void raise_failed(const std::string &where, const std::exception_ptr &error);
 
@@ -71,7 +92,7 @@ std::string describe(const py::array &a); // "float32 (3, 4)"
 template <class Body> auto computing(const char *where, const Body &body) {
     std::exception_ptr error;
     {
-        py::gil_scoped_release free;
+        WithoutGil free;
         try {
             return body();
         } catch (const std::exception &) {

@@ -26,7 +26,7 @@ struct Device {
         anefast_error error;
         anefast_status status;
         {
-            py::gil_scoped_release free;
+            WithoutGil free;
             status = executor->open(options.c_str(), &handle, &error);
         }
         if (status != ANEFAST_OK) raise(error);
@@ -135,7 +135,7 @@ struct Program {
         }
         anefast_status status;
         {
-            py::gil_scoped_release free;
+            WithoutGil free;
             std::vector<anefast_surface *> handles;
             handles.reserve(in.size() + out.size());
             for (const auto *list : {&in, &out})
@@ -170,7 +170,7 @@ std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const st
     anefast_status status;
     const anefast_executor *executor = device->executor;
     {
-        py::gil_scoped_release free;
+        WithoutGil free;
         status = executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(),
                                    &handle, &error);
     }

@@ -91,7 +91,7 @@ class Queue {
     void finish() {
         if (!jobs_.empty()) {
             span::Span timed(span::Component::DW_WAIT);
-            py::gil_scoped_release free;
+            WithoutGil free;
             Pool::shared().drain();
         }
         reap();

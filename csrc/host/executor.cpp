@@ -17,6 +17,7 @@
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
 #include "../cpu/threads.h"
+#include "../fork.h"
 #include "../half.h"
 #include "../mil/parse.h"
 #include "../mil/seam.h"
@@ -42,6 +43,7 @@ struct anefast_device {
 
 struct anefast_program {
     std::mutex running; // evaluations of one program share its arena
+    std::atomic<int> generation{anefast::fork_generation()}; // of `running`
     anefast::mil::Function function; // the one that runs; steps refer to it
     anefast::host::Plan plan;
     std::vector<anefast::host::Step> steps;
@@ -298,6 +300,16 @@ anefast_status surface_unlock(anefast_surface *surface, int read_only, anefast_e
     return surfaces_refuse_unlock(read_only, error);
 }
 
+// In a child of a fork, an evaluation of the parent's keeps `running` for ever.
+void renew(anefast_program *program) {
+    const int now = fork_generation();
+    if (program->generation == now) return;
+    static auto *one = new ForkMutex;
+    std::lock_guard<std::mutex> held(*one);
+    if (program->generation != now) new (&program->running) std::mutex;
+    program->generation = now;
+}
+
 anefast_status evaluate(anefast_program *program, anefast_surface *const *in, size_t n_in,
                         anefast_surface *const *out, size_t n_out, anefast_error *error) {
     return guarded("evaluate", ANEFAST_EVALUATE, error, [&] {
@@ -307,6 +319,7 @@ anefast_status evaluate(anefast_program *program, anefast_surface *const *in, si
         if (status == ANEFAST_OK)
             status = surfaces_check("output", outputs.data(), outputs.size(), out, n_out, surface_bytes, error);
         if (status != ANEFAST_OK) return status;
+        renew(program);
         std::lock_guard<std::mutex> held(program->running);
         size_t which;
         bool is_output;
