@@ -408,6 +408,11 @@ class Trainer:
         p, name = self.progress, checkpoint.checkpoint_name
         if self.saved is not None and self.saved.name == name(p.step, p.micro):
             return
+        if self.optimizer.torn:
+            raise Failure(
+                f"[train] expected whole weights to save, got update {p.step + 1} broken off in "
+                "the middle. Hint: resume from the last checkpoint."
+            )
         before = _C.spans_phase(_C.Phase.SAVE)
         if settles:  # from here on this run is on the newest weights, as a resumed one is
             self.step.settle()

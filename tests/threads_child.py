@@ -47,6 +47,7 @@ def evaluates(program: _C.Program, device: _C.Device, seed: int) -> Work:
         program.evaluate([i], [o], _C.spans_label("doubler"))
         assert (read_port(o, port) == x + x).all()
 
+    work.surfaces = [i], [o]  # type: ignore[attr-defined]
     return work
 
 
