@@ -220,7 +220,7 @@ struct Data {
 
 MatrixView rows(const void *data, Elem elem, int64_t stride) { return {data, elem, stride, 1}; }
 
-Head head_of(const Data &d) { return {d.halves.data(), d.more.data(), d.floats.data(), 2, 32, 64, 900, 1e-5f}; }
+Head head_of(const Data &d) { return {d.halves.data(), d.more.data(), d.floats.data(), 2, 32, 64, 900, 1e-5f, d.more.data() + 64}; }
 
 // Leaves what it computes in d.out and d.half_out, which are zeros.
 using Computation = std::function<void(Data &)>;
@@ -251,12 +251,12 @@ const std::vector<std::pair<const char *, Computation>> COMPUTATIONS = {
          pool.drain();
          if (error.any()) std::rethrow_exception(error.error());
      }},
-    {"embed", [](Data &d) { embed({d.tokens.data(), 2, 32, 64, 900}, d.floats.data(), d.half_out.data()); }},
+    {"embed", [](Data &d) { embed({d.tokens.data(), 2, 32, 64, 900}, d.floats.data(), d.more.data(), d.half_out.data()); }},
     {"embed_grad", [](Data &d) { embed_grad({d.tokens.data(), 2, 32, 64, 900}, d.halves.data(), d.out.data()); }},
     {"head_loss", [](Data &d) { head_loss(head_of(d), d.tokens.data(), d.out.data()); }},
     {"head_loss_grad", [](Data &d) {
          float *const o = d.out.data();
-         head_loss_grad(head_of(d), d.tokens.data(), 3, o, d.half_out.data(), o + 100, o + 1000, false);
+         head_loss_grad(head_of(d), d.tokens.data(), 3, o, d.half_out.data(), o + 100, o + 200, o + 1000, false);
      }},
     {"head_logits", [](Data &d) {
          const int32_t positions[] = {3, 31};
