@@ -353,7 +353,7 @@ class Trainer:
             if self.unfinished is not None:  # as far as it is known; resuming writes it again
                 self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
             self.save(settles=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Failure) as error:
             kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
             return f"Saving update {p.step} failed too: {error}{kept}"
         again = f"python -m anefast.train --resume {self.run.path}"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast.cli import Failure
 from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from anefast.errors import Failure
 from anefast.nn import init_params
 from anefast.optim import AdamW
 from anefast.runtime.flow import Flow
