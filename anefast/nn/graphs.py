@@ -66,7 +66,8 @@ def rotated_heads(config: ModelConfig) -> tuple[int, ...]:
 def training_graph(config: ModelConfig, batch: int, seq: int) -> ir.Graph:
     """Training: inputs `x`, `dh`; outputs `h`, `dx` and `grad.NAME` for each trunk parameter.
 
-    `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`.
+    `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`. Where the stream is
+    scaled, `h` is, so that `dh` is larger by as much; `x` is not.
     """
     shape = (batch, config.dim, 1, seq)
     x, dh = ir.input("x", shape), ir.input("dh", shape)

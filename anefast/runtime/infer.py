@@ -69,7 +69,7 @@ class Inference:
         head = self.params[classifier(self.params)]
         with bucket.h.read() as h:
             _C.head_logits(
-                h, self.params["norm"], head, self.config.norm_eps, position, out,
+                h, self.params["norm"], head, self.config.stream_eps, position, out,
                 self.params.get(self.family.norm_bias),
             )  # fmt: skip
         return out.reshape(-1)

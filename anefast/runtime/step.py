@@ -150,7 +150,7 @@ class TrainingStep:
         fresh, bias = "norm" in self._old, self.family.norm_bias
         with self._h.read() as h, self._dh.write() as dh:
             loss, tokens = _C.head_loss_grad(
-                h, params["norm"], params[head], y, self.config.norm_eps, loss_scale,
+                h, params["norm"], params[head], y, self.config.stream_eps, loss_scale,
                 self._nll, dh, grads["norm"], self._dweight(head), fresh,
                 params.get(bias), grads.get(bias),
             )  # fmt: skip
@@ -174,7 +174,7 @@ class TrainingStep:
         norm, weight = self.params["norm"], self.params[self._head]
         bias = self.params.get(self.family.norm_bias)
         with self._h.read() as h:
-            return _C.head_loss(h, norm, weight, y, self.config.norm_eps, self._nll, bias)
+            return _C.head_loss(h, norm, weight, y, self.config.stream_eps, self._nll, bias)
 
     @property
     def nll(self) -> npt.NDArray[np.float32]:

@@ -240,6 +240,20 @@ bool overflows(const py::array &h) {
     return half_overflows(static_cast<const uint16_t *>(h.data()), static_cast<size_t>(h.size()));
 }
 
+py::tuple zero_lines(const py::array &h) {
+    want_halves(h, "half_zero_lines");
+    if (h.ndim() < 2 || h.size() == 0) return py::make_tuple(0, 0);
+    const auto outer = static_cast<size_t>(h.shape(0)), columns = static_cast<size_t>(h.shape(h.ndim() - 1));
+    half_zero found;
+    {
+        py::gil_scoped_release free;
+        std::vector<uint16_t> seen(columns);
+        found = half_zero_lines(static_cast<const uint16_t *>(h.data()), outer, static_cast<size_t>(h.size()) / outer / columns, columns,
+                                seen.data());
+    }
+    return py::make_tuple(found.rows, found.columns);
+}
+
 py::tuple health(const py::array &h) {
     want_halves(h, "half_health");
     half_health found;
@@ -270,6 +284,9 @@ void init_arrays(py::module_ &m) {
           "Each fp32 weight into its fp16 out, in parallel. Returns how many values of each fp16 cannot hold.");
     m.def("half_health", &health, py::arg("h"),
           "(inf, nan, denormal, zero, saturated, largest finite magnitude) of an fp16 array; saturated: 32752 and more.");
+    m.def("half_zero_lines", &zero_lines, py::arg("h"),
+          "(channels, positions) of an fp16 array [B, C, 1, S] that are 0 throughout, summed over B; axes 1 to the last "
+          "but one count as channels.");
     m.def("half_overflows", &overflows, py::arg("h"), "Whether an fp16 array holds an inf or a NaN.");
     m.def("half_isa", &half_isa);
     m.def("gemm", &gemm_arrays, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,

@@ -19,6 +19,7 @@ from .elementwise import abs, clip, maximum, minimum, positive, pow, sigmoid, sq
 from .layout import concat, reshape, slice_by_size
 from .reduce import reduce_max, reduce_mean
 
+MOST = 65504.0
 LEAST = 2.0**-14  # what numbers are divided by at least: 1 / LEAST is far from overflowing
 LEAST_EPSILON = 2.0**-30  # from here on 1 / sqrt(epsilon), the largest rstd, is a half
 LEAST_ROOT = 2.0**-26  # sqrt(epsilon) at least: with it a channel of zeros has a finite rstd
@@ -105,8 +106,9 @@ def _expand_rms_norm(y: Tensor) -> Tensor:
 
 
 def _projected(dy: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(dy - y mean(dy y)) / m and m, the largest magnitude of dy."""
-    m = maximum(_largest(dy), LEAST)
+    """(dy - y mean(dy y)) / m and m, the largest magnitude of dy. It is limited, so that what
+    overflowed before stays infinite: 1 / infinity would make 0 of it, on chips without a NaN."""
+    m = minimum(maximum(_largest(dy), LEAST), MOST)
     g = dy * (1.0 / m)
     return g - y * reduce_mean(g * y, 1), m
 

@@ -83,17 +83,19 @@ def _range(op: Op, known: dict[int, Range]) -> Range:
 
 
 def _normalises(op: Op, value: str, by: str) -> bool:
-    """Whether a product is x * (1 / max(|x|)), the maximum perhaps with a floor under it."""
+    """Whether a product is x * (1 / max(|x|)), the maximum perhaps with a floor under it and a
+    ceiling that no half is above."""
     x, made = op.get(value), _maker(op.get(by), "real_div")
     one = made.get("x") if made else None
     if made is None or one is None or not one.const or abs(one.scalar or 2.0) > 1:
         return False
     largest = made.get("y")
-    while floored := _maker(largest, "maximum"):
-        operands = [floored.get("x"), floored.get("y")]
-        largest = next(
-            (v for v in operands if _maker(v, "maximum") or _maker(v, "reduce_max")), None
-        )
+    while limited := _maker(largest, "maximum") or _maker(largest, "minimum"):
+        sides = [limited.get("x"), limited.get("y")]
+        limit = next((v.scalar for v in sides if v is not None and v.scalar is not None), None)
+        if limited.op == "minimum" and (limit is None or limit < HALF_MAX):
+            return False
+        largest = next((v for v in sides if v is not None and not v.const), None)
     most = _maker(largest, "reduce_max")
     size = _maker(most.get("x"), "abs") if most else None
     return size is not None and size.get("x") is x
