@@ -67,6 +67,7 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
         self.say, self.on_step = say, on_step
+        step.say, step.watched = say, bool(config.health_every)
         c = config.data
         self.batches = batches_of(config, data)
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))

@@ -1,13 +1,15 @@
-"""Where the residual stream would leave fp16 it is kept smaller by a power of two: the same model."""
+"""A residual stream that would leave fp16 is kept smaller by a power of two: the same model."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
 
 import numpy as np
 import pytest
 
 import anefast
+from anefast import nn
+from anefast.cli import train_config
 from anefast.config import ConfigError, ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.runtime import Device, TrainingStep
@@ -23,7 +25,7 @@ TOKENS = np.random.default_rng(0).integers(0, 65, (1, 64), dtype=np.int32)
 TARGETS = np.roll(TOKENS, -1, 1)
 
 
-def loud(octaves: int) -> anefast.nn.Params:
+def loud(octaves: int) -> nn.Params:
     """Parameters that write 2^octaves times as much to the stream, and into two channels much more:
     what fp16 holds of one model is beyond it in the next."""
     params = anefast.init_params(CONFIG.replace(init_std=0.1), 3)
@@ -67,6 +69,85 @@ def test_without_it_the_model_is_beyond_fp16():
     step.close()
 
 
-if __name__ == "__main__":
-    for s in (0,9,11,13):
-        print(s, stream_scale(CONFIG, loud(s), TOKENS[0]), peak(CONFIG, loud(s), TOKENS[0]), peak(CONFIG.replace(stream_scale=2.0**-12), loud(s), TOKENS[0]))
+@pytest.mark.parametrize("chip", ["", "m1"])
+def test_inference_that_overflows_says_so_once_and_goes_on(caplog, chip):
+    params, prompt = loud(13), [int(i) for i in TOKENS[0, :40]]
+    with caplog.at_level(logging.WARNING, "anefast"):
+        model = anefast.Model(CONFIG, params, anefast.open_tokenizer("bytes"))
+        inference = model.inference(Device("host", chip=chip))
+        got = [inference.logits(prompt[:n]) for n in (5, 6, 40)]
+        inference.close()
+    scale = inference.config.stream_scale
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert said.startswith("[generate] layers.") and " overflowed in " in said
+    assert f"kept times {scale:g} from here on" in said
+    sure = anefast.Model(CONFIG.replace(stream_scale=scale), params, model.tokenizer).inference(
+        Device("host", chip=chip)
+    )
+    for n, logits in zip((5, 6, 40), got, strict=True):
+        assert np.isfinite(logits).all()
+        assert np.array_equal(logits, sure.logits(prompt[:n]))
+    sure.close()
+
+
+def test_a_step_that_overflows_says_so_once_by_name():
+    params, said = loud(13), []
+    step = TrainingStep(CONFIG, params, Device("host"), 1, 64, find_plan("all"))
+    step.say = said.append
+    for _ in range(2):
+        step.evaluate(TOKENS, TARGETS)
+        step.micro_step(TOKENS, TARGETS, 1.0)
+        step.wait()
+    scale = stream_scale(CONFIG, params, TOKENS[0])
+    (line,) = said
+    assert line.startswith("[step] layers.") and " overflowed in " in line
+    assert line.endswith(
+        f"Hint: model.stream_scale {scale:g} keeps the residual stream within fp16."
+    )
+    step.close()
+
+
+def small(out, **changes):
+    config = TrainConfig.from_preset("tiny", steps=2, out=str(out), **changes)
+    return config.replace(
+        data=config.data.replace(source="stories:100", batch=2, seq_len=32),
+        sample_tokens=0, eval_every=0, eval_batches=1, plan="all",
+    )  # fmt: skip
+
+
+def test_a_run_from_a_large_model_chooses_a_scale_records_it_and_resumes_with_it(tmp_path):
+    tokenizer = anefast.open_tokenizer("bytes")
+    vocabulary = {"vocab_size": tokenizer.vocab_size}
+    params = anefast.init_params(CONFIG.replace(**vocabulary), 3)
+    for name, p in loud(13).items():
+        if p.shape == params[name].shape:
+            params[name] = p
+    model = anefast.Model(CONFIG.replace(**vocabulary), params, tokenizer)
+    said: list[str] = []
+    result = anefast.fit(small(tmp_path / "run"), model=model, show=said.append)
+    chosen = read_config(tmp_path / "run")["model"]["stream_scale"]
+    (line,) = [s for s in said if "stream_scale" in s]
+    assert chosen < 1 and f"model.stream_scale 1 -> {chosen:g}" in line
+    assert "loss_scale.initial 64 -> 4" in line
+    assert np.isfinite(result.losses).all() and not any("health" in s for s in said)
+    # Checkpoints hold the model's own weights, and what loads them its scale.
+    again = anefast.Model.load(tmp_path / "run")
+    assert again.config.stream_scale == chosen
+    assert np.abs(again.params["layers.0.ffn.w2"]).max() > 1000
+    config, _ = train_config(["--resume", str(tmp_path / "run"), "--steps", "3"])
+    resumed = anefast.fit(config)
+    assert len(resumed.losses) == 3 and np.isfinite(resumed.losses).all()
+
+
+def test_a_run_from_an_ordinary_model_says_nothing(tmp_path):
+    first = anefast.fit(small(tmp_path / "a"))
+    said: list[str] = []
+    anefast.fit(small(tmp_path / "b", init=str(first.run_dir)), show=said.append)
+    assert read_config(tmp_path / "b")["model"]["stream_scale"] == 1
+    assert not any("stream_scale" in s for s in said)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, 0.3, 2.0, float("nan"), float("inf")])
+def test_other_scales_are_refused(scale):
+    with pytest.raises(ConfigError, match=r"stream_scale must be 1 or a half"):
+        CONFIG.replace(stream_scale=scale)

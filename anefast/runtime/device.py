@@ -43,8 +43,8 @@ class Device:
     `description` is a line for run headers. `label` is what numbers from it may be called in the
     ANE's terms: `measured` on a real one, `emulated` on the host twin. `programs` keeps loaded
     programs, up to `cache_bytes` of them. `chip` makes the host refuse and compute as that chip
-    does, where anything is published (`anefast/chips.py`); without, it is `exact`. budgeted: whether
-    what it compiles counts against the process's budget.
+    does, where anything is published (`anefast/chips.py`); without, it is `exact`. budgeted:
+    whether what it compiles counts against the process's budget.
     """
 
     def __init__(

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import cut, find_plan, lower_all
-from anefast.nn import Params, forward_graph
+from anefast.nn import Params, family_of, forward_graph
 from anefast.runtime.device import Device
-from anefast.runtime.health import counts
+from anefast.runtime.health import Finding, counts
 from anefast.runtime.sequence import Sequence
 
 LARGEST = 16384.0  # a stream beyond this is scaled, for training may double it
@@ -35,11 +35,15 @@ def peak(config: ModelConfig, params: Params, tokens: npt.NDArray[Any]) -> float
     if seq == 0:
         tokens, seq = np.resize(tokens, 32), 32
     graph, plan = forward_graph(config, 1, seq), find_plan("layer")
-    sequence = Sequence(Device("host", budgeted=False), lower_all(cut(graph, plan.key), plan), plan.dialect)
+    sequence = Sequence(
+        Device("host", budgeted=False), lower_all(cut(graph, plan.key), plan), plan.dialect
+    )
     try:
         sequence.load(params)
+        positions = params.get(family_of(config).positions)
+        rows = np.ascontiguousarray(tokens[None, :seq], np.int32)
         with sequence.surfaces[graph.inputs[0]].write() as x:
-            _C.embed(np.ascontiguousarray(tokens[None, :seq], np.int32), params["tok_embeddings"], x)
+            _C.embed(rows, params["tok_embeddings"], x, None if positions is None else positions[:seq])
         largest = 0.0
         for i in range(len(sequence.kernels)):
             sequence.run([i])
@@ -66,3 +70,15 @@ def stream_scale(config: ModelConfig, params: Params, tokens: npt.NDArray[Any]) 
     if true * config.stream_scale <= LARGEST:
         return config.stream_scale
     return 2.0 ** math.floor(math.log2(ROOM / true))
+
+
+def advice(finding: Finding | None, before: float, scale: float, taken: bool = False) -> str:
+    """A line about an overflow of the forward; scale: what `stream_scale` gave, and whether it is
+    in use from now on."""
+    said = finding.message if finding is not None else "the residual stream overflowed."
+    if scale == before:
+        return said
+    said = said.partition(" Hint: ")[0]
+    if taken:
+        return f"{said} The residual stream is kept times {scale:g} from here on, which is exact."
+    return f"{said} Hint: model.stream_scale {scale:g} keeps the residual stream within fp16."
