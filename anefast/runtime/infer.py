@@ -145,10 +145,14 @@ class Inference:
         begin, source = len(self._done), self._bucket
         assert source is not None and len(self._newest) == CHUNK
         target = self._room_for(begin + CHUNK)
+        overflowed = False  # which a chip may hide: a score that is no number counts as 0
         for cached, fresh in zip(target.cached, source.fresh, strict=True):
             with fresh.read() as new, cached.write() as columns:
                 columns[..., begin : begin + CHUNK] = new
+                overflowed = overflowed or _C.half_overflows(new)
         self._done, self._newest = self._done + self._newest, []
+        if overflowed and not self._told:
+            self._overflowed(source, self._done)
 
     def _room_for(self, cached: int) -> Bucket:
         """The bucket with columns for that many positions, the cache in it."""
