@@ -61,6 +61,30 @@ def test_loss_and_gradients_are_those_of_the_model(octaves, chip):
         step.close()
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gpt2"])
+def test_no_scale_changes_a_family(family):
+    """Biases and learned positions are part of the stream; the norm before the classifier too."""
+    config = CONFIG.replace(family=family, n_kv_heads=4)
+    params = anefast.init_params(config, 5)
+    rng = np.random.default_rng(6)
+    for p in params.values():
+        if p.ndim == 1:  # gains of 1 and biases of 0 would hide a scale that is missing
+            p += rng.standard_normal(p.shape).astype(np.float32) * np.float32(0.3)
+    results = []
+    for scale in (1.0, 2.0**-5):
+        config = config.replace(stream_scale=scale)
+        step = TrainingStep(config, params, Device("host"), 1, 64, find_plan("layer"))
+        loss, _ = step.micro_step(TOKENS, TARGETS, 64 * scale)
+        step.wait()
+        results.append((loss / 64, {n: g / (64 * scale) for n, g in step.grads.items()}))
+        step.close()
+    (loss, grads), (scaled, theirs) = results
+    assert abs(scaled - loss) < 1e-3
+    for name, grad in grads.items():
+        if np.linalg.norm(grad) > 1e-3:  # keys' biases have none
+            assert relative_error(theirs[name], grad) < 1e-2, name
+
+
 def test_without_it_the_model_is_beyond_fp16():
     """So that the test above judges something."""
     assert peak(CONFIG, loud(13), TOKENS[0]) == np.inf

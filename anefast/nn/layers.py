@@ -220,9 +220,7 @@ def feed_forward(x: ir.Tensor, name: str, config: ModelConfig, style: Style = LL
         return x + residual(y, config)
 
 
-def within(
-    x: ir.Tensor, which: str, config: ModelConfig, style: Style
-) -> tuple[ir.Tensor, float]:
+def within(x: ir.Tensor, which: str, config: ModelConfig, style: Style) -> tuple[ir.Tensor, float]:
     """What projection `which` is made from, times `config.stream_scale`, and what is left to scale
     behind it: all of it where a bias is added there."""
     if which in style.biases:

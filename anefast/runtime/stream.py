@@ -40,10 +40,13 @@ def peak(config: ModelConfig, params: Params, tokens: npt.NDArray[Any]) -> float
     )
     try:
         sequence.load(params)
-        positions = params.get(family_of(config).positions)
         rows = np.ascontiguousarray(tokens[None, :seq], np.int32)
+        positions = None
+        if (table := params.get(family_of(config).positions)) is not None:
+            positions = np.zeros((seq, config.dim), np.float32)
+            positions[: len(table)] = table[:seq]
         with sequence.surfaces[graph.inputs[0]].write() as x:
-            _C.embed(rows, params["tok_embeddings"], x, None if positions is None else positions[:seq])
+            _C.embed(rows, params["tok_embeddings"], x, positions)
         largest = 0.0
         for i in range(len(sequence.kernels)):
             sequence.run([i])
