@@ -229,7 +229,7 @@ def make_seeds(seeds: Path) -> None:
     device = Device("host")
     calibrate(device)
     remember(device.description, Learned(dialects=("ios18",), dispatch_us=2.5))
-    shape = ModelConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, vocab_size=270)
+    shape = ModelConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, vocab_size=259)
     llama2c.save(seeds / "llama2c" / "model.bin", shape, init_params(shape, 0), 0)
     pieces = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(b"<0x%02X>" % i for i in range(256))]
     pieces += [b" ", b"e", b"t", b"th", b"the", b" the", b"O", b"n", b"On"]
