@@ -265,7 +265,8 @@ def hash_again(path: Path) -> None:
 
     state = path.parent / "state.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if path.is_file() and path.stat().st_size < 1 << 30:
+        sizes = [p.stat().st_size if p.is_file() else 1 << 40 for p in (path, state)]
+        if max(sizes) < 1 << 26:
             known = json.loads(state.read_text())
             known["sha256"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
             state.write_text(json.dumps(known))
