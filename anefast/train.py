@@ -38,7 +38,7 @@ from anefast.cli import (
 from anefast.config import TrainConfig
 from anefast.data import TokenData
 from anefast.errors import shown as visible
-from anefast.files import open_new, write_atomic
+from anefast.files import open_new, remove, write_atomic
 from anefast.flags import repeated
 from anefast.opening import (
     check_prompt,
@@ -146,7 +146,7 @@ def fit(
                 trainer.begin(resumed, can_restart=restart is not None)
                 if trainer.progress.step < config.steps:
                     with contextlib.suppress(OSError):  # it is of weights that are to change
-                        (out / SAMPLE).unlink()
+                        remove(out / SAMPLE)
                 # 3) train
                 with _screen(bar) as screen:
                     trainer.train(stop, screen)
