@@ -174,7 +174,7 @@ def named_by(origins: Mapping[str, str]) -> set[str]:
 
 
 DESCRIPTION = (
-    "Train a Llama-family model. An optional run.toml comes first; flags go over it, it goes over "
+    "Train a transformer. An optional run.toml comes first; flags go over it, it goes over "
     f"the preset. Presets: {', '.join(preset_names())}. Short flags: --data, --tokenizer."
 )
 
