@@ -20,7 +20,8 @@ from anefast.checkpoint import find_checkpoint, load_model, load_vocabulary
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
 from anefast.nn import Params, Vocabulary, init_params
-from anefast.runtime import Device, Inference, TrainingStep, resolve
+from anefast.runtime import Device, Inference, TrainingStep
+from anefast.runtime.auto import candidates, first_taken
 from anefast.sampling import sample
 from anefast.tokenizer import Tokenizer, open_tokenizer
 
@@ -88,17 +89,22 @@ class Model:
 
         swap_at: for a plan that compiles async, how many micro-steps after an update its programs
         take over (None: when ready). load=False leaves the first compile to `update_weights`.
-        accumulation: micro-steps per update, by which `auto` weighs compiling. vocabulary: train
+        accumulation: micro-steps per update, by which `auto` weighs compiling; where the
+        device refuses what it chose, the next best is tried, with a warning. vocabulary: train
         over these ids only (nn/vocabulary.py). flows: for updates of one micro-step without
         clipping, gradients that are never stored (runtime/flow.py). Raises ValueError naming the
         limit where the device cannot hold the plan.
         """
-        device = device or Device()
-        spec, _ = resolve(plan, self.config, device, batch, seq, accumulation)
-        cut = find_plan(spec)
-        return TrainingStep(
-            self.config, self.params, device, batch, seq, cut, swap_at, load, vocabulary, flows
-        )
+        opened = device or Device()
+        specs, _ = candidates(plan, self.config, opened, batch, seq, accumulation)
+        _, step = first_taken(
+            specs,
+            lambda spec: TrainingStep(
+                self.config, self.params, opened, batch, seq, find_plan(spec),
+                swap_at, load, vocabulary, flows,
+            ),
+        )  # fmt: skip
+        return step
 
     def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:
         """Forward programs for next-token logits, compiled as lengths are met."""

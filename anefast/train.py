@@ -48,7 +48,7 @@ from anefast.trainer import Say, Stop, Trainer, batches_of
 if TYPE_CHECKING:
     from anefast.model import Model
     from anefast.nn import Vocabulary
-    from anefast.runtime import Device
+    from anefast.runtime import Device, TrainingStep
 
 log = logging.getLogger("anefast")
 
@@ -105,13 +105,10 @@ def fit(
             from anefast.runtime import Device
 
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
-        config = _with_plan(config, model, device, say)
+        plans = _plans(config, model, device, say)
         model.vocabulary = _vocabulary(config, model, data, say)
-        step = model.training_step(
-            device=device, batch=config.data.batch, seq=config.data.seq_len, plan=config.plan,
-            swap_at=_swap_at(config), load=resumed is None, vocabulary=model.vocabulary,
-            flows=config.optim.flows,
-        )  # fmt: skip
+        step = _step(config, plans, model, device, load=resumed is None)
+        config = config.replace(plan=step.plan.name)
         with step.compiler.budget.guard(config.max_compiles, say):
             trainer = Trainer(config, run, model, data, step, say, on_step)
             try:
@@ -165,15 +162,32 @@ def _open(
     return config, model, data
 
 
-def _with_plan(config: TrainConfig, model: Model, device: Device, say: Say) -> TrainConfig:
-    """The config with what `auto` stands for on this device, which is what the run records."""
-    from anefast.runtime import resolve
+def _plans(config: TrainConfig, model: Model, device: Device, say: Say) -> list[str]:
+    """What `auto` stands for on this device, and what to fall back to; any other plan as it is."""
+    from anefast.runtime.auto import candidates
 
     c, n = config.data, config.optim.accumulation
-    plan, why = resolve(config.plan, model.config, device, c.batch, c.seq_len, n)
+    plans, why = candidates(config.plan, model.config, device, c.batch, c.seq_len, n)
     if why:
-        say(f"plan {config.plan} -> {plan}: {why}")
-    return config.replace(plan=plan)
+        say(f"plan {config.plan} -> {plans[0]}: {why}")
+    return plans
+
+
+def _step(
+    config: TrainConfig, plans: list[str], model: Model, device: Device, load: bool
+) -> TrainingStep:
+    """The step under the first plan that the device takes, which is what the run records."""
+    from anefast.runtime.auto import first_taken
+
+    def make(plan: str) -> TrainingStep:
+        asked = config.replace(plan=plan)
+        return model.training_step(
+            device=device, batch=config.data.batch, seq=config.data.seq_len, plan=plan,
+            swap_at=_swap_at(asked), load=load, vocabulary=model.vocabulary,
+            flows=config.optim.flows,
+        )  # fmt: skip
+
+    return first_taken(plans, make)[1]
 
 
 def _vocabulary(config: TrainConfig, model: Model, data: TokenData, say: Say) -> Vocabulary | None:

@@ -94,7 +94,11 @@ class Trainer:
             self._restore(resumed)
         device = self.step.device
         seen = environment(
-            sys.argv, device=device.description, label=device.label, restarts=restarts()
+            sys.argv,
+            device=device.description,
+            label=device.label,
+            surfaces=device.surfaces,
+            restarts=restarts(),
         )
         before = self.run.begin(self.config, seen)
         sinks = Sinks(self.config.sinks, self.run.path, flatten(to_settings(self.config)))

@@ -88,6 +88,21 @@ def test_training_is_that_of_the_host_byte_for_byte(fake: Fake, tmp_path: Path) 
     check_training(fake, tmp_path, PLANS)
 
 
+def test_training_over_a_system_that_wants_ports_in_order_of_size_and_surfaces_equal(
+    fake: Fake, tmp_path: Path
+) -> None:
+    plans = ("unfused", "all,weights=params", "layer,recompute,ports=packed", "layer,ports=padded")
+    strict = {"ANEFAST_FAKE_SIZES": "1"}
+    found = json.loads(child(fake, tmp_path, "training.py", "wide", *plans, **strict))
+    assert found["same"] == dict.fromkeys(plans, True)
+    assert found["surfaces"] == "equal" and found["alive"] == {}
+    refused = json.loads(child(fake, tmp_path, "sizes.py", **strict))
+    assert "status=0x1d" in refused["unequal"]  # it does want that
+    assert refused["equal"] == 64.0 and refused["turned"] == 0.0
+    assert "to make room for 1048576 bytes, got one that is locked" in refused["locked"]
+    assert refused["kept"] == [4096, 4096, 7]
+
+
 SAVED = {
     "evaluate": 2, "evaluate raises": 2, "lock": 2, "compile": 3, "unload": 3, "validation": 3,
     "compile, async": 3, "validation, async": 3,

@@ -36,6 +36,8 @@ class Learned:
     dialects, weights, ports: what its compiler took and computed rightly, in a plan's words
         ("ios18"; "const", "packed", "params"; "several", "packed").
     dispatch_us: what an evaluation costs besides its work; 0 where it was not measured.
+    seen: what else was seen to work, of what reports contradict each other in: "padded" ports,
+        ports of "mixed" sizes, "many" ports, and "exact" surfaces, each as large as its port.
     """
 
     broken: tuple[str, ...] = ()
@@ -43,6 +45,7 @@ class Learned:
     weights: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
     dispatch_us: float = 0.0
+    seen: tuple[str, ...] = ()
 
     @property
     def objection(self) -> str:
@@ -125,7 +128,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _learned(entry: Mapping[str, Any]) -> Learned | None:
     """The entry as facts; None where any part has another form."""
     words: dict[str, tuple[str, ...]] = {}
-    for name in ("broken", "dialects", "weights", "ports"):
+    for name in ("broken", "dialects", "weights", "ports", "seen"):
         given = entry.get(name, [])
         if not isinstance(given, list) or len(given) > MOST_WORDS:
             return None

@@ -60,7 +60,7 @@ class TrainingStep:
         self._old: set[str] = set()  # gradients that are still those of the update before
         self._shape = (batch, seq)
         target = target_of(device)
-        plan = target.fitted(plan)
+        self.plan = plan = target.fitted(plan)
         graph = recompute(training_graph(config, batch, seq), plan)
         schedule = cut(graph, plan.key)
         programs = lower_all(schedule, plan)
@@ -95,7 +95,11 @@ class TrainingStep:
         ]
         self._nll = np.zeros((batch, seq), np.float32)
         if load:
-            self.update_weights()
+            try:
+                self.update_weights()
+            except Exception:
+                self.close()  # a device may refuse one program and hold those before it
+                raise
 
     def update_weights(self) -> None:
         """Takes over changed `params`: baked weights by compiling, others by rewriting."""

@@ -9,6 +9,7 @@
 
 #include "../../csrc/anefast.h"
 #include "fake.h"
+#include "fake_sizes.h"
 #include "fake_surface.h"
 
 typedef enum { FRESH, COMPILED, LOADED, LOST } State; // LOST: an unload was made to fail
@@ -348,6 +349,22 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     return YES;
 }
 
+static BOOL equal_sizes(NSArray *objects) {
+    IOSurfaceRef surfaces[256];
+    const size_t n = [objects count] < 256 ? [objects count] : 256;
+    for (size_t i = 0; i < n; i++) surfaces[i] = ((_ANEIOSurfaceObject *)[objects objectAtIndex:i])->surface;
+    return fake_sizes_equal(surfaces, n);
+}
+
+// What comes out where the device bound nothing: no error, and zeros.
+- (void)clearSide:(NSArray *)objects ports:(const anefast_port *)ports {
+    for (NSUInteger i = 0; i < [objects count]; i++) {
+        IOSurfaceRef theirs = ((_ANEIOSurfaceObject *)[objects objectAtIndex:i])->surface;
+        memset(fake_surface_begin(theirs, YES), 0, ports[i].bytes);
+        fake_surface_end(theirs, YES);
+    }
+}
+
 - (BOOL)evaluateWithQoS:(unsigned int)qos
                 options:(NSDictionary *)options
                 request:(_ANERequest *)request
@@ -363,10 +380,13 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     if ([request->inputs count] != n_in || [request->outputs count] != n_out) fake_refuse("a request of another program");
     fake_add("evaluations", 1);
     BOOL done = YES;
-    if (fake_fault("evaluate") || ![self copySide:request->inputs ports:in from:0 back:NO]) {
+    if (fake_fault("evaluate") || !equal_sizes(request->inputs) || !equal_sizes(request->outputs) ||
+        ![self copySide:request->inputs ports:in from:0 back:NO]) {
         done = no(error, RUNTIME, 8, SHORT);
     } else if (fake_fault("evaluate_index")) {
         done = no(error, RUNTIME, 8, @"ANEProgramProcessRequestDirect() Failed with status=0x2 : Program Inference error");
+    } else if (!fake_sizes_in_order(in, n_in, out, n_out)) {
+        [self clearSide:request->outputs ports:out];
     } else {
         anefast_surface *surfaces[256];
         if ([room count] > 256) fake_refuse("more than 256 ports");
