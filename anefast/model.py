@@ -21,7 +21,8 @@ from anefast.config import ModelConfig
 from anefast.fuse import find_plan
 from anefast.nn import Params, Vocabulary, init_params
 from anefast.runtime import Device, Inference, TrainingStep
-from anefast.runtime.auto import candidates, first_taken
+from anefast.runtime.auto import candidates
+from anefast.runtime.taken import first_taken
 from anefast.sampling import sample
 from anefast.tokenizer import Tokenizer, open_tokenizer
 

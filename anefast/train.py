@@ -177,7 +177,7 @@ def _step(
     config: TrainConfig, plans: list[str], model: Model, device: Device, load: bool
 ) -> TrainingStep:
     """The step under the first plan that the device takes, which is what the run records."""
-    from anefast.runtime.auto import first_taken
+    from anefast.runtime.taken import first_taken
 
     def make(plan: str) -> TrainingStep:
         asked = config.replace(plan=plan)

@@ -16,7 +16,7 @@ from anefast.fuse import find_plan
 from anefast.fuse.choose import choose
 from anefast.fuse.cost import modelled
 from anefast.fuse.count import Counter
-from anefast.fuse.legal import HOST, Target, crowded
+from anefast.fuse.legal import HOST, Target, crowded, unseen
 from anefast.fuse.level import level
 from anefast.ir import Program
 from anefast.presets import preset_settings
@@ -153,3 +153,41 @@ def test_the_last_refusal_is_the_one_raised(model: Model, caplog: pytest.LogCapt
     with pytest.raises(_C.CompileError, match="ANECCompile"):
         model.training_step(refusing("program"), 1, 64, "auto")
     assert 2 < len(caplog.messages) < 8
+
+
+GRADIENTS = ["layer", "all,rope=axis3", "layer,rope=conv", "all,recompute,rope=conv,ports=padded"]
+
+
+def test_forms_of_rope_and_of_joining_give_the_same_bytes(model: Model) -> None:
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 1, 64), np.int32)
+    found = []
+    for spec in GRADIENTS:
+        step = model.training_step(Device("host"), 1, 64, spec)
+        text = "".join(kernel.text for kernel in step.sequence.kernels)
+        if "padded" in spec:
+            assert "concat(" not in text and "pad(" in text
+        assert ("axis = axis_2" in text) == ("rope" not in spec)
+        loss = step.micro_step(*tokens, 64.0)
+        step.wait()
+        found.append((loss, {name: grad.tobytes() for name, grad in step.grads.items()}))
+        step.close()
+    assert all(other == found[0] for other in found[1:])
+
+
+def test_a_chip_without_concat_is_trained_on_all_the_same(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mechramc/Orion lists concat among what its M4 Max refuses."""
+    step = model.training_step(Device(chip="m4,refuse=concat"), 1, 64, "auto")
+    assert step.plan.ports == "padded" and step.plan.rope == "conv"
+    assert all("expected an operation this chip runs" in message for message in caplog.messages)
+    step.close()
+
+
+def test_what_doctor_saw_of_rope_is_what_plans_write() -> None:
+    target = Target("m4", find_chip("m4"), seen=("rope=conv", "rope=axis3"))
+    assert target.fitted(find_plan("layer")).rope == "conv"
+    assert target.fitted(find_plan("layer,rope=axis3")).rope == "axis3"
+    asked = target.fitted(find_plan("layer,rope=slices"))
+    assert [v.limit for v in unseen(asked, target)] == ["rope=slices"]
+    assert HOST.fitted(find_plan("layer")).rope == "slices"

@@ -135,8 +135,33 @@ def bind(
         native.unload()
 
 
+def rope(form: ir.RopeForm) -> Callable[[Subject], Found]:
+    """Rotary embedding of a layer's width, written one way."""
+
+    def run(subject: Subject) -> Found:
+        channels, seq = 768, 256
+        x = ir.input("a0_x", (1, channels, 1, seq))
+        rng = np.random.default_rng(3)
+        cos, sin = rng.uniform(-1, 1, (2, 1, channels // 2, 1, seq)).astype(np.float16)
+        y = ir.rope(x, ir.constant(cos, name="cos"), ir.constant(sin, name="sin"), form)
+        graph = ir.simplify(ir.Graph([x], {"y": y}))
+        kernel = subject.kernel({"a0_x": x}, {"b0_y": graph.outputs["y"]})
+        half = rng.uniform(-2, 2, x.shape).astype(np.float16)
+        got = kernel.run(a0_x=half)["b0_y"]
+        kernel.unload()
+        even, odd = half[:, 0::2].astype(np.float64), half[:, 1::2].astype(np.float64)
+        want = np.stack([even * cos - odd * sin, even * sin + odd * cos], 2).reshape(x.shape)
+        if error_of(got, want) > NEAR:
+            raise Wrong("the values are wrong")
+        return Found("taken, and the values are right", facts={"seen": (f"rope={form}",)})
+
+    return run
+
+
 def checks() -> list[Check]:
+    forms: tuple[ir.RopeForm, ...] = ("slices", "conv", "axis3")  # as they are preferred
     return [
+        *(Check(f"rope {form}", "ports", rope(form)) for form in forms),
         Check("ports several", "ports", several),
         Check("ports packed", "ports", beside("packed")),
         Check("ports padded", "ports", beside("padded")),

@@ -37,6 +37,7 @@ class Choice:
     winner: Candidate
     accumulation: int
     padded: bool = False  # whether ports=padded may serve where ports=packed is refused
+    ropes: tuple[str, ...] = ()  # forms of rotary embedding beside the default that may serve
 
     @property
     def spec(self) -> str:
@@ -62,13 +63,16 @@ class Choice:
         specs: list[str] = []
         for spec in [self.spec, *(c.spec for c in legal)]:
             specs.append(spec)
+            if spec == self.spec and "rope=" not in spec:
+                specs += [f"{spec},rope={rope}" for rope in self.ropes]
             if self.padded and "ports=packed" in spec:
-                specs.append(spec.replace("ports=packed", "ports=padded"))
-        turns: dict[tuple[str, str], int] = {}
+                free = specs[-1] if self.ropes else spec  # of concat, as far as that goes
+                specs.append(free.replace("ports=packed", "ports=padded"))
+        turns: dict[tuple[str, str, str], int] = {}
         turn: dict[str, int] = {}
         for spec in specs:
             plan = find_plan(spec)
-            way = plan.ports, plan.weights
+            way = plan.ports, plan.weights, plan.rope
             turn[spec] = turns[way] = turns.get(way, -1) + 1
         return sorted(specs[1:], key=lambda spec: turn[spec])[:FALLBACKS]
 
@@ -155,7 +159,8 @@ def choose(
     best = fastest(linear or costs, accumulation)
     winner = next(c for c in sure if c.cost is best)
     padded = not target.ports or "padded" in target.seen
-    return Choice(candidates, winner, accumulation, padded)
+    ropes = () if target.ropes else ("conv",)
+    return Choice(candidates, winner, accumulation, padded, ropes)
 
 
 def ports_of(candidate: Candidate) -> int:

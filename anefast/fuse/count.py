@@ -21,7 +21,7 @@ from anefast.fuse.lower import Lowered, Port, lower
 from anefast.fuse.plan import Plan
 from anefast.fuse.recompute import recompute
 from anefast.fuse.timing import Product
-from anefast.ir import Program, Tensor, baked
+from anefast.ir import Graph, Program, Tensor, baked
 from anefast.mil import emit
 from anefast.nn import shapes, training_graph
 
@@ -153,7 +153,7 @@ class Counter:
 
     def __init__(self, config: ModelConfig, batch: int, seq: int) -> None:
         self.config, self.batch, self.seq = config, batch, seq
-        self._graph = training_graph(config, batch, seq)
+        self._graphs: dict[str, Graph] = {}
         self._cuts: dict[tuple[object, ...], Schedule] = {}
         self._scratch: dict[str, int] = {}
 
@@ -181,9 +181,13 @@ class Counter:
 
     def schedule(self, plan: Plan) -> Schedule:
         """The cut of this plan, before ports and weights are laid out."""
-        key = (plan.forward, plan.backward, plan.reads)
+        key = (plan.forward, plan.backward, plan.reads, plan.rope)
         if key not in self._cuts:
-            self._cuts[key] = cut(recompute(self._graph, plan), plan.key)
+            if plan.rope not in self._graphs:
+                self._graphs[plan.rope] = training_graph(
+                    self.config, self.batch, self.seq, plan.rope
+                )
+            self._cuts[key] = cut(recompute(self._graphs[plan.rope], plan), plan.key)
         return self._cuts[key]
 
 

@@ -57,18 +57,27 @@ class Target:
     seen: tuple[str, ...] = ()
 
     def fitted(self, plan: Plan) -> Plan:
-        """`plan` with this target's dialect, its longest axis, by which ports are split, and
-        the sizes of its surfaces."""
+        """`plan` with this target's dialect, its longest axis, by which ports are split, the
+        sizes of its surfaces, and a form of rotary embedding that it was seen to take."""
         dialect: str = self.chip.dialect
         if self.dialects and dialect not in self.dialects:
             dialect = self.dialects[0]
         exact = self is HOST or "exact" in self.seen
+        rope: str = plan.rope
+        if self.ropes and rope not in self.ropes and "rope=" not in plan.name:
+            rope = self.ropes[0]
         return replace(
             plan,
             max_axis=int(self.chip.max_axis.value),
             dialect=dialect,  # type: ignore[arg-type]
             surfaces="exact" if exact else "equal",
+            rope=rope,  # type: ignore[arg-type]
         )
+
+    @property
+    def ropes(self) -> tuple[str, ...]:
+        """Forms of rotary embedding that this device was seen to take; empty: nobody looked."""
+        return tuple(w.removeprefix("rope=") for w in self.seen if w.startswith("rope="))
 
     @property
     def doubts_ports(self) -> bool:
@@ -161,7 +170,8 @@ def violations(programs: Iterable[Lowered], target: Target) -> list[Violation]:
 def unseen(plan: Plan, target: Target) -> Iterable[Violation]:
     """Ways of `plan` to hand over values and weights that failed when this device was examined."""
     ports = target.ports and (*target.ports, *("padded" for w in target.seen if w == "padded"))
-    for word, taken in (("weights", target.weights), ("ports", ports)):
+    asked = (("weights", target.weights), ("ports", ports), ("rope", target.ropes))
+    for word, taken in asked:
         got = getattr(plan, word)
         if taken and got not in taken:
             yield Violation(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from anefast.ir import Tensor
+from anefast.ir import RopeForm, Tensor
 
 AUTO = "auto"
 Depth = int | Literal["half", "all"]  # layers per program
@@ -22,6 +22,9 @@ WORDS: dict[str, dict[str, str]] = {  # what a plan may be told besides its dept
     "ports=several": {"ports": "several"},
     "ports=packed": {"ports": "packed"},
     "ports=padded": {"ports": "padded"},
+    "rope=slices": {"rope": "slices"},
+    "rope=axis3": {"rope": "axis3"},
+    "rope=conv": {"rope": "conv"},
     "weights=const": {"weights": "const"},
     "weights=packed": {"weights": "packed"},
     "weights=params": {"weights": "params"},
@@ -42,6 +45,7 @@ class Plan:
     ports: `several`, one surface per value, or `packed`, one input and one output surface per
         program, values side by side on the channel axis. `padded` is packed without the concat
         that one report says is refused: outputs are padded to their places and added.
+    rope: how rotary embedding is written (ir/ops/rope.py): `slices`, `axis3` or `conv`.
     weights: `const` are baked and compiled again after every update; `packed` ride in the input
         surface beside the activations; `params` are inputs of their own.
     compile: `sync` waits for new programs; `async` trains on with the last weights meanwhile, at
@@ -56,6 +60,7 @@ class Plan:
     backward: Depth = "half"
     reads: Literal["save", "recompute"] = "save"
     ports: Literal["several", "packed", "padded"] = "several"
+    rope: RopeForm = "slices"
     weights: Literal["const", "packed", "params"] = "const"
     compile: Literal["sync", "async"] = "sync"
     dialect: Literal["ios18", "ios16"] = "ios18"

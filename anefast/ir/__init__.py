@@ -11,7 +11,7 @@ from .grad import gradients, terms, unbroadcast
 from .graph import Graph, Program, baked, is_device, reach
 from .interpret import interpret
 from .op import OPS, Op, apply
-from .ops.composite import gelu, layer_norm, rms_norm, rms_rstd, rope, silu
+from .ops.composite import gelu, layer_norm, rms_norm, rms_rstd, silu
 from .ops.elementwise import (
     abs,
     add,
@@ -46,6 +46,7 @@ from .ops.layout import (
 )
 from .ops.linear import conv, matmul
 from .ops.reduce import reduce_max, reduce_mean, reduce_sum, softmax
+from .ops.rope import RopeForm, rope
 from .passes import expand, fold, rebuild, recompute, rewrite, share, simplify, substitute
 from .tensor import ShapeError, Tensor, constant, input, parameter, place, scope
 
@@ -54,6 +55,7 @@ __all__ = [
     "Graph",
     "Op",
     "Program",
+    "RopeForm",
     "ShapeError",
     "Tensor",
     "abs",

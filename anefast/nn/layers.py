@@ -76,12 +76,14 @@ class Past:
     fresh: dict[str, tuple[ir.Tensor, ir.Tensor]] = field(default_factory=dict)
 
 
-def rope(x: ir.Tensor, heads: int, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
+def rope(
+    x: ir.Tensor, heads: int, config: ModelConfig, past: Past | None, form: ir.RopeForm
+) -> ir.Tensor:
     """Rotates channel pairs (2i, 2i + 1) of every head, llama2.c's interleaved form."""
     if past is not None:
-        return ir.rope(x, *past.rope[heads])
+        return ir.rope(x, *past.rope[heads], form)
     cos, sin = rope_rows(heads, config, 0, x.shape[3])
-    return ir.rope(x, ir.constant(cos, name="rope.cos"), ir.constant(sin, name="rope.sin"))
+    return ir.rope(x, ir.constant(cos, name="rope.cos"), ir.constant(sin, name="rope.sin"), form)
 
 
 def heads_of(x: ir.Tensor, heads: int, groups: int) -> ir.Tensor:
@@ -94,7 +96,13 @@ def heads_of(x: ir.Tensor, heads: int, groups: int) -> ir.Tensor:
     return ir.reshape(x, (batch, heads * groups, size, seq))
 
 
-def attention(x: ir.Tensor, name: str, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
+def attention(
+    x: ir.Tensor,
+    name: str,
+    config: ModelConfig,
+    past: Past | None = None,
+    form: ir.RopeForm = "slices",
+) -> ir.Tensor:
     """x + scale * Wo softmax(q k / sqrt(D) + mask) v. x: [B, C, 1, S] -> the same shape.
 
     Without `past`, x is a sequence from its beginning; with it, the chunk that follows.
@@ -103,8 +111,8 @@ def attention(x: ir.Tensor, name: str, config: ModelConfig, past: Past | None = 
     batch, _, _, seq = x.shape
     with ir.scope(f"{name}.qkv"):
         xn = rms_norm(x, f"{name}.norm", config.norm_eps)
-        q = rope(linear(xn, f"{name}.wq", heads * size), heads, config, past)
-        k = rope(linear(xn, f"{name}.wk", kv_heads * size), kv_heads, config, past)
+        q = rope(linear(xn, f"{name}.wq", heads * size), heads, config, past, form)
+        k = rope(linear(xn, f"{name}.wk", kv_heads * size), kv_heads, config, past, form)
         v = linear(xn, f"{name}.wv", kv_heads * size)
         if past is not None:
             past.fresh[name] = k, v

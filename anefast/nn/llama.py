@@ -14,21 +14,27 @@ from anefast.nn.layers import Past, attention, feed_forward
 GRAD = "grad."  # prefix of the outputs that are weight gradients
 
 
-def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
+def trunk(
+    x: ir.Tensor, config: ModelConfig, past: Past | None = None, rope: ir.RopeForm = "slices"
+) -> ir.Tensor:
     """All layers. x: [B, C, 1, S] -> h of the same shape."""
     for i in range(config.n_layers):
-        x = attention(x, f"layers.{i}.attn", config, past)
+        x = attention(x, f"layers.{i}.attn", config, past, rope)
         x = feed_forward(x, f"layers.{i}.ffn", config)
     return x
 
 
-def forward_graph(config: ModelConfig, batch: int, seq: int) -> ir.Graph:
+def forward_graph(
+    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
+) -> ir.Graph:
     """Inference: input `x`, output `h`, both fp16 [B, C, 1, S]."""
     x = ir.input("x", (batch, config.dim, 1, seq))
-    return ir.simplify(ir.Graph([x], {"h": trunk(x, config)}))
+    return ir.simplify(ir.Graph([x], {"h": trunk(x, config, rope=rope)}))
 
 
-def decode_graph(config: ModelConfig, chunk: int, cached: int) -> ir.Graph:
+def decode_graph(
+    config: ModelConfig, chunk: int, cached: int, form: ir.RopeForm = "slices"
+) -> ir.Graph:
     """Inference of `chunk` positions behind `cached` columns of keys and values.
 
     Inputs, in order: `x` [1, C, 1, T] and `mask`, `rope.H.cos` and `rope.H.sin` for query heads
@@ -49,7 +55,7 @@ def decode_graph(config: ModelConfig, chunk: int, cached: int) -> ir.Graph:
     )
     mask = ir.input("mask", (1, 1, chunk, cached + chunk))
     past = Past(keys, values, mask, rope)
-    outputs = {"h": trunk(x, config, past)}
+    outputs = {"h": trunk(x, config, past, form)}
     for name, (k, v) in past.fresh.items():
         outputs |= {f"{name}.k": k, f"{name}.v": v}
     inputs = [x, mask, *(t for pair in rope.values() for t in pair)]
@@ -57,14 +63,16 @@ def decode_graph(config: ModelConfig, chunk: int, cached: int) -> ir.Graph:
     return ir.simplify(ir.Graph(inputs, outputs))
 
 
-def training_graph(config: ModelConfig, batch: int, seq: int) -> ir.Graph:
+def training_graph(
+    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
+) -> ir.Graph:
     """Training: inputs `x`, `dh`; outputs `h`, `dx` and `grad.NAME` for each trunk parameter.
 
     `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`.
     """
     shape = (batch, config.dim, 1, seq)
     x, dh = ir.input("x", shape), ir.input("dh", shape)
-    h = trunk(x, config)
+    h = trunk(x, config, rope=rope)
     parameters = ir.Graph([x], {"h": h}).parameters
     dx, *grads = ir.gradients([h], [dh], [x, *parameters])
     outputs = {"h": h, "dx": dx}

@@ -6,21 +6,12 @@ that is what a run records and what a resumed run goes on with.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from itertools import pairwise
-from typing import TypeVar
-
-from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse.choose import choose
 from anefast.fuse.legal import target_of
 from anefast.fuse.plan import is_auto
 from anefast.runtime.calibrate import calibrate
 from anefast.runtime.device import Device
-
-log = logging.getLogger("anefast")
-Step = TypeVar("Step")
 
 
 def resolve(
@@ -43,16 +34,3 @@ def candidates(
         return [spec], ""
     choice = choose(config, batch, seq, accumulation, target_of(device), calibrate(device), spec)
     return [choice.spec, *choice.fallbacks], choice.reason()
-
-
-def first_taken(specs: list[str], make: Callable[[str], Step]) -> tuple[str, Step]:
-    """The first of these plans whose programs the device takes, and what `make` made of it.
-
-    `make` compiles. Every refusal but the last is a warning; the last is raised.
-    """
-    for spec, following in pairwise(specs):
-        try:
-            return spec, make(spec)
-        except (_C.MILError, _C.CompileError) as refusal:
-            log.warning("[plan] %s was refused: %s Trying %s.", spec, refusal, following)
-    return specs[-1], make(specs[-1])

@@ -125,4 +125,5 @@ def fused_transformer(
     seq: a multiple of 32. params: fp32 by name, of a whole model; embedding, last norm and
     classifier are not used here: `x` is the embedded sequence and `h` the last residual stream.
     """
-    return Fused(forward_graph(config, 1, seq), params, device, plan)
+    cut = target_of(device).fitted(find_plan(plan) if isinstance(plan, str) else plan)
+    return Fused(forward_graph(config, 1, seq, cut.rope), params, device, cut)

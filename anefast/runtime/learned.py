@@ -37,7 +37,8 @@ class Learned:
         ("ios18"; "const", "packed", "params"; "several", "packed").
     dispatch_us: what an evaluation costs besides its work; 0 where it was not measured.
     seen: what else was seen to work, of what reports contradict each other in: "padded" ports,
-        ports of "mixed" sizes, "many" ports, and "exact" surfaces, each as large as its port.
+        ports of "mixed" sizes, "many" ports, "exact" surfaces, each as large as its port, and
+        forms of rotary embedding, "rope=slices" or another.
     """
 
     broken: tuple[str, ...] = ()

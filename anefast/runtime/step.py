@@ -61,7 +61,7 @@ class TrainingStep:
         self._shape = (batch, seq)
         target = target_of(device)
         self.plan = plan = target.fitted(plan)
-        graph = recompute(training_graph(config, batch, seq), plan)
+        graph = recompute(training_graph(config, batch, seq, plan.rope), plan)
         schedule = cut(graph, plan.key)
         programs = lower_all(schedule, plan)
         refuse(programs, plan, target)
