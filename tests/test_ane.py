@@ -284,6 +284,38 @@ def test_a_missing_class_is_named(fake: Fake, tmp_path: Path, name: str) -> None
     assert f"[{name} " in said and "a framework without that class" in said, said
 
 
+REQUESTS = """
+import numpy as np
+from anefast import Device, ir
+from anefast.runtime import Kernel
+x = ir.input("a0_x", (1, 32, 1, 32))
+kernel = Kernel(Device("ane"), ir.Program.cut("half", [("a0_x", x)], [("b0_y", x * 0.5)]), "ios18")
+kernel.load({})
+print(kernel.run(a0_x=np.full(x.shape, 3, np.float16))["b0_y"].max())
+kernel.unload()
+kernel.device.programs.clear()
+"""
+
+
+def test_another_maker_of_requests_serves_where_the_first_is_missing(
+    fake: Fake, tmp_path: Path
+) -> None:
+    first = next(s for owner, _, s, _ in table() if owner == "_ANERequest")
+    path = Path(without(fake, tmp_path, first))
+    binary = path.read_bytes()
+    assert binary.count(b":hiddenEvents:\0") >= 1
+    path.write_bytes(binary.replace(b":hiddenEvents:\0", b":sharedEvents:\0"))
+    done = subprocess.run(
+        [sys.executable, "-c", REQUESTS],
+        cwd=tmp_path,
+        env=fake.environment(tmp_path / "temporary", ANEFAST_FAKE_ANE_PATH=str(path)),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0 and done.stdout == "1.5\n", done.stderr
+
+
 def test_optional_names_may_be_missing(fake: Fake, tmp_path: Path) -> None:
     optional = [s for _, _, s, required in table() if not required]
     said = opened(fake, tmp_path, without(fake, tmp_path, *optional))

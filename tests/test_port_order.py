@@ -134,7 +134,7 @@ def model() -> Model:
 def test_a_refused_plan_gives_way_to_the_next_with_a_warning(
     model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
-    device = refusing(r"concat\(values = [^)]*\), axis = axis_1\b")
+    device = refusing(r"concat\(axis = axis_1\b")
     with caplog.at_level(logging.WARNING, "anefast"):
         step = model.training_step(device, 1, 64, "auto")
     first = caplog.messages[0]

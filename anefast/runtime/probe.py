@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.mil import spoken
 from anefast.runtime.cache import Blobs
 
 Bytes = npt.NDArray[np.uint8]
@@ -54,7 +55,7 @@ class Value:
 
 def graph_names(text: str) -> dict[str, str]:
     """Variable of the text -> the name its operation carries, the graph's own."""
-    return {m[1]: m[2] for line in text.splitlines() if (m := STATEMENT.search(line))}
+    return {m[1]: spoken(m[2]) for line in text.splitlines() if (m := STATEMENT.search(line))}
 
 
 def tapped(text: str) -> str:

@@ -139,6 +139,8 @@ static anefast_status write_folder(NSString *folder, NSData *text, const anefast
     anefast_status status = make_folder(folder, error);
     if (status == ANEFAST_OK)
         status = write_file([folder stringByAppendingPathComponent:TEXT], [text bytes], [text length], error);
+    // Also where there are no weights: every program that was seen to run had this folder.
+    if (status == ANEFAST_OK) status = make_folder([folder stringByAppendingPathComponent:@"weights"], error);
     for (size_t i = 0; i < n_blobs && status == ANEFAST_OK; i++) status = write_blob(folder, &blobs[i], error);
     return status;
 }

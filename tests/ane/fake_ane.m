@@ -148,6 +148,25 @@ static void check_side(NSArray *objects, NSArray *indices) {
     made->outputs = [outputs copy];
     return made;
 }
+// Another maker, which a system may have in the place of the first. A test that wants it spells its name
+// right in a copy of this library: sharedEvents.
++ (id)requestWithInputs:(NSArray *)inputs
+           inputIndices:(NSArray *)inputIndices
+                outputs:(NSArray *)outputs
+          outputIndices:(NSArray *)outputIndices
+          weightsBuffer:(id)weights
+              perfStats:(id)stats
+         procedureIndex:(NSNumber *)procedure
+           hiddenEvents:(id)events {
+    if (events) fake_refuse("a request with events");
+    return [self requestWithInputs:inputs
+                      inputIndices:inputIndices
+                           outputs:outputs
+                     outputIndices:outputIndices
+                     weightsBuffer:weights
+                         perfStats:stats
+                    procedureIndex:procedure];
+}
 - (void)dealloc {
     [inputs release];
     [outputs release];

@@ -94,7 +94,7 @@ register(
         lambda xs, attrs: xs[0].shape,
         _softmax,
         _softmax_grad,
-        mil=Mil(("x",), (Const("axis", "int"),)),
+        mil=Mil(("x",), (Const("axis", "int", last=True),)),
     )
 )
 
