@@ -29,7 +29,7 @@ class Const:
     """One constant argument of a MIL op.
 
     Its value is the attribute `attr` (the argument's own name unless given) or, for arguments that
-    never vary, the fixed `value`. `last`: an axis that is written -1 where it is the last.
+    never vary, the fixed `value`. `last`: an axis, or axes, written -1 where it is the last.
     """
 
     argument: str
@@ -42,7 +42,12 @@ class Const:
         if self.value is not None:
             return self.value
         value = node.attrs[self.attr or self.argument]
-        return -1 if self.last and value == node.rank - 1 else value
+        final = len(node.inputs[0].shape) - 1
+        if not self.last:
+            return value
+        if isinstance(value, tuple):
+            return tuple(-1 if axis == final else axis for axis in value)
+        return -1 if value == final else value
 
 
 @dataclass(frozen=True)
