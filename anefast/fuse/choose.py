@@ -26,7 +26,12 @@ class Candidate:
     spec: str
     cost: Cost | None
     refused: tuple[Violation, ...] = ()
-    caution: str = ""
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def caution(self) -> str:
+        """The first; empty where there is none."""
+        return next(iter(self.cautions), "")
 
 
 @dataclass(frozen=True)
@@ -176,5 +181,5 @@ def weigh(
     refused, count = check(find_plan(spec), counter, target, max_compiles)
     if refused or count is None:
         return Candidate(spec, None, tuple(refused))
-    doubt = caution(count, target) or crowded(count, target)
-    return Candidate(spec, Cost(count, rates), (), doubt)
+    doubts = tuple(filter(None, (caution(count, target), crowded(count, target))))
+    return Candidate(spec, Cost(count, rates), (), doubts)
