@@ -107,12 +107,13 @@ def fit(
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
         plans = _plans(config, model, device, say)
         model.vocabulary = _vocabulary(config, model, data, say)
-        step = _step(config, plans, model, device, load=resumed is None)
-        config = config.replace(plan=step.plan.name)
+        plan, step = _step(config, plans, model, device, load=resumed is None)
+        config = config.replace(plan=plan)
+        sizes = getattr(device, "surfaces", "exact")  # a caller's stand-in for a device has none
         with step.compiler.budget.guard(config.max_compiles, say):
             trainer = Trainer(config, run, model, data, step, say, on_step)
             try:
-                trainer.begin(resumed, can_restart=restart is not None)
+                trainer.begin(resumed, restart is not None, sizes)
                 # 3) train
                 with _stopping() as stop, _screen(bar) as screen:
                     trainer.train(stop, screen)
@@ -175,8 +176,8 @@ def _plans(config: TrainConfig, model: Model, device: Device, say: Say) -> list[
 
 def _step(
     config: TrainConfig, plans: list[str], model: Model, device: Device, load: bool
-) -> TrainingStep:
-    """The step under the first plan that the device takes, which is what the run records."""
+) -> tuple[str, TrainingStep]:
+    """The first plan that the device takes, which the run records, and the step under it."""
     from anefast.runtime.taken import first_taken
 
     def make(plan: str) -> TrainingStep:
@@ -187,7 +188,7 @@ def _step(
             flows=config.optim.flows,
         )  # fmt: skip
 
-    return first_taken(plans, make)[1]
+    return first_taken(plans, make)
 
 
 def _vocabulary(config: TrainConfig, model: Model, data: TokenData, say: Say) -> Vocabulary | None:

@@ -87,8 +87,12 @@ class Trainer:
         self.unfinished: Row | None = None
         self.failed = False
 
-    def begin(self, resumed: Path | None, can_restart: bool = False) -> None:
-        """Restores a checkpoint if there is one, notes what this run is, measures the start."""
+    def begin(
+        self, resumed: Path | None, can_restart: bool = False, surfaces: str = "exact"
+    ) -> None:
+        """Restores a checkpoint if there is one, notes what this run is, measures the start.
+
+        surfaces: of which sizes they are (`Device.surfaces`), for the record."""
         checkpoint.sweep(self.run.path)
         if resumed is not None:
             self._restore(resumed)
@@ -97,7 +101,7 @@ class Trainer:
             sys.argv,
             device=device.description,
             label=device.label,
-            surfaces=device.surfaces,
+            surfaces=surfaces,
             restarts=restarts(),
         )
         before = self.run.begin(self.config, seen)

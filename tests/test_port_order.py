@@ -3,15 +3,19 @@ where a device refuses."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import anefast
 from anefast import _C, Model
 from anefast.chips import find_chip
-from anefast.config import ModelConfig
+from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.choose import choose
 from anefast.fuse.cost import modelled
@@ -191,3 +195,18 @@ def test_what_doctor_saw_of_rope_is_what_plans_write() -> None:
     asked = target.fitted(find_plan("layer,rope=slices"))
     assert [v.limit for v in unseen(asked, target)] == ["rope=slices"]
     assert HOST.fitted(find_plan("layer")).rope == "slices"
+
+
+def test_a_run_records_the_plan_that_was_taken(tmp_path: Path) -> None:
+    """On a chip without concat, which auto's choice has."""
+    config = TrainConfig(
+        steps=1, eval_every=0, eval_batches=1, sample_tokens=0, plan="auto", out=str(tmp_path),
+        model=ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, max_seq_len=64),
+        data=DataConfig(source="stories:40", seq_len=64, batch=1),
+        optim=OptimConfig(accumulation=1),
+    )  # fmt: skip
+    result = anefast.fit(config, device=Device(chip="m4,refuse=concat"))
+    recorded = tomllib.loads((result.run_dir / "config.toml").read_text())["plan"]
+    assert "ports=padded" in recorded and "rope=conv" in recorded
+    session = json.loads((result.run_dir / "env.json").read_text())["sessions"][0]
+    assert session["surfaces"] == "exact"  # the host does not mind
