@@ -161,10 +161,17 @@ def round_weights(
 def half_health(h: F16) -> tuple[int, int, int, int, int, float]: ...
 def half_overflows(h: F16) -> bool: ...
 def half_isa() -> str: ...
-def embed(tokens: I32, weight: F32, out: F16) -> None: ...
+def embed(tokens: I32, weight: F32, out: F16, positions: F32 | None = None) -> None: ...
+def positions_grad(dx: F16, dpositions: F32) -> None: ...
 def embed_grad(tokens: I32, dx: F16, dweight: F32) -> None: ...
 def head_loss(
-    h: F16, norm: F32, weight: F32, targets: I32, epsilon: float, nll: F32
+    h: F16,
+    norm: F32,
+    weight: F32,
+    targets: I32,
+    epsilon: float,
+    nll: F32,
+    bias: F32 | None = None,
 ) -> tuple[float, int]: ...
 def head_loss_grad(
     h: F16,
@@ -178,9 +185,17 @@ def head_loss_grad(
     dnorm: F32,
     dweight: F32 | Flow,
     fresh: bool = False,
+    bias: F32 | None = None,
+    dbias: F32 | None = None,
 ) -> tuple[float, int]: ...
 def head_logits(
-    h: F16, norm: F32, weight: F32, epsilon: float, positions: I32, out: F32
+    h: F16,
+    norm: F32,
+    weight: F32,
+    epsilon: float,
+    positions: I32,
+    out: F32,
+    bias: F32 | None = None,
 ) -> None: ...
 def adamw(
     weights: Sequence[F32],
@@ -218,6 +233,7 @@ class Flow:
     ) -> float: ...
 
 HEAD_TOKENS: int
+HEAD_KEPT: int
 
 def squared_norm(arrays: Sequence[F32]) -> float: ...
 def set_threads(n: int) -> None: ...

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from anefast.config import ModelConfig, model_settings
 from anefast.errors import BadInput
-from anefast.files import parse_json, write_atomic
+from anefast.files import parse_json, parse_toml, write_atomic
 
 if TYPE_CHECKING:
     from anefast.nn import Vocabulary
@@ -36,6 +36,7 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 FORMAT = 1
 MODEL, OPTIM, STATE = "model.safetensors", "optim.safetensors", "state.json"
 VOCABULARY = "compact_vocab"  # in the state, where a run has one: Vocabulary.text
+TRAINED_LENGTH = "trained_length"  # in the state: tokens per sequence that were trained on
 LATEST, BEST = "latest", "best.json"
 _NAME = re.compile(r"step_(\d{6,})(?:_micro(\d{3,}))?")
 
@@ -100,11 +101,18 @@ def save(
     return folder
 
 
-def prune(run: Path, keep_last: int) -> None:
-    """Removes all but the newest `keep_last` checkpoints and the best one."""
-    best = best_checkpoint(run)
+def place(name: str) -> tuple[int, int]:
+    """The inverse of `checkpoint_name`; the name must be one."""
+    match = _NAME.fullmatch(name)
+    assert match is not None
+    return int(match[1]), int(match[2] or 0)
+
+
+def prune(run: Path, keep_last: int, sound: str = "") -> None:
+    """Removes all checkpoints but the newest `keep_last`, the best one and that called `sound`."""
+    kept = {best_checkpoint(run), sound}
     for old in checkpoints(run)[:-keep_last]:
-        if old.name != best:
+        if old.name not in kept:
             gone = old.with_name(f".{old.name}.gone")  # never half a checkpoint under its real name
             os.replace(old, gone)
             shutil.rmtree(gone, ignore_errors=True)
@@ -210,6 +218,18 @@ def load_vocabulary(folder: Path) -> Vocabulary | None:
             f"[checkpoint] {folder / STATE} has no readable {VOCABULARY}. "
             "Hint: use another checkpoint."
         ) from None
+
+
+def load_trained_length(folder: Path) -> int:
+    """Tokens per sequence that a checkpoint was trained on; 0 where neither it nor its run says."""
+    try:
+        said = parse_json((folder / STATE).read_text("utf-8")).get(TRAINED_LENGTH)
+        if said is None:  # of before it was kept
+            run = parse_toml((folder.resolve().parent / "config.toml").read_text("utf-8"))
+            said = run.get("data", {}).get("seq_len")
+    except (OSError, ValueError, AttributeError):
+        return 0
+    return said if isinstance(said, int) and said > 0 else 0
 
 
 def read_tensors(

@@ -1,16 +1,14 @@
-"""What the commands share: flags from dataclasses, layering of settings, and errors in one line.
+"""What the commands share: layers of settings, exit codes, and errors in one line.
 
 Settings are layered flag > file > preset > default, and every changed one remembers where it came
-from. The parsing is tyro's; what is here turns its boxes into one line and adds the layers. Exit
-codes: 0 done or stopped cleanly, 1 it went wrong, 2 it was asked wrongly, 130 interrupted. Read
-next: config.py for the settings themselves.
+from. What a resumed run or one with --init may still be told is wishes.py. Exit codes: 0 done or
+stopped cleanly, 1 it went wrong, 2 it was asked wrongly, 130 interrupted. Read next: config.py for
+the settings themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import io
 import os
 import re
 import sys
@@ -18,40 +16,40 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from anefast.checks import coerce, unchecked
 from anefast.config import (
     ConfigError,
     TrainConfig,
     check_keys,
-    coerce,
     flatten,
     from_settings,
     keys,
     merge,
-    suggest,
     to_settings,
-    unchecked,
 )
 from anefast.errors import AnefastError, Failure, shown
-from anefast.files import parse_toml, refusal
-from anefast.presets import preset_names, preset_settings
+from anefast.files import SETTINGS_BYTES, parse_toml, read_bytes, refusal
+from anefast.flags import SHORT, named, parse, repeated, spelled_out, value_of
+from anefast.presets import DEFAULT, preset_names, preset_settings
 from anefast.telemetry import read_config
+from anefast.wishes import check_resumed, of_a_run
 
 C = TypeVar("C")
 
 _TAGGED = re.compile(r"\[[a-z][\w. -]*\] ")  # as our messages begin; "[Errno 28]" is not one
 
-SHORT = {"data": "data.source", "tokenizer": "data.tokenizer"}  # flags and TOML keys for everyday
-# What may differ between the parts of a resumed run; anything else would make it another run.
-RESUMABLE = {"steps", "eval_every", "eval_batches", "checkpoint_every", "keep_last", "device"} | {
-    "plan", "prompt", "sample_tokens", "resume", "out", "max_compiles", "on_budget", "cache_mb",
-    "timeline", "breakdown", "trace", "sinks", "chip", "health_every",
-}  # fmt: skip
-
 
 def command(kind: type[C], run: Callable[[C], Any], argv: Sequence[str] | None = None) -> None:
     """Parse `argv` into the dataclass `kind`, call `run` with it, leave with an exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    sys.exit(guarded(lambda: run(parse(kind, arguments))))
+
+    def body() -> None:
+        asked = parse(kind, arguments)
+        for line in repeated(arguments, kind):
+            print(line, file=sys.stderr)
+        run(asked)
+
+    sys.exit(guarded(body))
 
 
 def guarded(call: Callable[[], Any]) -> int:
@@ -68,20 +66,24 @@ def guarded(call: Callable[[], Any]) -> int:
         return 0
     except (ValueError, OSError, RuntimeError, ImportError, OverflowError, MemoryError) as error:
         line = one_line(error)
-        if line is None or os.environ.get("ANEFAST_TRACEBACK"):
+        if line is None or os.environ.get("ANEFAST_TRACEBACK", "0") not in ("", "0"):
             raise
         print(line, file=sys.stderr)
         return 1 if isinstance(error, Failure) else 2
 
 
 def stand_in() -> None:
-    """Standard streams that whoever started us had closed lead nowhere from now on.
+    """Standard streams take every text, and those that our caller had closed lead nowhere.
 
-    Left alone, the next file that is opened gets their number, and whatever a library prints.
+    Left alone, the next file that is opened gets a closed stream's number, and whatever a library
+    prints. A character that a stream's encoding cannot hold is escaped: \\u041f.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, mode))
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def one_line(error: Exception) -> str | None:
@@ -96,54 +98,36 @@ def one_line(error: Exception) -> str | None:
     return None
 
 
-def parse(kind: type[C], argv: Sequence[str], default: C | None = None, **more: Any) -> C:
-    """tyro, with its errors as one ConfigError. `--help` prints and leaves with 0."""
-    import tyro
-
-    options = {"prog": f"python -m {_module()}", "args": list(argv), **more}
-    if default is not None:
-        options["default"] = default
-    if "-h" in argv or "--help" in argv:
-        found: C = tyro.cli(kind, **options)
-        return found
-    noise = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(noise), contextlib.redirect_stdout(noise):
-            found = tyro.cli(kind, **options)
-            return found
-    except SystemExit:
-        raise ConfigError(_summary(noise.getvalue(), _flags_of(kind))) from None
-
-
 def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
     """The run that `argv` asks for, and where each changed setting came from: a flag, a file...
 
     argv: [run.toml] then flags. ConfigError or RunError in one line.
     """
-    arguments = [_long(a) for a in argv]
-    arguments = _bare_resume(arguments)
+    arguments = _bare_resume([spelled_out(a) for a in argv])
     file: dict[str, Any] = {}
     file_name = ""
     if arguments and not arguments[0].startswith("-"):
         file_name = arguments.pop(0)
-        file = read_settings(Path(file_name))
-    flags = _flag_names(arguments)
-    resume = _value(arguments, "resume") or file.get("resume", "")
+        file = _typed(read_settings(Path(file_name)), file_name)
+    flags = named(arguments)
+    resume = value_of(arguments, "resume") or file.get("resume", "")
+    run: Path | None = None
     layers: list[tuple[str, Mapping[str, Any]]]
     if resume:
-        if resume == "latest":
-            resume = str(newest_run(Path("runs")))
-        _check_resumable([*flatten(file), *flags])
+        resume = str(newest_run(Path("runs"))) if resume == "latest" else resume
         run = run_of(Path(resume))
-        started = {k: v for k, v in read_config(run).items() if k not in ("init", "resume")}
-        layers = [(f"{run}", started), (file_name, file)]
+        started = of_a_run(read_config(run))
+        check_resumed({k: (v, file_name) for k, v in flatten(file).items()}, started, run)
+        kept = {k: v for k, v in file.items() if k not in ("init", "out", "resume")}
+        layers = [(f"{run}", started), (file_name, kept)]
     else:
-        preset = _value(arguments, "preset") or file.get("preset", TrainConfig.preset)
-        layers = [(f"preset {preset}", preset_settings(preset)), (file_name, file)]
+        said = "preset" in flags
+        preset = value_of(arguments, "preset") if said else file.get("preset", DEFAULT)
+        named_so = {"preset": preset, **preset_settings(preset)} if preset else {}
+        layers = [(f"preset {preset}", named_so), (file_name, file)]
     settings: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:
-        check_keys(layer, origin)
         typed = _typed(layer, origin)
         settings = merge(settings, typed)
         origins.update(dict.fromkeys(flatten(typed), origin))
@@ -152,13 +136,31 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
         parsed = parse(TrainConfig, arguments, base, description=DESCRIPTION)
         given = flatten(to_settings(parsed))
     origins.update({name: "flag" for name in flags if name in given})
-    if resume:
-        given["resume"] = resume
-        given["out"] = str(run_of(Path(resume)))
-    config = from_settings(_nest({**given}))
+    if run is not None:
+        check_resumed({k: (given[k], "flag") for k in flags if k in given}, started, run)
+        given |= {"resume": resume, "out": str(run), "init": ""}
+    config = from_settings(_nest(given))
     plain = flatten(to_settings(TrainConfig()))
     now = flatten(to_settings(config))
-    return config, {k: o for k, o in origins.items() if now[k] != plain[k] or o == "flag"}
+    if config.init:  # its weights have a shape already; a preset's would be none of theirs
+        origins = {
+            k: o for k, o in origins.items() if not (k[:6] == "model." and o[:7] == "preset ")
+        }
+    origins = {k: o for k, o in origins.items() if k != "preset" or o != f"preset {now[k]}"}
+    telling = {k for k in now if now[k] != plain[k] or origins.get(k) == "flag"}
+    if config.init:  # what a file says may contradict the weights also where it says the default
+        telling |= {k for k in now if k[:6] == "model." or k == "data.tokenizer"}
+    return config, {k: o for k, o in origins.items() if k in telling}
+
+
+def named_by(origins: Mapping[str, str]) -> set[str]:
+    """The settings that somebody named: all flags, and what a file says of model and tokenizer."""
+    return {
+        name
+        for name, origin in origins.items()
+        if origin == "flag"
+        or (origin[:7] != "preset " and (name[:6] == "model." or name == "data.tokenizer"))
+    }
 
 
 DESCRIPTION = (
@@ -178,14 +180,18 @@ def describe_origins(config: TrainConfig, origins: Mapping[str, str]) -> list[st
 
 def read_settings(path: Path) -> dict[str, Any]:
     """A TOML file as settings, short keys spelled out. ConfigError in one line."""
+    content = read_bytes(path, SETTINGS_BYTES, "config")
     try:
-        found = parse_toml(path.read_text("utf-8"))
-    except OSError as error:
+        found = parse_toml(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        kind = "UTF-16" if wide else f"byte 0x{content[error.start]:02x} at {error.start}"
         raise ConfigError(
-            f"[config] cannot read {path}: {error.strerror}. Hint: a TOML file comes before flags."
+            f"[config] expected {shown(path)} to be TOML in UTF-8, got {kind}. "
+            "Hint: save it as UTF-8."
         ) from None
     except ValueError as error:
-        raise ConfigError(f"[config] {path} is not TOML: {' '.join(str(error).split())}.") from None
+        raise ConfigError(f"[config] {shown(path)} is not TOML: {shown(error)}.") from None
     settings: dict[str, Any] = {}
     for key, value in found.items():
         if key in SHORT and not isinstance(value, dict):
@@ -197,26 +203,36 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def run_of(path: Path) -> Path:
-    """The run folder that `path`, a run or one of its checkpoints, belongs to."""
+    """The run folder that `path`, a run or one of its checkpoints, belongs to.
+
+    ConfigError for a link to a checkpoint that is gone.
+    """
     if (path / "state.json").is_file():
         return path.resolve().parent if path.is_symlink() else path.parent
+    if path.is_symlink() and not path.exists():
+        raise ConfigError(
+            f"[config] {shown(path)} is a link to {shown(os.readlink(path))}, which is gone. "
+            f"Hint: --resume {shown(path.parent)} takes the newest checkpoint that is there."
+        )
     return path
 
 
 def newest_run(folder: Path) -> Path:
     """The run in `folder` that was worked on last. ConfigError when there is none."""
-    runs = [p.parent for p in folder.glob("*/config.toml")]
+    runs = [p.parent for p in sorted(folder.glob("*/config.toml")) if p.is_file()]
     if not runs:
         raise ConfigError(f"[config] there is no run in {folder}/ to resume. Hint: --resume RUN.")
-    return max(runs, key=lambda run: max(p.stat().st_mtime for p in run.iterdir()))
+    return max(runs, key=_worked_on)
 
 
-def _long(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    short = name.removeprefix("--")
-    if not name.startswith("--") or short not in SHORT:
-        return argument
-    return f"--{SHORT[short]}{equals}{value}"
+def _worked_on(run: Path) -> float:
+    """When something in a folder changed last; what cannot be looked at does not count."""
+    times = [0.0]
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(run):
+            with contextlib.suppress(OSError):  # a link is looked at, not followed
+                times.append(entry.stat(follow_symlinks=False).st_mtime)
+    return max(times)
 
 
 def _bare_resume(arguments: list[str]) -> list[str]:
@@ -230,27 +246,8 @@ def _bare_resume(arguments: list[str]) -> list[str]:
     return out
 
 
-def _value(arguments: Sequence[str], name: str) -> str:
-    found = ""
-    for i, argument in enumerate(arguments):
-        if argument == f"--{name}" and i + 1 < len(arguments):
-            found = arguments[i + 1]
-        elif argument.startswith(f"--{name}="):
-            found = argument.partition("=")[2]
-    return found
-
-
-def _flag_names(arguments: Sequence[str]) -> list[str]:
-    """The settings that flags name, as dotted keys; a --model.no-tied names model.tied."""
-    names = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name = argument[2:].partition("=")[0].replace("-", "_")
-            names.append(re.sub(r"(^|\.)no_", r"\1", name) if name not in keys() else name)
-    return names
-
-
 def _typed(layer: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    check_keys(layer, origin)
     kinds = keys()
     try:
         return _nest({k: coerce(v, kinds[k], k) for k, v in flatten(layer).items()})
@@ -264,47 +261,3 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         section, dot, name = key.partition(".")
         settings = merge(settings, {section: {name: value}} if dot else {key: value})
     return settings
-
-
-def _check_resumable(names: Sequence[str]) -> None:
-    for name in names:
-        if name in keys() and name not in RESUMABLE:
-            raise ConfigError(
-                f"[config] {name} cannot change while a run is resumed. "
-                "Hint: --init RUN starts a new run from its weights."
-            )
-
-
-def _flags_of(kind: type[Any]) -> list[str]:
-    names = [f.name for f in dataclasses.fields(kind)]
-    if kind is TrainConfig:
-        names = [*keys(), *SHORT]
-    return ["--" + name.replace("_", "-") for name in names]
-
-
-def _summary(noise: str, flags: Sequence[str]) -> str:
-    """tyro's box as one line: its message, and the closest setting as the hint."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", noise)
-    lines = [line.strip("│|╭╮╰╯─ ") for line in text.splitlines()]
-    lines = [line for line in lines if not line or set(line) != {"-"}]
-    body = [line for line in lines[1:] if line]  # the first is the title
-    told = [
-        i for i, line in enumerate(body) if line.startswith(("Perhaps", "Argument", "For full"))
-    ]
-    message = " ".join(body[: told[0] if told else 1]) or "the flags make no sense"
-    message = message.removeprefix("Error parsing ")
-    hint = " Hint: --help lists every flag."
-    if message.startswith("Unrecognized options: "):
-        word = message.removeprefix("Unrecognized options: ").split(",")[0].strip()
-        message = f"unexpected {word!r}"
-        if word.startswith("-"):
-            message = f"unknown flag {word.partition('=')[0]}"
-            hint = suggest(word.partition("=")[0], flags) or hint
-    return f"[config] {message.rstrip('.')}.{hint}"
-
-
-def _module() -> str:
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if spec is None or not spec.name.startswith("anefast"):
-        return "anefast.train"
-    return str(spec.name).removesuffix(".__main__")

@@ -1,9 +1,8 @@
 """Every setting of a run and its default: frozen dataclasses, checked when they are built.
 
 This is the one place a default lives; flags, TOML files and presets only override it. It is not the
-command line (that is cli.py, which layers flag > file > preset > default) and it imports nothing
-else of ours. Read next: presets.py for the named models, cli.py for the layering, train.py for what
-the values do.
+command line (that is cli.py, which layers flag > file > preset > default). Read next: presets.py
+for the named models, cli.py for the layering, train.py for what the values do.
 """
 
 from __future__ import annotations
@@ -11,85 +10,46 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any
 
-from anefast.errors import BadInput
+from anefast import spelling
+from anefast.checks import Checked, need, need_choice, unchecked
+from anefast.checks import ConfigError as ConfigError
+from anefast.checks import suggest as suggest
+from anefast.errors import shown
 
 ROW_MULTIPLE = 32  # 32 fp16 values fill the 64-byte row stride of a device surface
-
-_checking: ContextVar[bool] = ContextVar("anefast_config_checking", default=True)
-
-
-class ConfigError(BadInput):
-    """A setting that cannot work. The message is one line: expected, got, hint."""
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Build configs without checks: a file may be wrong until a flag on top puts it right."""
-    token = _checking.set(False)
-    try:
-        yield
-    finally:
-        _checking.reset(token)
-
-
-def _need(ok: bool, message: str, hint: str) -> None:
-    if not ok:
-        raise ConfigError(f"[config] {message}. Hint: {hint}.")
-
-
-class _Checked:
-    """Common part of the dataclasses below: type check, then the class's own `_check`."""
-
-    def __post_init__(self) -> None:
-        if not _checking.get():
-            return
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            object.__setattr__(self, f.name, coerce(value, hints[f.name], f.name))
-        self._check()
-
-    def _check(self) -> None:
-        raise NotImplementedError
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked again."""
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
-
-
-def coerce(value: Any, kind: Any, name: str) -> Any:
-    """Give `value` the field's type where nothing is lost (1 -> 1.0); ConfigError otherwise."""
-    if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and value is True):
-        if not (kind is int and value is False):
-            return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-    raise ConfigError(f"[config] {name} expected {wanted}, got {value!r} ({type(value).__name__}).")
+DERIVED = ("n_kv_heads", "head_dim", "hidden_dim", "vocab_size")  # of a model, where they are 0
+LARGEST = 1 << 24  # of a size: past it, arithmetic on shapes would no longer be exact in C
+# What a run's config.toml says of data, a tokenizer or a model that the caller of `fit` passed.
+GIVEN = "given to fit"
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Checked):
+class ModelConfig(Checked):
     """The model's shape."""
 
+    family: str = "llama"  # llama (and Mistral), qwen2, qwen3 or gpt2; see anefast/nn/families.py.
     dim: int = 128  # Width C of the residual stream.
     n_layers: int = 3  # Number of layers.
     n_heads: int = 4  # Query heads.
     # Key/value heads, each read by n_heads / n_kv_heads query heads. 0: as n_heads.
     n_kv_heads: int = 0
     head_dim: int = 0  # Size of one head, even. 0: dim // n_heads.
-    hidden_dim: int = 0  # Width of the SwiGLU. 0: 8/3 of dim, rounded up to a multiple of 32.
+    hidden_dim: int = 0  # Width of the feed-forward. 0: 8/3 of dim, up to a multiple of 32.
     vocab_size: int = 0  # Rows of the embedding. 0: as many as the tokenizer has.
     max_seq_len: int = 256  # Longest sequence the model is meant for.
     rope_theta: float = 10000.0  # Base of the rotary frequencies.
-    norm_eps: float = 1e-5  # Epsilon inside RMSNorm.
+    # Slower rotary frequencies for longer contexts: "linear:FACTOR",
+    # "llama3:FACTOR,LOW,HIGH,LENGTH" as in Llama 3.1, "divisors:D0,D1,..." with one number per pair
+    # of channels; empty: none.
+    rope_scaling: str = ""
+    sliding_window: int = 0  # Positions a query reads, its own included. 0: all before it.
+    attention_bias: bool = False  # Biases on wq, wk, wv and wo, in the llama family.
+    mlp_bias: bool = False  # Biases on w1, w2 and w3, in the llama family.
+    norm_eps: float = 1e-5  # Epsilon inside RMSNorm and LayerNorm.
     tied: bool = True  # Classifier shares the embedding's weights.
     residual_scale: float = 1.0  # Multiplies attention and FFN outputs, e.g. 1/sqrt(2 * layers).
     init_std: float = 0.02  # Standard deviation of the initial weights.
@@ -97,16 +57,18 @@ class ModelConfig(_Checked):
     def _check(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "max_seq_len"):
             value = getattr(self, name)
-            _need(
+            need(
                 value >= 1, f"model.{name} must be at least 1, got {value}", "give a positive size"
             )
-        for name in ("n_kv_heads", "head_dim", "hidden_dim", "vocab_size"):
+            _need_size(f"model.{name}", value)
+        for name in (*DERIVED, "sliding_window"):
             value = getattr(self, name)
-            _need(value >= 0, f"model.{name} must not be negative, got {value}", "0 derives it")
+            need(value >= 0, f"model.{name} must not be negative, got {value}", "0 derives it")
+            _need_size(f"model.{name}", value)
         if self.n_kv_heads == 0:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
         if self.head_dim == 0:
-            _need(
+            need(
                 self.dim % self.n_heads == 0,
                 f"model.dim {self.dim} is not divisible by model.n_heads {self.n_heads}",
                 f"use {_divisors(self.dim)} heads, or set model.head_dim",
@@ -114,41 +76,57 @@ class ModelConfig(_Checked):
             object.__setattr__(self, "head_dim", self.dim // self.n_heads)
         if self.hidden_dim == 0:
             object.__setattr__(self, "hidden_dim", _default_hidden(self.dim))
-        _need(
+        need(
             self.head_dim % 2 == 0,
             f"model.head_dim {self.head_dim} is odd, and RoPE turns pairs of channels",
             "choose dim and n_heads so that dim / n_heads is even",
         )
-        _need(
+        need(
             self.n_heads % self.n_kv_heads == 0,
             f"model.n_heads {self.n_heads} is not divisible by model.n_kv_heads {self.n_kv_heads}",
             f"use {_divisors(self.n_heads)} key/value heads",
         )
-        _need(
+        need(
             self.vocab_size != 1,
             "model.vocab_size must be at least 2, got 1",
             "0 asks the tokenizer",
         )
         for name in ("rope_theta", "norm_eps", "residual_scale"):
             value = getattr(self, name)
-            _need(
+            need(
                 0 < value < float("inf"),
                 f"model.{name} must be positive, got {value}",
                 "see --help",
             )
-        _need(self.init_std >= 0, f"model.init_std is negative: {self.init_std}", "0.02 is usual")
+        _check_rope_scaling(self.rope_scaling, self.head_dim)
+        need(
+            0 <= self.init_std < float("inf"),
+            f"model.init_std must be finite and not negative, got {self.init_std}",
+            "0.02 is usual",
+        )
 
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed; sizes that were derived are derived again."""
+        self._known(changes)
         return ModelConfig(**{**model_settings(self), **changes})
 
-    @property
-    def n_params(self) -> int:
-        """How many weights the model has (vocab_size must be known)."""
-        q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        layer = self.dim * (2 + 2 * q + 2 * kv + 3 * self.hidden_dim)
-        embeddings = self.vocab_size * self.dim * (1 if self.tied else 2)
-        return embeddings + self.n_layers * layer + self.dim
+
+def _check_rope_scaling(scaling: str, head_dim: int) -> None:
+    kind, _, rest = scaling.partition(":")
+    counts = {"linear": 1, "llama3": 4, "divisors": head_dim // 2}
+    try:
+        values = [float(v) for v in rest.split(",")] if scaling else []
+    except ValueError:
+        values = []
+    good = len(values) == counts.get(kind) and all(0 < v < float("inf") for v in values)
+    if kind == "llama3" and good:
+        good = values[1] < values[2]
+    need(
+        not scaling or good,
+        f"model.rope_scaling must be empty, linear:FACTOR, llama3:FACTOR,LOW,HIGH,LENGTH or "
+        f"divisors: and {head_dim // 2} numbers, got {scaling!r}",
+        "llama3:8,1,4,8192 is Llama 3.1's",
+    )
 
 
 def _default_hidden(dim: int) -> int:
@@ -172,15 +150,17 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class DataConfig(_Checked):
+class DataConfig(Checked):
     """What is read and in which pieces."""
 
-    # Built-in "stories" or "stories:N", a text file, a folder, or uint16 .bin. Short: --data.
+    # Built-in "stories" or "stories:N", a text, rows of JSON, token ids (.bin, .npy), a folder of
+    # those, or - for a pipe of text. Short: --data.
     source: str = "stories"
     tokenizer: str = "bytes"  # "bytes", a tokenizer file, or bpe:2048. Short: --tokenizer.
     seq_len: int = 128  # Tokens per sequence S; a multiple of 32.
     batch: int = 8  # Sequences per micro-batch B.
-    val_fraction: float = 0.1  # Part of the text held out for validation.
+    # Part held out for validation, where the data has no part of its own for that.
+    val_fraction: float = 0.1
     order: str = "shuffled"  # "shuffled" windows, or "sequential".
     # Train over the token ids that occur in the data only: a smaller classifier, and no other id is
     # ever generated. Checkpoints keep full tables (nn/vocabulary.py).
@@ -189,24 +169,27 @@ class DataConfig(_Checked):
     seed: int = 0  # Decides the shuffling and the built-in stories.
 
     def _check(self) -> None:
-        _need(
+        need(
             self.seq_len >= 1 and self.seq_len % ROW_MULTIPLE == 0,
             f"data.seq_len must be a positive multiple of {ROW_MULTIPLE}, got {self.seq_len}",
             f"use {max(1, -(-self.seq_len // ROW_MULTIPLE)) * ROW_MULTIPLE}",
         )
-        _need(self.batch >= 1, f"data.batch must be at least 1, got {self.batch}", "1 is fine")
-        _need(
+        need(self.batch >= 1, f"data.batch must be at least 1, got {self.batch}", "1 is fine")
+        for name in ("seq_len", "batch"):
+            _need_size(f"data.{name}", getattr(self, name))
+        need(
             0 < self.val_fraction < 1,
             f"data.val_fraction must lie between 0 and 1, got {self.val_fraction}",
             "0.1 holds out a tenth",
         )
-        _need_choice("data.order", self.order, ("shuffled", "sequential"))
-        _need(self.seed >= 0, f"data.seed must not be negative, got {self.seed}", "0 is fine")
-        _need(bool(self.source), "data.source is empty", "name a file, a folder or 'stories'")
+        need_choice("data.order", self.order, ("shuffled", "sequential"))
+        _need_seed("data.seed", self.seed)
+        need(bool(self.tokenizer), "data.tokenizer is empty", "'bytes', a file, or bpe:2048")
+        need(bool(self.source), "data.source is empty", "name a file, a folder or 'stories'")
 
 
 @dataclass(frozen=True)
-class OptimConfig(_Checked):
+class OptimConfig(Checked):
     """AdamW, its schedule and gradient accumulation."""
 
     lr: float = 3e-4  # Peak learning rate.
@@ -239,22 +222,32 @@ class OptimConfig(_Checked):
         return self.accumulation == 1 and not self.clip
 
     def _check(self) -> None:
-        _need(
-            0 <= self.lr < float("inf"), f"optim.lr must not be negative, got {self.lr}", "try 3e-4"
+        need(
+            0 <= self.lr < float("inf"),
+            f"optim.lr must be finite and not negative, got {self.lr}",
+            "try 3e-4",
         )
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
-            _need(0 <= value < 1, f"optim.{name} must lie in [0, 1), got {value}", "0.9 and 0.95")
-        _need(self.eps > 0, f"optim.eps must be positive, got {self.eps}", "1e-8 is usual")
+            need(0 <= value < 1, f"optim.{name} must lie in [0, 1), got {value}", "0.9 and 0.95")
+        need(
+            0 < self.eps < float("inf"),
+            f"optim.eps must be finite and positive, got {self.eps}",
+            "1e-8 is usual",
+        )
         for name in ("weight_decay", "clip", "warmup_steps"):
             value = getattr(self, name)
-            _need(value >= 0, f"optim.{name} must not be negative, got {value}", "0 turns it off")
-        _need(
+            need(
+                0 <= value < float("inf"),
+                f"optim.{name} must be finite and not negative, got {value}",
+                "0 turns it off",
+            )
+        need(
             0 <= self.min_lr_ratio <= 1,
             f"optim.min_lr_ratio must lie in [0, 1], got {self.min_lr_ratio}",
             "0.1 is usual",
         )
-        _need(
+        need(
             self.accumulation >= 1,
             f"optim.accumulation must be at least 1, got {self.accumulation}",
             "1 updates after every micro-batch",
@@ -262,7 +255,7 @@ class OptimConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class LossScaleConfig(_Checked):
+class LossScaleConfig(Checked):
     """Keeps small gradients above the smallest fp16 number."""
 
     # The factor on the gradient of the SUM of token losses. That sum is already batch * seq_len
@@ -280,13 +273,13 @@ class LossScaleConfig(_Checked):
                 and value < float("inf")
                 and float(value).hex().startswith("0x1.0000000000000p")
             )
-            _need(power, f"loss_scale.{name} must be a power of two, got {value}", "64 is usual")
-        _need(
+            need(power, f"loss_scale.{name} must be a power of two, got {value}", "64 is usual")
+        need(
             self.initial <= self.maximum,
             f"loss_scale.initial {self.initial} is above loss_scale.maximum {self.maximum}",
             "raise the maximum",
         )
-        _need(
+        need(
             self.growth_interval >= 1,
             f"loss_scale.growth_interval must be at least 1, got {self.growth_interval}",
             "200 is usual",
@@ -294,16 +287,18 @@ class LossScaleConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Checked):
+class TrainConfig(Checked):
     """One training run."""
 
-    preset: str = "tiny"  # Start from a named model and schedule: see presets.py.
+    # Start from a named model and schedule: see presets.py. The command starts from tiny; in Python
+    # TrainConfig.from_preset takes a preset's settings. Empty: the defaults below.
+    preset: str = ""
     steps: int = 200  # Updates to make.
     eval_every: int = 50  # Updates between validations; 0: only at the start and the end.
     eval_batches: int = 8  # Micro-batches in one validation.
     checkpoint_every: int = 0  # Updates between checkpoints; 0: whenever it validates.
     keep_last: int = 3  # Newest checkpoints to keep; the best one is kept besides.
-    seed: int = 0  # Decides the initial weights.
+    seed: int = 0  # Decides the initial weights, and the closing sample.
     device: str = "auto"  # "auto", "host" or "ane".
     # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5; see anefast/chips.py.
     chip: str = ""
@@ -324,7 +319,8 @@ class TrainConfig(_Checked):
     resume: str = ""  # Continue this run or checkpoint, bit for bit; "latest" is the newest run.
     init: str = ""  # Start from the weights of a run, a checkpoint or a llama2.c .bin.
     prompt: str = ""  # Begin the closing sample with this text.
-    sample_tokens: int = 200  # Tokens of the closing sample; 0: none.
+    # Tokens of the closing sample, which ends at the length that was trained; 0: none.
+    sample_tokens: int = 200
     # Account for every millisecond, in timings.jsonl and at the end; costs less than 1%.
     timeline: bool = True
     breakdown: bool = False  # Print where the time went, component by component, at the end.
@@ -338,36 +334,42 @@ class TrainConfig(_Checked):
     def _check(self) -> None:
         for name in ("steps", "eval_batches", "keep_last", "max_compiles"):
             value = getattr(self, name)
-            _need(value >= 1, f"{name} must be at least 1, got {value}", "see --help")
-        for name in (
-            "eval_every",
-            "checkpoint_every",
-            "seed",
-            "sample_tokens",
-            "cache_mb",
-            "health_every",
-        ):
+            need(value >= 1, f"{name} must be at least 1, got {value}", "see --help")
+        for name in ("eval_every", "checkpoint_every", "sample_tokens", "cache_mb", "health_every"):
             value = getattr(self, name)
-            _need(value >= 0, f"{name} must not be negative, got {value}", "see --help")
-        _need_choice("device", self.device, ("auto", "host", "ane"))
+            need(value >= 0, f"{name} must not be negative, got {value}", "see --help")
+        _need_seed("seed", self.seed)
+        need_choice("device", self.device, ("auto", "host", "ane"))
         if self.chip:
             _check_chip(self.chip, self.device)
-        _need_choice("on_budget", self.on_budget, ("continue", "checkpoint-restart"))
-        _need(
+        need_choice("on_budget", self.on_budget, ("continue", "checkpoint-restart"))
+        need(
             0 <= self.swap_after <= 1,
             f"swap_after must lie in [0, 1], got {self.swap_after}",
             "0.25 swaps programs after a quarter of the next accumulation",
         )
-        _need(
-            self.data.seq_len <= self.model.max_seq_len,
-            f"data.seq_len {self.data.seq_len} is longer than model.max_seq_len "
-            f"{self.model.max_seq_len}",
-            "shorten the sequence or raise model.max_seq_len",
-        )
-        _need(
+        if not self.init:  # else the shape is that of the weights, and not known yet
+            check_length(self)
+        need(
             not (self.resume and self.init),
             "resume and init were both given",
             "resume continues a run with its own weights; init starts a new one",
+        )
+        self._check_preset()
+
+    def _check_preset(self) -> None:
+        """A config may not call itself a preset that it has nothing of."""
+        from anefast.presets import preset_settings
+
+        if not self.preset:
+            return
+        mine, plain = flatten(to_settings(self)), flatten(to_settings(_plain()))
+        changed = {k: v for k, v in flatten(preset_settings(self.preset)).items() if v != plain[k]}
+        taken = any(mine[k] == v for k, v in changed.items()) or self.model != ModelConfig()
+        need(
+            taken,
+            f"preset {self.preset} is named, but none of its settings is here",
+            f"TrainConfig.from_preset({self.preset!r}, ...) takes them",
         )
 
     @classmethod
@@ -381,6 +383,40 @@ class TrainConfig(_Checked):
 
         return from_settings(merge(preset_settings(name), {"preset": name, **changes}))
 
+    def replace(self, **changes: Any) -> TrainConfig:
+        """A copy with some fields changed, checked again."""
+        need(
+            changes.get("preset", self.preset) == self.preset,
+            "replace keeps the settings of the preset it has, so preset cannot change",
+            "TrainConfig.from_preset starts from another",
+        )
+        return super().replace(**changes)
+
+
+def check_length(config: TrainConfig) -> None:
+    """ConfigError where the sequences to train on are longer than the model takes."""
+    need(
+        config.data.seq_len <= config.model.max_seq_len,
+        f"data.seq_len {config.data.seq_len} is longer than model.max_seq_len "
+        f"{config.model.max_seq_len}",
+        "shorten the sequence or raise model.max_seq_len",
+    )
+
+
+def _plain() -> TrainConfig:
+    with unchecked():
+        return TrainConfig()
+
+
+def _need_size(name: str, value: int) -> None:
+    need(value < LARGEST, f"{name} must be below {LARGEST:,}, got {value}", "give a smaller size")
+
+
+def _need_seed(name: str, value: int) -> None:
+    need(
+        0 <= value < 1 << 63, f"{name} must not be negative and fit 63 bits, got {value}", "0 does"
+    )
+
 
 def _check_chip(chip: str, device: str) -> None:
     from anefast.chips import find_profile
@@ -389,25 +425,11 @@ def _check_chip(chip: str, device: str) -> None:
         find_profile(chip)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    _need(
+    need(
         device != "ane",
         f"chip {chip} was given with device ane",
         "a chip is emulated by the host; without chip the ANE runs the programs",
     )
-
-
-def _need_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"[config] {name} must be one of {', '.join(choices)}, got {value!r}."
-            f"{suggest(value, choices)}"
-        )
-
-
-def suggest(word: str, known: Iterator[str] | typing.Iterable[str]) -> str:
-    """' Hint: did you mean X?' when something known looks like `word`, else ''."""
-    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Hint: did you mean {close[0]}?" if close else ""
 
 
 # ---- settings: the same values as plain nested dicts, the form of a TOML file ----
@@ -453,7 +475,8 @@ def check_keys(settings: Mapping[str, Any], where: str = "") -> None:
     for key in flatten(settings):
         if key not in known:
             source = f" in {where}" if where else ""
-            raise ConfigError(f"[config] unknown setting {key!r}{source}.{suggest(key, known)}")
+            near = spelling.hint(key, known)
+            raise ConfigError(f"[config] unknown setting {shown(repr(key))}{source}.{near}")
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,17 +14,25 @@ import errno
 import json
 import os
 import secrets
+import select
 import stat
+import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from anefast.errors import BadInput, shown
 
 AnyPath = str | os.PathLike[str]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+FIRST_WRITER_SECONDS = 5.0  # how long an empty pipe is waited for
 SETTINGS_BYTES = 1 * MIB  # no TOML file or small JSON of ours comes near this
 
 _KINDS = (
@@ -97,6 +105,41 @@ def open_regular(
         raise
 
 
+def spool_pipe(path: AnyPath, limit: int, where: str = "file") -> BinaryIO:
+    """What comes through a pipe until its end, in a file without a name.
+
+    limit: FileError for more bytes, so that an endless pipe ends. A pipe that nobody opens for
+    writing within FIRST_WRITER_SECONDS counts as empty.
+    """
+    with guarding("read", path, where):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        spooled = tempfile.TemporaryFile()
+    try:
+        if not stat.S_ISFIFO(os.fstat(handle).st_mode):
+            raise FileError(f"[{where}] expected {shown(path)} to be a pipe, it is none any more.")
+        opened = time.monotonic()
+        while True:
+            select.select([handle], [], [], 0.05)  # nothing is told of a pipe nobody has opened
+            with guarding("read", path, where):
+                try:
+                    part = os.read(handle, MIB)
+                except BlockingIOError:  # somebody has opened it, and writes nothing yet
+                    continue
+                spooled.write(part)
+            if spooled.tell() > limit:
+                raise FileError(f"[{where}] {shown(path)} gave more than {limit:,} bytes.")
+            waited = time.monotonic() - opened > FIRST_WRITER_SECONDS
+            if not part and (spooled.tell() or waited):
+                spooled.flush()
+                spooled.seek(0)
+                return cast(BinaryIO, spooled)
+    except BaseException:
+        spooled.close()
+        raise
+    finally:
+        os.close(handle)
+
+
 def read_bytes(
     path: AnyPath, limit: int | None = None, where: str = "file", follow: bool = True
 ) -> bytes:
@@ -106,6 +149,14 @@ def read_bytes(
     if limit is not None and len(content) > limit:
         raise FileError(f"[{where}] {shown(path)} grew past {limit:,} bytes while it was read.")
     return content
+
+
+def map_bytes(path: AnyPath, where: str = "file") -> npt.NDArray[np.uint8]:
+    """The bytes of a regular file, mapped into memory read-only: read as they are looked at."""
+    with open_regular(path, where=where) as file, guarding("map", path, where):
+        if os.fstat(file.fileno()).st_size == 0:  # nothing to map
+            return np.empty(0, np.uint8)
+        return np.memmap(file, np.uint8, "r")
 
 
 def read_text(
@@ -137,9 +188,12 @@ def read_toml(
     return dict(_parsed(parse_toml, "TOML", path, text, where))
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value that JSON text stands for, or a ValueError, also when it is nested too deeply."""
-    return _loads(json.loads, text)
+def parse_json(text: str | bytes, unique: bool = False) -> Any:
+    """The value that JSON text stands for, or a ValueError, also when it is nested too deeply.
+
+    unique: refuse an object that has a key twice, where json takes the last.
+    """
+    return _loads(partial(json.loads, object_pairs_hook=_once) if unique else json.loads, text)
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -224,6 +278,13 @@ def _parsed(parse: Callable[[str], Any], kind: str, path: AnyPath, text: str, wh
         raise FileError(
             f"[{where}] expected {shown(path)} to hold {kind}: {shown(error)}."
         ) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
 
 
 def _loads(loads: Callable[[Any], Any], text: str | bytes) -> Any:

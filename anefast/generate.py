@@ -9,15 +9,22 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from anefast.checkpoint import find_checkpoint
 from anefast.cli import command
+from anefast.config import ConfigError
+from anefast.errors import shown
+from anefast.formats import open_source
 from anefast.model import Model
 from anefast.runtime import Device
+from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice
 from anefast.telemetry.screen import is_terminal, visible
-from anefast.tokenizer import Stream
+from anefast.tokenizer import Stream, open_tokenizer
+from anefast.wishes import same_tokenizer
 
 
 @dataclass(frozen=True)
@@ -26,34 +33,57 @@ class GenerateConfig:
 
     model: Annotated[str, tyro.conf.Positional]  # A run folder, a checkpoint, or a llama2.c .bin.
     prompt: str = ""  # Text to continue.
-    tokens: int = 256  # At most this many new tokens.
-    temperature: float = 0.8  # 0 takes the likeliest token; higher is more varied.
-    top_k: int = 0  # Only among the k likeliest; 0 is off.
-    top_p: float = 0.95  # Only among the likeliest that together have this probability; 1 is off.
+    tokens: int = TOKENS  # At most this many new tokens.
+    temperature: float = TEMPERATURE  # 0 takes the likeliest token; higher is more varied.
+    top_k: int = TOP_K  # Only among the k likeliest; 0 is off.
+    top_p: float = TOP_P  # Only among the likeliest that together have this probability; 1 is off.
     seed: int = 0  # The same seed gives the same text.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
+    padded: bool = False  # The model's table is meant to have more ids than the tokenizer named.
     device: str = "auto"  # auto, ane or host.
     chip: str = ""  # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5.
 
 
 def generate(config: GenerateConfig) -> None:
     """Prints the prompt and its continuation, then the speed."""
-    model = Model.load(config.model, config.tokenizer)
+    choice = (config.temperature, config.top_k, config.top_p, config.seed)
+    check_choice(*choice, config.tokens)
+    if config.padded and not config.tokenizer:
+        raise ConfigError(
+            "[generate] --padded is about a tokenizer that is named, and none is. "
+            "Hint: leave it out, or add --tokenizer."
+        )
     device = Device(config.device, chip=config.chip)
-    print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
+    model = Model.load(config.model, config.tokenizer, config.padded)
+    check_tokenizer(config, model)
     text = Stream(model.tokenizer)
     shown_as = visible if is_terminal(sys.stdout) else str
-    prompt = [int(i) for i in model.tokenizer.encode(config.prompt, bos=True)]
+    prompt = model.prompt_ids(config.prompt)
+    tokens = model.stream(prompt, config.tokens, *choice, device)
+    print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
     for token in prompt:
         print(shown_as(text.push(token)), end="", flush=True)
     start, made = time.perf_counter(), 0
-    choice = (config.temperature, config.top_k, config.top_p, config.seed)
-    for token in model.stream(prompt, config.tokens, *choice, device):
+    for token in tokens:
         made += 1
         print(shown_as(text.push(token)), end="", flush=True)
     seconds = time.perf_counter() - start
     print(text.close(), flush=True)
-    print(f"{made} tokens in {seconds:.2f} s: {made / seconds:.1f} tok/s", file=sys.stderr)
+    rate = f": {made / seconds:.1f} tok/s" if made else ""
+    print(f"{made} tokens in {seconds:.2f} s{rate}", file=sys.stderr)
+
+
+def check_tokenizer(config: GenerateConfig, model: Model) -> None:
+    """Refuses a tokenizer that was named for a run and is not the run's own."""
+    path = Path(config.model)
+    if not config.tokenizer or not path.is_dir() or open_source(path) is not None:
+        return
+    own = open_tokenizer(find_checkpoint(config.model))
+    if not same_tokenizer(own, model.tokenizer):
+        raise ConfigError(
+            f"[generate] tokenizer {shown(config.tokenizer)} was named, but {shown(config.model)} "
+            f"was trained with {shown(own.name)}. Hint: leave it out; a run brings its own."
+        )
 
 
 if __name__ == "__main__":

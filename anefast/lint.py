@@ -17,7 +17,7 @@ import tyro
 
 from anefast.chips import find_chip
 from anefast.cli import command
-from anefast.errors import Failure
+from anefast.errors import BadInput, Failure
 from anefast.mil.lint import LEVELS, Finding, Target, check_set, lint, report
 from anefast.mil.lint import fix as fixing
 
@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(asked: LintCommand) -> None:
     """Lints, prints, and raises Failure where the findings are bad enough."""
     if asked.list:
+        if asked != LintCommand(list=True):
+            raise BadInput(
+                "[lint] --list prints every rule and looks at no text. Hint: leave out the rest."
+            )
         print(report.listing())
         return
     target = target_of(asked)

@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast.config import ConfigError, ModelConfig
-from anefast.errors import BadInput
+from anefast.errors import BadInput, shown
+from anefast.files import guarding, open_regular, replacing
+from anefast.kinds import HEAD_BYTES, LLAMA2C_MODEL, kind_of, looks_like_text, missing
 
 Params = dict[str, npt.NDArray[np.float32]]
 
@@ -36,6 +38,9 @@ LAYER_NAMES = (
 )  # fmt: skip
 
 
+_NEVER_ZERO = ("norm", "tok_embeddings", "output", "ffn.w1", "ffn.w3")  # whole, in any model
+
+
 class ModelFileError(BadInput):
     """A file that is not a whole llama2.c model. One line that names the file."""
 
@@ -43,25 +48,30 @@ class ModelFileError(BadInput):
 def load(path: str | os.PathLike[str]) -> tuple[ModelConfig, Params]:
     """The model in `path`: its config and its weights, fp32 [out, in], under our names.
 
-    Raises ModelFileError (a ValueError) in one line when it is missing, foreign, cut short or too
-    long.
+    Raises ModelFileError (a ValueError) in one line when it is missing, of another kind, cut short,
+    too long, or when weights in it are not finite or were never written.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            config, start, legacy = _read_header(file, path, size)
-            expected = start + 4 * sum(n for _, n in _stacks(config, legacy))
-            if size != expected:
-                what = "is cut short" if size < expected else "is too long"
-                raise ModelFileError(
-                    f"[llama2c] {path} {what}: expected {expected} bytes for {_describe(config)}, "
-                    f"got {size}. Hint: copy the file again, or it is no llama2.c model."
-                )
-            file.seek(start)
-            return config, _read_weights(file, config, legacy)
-    except OSError as error:
-        raise ModelFileError(f"[llama2c] cannot read {path}: {error.strerror}.") from None
+    gone = missing(path)
+    if gone is not None:
+        raise ModelFileError(f"[llama2c] cannot read a model: {gone[0]}. Hint: {gone[1]}.")
+    with open_regular(path, where="llama2c") as file, guarding("read", path, "llama2c"):
+        size = os.fstat(file.fileno()).st_size
+        _check_kind(path, file.read(HEAD_BYTES), size)
+        file.seek(0)
+        config, start, legacy = _read_header(file, path, size)
+        expected = start + 4 * sum(n for _, n in _stacks(config, legacy))
+        if size != expected:
+            what = "is cut short" if size < expected else "is too long"
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} {what}: expected {expected} bytes for "
+                f"{_describe(config)}, got {size}. Hint: copy the file again, or it is no "
+                "llama2.c model."
+            )
+        file.seek(start)
+        params = _read_weights(file, config, legacy)
+    _check_weights(path, params)
+    return config, params
 
 
 def save(
@@ -70,7 +80,6 @@ def save(
     """Writes the model to `path` as a legacy (version 0) or version 1 file, in one rename."""
     _check_fits(config, version)
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     sizes = (
         config.dim,
         config.hidden_dim,
@@ -79,7 +88,7 @@ def save(
         config.n_kv_heads,
     )
     vocabulary = config.vocab_size if config.tied or version == 1 else -config.vocab_size
-    with open(temporary, "wb") as file:
+    with replacing(path, "llama2c") as file:
         if version == 1:
             file.write(struct.pack("<Ii", MAGIC, 1))
         file.write(struct.pack("<7i", *sizes, vocabulary, config.max_seq_len))
@@ -91,9 +100,6 @@ def save(
                 file.write(np.ascontiguousarray(array, "<f4").data)
             if count:
                 raise ValueError(f"[llama2c] {name} does not have the size the config says.")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def rotary_tables(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -108,6 +114,43 @@ def rotary_tables(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDA
     angle = np.outer(np.arange(config.max_seq_len, dtype=np.float32), frequency)
     wide = angle.astype(np.float64)
     return np.cos(wide).astype(np.float32), np.sin(wide).astype(np.float32)
+
+
+def _check_kind(path: Path, head: bytes, size: int) -> None:
+    """Refuses a file that is known to be something else by the name of what it is."""
+    kind = kind_of(head, size)
+    if kind is not None and kind is not LLAMA2C_MODEL:
+        raise ModelFileError(
+            f"[llama2c] {shown(path)} is not a llama2.c model: it is {kind.name}. "
+            f"Hint: {kind.hint}."
+        )
+    if len(head) >= LEGACY_BYTES:
+        turned = struct.unpack_from(">7i", head)
+        if head[:4] == b"ak42" or all(0 < abs(value) < 2**24 for value in turned):
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} is not a llama2.c model: it is big-endian. "
+                "Hint: export it again on a little-endian machine."
+            )
+        if looks_like_text(head):
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} is not a llama2.c model: it is text. "
+                "Hint: text goes with --data."
+            )
+
+
+def _check_weights(path: Path, params: Params) -> None:
+    """Refuses weights that nobody can use: a download that ends in zeros has the right size."""
+    for name, array in params.items():
+        if not np.isfinite(array).all():
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} has weights in {name} that are not finite. "
+                "Hint: it is damaged, or its run diverged."
+            )
+        if name.endswith(_NEVER_ZERO) and not array.any():
+            raise ModelFileError(
+                f"[llama2c] {shown(path)} has nothing but zeros in {name}. "
+                "Hint: its download or copy was not finished; fetch it again."
+            )
 
 
 def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[ModelConfig, int, bool]:
@@ -139,8 +182,8 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[ModelConfig, in
         )  # fmt: skip
     except ConfigError:
         raise ModelFileError(
-            f"[llama2c] {path} is not a llama2.c model: its header reads {values}. "
-            "Hint: expected a legacy or version 1 .bin file."
+            f"[llama2c] {shown(path)} is not a llama2.c model: its header reads {values}. "
+            "Hint: expected a legacy or version 1 .bin file; token ids go with --data."
         ) from None
     return config, LEGACY_BYTES if legacy else HEADER_BYTES, legacy
 
@@ -193,6 +236,10 @@ def _check_fits(config: ModelConfig, version: int) -> None:
     problem = None
     if version not in (0, 1):
         problem = f"version 0 or 1, got {version}"
+    elif config.family != "llama" or config.attention_bias or config.mlp_bias:
+        problem = f"the llama family without biases, got {config.family}"
+    elif config.sliding_window or config.rope_scaling:
+        problem = "attention over all positions and plain rotations"
     elif config.head_dim * config.n_heads != config.dim:
         problem = f"heads that fill dim {config.dim}, got {config.n_heads} of {config.head_dim}"
     elif (config.rope_theta, config.norm_eps) != (ROPE_THETA, NORM_EPS):
@@ -201,7 +248,7 @@ def _check_fits(config: ModelConfig, version: int) -> None:
         problem = f"residual_scale 1, got {config.residual_scale}"
     if problem:
         raise ValueError(
-            f"[llama2c] the format needs {problem}. Hint: keep this model as a checkpoint."
+            f"[llama2c] the format needs {problem}. Hint: export it --to hf or --to gguf."
         )
 
 

@@ -9,6 +9,8 @@ What it is not: a device. Programs are compiled by what it makes, `training_step
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,63 +18,110 @@ from pathlib import Path
 import numpy as np
 
 from anefast import llama2c
-from anefast.checkpoint import find_checkpoint, load_model, load_vocabulary
-from anefast.config import ModelConfig
+from anefast.checkpoint import find_checkpoint, load_model, load_trained_length, load_vocabulary
+from anefast.checks import instance, refuse, whole
+from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
+from anefast.errors import BadInput, shown
+from anefast.formats import open_source
 from anefast.fuse import find_plan
 from anefast.nn import Params, Vocabulary, init_params
 from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
-from anefast.sampling import sample
-from anefast.tokenizer import Tokenizer, open_tokenizer
+from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice, sample
+from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
+
+
+class ModelError(BadInput):
+    """A model and what was given with it do not go together. One line."""
+
+
+def check_tokenizer(tokenizer: Tokenizer, size: int, padded: bool = False) -> None:
+    """ModelError where a tokenizer is not one for a table of `size` rows.
+
+    padded: the table may have more rows than the tokenizer has ids. That needs a yes from somebody,
+    for the other reason is a tokenizer of another model, whose ids mean other things.
+    """
+    have = tokenizer.vocab_size
+    if have == size or (have < size and padded):
+        return
+    hint = "use the tokenizer that this model was trained with"
+    if have < size:
+        hint += "; padded=True, or generate --padded, says that the table is larger on purpose"
+    raise ModelError(
+        f"[model] expected a tokenizer of {size} ids, as the model's table has, {tokenizer.name} "
+        f"has {have}. Hint: {hint}."
+    )
+
+
+log = logging.getLogger("anefast")
 
 
 @dataclass
 class Model:
-    """A Llama-family model. `params` are fp32 arrays by name (`anefast.nn.shapes`).
+    """A model of one of the families in `anefast.nn.FAMILIES`. `params` are fp32 arrays by name
+    (`anefast.nn.shapes`).
 
     vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
-    checkpoint keeps it, a llama2.c file cannot.
+    checkpoint keeps it, a llama2.c file cannot. trained_length: tokens per sequence that it was
+    trained on, 0 where nobody says; text beyond them is worse, and `stream` says so.
     """
 
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
     vocabulary: Vocabulary | None = None
+    trained_length: int = 0
 
     @classmethod
-    def from_config(cls, config: ModelConfig, tokenizer: Tokenizer, seed: int = 1337) -> Model:
+    def from_config(
+        cls, config: ModelConfig, tokenizer: Tokenizer, seed: int = TrainConfig.seed
+    ) -> Model:
         """A model with freshly drawn parameters."""
+        instance("model", "config", config, ModelConfig, "ModelConfig(dim=128, ...)")
+        instance("model", "tokenizer", tokenizer, Tokenizer, "open_tokenizer('bytes')")
+        whole("model", "seed", seed, 0)
+        if config.vocab_size == 0:
+            config = config.replace(vocab_size=tokenizer.vocab_size)
         return cls(config, init_params(config, seed), tokenizer)
 
     @classmethod
-    def load(cls, path: str | Path, tokenizer: str = "") -> Model:
-        """Opens a run folder, one of its checkpoints, or a llama2.c `.bin` file.
+    def load(cls, path: str | Path, tokenizer: str = "", padded: bool = False) -> Model:
+        """Opens a run folder, one of its checkpoints, a Hugging Face folder, a GGUF file, or a
+        llama2.c `.bin` file.
 
-        `tokenizer` is "bytes" or a tokenizer file; a run brings its own, a `.bin` file needs one.
-        Raises ValueError or FileNotFoundError with one clear line.
+        `tokenizer` is "bytes" or a tokenizer file; all but a `.bin` file bring their own.
+        padded: that a tokenizer named here has fewer ids than the model's table is meant so: the
+        table was made larger than its vocabulary. Raises ValueError or FileNotFoundError with one
+        clear line.
         """
-        path, vocabulary = Path(path), None
+        if not isinstance(path, (str, os.PathLike)):
+            refuse("model", "path", path, "the path of a run, a folder or a file")
+        if not isinstance(tokenizer, (str, os.PathLike)):
+            refuse("model", "tokenizer", tokenizer, "'bytes' or the path of a tokenizer")
+        path, tokenizer = Path(path), os.fspath(tokenizer)
+        vocabulary, trained = None, 0
+        if (found := open_source(path)) is not None:
+            own = open_tokenizer(tokenizer) if tokenizer else found.tokenizer()
+            check_tokenizer(own, found.config.vocab_size, padded or not tokenizer)
+            return cls(found.config, found.load(), own)
         if path.is_dir():
             folder = find_checkpoint(path)
             config, params = load_model(folder)
             vocabulary = load_vocabulary(folder)
+            trained = load_trained_length(folder)
             source = tokenizer or str(folder)
         else:
             config, params = llama2c.load(path)
             source = tokenizer
         if not source:
-            raise ValueError(
-                f"[model] expected a tokenizer for {path}. Hint: llama2.c keeps it apart, "
+            raise ModelError(
+                f"[model] expected a tokenizer for {shown(path)}. Hint: llama2.c keeps it apart, "
                 "pass its tokenizer .bin."
             )
         opened = open_tokenizer(source)
-        if opened.vocab_size > config.vocab_size:
-            raise ValueError(
-                f"[model] expected a tokenizer of at most {config.vocab_size} ids, "
-                f"got {opened.vocab_size} in {source}."
-            )
-        return cls(config, params, opened, vocabulary)
+        check_tokenizer(opened, config.vocab_size, padded or not tokenizer)
+        return cls(config, params, opened, vocabulary, trained)
 
     def training_step(
         self,
@@ -82,7 +131,7 @@ class Model:
         plan: str = "unfused",
         swap_at: int | None = 1,
         load: bool = True,
-        accumulation: int = 100,
+        accumulation: int = OptimConfig.accumulation,
         vocabulary: Vocabulary | None = None,
         flows: bool = False,
     ) -> TrainingStep:
@@ -96,12 +145,18 @@ class Model:
         clipping, gradients that are never stored (runtime/flow.py). Raises ValueError naming the
         limit where the device cannot hold the plan.
         """
-        opened = device or Device()
-        specs, _ = candidates(plan, self.config, opened, batch, seq, accumulation)
+        whole("step", "batch", batch, 1)
+        if whole("step", "seq", seq, 1) % ROW_MULTIPLE or seq > self.config.max_seq_len:
+            hint = "the model's max_seq_len is its longest"
+            what = f"a multiple of {ROW_MULTIPLE} up to {self.config.max_seq_len}"
+            refuse("step", "seq", seq, what, hint)
+        whole("step", "accumulation", accumulation, 1)
+        on = opened(device)
+        specs, _ = candidates(plan, self.config, on, batch, seq, accumulation)
         _, step = first_taken(
             specs,
             lambda spec: TrainingStep(
-                self.config, self.params, opened, batch, seq, find_plan(spec),
+                self.config, self.params, on, batch, seq, find_plan(spec),
                 swap_at, load, vocabulary, flows,
             ),
         )  # fmt: skip
@@ -109,38 +164,80 @@ class Model:
 
     def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:
         """Forward programs for next-token logits, compiled as lengths are met."""
-        return Inference(self.config, self.params, device or Device(), find_plan(plan))
+        return Inference(self.config, self.params, opened(device), find_plan(plan))
+
+    def choices(self) -> Vocabulary | None:
+        """The ids that it may generate, None for all: those its tokenizer has, and was trained on.
+
+        A table may have rows that no id of the tokenizer stands for; nobody could decode them.
+        """
+        ids = drawable(self.tokenizer, self.config.vocab_size)
+        if self.vocabulary is not None:
+            ids = np.intersect1d(ids, self.vocabulary.ids)
+        whole = len(ids) == self.config.vocab_size
+        return None if whole else Vocabulary(ids, self.config.vocab_size)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The ids of a text to continue, with BOS in front where the model was trained so."""
+        adds = bool(getattr(self.tokenizer, "adds_bos", True))
+        return self.tokenizer.encode(prompt, bos=adds or not prompt)
 
     def stream(
         self,
         prompt: str | Iterable[int] = "",
-        tokens: int = 256,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        tokens: int = TOKENS,
+        temperature: float = TEMPERATURE,
+        top_k: int = TOP_K,
+        top_p: float = TOP_P,
         seed: int = 0,
         device: Device | None = None,
     ) -> Iterator[int]:
         """Yields token ids after `prompt`, until BOS or EOS, `tokens` ids, or the context is full.
 
-        prompt: a text, or its ids with BOS in front. temperature 0 takes the likeliest token;
-        top_k 0 and top_p 1 are off.
+        prompt: a text, or its ids (`prompt_ids`). temperature 0 takes the likeliest token;
+        top_k 0 and top_p 1 are off. ValueError, at the call, for what cannot be.
         """
-        rng = np.random.default_rng(seed)
-        encoded = self.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else prompt
-        ids = [int(i) for i in encoded]
-        limit = self.config.max_seq_len
-        if len(ids) > limit:
-            raise ValueError(
-                f"[generate] expected a prompt of at most {limit} tokens, got {len(ids)}."
+        check_choice(temperature, top_k, top_p, seed, tokens)
+        ids = self._ids(prompt)
+        if tokens and 0 < self.trained_length < min(len(ids) + tokens, self.config.max_seq_len):
+            log.warning(
+                "[generate] the model was trained on %d tokens at a time, and text past them is "
+                "worse. Hint: at most %d new tokens stay within.",
+                self.trained_length, max(0, self.trained_length - len(ids)),
+            )  # fmt: skip
+        return self._continued(ids, tokens, (temperature, top_k, top_p), seed, opened(device))
+
+    def _ids(self, prompt: str | Iterable[int]) -> list[int]:
+        """A prompt as ids that this model has. ValueError for any other."""
+        hint = "a text, or the ids of a tokenizer"
+        if isinstance(prompt, (bytes, dict)) or not isinstance(prompt, Iterable):
+            refuse("generate", "prompt", prompt, "a text or its ids", hint)
+        found = self.prompt_ids(prompt) if isinstance(prompt, str) else list(prompt)
+        size, limit = self.config.vocab_size, self.config.max_seq_len
+        ids = [whole("generate", "each id of the prompt", i, 0, size - 1) for i in found]
+        if not 0 < len(ids) <= limit:
+            raise BadInput(
+                f"[generate] expected a prompt of 1 to {limit} tokens, got {len(ids)}. "
+                "Hint: shorten it; BOS alone is the shortest."
             )
+        return ids
+
+    def _continued(
+        self,
+        ids: list[int],
+        tokens: int,
+        choice: tuple[float, int, float],
+        seed: int,
+        device: Device,
+    ) -> Iterator[int]:
+        rng, choices = np.random.default_rng(seed), self.choices()
         inference = self.inference(device)
         try:
-            while tokens > 0 and len(ids) <= limit:
+            while tokens > 0 and len(ids) <= self.config.max_seq_len:
                 logits = inference.logits(ids)
-                if self.vocabulary is not None:
-                    logits = self.vocabulary.hide(logits)
-                token = sample(logits, temperature, top_k, top_p, rng)
+                if choices is not None:
+                    logits = choices.hide(logits)
+                token = sample(logits, *choice, rng)
                 if token in (self.tokenizer.bos_id, self.tokenizer.eos_id):
                     return
                 yield token
@@ -152,14 +249,23 @@ class Model:
     def generate(
         self,
         prompt: str = "",
-        tokens: int = 256,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        tokens: int = TOKENS,
+        temperature: float = TEMPERATURE,
+        top_k: int = TOP_K,
+        top_p: float = TOP_P,
         seed: int = 0,
         device: Device | None = None,
     ) -> str:
         """`prompt` and its continuation as text. Arguments as in `stream`."""
-        ids = list(self.tokenizer.encode(prompt, bos=True))
+        instance("generate", "prompt", prompt, str, "stream takes ids")
+        ids = self._ids(prompt)
         ids += self.stream(tuple(ids), tokens, temperature, top_k, top_p, seed, device)
         return self.tokenizer.decode(ids)
+
+
+def opened(device: Device | None) -> Device:
+    """The device that was passed, or a new one where none was. ValueError for anything else."""
+    if device is None:
+        return Device()
+    instance("device", "device", device, Device, "Device('host')")
+    return device

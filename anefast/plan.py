@@ -12,14 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from anefast.checks import need_choice, whole
 from anefast.chips import find_chip
 from anefast.cli import command
 from anefast.config import ConfigError, TrainConfig
+from anefast.errors import shown
 from anefast.fuse.choose import Candidate, Choice, choose
 from anefast.fuse.cost import Cost, Memory, modelled
 from anefast.fuse.legal import HOST, MAX_COMPILES, Target, target_of
 from anefast.fuse.plan import is_auto
 from anefast.fuse.rates import assumptions
+from anefast.runtime.device import DEVICES
 
 MB = 1e6  # bytes; the headers say MB
 
@@ -91,9 +94,16 @@ def report(asked: PlanCommand) -> list[str]:
 def settings(asked: PlanCommand) -> TrainConfig:
     """The preset with what the flags change. ConfigError in one line."""
     config = TrainConfig.from_preset(asked.model)
-    for name, value in (("batch", asked.batch), ("seq", asked.seq)):
-        if value < 0:
+    for name in ("batch", "seq", "accumulation"):
+        if (value := getattr(asked, name)) < 0:
             raise ConfigError(f"[plan] --{name} must not be negative, got {value}.")
+    whole("plan", "--max-compiles", asked.max_compiles, 1)
+    need_choice("--device", asked.device, DEVICES, "plan")
+    if asked.chip and asked.device != "auto":
+        raise ConfigError(
+            f"[plan] --device {asked.device} and --chip {shown(asked.chip)} were both named. "
+            "Hint: leave one out; a chip is weighed by its published figures."
+        )
     data, model = config.data, config.model
     data = data.replace(batch=asked.batch or data.batch, seq_len=asked.seq or data.seq_len)
     if model.vocab_size == 0:

@@ -11,6 +11,8 @@ from typing import Any
 
 from anefast.config import ConfigError, suggest
 
+DEFAULT = "tiny"  # what the command starts from
+
 # Small models are updated often: one accumulated batch of a few thousand tokens is plenty for them,
 # and on the host executor an update costs no recompilation, which is what the default of 100 micro-
 # batches is there to spread.

@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 from anefast import _C
+from anefast.checks import real, refuse
 from anefast.cli import command
 from anefast.errors import Failure
 from anefast.runtime import Device
@@ -36,8 +37,11 @@ class ReplayConfig:
 
 def replay(config: ReplayConfig) -> None:
     """A line per program, one more for each output that strays. Failure (1) where any does."""
-    folders = [config.folder] if (config.folder / MODEL).is_file() else programs(config.folder)
+    hint = f"{TOLERANCE:g} is usual, 0 asks for the same numbers"
+    if real("replay", "--tolerance", config.tolerance, "finite and >= 0", hint) < 0:
+        refuse("replay", "--tolerance", config.tolerance, "finite and >= 0", hint)
     device = Device(config.device, chip=config.chip)
+    folders = [config.folder] if (config.folder / MODEL).is_file() else programs(config.folder)
     print(f"on {device.description}, {device.label}; tolerance {config.tolerance:g}")
     exact = Bare(_C.Device("host"))
     bad = 0

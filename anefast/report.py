@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from anefast.cli import command
+from anefast.errors import BadInput
 from anefast.files import write_atomic
 from anefast.telemetry import breakdown
 from anefast.telemetry.figures import png
@@ -36,6 +37,10 @@ def report(config: ReportConfig) -> None:
     """Writes report.html and report.png. Raises RunError for a folder that is not a run."""
     if not config.runs:
         raise ValueError("[report] expected a run folder, got none. Hint: runs/2026-...")
+    if config.text and config.out:
+        raise BadInput(
+            "[report] --text prints and writes nothing, but --out was named. Hint: leave one out."
+        )
     runs = [read_history(Path(name)) for name in config.runs]
     if config.text:
         for run in runs:

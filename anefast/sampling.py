@@ -10,6 +10,27 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from anefast.checks import real, refuse, whole
+from anefast.errors import BadInput
+
+# What generates text takes these unless told otherwise: the command, the API, the closing sample.
+TOKENS, TEMPERATURE, TOP_K, TOP_P = 256, 0.8, 0, 0.95
+
+
+def check_choice(
+    temperature: float, top_k: int, top_p: float, seed: int = 0, tokens: int = 0
+) -> None:
+    """ValueError in one line for a setting of sampling that cannot be."""
+    where, hint = "sampling", "0 is greedy, 0.8 is usual"
+    if real(where, "temperature", temperature, "finite and >= 0", hint) < 0:
+        refuse(where, "temperature", temperature, "finite and >= 0", hint)
+    whole(where, "top_k", top_k, 0, hint="0 turns it off")
+    hint = "1 turns it off"
+    if not 0 < real(where, "top_p", top_p, "above 0 and at most 1", hint) <= 1:
+        refuse(where, "top_p", top_p, "above 0 and at most 1", hint)
+    whole(where, "seed", seed, 0, hint="the same seed gives the same text")
+    whole(where, "tokens", tokens, 0)
+
 
 def sample(
     logits: npt.NDArray[np.float32],
@@ -25,12 +46,7 @@ def sample(
     least this share of their probability; 1 is off. Equal logits rank by index. rng: where the one
     random number comes from; needed unless temperature is 0. ValueError for NaN, +inf or no choice.
     """
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise _expected("a finite temperature >= 0", temperature, "0 is greedy, 0.8 is usual")
-    if top_k < 0:
-        raise _expected("top_k >= 0", top_k, "0 turns it off")
-    if not 0 < top_p <= 1:
-        raise _expected("0 < top_p <= 1", top_p, "1 turns it off")
+    check_choice(temperature, top_k, top_p)
     values = np.asarray(logits, np.float64)
     if values.ndim != 1 or values.size == 0:
         raise _expected("logits of shape (V,)", values.shape, "sample one position at a time")
@@ -57,5 +73,5 @@ def sample(
     return int(order[min(int(drawn), int(last))])
 
 
-def _expected(what: str, got: object, hint: str) -> ValueError:
-    return ValueError(f"[sampling] expected {what}, got {got}. Hint: {hint}.")
+def _expected(what: str, got: object, hint: str) -> BadInput:
+    return BadInput(f"[sampling] expected {what}, got {got}. Hint: {hint}.")

@@ -1,8 +1,8 @@
 """`python -m anefast.train [run.toml] [flags]`, and `fit` for notebooks: a run as a story.
 
 Read it from the top: where the run lives, what is trained, the training, what is said at the end.
-The updates themselves are trainer.py; what a training step does inside is runtime/step.py; settings
-are config.py; files are checkpoint.py and telemetry.py.
+What is opened for it is opening.py; the updates themselves are trainer.py; what a training step
+does inside is runtime/step.py; settings are config.py; files are checkpoint.py and telemetry/.
 
     >>> from anefast.config import TrainConfig
     >>> from anefast.train import fit
@@ -15,39 +15,45 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
+import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from anefast import checkpoint
-from anefast.cli import describe_origins, guarded, run_of, train_config
-from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, to_settings
-from anefast.data import TokenData, open_data
+from anefast.checks import refuse
+from anefast.cli import (
+    describe_origins,
+    guarded,
+    named_by,
+    newest_run,
+    one_line,
+    run_of,
+    train_config,
+)
+from anefast.config import TrainConfig
+from anefast.data import TokenData
+from anefast.errors import shown as visible
 from anefast.files import write_atomic
+from anefast.flags import repeated
+from anefast.opening import check_prompt, open_run, plans_of, vocabulary_of, with_device
 from anefast.progress import Row
 from anefast.restart import restart
-from anefast.telemetry import (
-    METRICS,
-    TIMINGS,
-    RunFolder,
-    read_config,
-    read_rows,
-)
+from anefast.signals import Stop, stopping
+from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_rows
 from anefast.telemetry import breakdown as shown
+from anefast.telemetry.history import SAMPLE
 from anefast.telemetry.screen import Direct, Screen, is_terminal
 from anefast.telemetry.sinks import checked, installed
-from anefast.tokenizer import Tokenizer, open_tokenizer
-from anefast.trainer import Say, Stop, Trainer, batches_of
+from anefast.trainer import Say, Trainer, batches_of
+from anefast.wishes import check_pairs
 
 if TYPE_CHECKING:
     from anefast.model import Model
-    from anefast.nn import Vocabulary
     from anefast.runtime import Device, TrainingStep
 
 log = logging.getLogger("anefast")
@@ -71,107 +77,116 @@ class FitResult:
 
 
 def fit(
-    config: TrainConfig,
+    config: TrainConfig | str,
     *,
     model: Model | None = None,
-    data: TokenData | None = None,
+    data: TokenData | str | Path | None = None,
     device: Device | None = None,
     on_step: Callable[[Row], None] | None = None,
     show: Say | None = None,
     bar: bool | Screen = False,
     restart: Restart | None = None,
+    asked: Collection[str] = (),
 ) -> FitResult:
     """Trains, and leaves a run folder behind.
 
-    model, data, device: used in place of what `config` describes; a model brings its own shape and
-    tokenizer. on_step: called with the metrics row after every update. show: takes each line of
-    progress (default: the "anefast" logger). bar: draw a progress bar on stderr, or on this
-    screen. SIGINT or SIGTERM stop at the next micro-step with a checkpoint (compiling async: at the
-    next one that no stale programs run); a second one raises KeyboardInterrupt. restart: how to
-    replace the process when it has used up its compiles; without one, a run that would need it is
-    refused. What the caller can put right is a ValueError in one line.
+    config: settings, or the name of a preset. model, data, device: used in place of what `config`
+    describes; a model brings its own shape and tokenizer, data may be a path. on_step: called with
+    the metrics row after every update; what it raises is raised again after a checkpoint. show:
+    takes each line of progress (default: the "anefast" logger). bar: draw a progress bar on stderr,
+    or on this screen. restart: how to replace the process when it has used up its compiles; without
+    one, a run that would need it is refused. asked: settings that somebody named, which are then
+    honoured or refused even where they equal the preset's.
+
+    SIGINT, SIGTERM or SIGHUP stop at the next micro-step with a checkpoint (compiling async: at the
+    next one that no stale programs run); a second one raises KeyboardInterrupt. SIGUSR1 makes a
+    checkpoint there and goes on. What the caller can put right is a ValueError in one line.
     """
     say = show or log.info
+    config, data = _arguments(config, model, data, device, on_step, show)
+    check_pairs(config, asked)
     _check_outputs(config)
     # 1) where the run lives; nobody else writes there until we are done
     resumed = checkpoint.find_checkpoint(config.resume) if config.resume else None
     out = run_of(Path(config.resume)) if resumed else Path(config.out or _new_run_name(config))
     run = RunFolder(out, resume=resumed is not None)
-    try:
+    with closing(run), stopping() as stop:
         # 2) what is trained, on what
-        config, model, data = _open(config, model, data, resumed)
-        batches_of(config, data)  # too little data is said before anything is compiled
         if device is None:
             from anefast.runtime import Device
 
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
-        plans = _plans(config, model, device, say)
-        model.vocabulary = _vocabulary(config, model, data, say)
+        config, model, data = open_run(config, model, data, resumed, asked)
+        batches_of(config, data)  # too little data is said before anything is compiled
+        check_prompt(config, model)
+        config = with_device(config, device, asked)
+        plans = plans_of(config, model, device, say)
+        model.vocabulary = vocabulary_of(config, model, data, say)
         plan, step = _step(config, plans, model, device, load=resumed is None)
         config = config.replace(plan=plan)
         sizes = getattr(device, "surfaces", "exact")  # a caller's stand-in for a device has none
         with step.compiler.budget.guard(config.max_compiles, say):
             trainer = Trainer(config, run, model, data, step, say, on_step)
-            try:
+            with _closing(trainer, say):
+                stop.saves = True
                 trainer.begin(resumed, restart is not None, sizes)
+                if trainer.progress.step < config.steps:
+                    with contextlib.suppress(OSError):  # it is of weights that are to change
+                        (out / SAMPLE).unlink()
                 # 3) train
-                with _stopping() as stop, _screen(bar) as screen:
+                with _screen(bar) as screen:
                     trainer.train(stop, screen)
                 interrupted = trainer.progress.step < config.steps
-            finally:
-                trainer.close()
             # 4) say how it went
             if not (interrupted and trainer.out_of_compiles and not stop.requested):
-                return _finish(trainer, interrupted, device)
-    finally:
-        run.close()
+                return _finish(trainer, interrupted, device, stop)
     # 5) or go on where compiles are counted from 0 again
     assert restart is not None  # see _check_budget
     say(f"{config.max_compiles} compiles are used up; a new process goes on from {trainer.saved}")
     restart(out)
 
 
-def _open(
-    config: TrainConfig, model: Model | None, data: TokenData | None, resumed: Path | None
-) -> tuple[TrainConfig, Model, TokenData]:
-    """The model and the data, and the config with the model's final shape in it."""
-    c = config.data
-    tokenizer: str | Tokenizer = c.tokenizer
-    if model is None and config.init:
-        from anefast.model import Model as Opened
-
-        # a run or a checkpoint brings its tokenizer, a llama2.c file does not
-        model = Opened.load(config.init, "" if Path(config.init).is_dir() else c.tokenizer)
-    if model is not None:
-        tokenizer = model.tokenizer
-    elif resumed is not None:
-        tokenizer = open_tokenizer(resumed)
-    if data is None:
-        vocabulary = model.config.vocab_size if model is not None else config.model.vocab_size
-        data = open_data(
-            c.source, tokenizer, seed=c.seed, val_fraction=c.val_fraction,
-            vocab_size=vocabulary or None, collapse_spaces=c.collapse_spaces,
-        )  # fmt: skip
-    shape = model.config if model is not None else _with_vocabulary(config.model, data.tokenizer)
-    config = config.replace(model=shape)
-    if resumed is not None:
-        _check_same(config, run_of(resumed))
-    if model is None:
-        from anefast.model import Model as Opened
-
-        model = Opened.from_config(shape, data.tokenizer, seed=config.seed)
-    return config, model, data
+def _arguments(
+    config: Any, model: object, data: Any, device: object, on_step: object, show: object
+) -> tuple[TrainConfig, TokenData | None]:
+    """The config and the data that the caller of `fit` means. ValueError for other things."""
+    if isinstance(config, str):
+        config = TrainConfig.from_preset(config)
+    if not isinstance(config, TrainConfig):
+        refuse("fit", "config", config, "a TrainConfig or the name of a preset")
+    if config.resume == "latest":
+        config = config.replace(resume=str(newest_run(Path("runs"))))
+    if isinstance(model, (str, os.PathLike)):
+        hint = "Model.load opens a run or a file; config.init starts from its weights"
+        refuse("fit", "model", model, "a Model", hint)
+    if model is not None and not hasattr(model, "training_step"):
+        refuse("fit", "model", model, "a Model", "Model.load or Model.from_config makes one")
+    if device is not None and not hasattr(device, "description"):
+        refuse("fit", "device", device, "a Device", "Device('host'), or config.device")
+    if isinstance(data, (str, os.PathLike)):
+        config = config.replace(data=config.data.replace(source=os.fspath(data)))
+        data = None
+    elif data is not None and not isinstance(data, TokenData):
+        refuse("fit", "data", data, "a TokenData or a path", "anefast.data.open_data makes one")
+    for name, call in (("on_step", on_step), ("show", show)):
+        if call is not None and not callable(call):
+            refuse("fit", name, call, "a function")
+    return config, data
 
 
-def _plans(config: TrainConfig, model: Model, device: Device, say: Say) -> list[str]:
-    """What `auto` stands for on this device, and what to fall back to; any other plan as it is."""
-    from anefast.runtime.auto import candidates
-
-    c, n = config.data, config.optim.accumulation
-    plans, why = candidates(config.plan, model.config, device, c.batch, c.seq_len, n)
-    if why:
-        say(f"plan {config.plan} -> {plans[0]}: {why}")
-    return plans
+@contextlib.contextmanager
+def _closing(trainer: Trainer, say: Say) -> Iterator[None]:
+    """Ends the trainer's programs and times. Once everything is trained, failing at that is no
+    failure of the run: it is said."""
+    try:
+        yield
+    except BaseException:
+        trainer.close()
+        raise
+    try:
+        trainer.close()
+    except Exception as error:
+        say(f"the run is whole, but ending it failed: {_told(error)}")
 
 
 def _step(
@@ -191,54 +206,22 @@ def _step(
     return first_taken(plans, make)
 
 
-def _vocabulary(config: TrainConfig, model: Model, data: TokenData, say: Say) -> Vocabulary | None:
-    """The ids to train over, None for all of them."""
-    if not config.data.compact_vocab:
-        return None
-    from anefast.nn import Vocabulary
-
-    found = Vocabulary(data.ids(), model.config.vocab_size)
-    say(f"data.compact_vocab: {len(found):,} of {found.size:,} token ids occur in the data")
-    return found
+def _told(error: Exception) -> str:
+    return one_line(error) or f"{type(error).__name__}: {visible(error)}"
 
 
-def _with_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    if model.vocab_size == 0:
-        return model.replace(vocab_size=tokenizer.vocab_size)
-    if model.vocab_size < tokenizer.vocab_size:
-        raise ConfigError(
-            f"[config] model.vocab_size expected at least the tokenizer's {tokenizer.vocab_size}, "
-            f"got {model.vocab_size}. Hint: 0 takes it from the tokenizer."
-        )
-    return model
+def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> FitResult:
+    """The closing lines: how far the loss came, how fast, a sample, and where everything is.
 
-
-def _check_same(config: TrainConfig, run: Path) -> None:
-    """Resuming with other settings would not be the same run."""
-    from anefast.cli import RESUMABLE
-
-    was, now = flatten(read_config(run)), flatten(to_settings(config))
-    for name, value in now.items():
-        if name not in RESUMABLE | {"preset", "init"} and was.get(name, value) != value:
-            raise ConfigError(
-                f"[train] {name} is {value}, the run in {run} was started with {was[name]}. "
-                "Hint: keep it, or start a new run with --init."
-            )
-    from anefast.fuse.plan import is_async
-
-    before = str(was.get("plan", config.plan))  # any cut gives the same bytes, stale weights do not
-    if is_async(before) != is_async(config.plan):
-        raise ConfigError(
-            f"[train] plan {config.plan} compiles another way than the run's {before}. "
-            "Hint: keep async or sync, or start a new run with --init."
-        )
-
-
-def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
-    """The closing lines: how far the loss came, how fast, a sample, and where everything is."""
+    The run is whole by now, so nothing that fails here voids it.
+    """
     p, say, run, config = trainer.progress, trainer.say, trainer.run.path, trainer.config
     trainer.run.sync()
-    rows = read_rows(run / METRICS)
+    try:
+        rows = read_rows(run / METRICS)
+    except (OSError, ValueError) as error:
+        say(f"the losses are left out: {_told(error)}")
+        rows = []
     result = FitResult(
         losses=[_float(r["train/loss"]) for r in rows if "train/loss" in r],
         val_losses=[(r["step"], _float(r["val/loss"])) for r in rows if "val/loss" in r],
@@ -256,7 +239,9 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
         say(f"continue with: python -m anefast.train --resume {run}")
         return result
     floor = f" (floor {result.floor:.4f})" if result.floor is not None else ""
-    say(f"validation loss {p.first_val:.4f} -> {p.last_val:.4f} nats per token{floor}")
+    seen = result.val_losses[-1][0] if result.val_losses else p.step
+    old = f" at update {seen}, not validated since" if seen != p.step else ""
+    say(f"validation loss {p.first_val:.4f} -> {p.last_val:.4f} nats per token{old}{floor}")
     on = trainer.step.device
     if trainer.seconds:
         say(
@@ -267,19 +252,29 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device) -> FitResult:
             say(shown.line(times))
     else:
         say(f"nothing to do: the run is at update {p.step}. More updates: --steps N")
-    if config.sample_tokens:
-        result.sample = trainer.model.generate(
-            config.prompt,
-            tokens=config.sample_tokens,
-            temperature=0.5,  # a small model's likelier words; generate offers the rest
-            seed=config.seed,
-            device=device,
-        )
-        write_atomic(run / "sample.txt", (result.sample + "\n").encode("utf-8", "replace"))
-        say(f"a sample:\n{result.sample}")
+    if config.sample_tokens and not stop.requested:
+        try:
+            result.sample = _closing_sample(trainer, device)
+        except Exception as error:
+            say(f"there is no closing sample: {_told(error)}")
     say(f"written to {run}: {METRICS}, {TIMINGS}, config.toml, checkpoint {trainer.saved}")
     say(f'try: python -m anefast.generate {run} --prompt "Once"')
     return result
+
+
+def _closing_sample(trainer: Trainer, device: Device) -> str:
+    """A text of the trained model, within the length that was trained, said and kept."""
+    config, model = trainer.config, trainer.model
+    begun = len(model.tokenizer.encode(config.prompt, bos=True))
+    room = max(0, model.trained_length - begun)
+    text = model.generate(
+        config.prompt, tokens=min(config.sample_tokens, room), seed=config.seed, device=device
+    )
+    trainer.say(f"a sample:\n{text}")
+    if config.sample_tokens > room and config.sample_tokens != TrainConfig.sample_tokens:
+        trainer.say(f"(it ends after {model.trained_length} tokens, the length that was trained)")
+    write_atomic(trainer.run.path / SAMPLE, (text + "\n").encode("utf-8", "replace"))
+    return text
 
 
 def _check_outputs(config: TrainConfig) -> None:
@@ -287,7 +282,7 @@ def _check_outputs(config: TrainConfig) -> None:
     for name in checked(config.sinks):
         installed(name)
     if config.trace:
-        open(config.trace, "w").close()
+        open(config.trace, "ab").close()  # what it holds stays until the run begins
 
 
 @contextlib.contextmanager
@@ -302,20 +297,6 @@ def _screen(bar: bool | Screen) -> Iterator[Screen | None]:
         yield None
 
 
-@contextlib.contextmanager
-def _stopping() -> Iterator[Stop]:
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # Python delivers signals to the main thread only
-        return
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _swap_at(config: TrainConfig) -> int | None:
     """At which micro-step of an accumulation the programs of new weights take over."""
     if config.swap_after == 0:
@@ -326,7 +307,7 @@ def _swap_at(config: TrainConfig) -> int | None:
 
 def _new_run_name(config: TrainConfig) -> str:
     """runs/<time>_<preset>, with a number behind when two runs start in one second."""
-    name = f"runs/{time.strftime('%Y-%m-%dT%H-%M-%S')}_{config.preset}"
+    name = f"runs/{time.strftime('%Y-%m-%dT%H-%M-%S')}_{config.preset or 'run'}"
     taken, free = 1, name
     while Path(free).exists():
         taken += 1
@@ -349,16 +330,18 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
     """The command. Exit codes: 0 done or stopped cleanly, 1 failed, 2 bad request, 130 quit."""
 
     def run() -> None:
-        config, origins = train_config(sys.argv[1:] if argv is None else argv)
+        arguments = sys.argv[1:] if argv is None else argv
+        config, origins = train_config(arguments)
+        asked = named_by(origins)
         with closing(terminal()) as screen:
-            for line in describe_origins(config, origins):
+            for line in [*describe_origins(config, origins), *repeated(arguments)]:
                 screen.say(line)
 
             def go_on(run: Path) -> NoReturn:
                 screen.close()
                 restart(run)
 
-            result = fit(config, show=screen.say, bar=screen, restart=go_on)
+            result = fit(config, show=screen.say, bar=screen, restart=go_on, asked=asked)
             if config.breakdown:
                 screen.say(result.breakdown)
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +21,21 @@ import numpy.typing as npt
 from anefast import _C, checkpoint
 from anefast.config import ConfigError, TrainConfig, flatten, to_settings
 from anefast.data import Batches, Order, TokenData
-from anefast.errors import Failure
+from anefast.errors import AnefastError, Failure
+from anefast.forecast import forecast, rate_change
 from anefast.optim import AdamW, LossScale, learning_rate
 from anefast.progress import Progress, Row, finite, progress_line, with_infinities
 from anefast.restart import restarts
-from anefast.telemetry import RunFolder, environment, peak_memory_bytes
+from anefast.signals import Stop
+from anefast.soundness import Soundness
+from anefast.telemetry import (
+    METRICS,
+    RunFolder,
+    environment,
+    peak_memory_bytes,
+    read_config,
+    read_rows,
+)
 from anefast.telemetry.history import SUMMARY
 from anefast.telemetry.screen import Screen
 from anefast.telemetry.sinks import Sinks
@@ -41,17 +50,6 @@ Say = Callable[[str], None]
 DEVICE_ERRORS = (_C.CompileError, _C.EvaluationError, _C.MILError, _C.AneUnavailable)
 UNFINISHED = "unfinished"  # in the state of a checkpoint, where a failed device left one: a row
 HOPELESS_OVERFLOWS = 30  # this many in a row halve any loss scale to nothing: it is not the scale
-
-
-class Stop:
-    """Set by the first signal; the second one raises KeyboardInterrupt from wherever we are."""
-
-    requested = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 class Trainer:
@@ -86,6 +84,8 @@ class Trainer:
         # Of an update whose validation, logging and checkpoint are still to come.
         self.unfinished: Row | None = None
         self.failed = False
+        self.whole = True  # False while an update changes weights and moments
+        self.soundness = Soundness()
 
     def begin(
         self, resumed: Path | None, can_restart: bool = False, surfaces: str = "exact"
@@ -96,6 +96,7 @@ class Trainer:
         checkpoint.sweep(self.run.path)
         if resumed is not None:
             self._restore(resumed)
+            self._check_steps()
         device = self.step.device
         seen = environment(
             sys.argv,
@@ -104,9 +105,12 @@ class Trainer:
             surfaces=surfaces,
             restarts=restarts(),
         )
+        steps = read_config(self.run.path).get("steps", 0) if resumed is not None else 0
         before = self.run.begin(self.config, seen)
         sinks = Sinks(self.config.sinks, self.run.path, flatten(to_settings(self.config)))
         self.run.open_logs(self.progress.step - bool(self.unfinished), sinks)
+        if resumed is not None:
+            self._judge_again()
         self.timeline.start(self.run.background)
         self.say(f"device: {device.description}; programs are {device.label}")
         self.say(f"data: {self.data.description}; {len(self.data.train):,} tokens to train on")
@@ -114,8 +118,13 @@ class Trainer:
         optim = self.config.optim
         if optim.scale_lr_with_accumulation:
             self.say(f"lr {optim.lr:g} x accumulation {optim.accumulation} = {optim.peak_lr:g}")
+        if self.progress.step < self.config.steps:
+            for line in forecast(self.config, len(self.data.train)):
+                self.say(line)
         if resumed is not None:
             self.say(f"resumed from {resumed} at update {self.progress.step}")
+            for line in rate_change(optim, steps, self.config.steps, self.progress.step):
+                self.say(line)
             if arithmetic(was := before.get("device", "")) not in (
                 "",
                 arithmetic(device.description),
@@ -133,6 +142,7 @@ class Trainer:
         Nothing stops while the device is an update behind: a checkpoint has the newest weights
         only, and resuming from it would not repeat the micro-steps on the ones before. A device
         that fails ends the run with a checkpoint of its last update, and a Failure that says so.
+        Whatever else ends it, such as a callback that raises, is raised again after a checkpoint.
         """
         try:
             if self.unfinished is not None:  # a resumed run makes up for what a failure left out
@@ -140,6 +150,12 @@ class Trainer:
             self._train(stop, screen)
         except DEVICE_ERRORS as error:
             raise Failure(f"{error} {self._rescue()}") from error
+        except AnefastError:
+            raise  # it says what to do, and where the disk refused, another try would not help
+        except BaseException as error:
+            if not self.failed:
+                self._keep(error)
+            raise
 
     def _train(self, stop: Stop, screen: Screen | None) -> None:
         config, p = self.config, self.progress
@@ -153,6 +169,8 @@ class Trainer:
                 leaves = stop.requested or self.out_of_compiles
                 if leaves and not self.step.compiler.stale:
                     break
+                if stop.checkpoint and not self.step.compiler.stale:
+                    self._on_request(stop)
                 at = p.step * accumulation + p.micro
                 if screen is not None:
                     screen.show(at, total, self.note)
@@ -167,7 +185,7 @@ class Trainer:
                 self.timeline.tick()
             if p.micro < accumulation:
                 break
-            row = self._update()
+            row = self._update(stop)
             self.timeline.end_update(p.step, accumulation - before)
             seconds = time.perf_counter() - began
             if screen is not None:
@@ -177,7 +195,7 @@ class Trainer:
             self.step.wait()
             self.save()
 
-    def _update(self) -> Row:
+    def _update(self, stop: Stop) -> Row:
         """Turns the accumulated gradients into new weights, or skips them when they overflowed."""
         p, scale = self.progress, self.scale.value
         _C.spans_phase(_C.Phase.UPDATE)
@@ -187,29 +205,32 @@ class Trainer:
         every = self.config.health_every
         if every and (p.step + 1) % every == 0 and not self.health:
             self._look()  # before the weights change
-        with _C.Span(_C.Component.OPTIMIZER):
-            factor = 1.0 / (scale * tokens)
-            done = self.optimizer.update(self.step.grads, factor, lr, self.step.flow)
-        self.step.begin_update()
-        if done.overflow and every and not self.health:
-            self._look()  # a weight gradient whose operands are finite
-        self.scale.update(done.overflow)
-        self.overflows = self.overflows + 1 if done.overflow else 0
-        loss = p.loss_sum / tokens
-        self.note = f"loss {loss:.4f}"
-        self.trained += p.loss_tokens
-        p.step, p.micro, p.tokens = p.step + 1, 0, p.tokens + p.loss_tokens
-        p.loss_sum, p.loss_tokens = 0.0, 0
-        self.unfinished = {
-            "step": p.step,
-            "tokens": p.tokens,
-            "train/loss": loss,
-            "lr": lr,
-            "grad_norm": done.grad_norm,
-            "loss_scale": scale,
-            "overflow": done.overflow,
-            **self.health,
-        }
+        with stop.shielded():
+            with _C.Span(_C.Component.OPTIMIZER):
+                factor = 1.0 / (scale * tokens)
+                self.whole = False
+                done = self.optimizer.update(self.step.grads, factor, lr, self.step.flow)
+            self.step.begin_update()
+            if done.overflow and every and not self.health:
+                self._look()  # a weight gradient whose operands are finite
+            self.scale.update(done.overflow)
+            self.overflows = self.overflows + 1 if done.overflow else 0
+            loss = p.loss_sum / tokens
+            self.note = f"loss {loss:.4f}"
+            self.trained += p.loss_tokens
+            p.step, p.micro, p.tokens = p.step + 1, 0, p.tokens + p.loss_tokens
+            p.loss_sum, p.loss_tokens = 0.0, 0
+            self.unfinished = {
+                "step": p.step,
+                "tokens": p.tokens,
+                "train/loss": loss,
+                "lr": lr,
+                "grad_norm": done.grad_norm,
+                "loss_scale": scale,
+                "overflow": done.overflow,
+                **self.health,
+            }
+            self.whole = True
         self.health = {}
         if not done.overflow:  # last, for it may fail, and then the update is whole all the same
             self.step.update_weights()
@@ -250,6 +271,7 @@ class Trainer:
             timing |= {"ms": seconds * 1e3, "tok_per_s": tokens / seconds}
         timing |= {"peak_mem_mb": peak_memory_bytes() / 2**20, **self.step.compiler.report()}
         self.run.log(row, timing, self.timeline.row)
+        self.soundness.update(row)
         self.unfinished = None
         if row["overflow"]:
             self.say(
@@ -261,15 +283,23 @@ class Trainer:
         if self.overflows >= HOPELESS_OVERFLOWS:
             raise Failure(
                 f"[train] the gradients of {self.overflows} updates in a row were not finite, "
-                f"the last at step {step}. Hint: lower optim.lr."
+                f"the last at step {step}. Hint: lower optim.lr{self._from_sound()}."
             )
         every = config.checkpoint_every
         if last or (step % every == 0 if every else validates):
             self.save(row.get("val/loss"))
-        if self.on_step is not None:
-            self.on_step(row)
+        self._tell(row)
         if config.on_budget == "checkpoint-restart" and not self.step.compiler.affords():
             self.out_of_compiles = True
+
+    def _check_steps(self) -> None:
+        """Refuses fewer updates than a resumed run has made."""
+        if self.config.steps < self.progress.step:
+            raise ConfigError(
+                f"[train] expected steps of at least {self.progress.step}, which the run has made, "
+                f"got {self.config.steps}. Hint: --steps counts from the beginning of a run; an "
+                "earlier checkpoint of it can be resumed."
+            )
 
     def _check_budget(self, can_restart: bool) -> None:
         """Refuses a run that could not go on where its process has used up its compiles."""
@@ -321,23 +351,64 @@ class Trainer:
         return self.progress.last_val
 
     def _rescue(self) -> str:
-        """Saves the last whole update after the device failed. Says what was saved and where.
+        """Saves the last whole update before the run ends. Says what was saved and where.
 
         The micro-steps of the update under way are left out, one of them being half done; a resumed
         run repeats them.
         """
         self.failed = True
         p = self.progress
-        if self.unfinished is not None:  # as far as it is known; resuming writes it again
-            self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
         p.micro, p.loss_sum, p.loss_tokens, self.health = 0, 0.0, 0, {}
         try:
+            if self.unfinished is not None:  # as far as it is known; resuming writes it again
+                self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
             self.save(settles=False)
         except (OSError, ValueError) as error:
             kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
             return f"Saving update {p.step} failed too: {error}{kept}"
         again = f"python -m anefast.train --resume {self.run.path}"
         return f"Update {p.step} is saved; continue with: {again}"
+
+    def _tell(self, row: Row) -> None:
+        """Calls the caller's function; what it raises goes on after a checkpoint."""
+        if self.on_step is None:
+            return
+        try:
+            self.on_step(row)
+        except BaseException as error:
+            self._keep(error)
+            raise
+
+    def _on_request(self, stop: Stop) -> None:
+        """The checkpoint that SIGUSR1 asks for."""
+        stop.checkpoint = False
+        self.step.wait()
+        self.save()
+        self.say(f"checkpoint {self.saved}, as a signal asked; training goes on")
+
+    def _keep(self, error: BaseException) -> None:
+        """Saves the last whole update before `error` goes on, and notes on it where that is."""
+        if not self.whole:
+            told = f"update {self.progress.step + 1} was half made and nothing was saved"
+        else:
+            told = self._rescue()
+        told = f"[train] {told[0].lower()}{told[1:]}"
+        error.add_note(told)
+        self.say(f"stopped by {type(error).__name__}: {told}")
+
+    def _from_sound(self) -> str:
+        """Which checkpoint a diverged run may begin again from."""
+        name = self.soundness.newest
+        return f"; --init {self.run.path / name} begins before it went wrong" if name else ""
+
+    def _judge_again(self) -> None:
+        """Which checkpoint of a resumed run is the newest sound one."""
+        names = {}
+        for path in checkpoint.checkpoints(self.run.path):
+            step, micro = checkpoint.place(path.name)
+            if not micro and step <= self.progress.step:
+                names[step] = path.name
+        self.soundness.replay(read_rows(self.run.path / METRICS), names)
 
     def save(self, val_loss: float | None = None, settles: bool = True) -> None:
         """A checkpoint of this moment: weights, moments and what has been accumulated.
@@ -361,6 +432,7 @@ class Trainer:
             "overflows": self.overflows,
             "health": self.health,
         }
+        state[checkpoint.TRAINED_LENGTH] = self.model.trained_length
         if self.unfinished is not None:
             state[UNFINISHED] = finite(self.unfinished)
         if (vocabulary := self.step.vocabulary) is not None:
@@ -375,7 +447,9 @@ class Trainer:
             )  # fmt: skip
             if best:
                 checkpoint.mark_best(self.run.path, self.saved, p.best_val)
-            checkpoint.prune(self.run.path, self.config.keep_last)
+            if not p.micro:
+                self.soundness.saved(self.saved.name)
+            checkpoint.prune(self.run.path, self.config.keep_last, self.soundness.newest)
         _C.spans_phase(before)
 
     def _restore(self, folder: Path) -> None:
@@ -398,11 +472,12 @@ class Trainer:
                 f"[train] {folder} is {p.micro} micro-steps into an update, got optim.accumulation "
                 f"{self.config.optim.accumulation}. Hint: resume with more."
             )
-        if p.fingerprint != self.progress.fingerprint:
+        if not self.data.matches(p.fingerprint):
             raise ConfigError(
                 f"[train] the data is not what {folder} was trained on. "
                 "Hint: resume with the same files, or start a new run with --init."
             )
+        p.fingerprint = self.data.fingerprint  # runs of before recorded a sample of the data
         shapes = {name: a.shape for name, a in self.model.params.items()}
         for name, value in checkpoint.read_tensors(folder / checkpoint.MODEL, shapes).items():
             self.model.params[name][...] = value

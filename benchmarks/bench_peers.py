@@ -29,7 +29,7 @@ import pytest
 import anefast
 from anefast import _C
 from anefast.config import ModelConfig, OptimConfig
-from anefast.nn import init_ffn, init_params
+from anefast.nn import count_params, init_ffn, init_params
 from anefast.optim import AdamW
 from anefast.presets import preset_settings
 from anefast.runtime import Device, fused_ffn
@@ -49,7 +49,7 @@ def config_of(preset: str) -> ModelConfig:
 def flops(config: ModelConfig, batch: int, seq: int = SEQ) -> float:
     """Of a forward pass: two per weight and token, and the causal half of attention."""
     q = config.n_heads * config.head_dim
-    weights = config.n_params - config.dim * (2 * config.n_layers + 1)  # the tied table once
+    weights = count_params(config) - config.dim * (2 * config.n_layers + 1)  # the tied table once
     return batch * seq * (2.0 * weights + 2.0 * seq * q * config.n_layers)
 
 
@@ -139,7 +139,7 @@ def test_training_step(preset: str, batch: int) -> None:
     limit = measure()
     print(f"\nroofline: {limit}")
     medians = alternate(variants)
-    least = limit.seconds(3 * flops(config, batch), config.n_params)
+    least = limit.seconds(3 * flops(config, batch), count_params(config))
     report(f"{preset}, B {batch}, S {SEQ}, training step with AdamW", medians, least, x.size)
     ours.close()
     gc.collect()
@@ -182,7 +182,7 @@ def test_beside_a_busy_neighbour() -> None:
     finally:
         neighbour.kill()
         neighbour.join()
-    least = limit.seconds(3 * flops(config, 1), config.n_params)
+    least = limit.seconds(3 * flops(config, 1), count_params(config))
     print(f"\nroofline without the neighbour: {limit}")
     report(f"stories15m, B 1, S {SEQ}, beside a busy process", medians, least, x.size)
     ours.close()

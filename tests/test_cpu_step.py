@@ -277,3 +277,26 @@ def test_a_refused_micro_step_leaves_gradients_to_be_begun_anew() -> None:
     }
     new.close()
     used.close()
+
+
+def test_a_large_vocabulary_keeps_no_matrix_of_logits() -> None:
+    """Exponentials are made again: the gradients are right, and memory is that of the weights."""
+    vocab, seq, channels = 70_000, 256, 8
+    assert vocab * seq > _C.HEAD_KEPT
+    rng = np.random.default_rng(0)
+    p = {
+        "h": rng.standard_normal((1, channels, 1, seq)).astype(np.float16),
+        "norm": rng.standard_normal(channels).astype(np.float32),
+        "weight": rng.standard_normal((vocab, channels)).astype(np.float32),
+        "targets": rng.integers(0, vocab, (1, seq)).astype(np.int32),
+    }
+    p["targets"][0, ::7] = -1
+    got = head(p, 7.5)
+    want = head_reference(p, 7.5)
+    assert distance(got["nll"].reshape(-1), want["nll"]) < 2e-6
+    for name in ("dweight", "dnorm"):
+        assert distance(got[name] - 1, want[name]) < 2e-5, name
+    # kept where they are few: the first rows of the vocabulary alone
+    few = p | {"weight": p["weight"][:60_000], "targets": p["targets"] % 60_000}
+    assert len(few["weight"]) * seq <= _C.HEAD_KEPT
+    assert distance(head(few, 7.5)["dweight"] - 1, head_reference(few, 7.5)["dweight"]) < 2e-5

@@ -199,13 +199,13 @@ def test_refused(tmp_path: Path) -> None:
     refuse(r"at least 17 validation.* has 10", fits, 2, 16)
     refuse("fraction", fits, val_fraction=1.0)
     refuse("at least 1 story", "stories:0")
-    (tmp_path / "picture.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
-    refuse("binary .a zero at byte 8", tmp_path / "picture.txt")
+    (tmp_path / "binary.txt").write_bytes(b"\x89binary\0\0" + b"\0" * 3)
+    refuse("byte 0x89 at 0", tmp_path / "binary.txt")
     (tmp_path / "latin.txt").write_bytes("caf\xe9 au lait".encode("latin-1"))
     refuse("byte 0xe9 at 3", tmp_path / "latin.txt")
     (tmp_path / "cut.txt").write_bytes("é".encode()[:1])
     refuse("byte 0xc3 at 0", tmp_path / "cut.txt")
-    refuse("cut.txt has byte 0xc3", tmp_path)
+    refuse("binary.txt has byte 0x89", tmp_path)
     (tmp_path / "hollow").mkdir()
     refuse("has none", tmp_path / "hollow")
 
@@ -215,7 +215,7 @@ def test_refused_shards(tmp_path: Path) -> None:
     for content in (b"", b"123"):
         path.write_bytes(content)
         refuse(f"even number of bytes, .*a.bin has {len(content)}", path)
-    ids = np.zeros(3 << 20, "<u2")
+    ids = np.ones(3 << 20, "<u2")
     ids[(2 << 20) + 5] = 259
     ids.tofile(path)
     refuse(f"ids below 259, .*a.bin has 259 at token {(2 << 20) + 5}", path)

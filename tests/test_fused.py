@@ -140,7 +140,7 @@ def test_mistakes_are_named(device):
     params = init_ffn(32, 64, 2, seed=0)
     with fused_ffn(32, 64, 2, 64, params, device, "all") as ffn:
         with pytest.raises(
-            ValueError, match=r"\[fused\] expected float16 of shape \(1, 32, 1, 64\)"
+            ValueError, match=r"\[fused\] expected x to be float16 of shape \(1, 32, 1, 64\)"
         ):
             ffn(np.zeros((1, 32, 1, 32), np.float16))
         with pytest.raises(ValueError, match="got float32"):
@@ -149,7 +149,7 @@ def test_mistakes_are_named(device):
         assert "1 program)" in repr(ffn)
     with pytest.raises(ValueError, match="multiple of 32"):
         fused_ffn(32, 64, 2, 48, params, device, "all")
-    with pytest.raises(ValueError, match="layers of at least 1, got 0"):
+    with pytest.raises(ValueError, match="expected layers to be an int of at least 1, got 0"):
         fused_ffn(32, 64, 0, 64, params, device, "all")
     with pytest.raises(ValueError, match=r"got 'al'\. Hint: did you mean 'all'"):
         fused_ffn(32, 64, 2, 64, params, device, "al")

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
+
+import pytest
 
 import anefast
 from anefast import _C
@@ -80,3 +86,32 @@ def test_only_the_bindings_know_python() -> None:
         if path.name == "bind.cpp" or path.parent.name == "bind":
             continue
         assert "pybind11" not in path.read_text() and "Python.h" not in path.read_text(), path
+
+
+def test_an_editable_install_is_found_beside_the_clone(tmp_path) -> None:
+    """The settings that setuptools reads, around a package of one file: a path, and no hook."""
+    setuptools = pytest.importorskip("setuptools")
+    if int(setuptools.__version__.partition(".")[0]) < 77:
+        pytest.skip("this setuptools does not know the project's licence field")
+    clone, out = tmp_path / "anefast", tmp_path / "out"
+    (clone / "anefast").mkdir(parents=True)
+    (clone / "anefast" / "__init__.py").write_text("here = __file__\n")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    code = f"from setuptools import build_meta; build_meta.build_editable({str(out)!r})"
+    out.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=clone, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as held:
+        top = [name for name in held.namelist() if "/" not in name]
+        assert len(top) == 1 and top[0].endswith(".pth"), top
+        held.extract(top[0], tmp_path / "site")
+    found = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import site, sys; sys.path.insert(0, ''); "
+         f"site.addsitedir({str(tmp_path / 'site')!r}); import anefast; print(anefast.here)"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.stdout.strip() == str(clone / "anefast" / "__init__.py"), found.stderr

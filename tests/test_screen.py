@@ -93,6 +93,9 @@ def test_generated_text_is_escaped_on_a_terminal_only(monkeypatch, capsys):
     class Model:
         tokenizer = ByteTokenizer()
 
+        def prompt_ids(self, prompt):
+            return self.tokenizer.encode(prompt)
+
         def stream(self, *_):
             return iter(self.tokenizer.encode("\x1b[2J", bos=False))
 

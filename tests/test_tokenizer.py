@@ -128,7 +128,8 @@ def test_round_trip_save_and_open(tmp_path: Path) -> None:
         folder = tmp_path / str(i)
         saved = tok.save(folder)
         again = open_tokenizer(folder, vocab_size=tok.vocab_size)
-        assert [p.name for p in folder.iterdir()] == [saved.name]
+        beside = {"tokenizer_config.json"} if isinstance(tok, BPETokenizer) else set()
+        assert {p.name for p in folder.iterdir()} == {saved.name} | beside
         for text in AWKWARD:
             ids = tok.encode(text, eos=True)
             assert (

@@ -7,17 +7,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "files"},
-    {"_C", "config", "chips", "debug", "presets"},
+    {"errors", "files", "kinds", "checks", "spelling"},
+    {"_C", "config", "chips", "debug", "environment", "presets"},
     {"ir"},
     {"nn"},
     {"mil"},
     {"fuse"},
     {"runtime"},
-    {"optim", "data", "stories", "tokenizer", "sampling", "llama2c", "checkpoint", "telemetry"},
-    {"model", "cli", "restart", "progress"},
-    {"trainer"},
-    {"train", "generate", "plan", "lint", "report", "replay"},
+    {
+        "optim",
+        "data",
+        "stories",
+        "tokenizer",
+        "sampling",
+        "llama2c",
+        "checkpoint",
+        "telemetry",
+        "formats",
+    },
+    {"model", "cli", "flags", "wishes", "restart", "progress", "signals", "soundness", "forecast"},
+    {"trainer", "opening"},
+    {"train", "generate", "plan", "lint", "report", "replay", "export", "inspect"},
     {"bench"},
     {"doctor"},
 ]

@@ -17,11 +17,13 @@ from anefast.bench import guard, seed
 from anefast.bench.context import Bench
 from anefast.bench.table import render
 from anefast.bench.tables import MODULES, make
+from anefast.checks import need_choice
 from anefast.chips import find_chip
 from anefast.cli import command
 from anefast.config import ConfigError, suggest
 from anefast.fuse.rates import assumptions
 from anefast.runtime.budget import PROCESS
+from anefast.runtime.device import DEVICES
 
 log = logging.getLogger("anefast")
 
@@ -53,6 +55,7 @@ def run(asked: BenchCommand) -> None:
             hint = suggest(name, MODULES) or f" Hint: one of {', '.join(MODULES)}."
             raise ConfigError(f"[bench] unknown table {name!r}.{hint}")
     find_chip(asked.chip)
+    need_choice("--device", asked.device, DEVICES, "bench")
     if asked.json:
         Path(asked.json).touch()  # an unwritable file is said now
     quiet = PROCESS.guard(10**9, log.debug)  # how many compiles a process takes is a table here

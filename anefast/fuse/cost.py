@@ -126,7 +126,7 @@ class Cost:
             ports=count.packed_bytes + count.weight_surface_bytes + count.room_bytes,
             programs=count.weight_bytes + (stale if behind else 0),
             scratch=sum(p.scratch_bytes for p in count.distinct),
-            logits=FLOAT * count.config.vocab_size * min(_C.HEAD_TOKENS, count.batch * count.seq),
+            logits=FLOAT * kept_logits(count.config.vocab_size, count.batch * count.seq),
             compiling=stale if behind else count.most_weight_bytes,
         )
 
@@ -137,6 +137,12 @@ class Cost:
 
     def _cpu(self, flops: int) -> float:
         return flops / self.rates.cpu_flops
+
+
+def kept_logits(vocabulary: int, tokens: int) -> int:
+    """Numbers that the classifier keeps of the tokens it takes at once; beyond a bound, none."""
+    numbers = vocabulary * min(_C.HEAD_TOKENS, tokens)
+    return numbers if numbers <= _C.HEAD_KEPT else 0
 
 
 def fastest(costs: Iterable[Cost], accumulation: int) -> Cost:

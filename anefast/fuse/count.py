@@ -23,7 +23,7 @@ from anefast.fuse.recompute import recompute
 from anefast.fuse.timing import Product
 from anefast.ir import Graph, Program, Tensor, baked
 from anefast.mil import emit
-from anefast.nn import shapes, training_graph
+from anefast.nn import count_params, training_graph
 
 HALF = 2  # bytes of an fp16 number
 VIEWS = ("reshape", "expand_dims", "squeeze")  # results that are their operand's bytes
@@ -137,7 +137,7 @@ class StepCount:
     @property
     def parameter_count(self) -> int:
         """Numbers in the model, embedding included."""
-        return sum(math.prod(s) for s in shapes(self.config).values())
+        return count_params(self.config)
 
     @property
     def head_flops(self) -> int:

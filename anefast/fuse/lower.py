@@ -98,8 +98,9 @@ def activation_ports(values: Sequence[Tensor], plan: Plan, max_axis: int) -> lis
         return [Port("", t.shape, (Region(t, (0,) * t.rank, t.shape),), t) for t in values]
     packs: list[list[Region]] = [[]]
     channels = 0
+    batch = min(t.shape[0] for t in values)  # some have a row of the batch for each head
     for t in values:
-        batch, seq = t.shape[0], t.shape[-1]
+        seq = t.shape[-1]
         size = (batch, t.size // (batch * seq), 1, seq)
         if channels and channels + size[1] > max_axis:
             packs.append([])

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from anefast.checks import instance, need_choice, whole
 from anefast.ir import RopeForm, Tensor
 
 AUTO = "auto"
@@ -67,13 +68,28 @@ class Plan:
     max_axis: int = 65536
     surfaces: Literal["exact", "equal"] = "exact"
 
+    def __post_init__(self) -> None:
+        for name in ("forward", "backward"):
+            value = getattr(self, name)
+            if value not in ("half", "all"):
+                whole("plan", name, value, 1, hint="or 'half', or 'all'")
+        for name in ("reads", "ports", "weights", "compile"):
+            choices = tuple(w[name] for w in WORDS.values() if name in w)
+            need_choice(name, getattr(self, name), choices, "plan")
+
     def key(self, node: Tensor) -> str:
         """The name of the program that `node` runs in, such as `backward.layers.4-7`."""
         return self.program(node.scope, node.direction)
 
     def program(self, scope: str, direction: str) -> str:
         """The name of the program for nodes of this scope and direction."""
-        layers, index, half, *part = scope.split(".")
+        found = scope.split(".")
+        if len(found) < 3 or not found[1].isdigit():
+            raise ValueError(
+                f"[plan] expected every operation in a scope such as layers.3.ffn, got {scope!r}. "
+                "Hint: a family's trunk enters one with ir.scope."
+            )
+        layers, index, half, *part = found
         depth = self.forward if direction == "forward" else self.backward
         if depth == "all":
             return f"{direction}.{layers}"
@@ -94,6 +110,7 @@ def find_plan(spec: str) -> Plan:
     forward/backward. `auto` is no plan yet: see choose.py. Raises ValueError with a suggestion
     where the spec cannot be read.
     """
+    instance("plan", "plan", spec, str, "'all' or 'layer,weights=params', for example")
     if is_auto(spec):
         raise ValueError(
             f"[plan] expected a plan, got {spec!r}, which depends on model and device. "

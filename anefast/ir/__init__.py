@@ -47,7 +47,17 @@ from .ops.layout import (
 from .ops.linear import conv, matmul
 from .ops.reduce import reduce_max, reduce_mean, reduce_sum, softmax
 from .ops.rope import RopeForm, rope
-from .passes import expand, fold, rebuild, recompute, rewrite, share, simplify, substitute
+from .passes import (
+    expand,
+    fold,
+    rebuild,
+    recompute,
+    rewrite,
+    share,
+    simplify,
+    substitute,
+    with_rope,
+)
 from .tensor import ShapeError, Tensor, constant, input, parameter, place, scope
 
 __all__ = [
@@ -119,4 +129,5 @@ __all__ = [
     "tile",
     "transpose",
     "unbroadcast",
+    "with_rope",
 ]

@@ -1,25 +1,38 @@
 """Layers and models, written with ir ops only."""
 
+from anefast.nn.families import FAMILIES, family_of
 from anefast.nn.ffn import ffn_graph, ffn_shapes, init_ffn
-from anefast.nn.layers import MASKED, causal_mask, rope_rows
-from anefast.nn.llama import GRAD, decode_graph, forward_graph, training_graph, trunk
-from anefast.nn.params import Params, classifier, init_params, shapes, zeros_like
+from anefast.nn.graphs import (
+    GRAD,
+    decode_graph,
+    forward_graph,
+    rotated_heads,
+    training_graph,
+    trunk,
+)
+from anefast.nn.layers import MASKED, causal_mask, rope_frequencies, rope_rows
+from anefast.nn.params import Params, classifier, count_params, init_params, shapes, zeros_like
 from anefast.nn.vocabulary import Vocabulary
 
 __all__ = [
+    "FAMILIES",
     "GRAD",
     "MASKED",
     "Params",
     "Vocabulary",
     "causal_mask",
     "classifier",
+    "count_params",
     "decode_graph",
+    "family_of",
     "ffn_graph",
     "ffn_shapes",
     "forward_graph",
     "init_ffn",
     "init_params",
+    "rope_frequencies",
     "rope_rows",
+    "rotated_heads",
     "shapes",
     "training_graph",
     "trunk",

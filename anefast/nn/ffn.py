@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 
 from anefast import ir
+from anefast.checks import whole
 from anefast.nn.layers import linear
 from anefast.nn.params import Params
 
@@ -38,6 +39,9 @@ def init_ffn(dim: int, hidden: int, layers: int, seed: int) -> Params:
     input stays of order one through any number of layers, far from where fp16 ends. Each tensor
     has a stream of its own, keyed by seed and name, as in `init_params`.
     """
+    for name, size in (("dim", dim), ("hidden", hidden), ("layers", layers)):
+        whole("params", name, size, 1)
+    whole("params", "seed", seed, 0)
     params: Params = {}
     for name, shape in ffn_shapes(dim, hidden, layers).items():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])

@@ -1,4 +1,4 @@
-"""Layers of the Llama family, written with ir ops only.
+"""Layers of transformers, written with ir ops only: Llama's, and what others do instead (`Style`).
 
 Activations are fp16 `[B, C, 1, S]`, channel-first. Attention never transposes: with channels
 first, `q` and `k` are already the operands `matmul` wants with `transpose_x`. The scopes entered
@@ -29,12 +29,31 @@ def rms_norm(x: ir.Tensor, name: str, epsilon: float) -> ir.Tensor:
     return ir.rms_norm(x, epsilon) * ir.parameter(name, (1, x.shape[1], 1, 1))
 
 
+def rope_frequencies(config: ModelConfig) -> npt.NDArray[np.float64]:
+    """Radians per position of each pair of channels, [D / 2] (Su et al. 2021, eq. 15).
+
+    Scaled as `config.rope_scaling` says. llama3 (transformers, modeling_rope_utils.py): waves
+    longer than LENGTH / LOW positions are slowed by FACTOR, those shorter than LENGTH / HIGH kept,
+    and in between a part of each is taken.
+    """
+    frequency = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    kind, _, rest = config.rope_scaling.partition(":")
+    values = np.array([float(v) for v in rest.split(",")]) if kind else np.ones(1)
+    if kind == "llama3":
+        factor, low, high, length = values
+        waves = length * frequency / (2 * np.pi)  # in the original length
+        kept = np.clip((waves - low) / (high - low), 0, 1)
+        scaled: npt.NDArray[np.float64] = frequency * (kept + (1 - kept) / factor)
+        return scaled
+    divided: npt.NDArray[np.float64] = frequency / values
+    return divided
+
+
 def rope_tables(
-    head_size: int, seq: int, theta: float
+    config: ModelConfig, seq: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """cos and sin of each pair's angle at each position, [D / 2, S] (Su et al. 2021, eq. 15)."""
-    frequency = theta ** (-np.arange(0, head_size, 2) / head_size)
-    angle = np.outer(frequency, np.arange(seq))
+    """cos and sin of each pair's angle at each position, [D / 2, S]."""
+    angle = np.outer(rope_frequencies(config), np.arange(seq))
     return np.cos(angle), np.sin(angle)
 
 
@@ -42,17 +61,20 @@ def rope_rows(
     heads: int, config: ModelConfig, begin: int, end: int
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     """The tables of positions begin..end as `ir.rope` takes them: cos, sin [1, H * D / 2, 1, S]."""
-    tables = rope_tables(config.head_dim, end, config.rope_theta)
+    tables = rope_tables(config, end)
     cos, sin = (np.tile(t[:, begin:], (heads, 1))[None, :, None, :] for t in tables)
     return cos.astype(np.float16), sin.astype(np.float16)
 
 
-def causal_mask(seq: int) -> npt.NDArray[np.float16]:
-    """[1, 1, S, S] fp16: 0 where query >= key, MASKED elsewhere. Added to the scores.
+def causal_mask(seq: int, window: int = 0) -> npt.NDArray[np.float16]:
+    """[1, 1, S, S] fp16: 0 where the query may read the key, MASKED elsewhere. Added to the scores.
 
+    A query reads its own position and those before it: of a window W > 0, the W - 1 nearest.
     Read-only, and 2 S - 1 numbers of memory: each row is the one above it, a number further left.
     """
-    line = np.repeat(np.array([0, MASKED], np.float16), (seq, seq - 1))
+    behind = np.arange(seq - 1, -seq, -1)  # how far the key lies behind the query
+    seen = (behind >= 0) & ((behind < window) | (window == 0))
+    line = np.where(seen, 0, MASKED).astype(np.float16)
     line.flags.writeable = False
     last = (seq - 1) * line.itemsize  # where the first row begins
     strides = (0, 0, -line.itemsize, line.itemsize)
@@ -76,14 +98,54 @@ class Past:
     fresh: dict[str, tuple[ir.Tensor, ir.Tensor]] = field(default_factory=dict)
 
 
-def rope(
-    x: ir.Tensor, heads: int, config: ModelConfig, past: Past | None, form: ir.RopeForm
-) -> ir.Tensor:
+@dataclass(frozen=True)
+class Style:
+    """What a family's layers do beside or instead of what Llama's do.
+
+    rotary: queries and keys are rotated. biases: letters of what is added to, of q k v o and 1 2 3
+    of the feed-forward. qk_norm: an RMSNorm over each head of queries and keys, before they are
+    rotated. layer_norm: LayerNorms with biases. gelu: W2 gelu(W1 x), without W3.
+    """
+
+    rotary: bool = True
+    biases: str = ""
+    qk_norm: bool = False
+    layer_norm: bool = False
+    gelu: bool = False
+
+
+LLAMA = Style()
+
+
+def norm(x: ir.Tensor, name: str, config: ModelConfig, style: Style) -> ir.Tensor:
+    """The norm before a branch, over channels."""
+    if not style.layer_norm:
+        return rms_norm(x, name, config.norm_eps)
+    normed = ir.layer_norm(x, config.norm_eps) * ir.parameter(name, (1, x.shape[1], 1, 1))
+    return normed + ir.parameter(f"{name}_bias", (1, x.shape[1], 1, 1))
+
+
+def projection(x: ir.Tensor, name: str, which: str, out: int, style: Style) -> ir.Tensor:
+    """`W x`, and a bias where the family has one: an add, as chips refuse the bias of a conv."""
+    y = linear(x, f"{name}.w{which}", out)
+    if which not in style.biases:
+        return y
+    return y + ir.parameter(f"{name}.b{which}", (1, out, 1, 1))
+
+
+def head_norm(x: ir.Tensor, name: str, heads: int, config: ModelConfig) -> ir.Tensor:
+    """RMSNorm over each head's channels, one gain [D] for all. x: [B, H * D, 1, S]."""
+    batch, channels, _, seq = x.shape
+    rows = ir.reshape(x, (batch * heads, channels // heads, 1, seq))
+    return ir.reshape(rms_norm(rows, name, config.norm_eps), x.shape)
+
+
+def rope(x: ir.Tensor, heads: int, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
     """Rotates channel pairs (2i, 2i + 1) of every head, llama2.c's interleaved form."""
     if past is not None:
-        return ir.rope(x, *past.rope[heads], form)
+        return ir.rope(x, *past.rope[heads])
     cos, sin = rope_rows(heads, config, 0, x.shape[3])
-    return ir.rope(x, ir.constant(cos, name="rope.cos"), ir.constant(sin, name="rope.sin"), form)
+    return ir.rope(x, ir.constant(cos, name="rope.cos"), ir.constant(sin, name="rope.sin"))
 
 
 def heads_of(x: ir.Tensor, heads: int, groups: int) -> ir.Tensor:
@@ -97,11 +159,7 @@ def heads_of(x: ir.Tensor, heads: int, groups: int) -> ir.Tensor:
 
 
 def attention(
-    x: ir.Tensor,
-    name: str,
-    config: ModelConfig,
-    past: Past | None = None,
-    form: ir.RopeForm = "slices",
+    x: ir.Tensor, name: str, config: ModelConfig, past: Past | None = None, style: Style = LLAMA
 ) -> ir.Tensor:
     """x + scale * Wo softmax(q k / sqrt(D) + mask) v. x: [B, C, 1, S] -> the same shape.
 
@@ -110,10 +168,15 @@ def attention(
     heads, kv_heads, size = config.n_heads, config.n_kv_heads, config.head_dim
     batch, _, _, seq = x.shape
     with ir.scope(f"{name}.qkv"):
-        xn = rms_norm(x, f"{name}.norm", config.norm_eps)
-        q = rope(linear(xn, f"{name}.wq", heads * size), heads, config, past, form)
-        k = rope(linear(xn, f"{name}.wk", kv_heads * size), kv_heads, config, past, form)
-        v = linear(xn, f"{name}.wv", kv_heads * size)
+        xn = norm(x, f"{name}.norm", config, style)
+        q = projection(xn, name, "q", heads * size, style)
+        k = projection(xn, name, "k", kv_heads * size, style)
+        if style.qk_norm:
+            q = head_norm(q, f"{name}.q_norm", heads, config)
+            k = head_norm(k, f"{name}.k_norm", kv_heads, config)
+        if style.rotary:
+            q, k = rope(q, heads, config, past), rope(k, kv_heads, config, past)
+        v = projection(xn, name, "v", kv_heads * size, style)
         if past is not None:
             past.fresh[name] = k, v
             k = ir.concat([past.keys[name], k], axis=3)
@@ -123,20 +186,30 @@ def attention(
         v = heads_of(v, kv_heads, heads // kv_heads)
     with ir.scope(f"{name}.scores"):
         scores = ir.matmul(q, k, transpose_x=True)  # [B, H, S queries, keys]
-        mask = ir.constant(causal_mask(seq), name="mask") if past is None else past.mask
+        if past is not None:
+            mask = past.mask
+        else:
+            mask = ir.constant(causal_mask(seq, config.sliding_window), name="mask")
         probs = ir.softmax(scores + mask, axis=-1)
     with ir.scope(f"{name}.out"):
         y = ir.matmul(v, probs, transpose_y=True)  # [B, H, D, S]
-        y = linear(ir.reshape(y, (batch, heads * size, 1, seq)), f"{name}.wo", config.dim)
+        y = projection(ir.reshape(y, (batch, heads * size, 1, seq)), name, "o", config.dim, style)
         return x + residual(y, config)
 
 
-def feed_forward(x: ir.Tensor, name: str, config: ModelConfig) -> ir.Tensor:
-    """x + scale * W2 (silu(W1 xn) * W3 xn), SwiGLU (Shazeer 2020). x: [B, C, 1, S]."""
+def feed_forward(x: ir.Tensor, name: str, config: ModelConfig, style: Style = LLAMA) -> ir.Tensor:
+    """x + scale * W2 (silu(W1 xn) * W3 xn), SwiGLU (Shazeer 2020). x: [B, C, 1, S].
+
+    With `style.gelu`: x + scale * W2 gelu(W1 xn), in the tanh form (Hendrycks & Gimpel 2016).
+    """
     with ir.scope(name):
-        xn = rms_norm(x, f"{name}.norm", config.norm_eps)
-        gate = ir.silu(linear(xn, f"{name}.w1", config.hidden_dim))
-        y = linear(gate * linear(xn, f"{name}.w3", config.hidden_dim), f"{name}.w2", config.dim)
+        xn = norm(x, f"{name}.norm", config, style)
+        first = projection(xn, name, "1", config.hidden_dim, style)
+        if style.gelu:
+            hidden = ir.gelu(first)
+        else:
+            hidden = ir.silu(first) * projection(xn, name, "3", config.hidden_dim, style)
+        y = projection(hidden, name, "2", config.dim, style)
         return x + residual(y, config)
 
 

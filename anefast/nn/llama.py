@@ -1,80 +1,114 @@
-"""The Llama trunk as one graph, forward and backward.
-
-The trunk is what a device runs: every layer, from the embedded tokens `x` to the last residual
-stream `h`, and back from `dh` to `dx`. Embedding, final norm and classifier stay on the CPU
-(`csrc/cpu`), as does every weight gradient: those appear here as fp32 CPU nodes.
-"""
+"""Llama 1 to 3, Mistral, SmolLM2, TinyLlama: RMSNorm, RoPE, SwiGLU, grouped-query attention."""
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from anefast import ir
-from anefast.config import ModelConfig
-from anefast.nn.layers import Past, attention, feed_forward
+from anefast.config import ConfigError, ModelConfig
+from anefast.nn import decoder
+from anefast.nn.family import Family, Parameter
+from anefast.nn.foreign import GGUFNames, HuggingFace, Place, Settings, read_rope, write_rope
+from anefast.nn.layers import Past, Style
 
-GRAD = "grad."  # prefix of the outputs that are weight gradients
+
+def style(config: ModelConfig) -> Style:
+    """Some models of the family have biases: `attention_bias`, `mlp_bias`."""
+    return Style(biases="qkvo" * config.attention_bias + "123" * config.mlp_bias)
 
 
-def trunk(
-    x: ir.Tensor, config: ModelConfig, past: Past | None = None, rope: ir.RopeForm = "slices"
-) -> ir.Tensor:
+def parameters(config: ModelConfig) -> dict[str, Parameter]:
+    return decoder.parameters(config, style(config))
+
+
+def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
     """All layers. x: [B, C, 1, S] -> h of the same shape."""
-    for i in range(config.n_layers):
-        x = attention(x, f"layers.{i}.attn", config, past, rope)
-        x = feed_forward(x, f"layers.{i}.ffn", config)
-    return x
+    return decoder.trunk(x, config, past, style(config))
 
 
-def forward_graph(
-    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
-) -> ir.Graph:
-    """Inference: input `x`, output `h`, both fp16 [B, C, 1, S]."""
-    x = ir.input("x", (batch, config.dim, 1, seq))
-    return ir.simplify(ir.Graph([x], {"h": trunk(x, config, rope=rope)}))
+def read_sizes(settings: Settings, has_head: bool) -> dict[str, Any]:
+    """What Llama, Mistral and Qwen spell alike."""
+    settings.require("hidden_act", "silu")
+    settings.require("pretraining_tp", 1)
+    heads, dim = settings.count("num_attention_heads"), settings.count("hidden_size")
+    if settings.table.get("head_dim") is None and dim % heads:
+        raise ConfigError(f"expected num_attention_heads to divide {dim}, got {heads}.")
+    return {
+        "dim": dim,
+        "n_layers": settings.count("num_hidden_layers"),
+        "n_heads": heads,
+        "n_kv_heads": settings.count("num_key_value_heads", heads),
+        "head_dim": settings.count("head_dim", dim // heads),
+        "hidden_dim": settings.count("intermediate_size"),
+        "vocab_size": settings.count("vocab_size"),
+        "max_seq_len": settings.count("max_position_embeddings", 2048),
+        "norm_eps": settings.number("rms_norm_eps", 1e-6),
+        "tied": settings.flag("tie_word_embeddings", not has_head),
+        **read_rope(settings),
+    }
 
 
-def decode_graph(
-    config: ModelConfig, chunk: int, cached: int, form: ir.RopeForm = "slices"
-) -> ir.Graph:
-    """Inference of `chunk` positions behind `cached` columns of keys and values.
-
-    Inputs, in order: `x` [1, C, 1, T] and `mask`, `rope.H.cos` and `rope.H.sin` for query heads
-    and, where they are fewer, key heads, then `NAME.past_k` of every attention and `NAME.past_v`:
-    see `Past`. Outputs: `h`, and per attention `NAME.k` and `NAME.v`, the chunk's own columns. A
-    column of the cache that the mask hides may hold anything finite.
-    """
-    kv = config.n_kv_heads * config.head_dim
-    x = ir.input("x", (1, config.dim, 1, chunk))
-    rope = {}
-    for heads in dict.fromkeys((config.n_heads, config.n_kv_heads)):
-        rows = (1, heads * config.head_dim // 2, 1, chunk)
-        rope[heads] = ir.input(f"rope.{heads}.cos", rows), ir.input(f"rope.{heads}.sin", rows)
-    names = [f"layers.{i}.attn" for i in range(config.n_layers)]
-    keys, values = (
-        {name: ir.input(f"{name}.past_{what}", (1, kv, 1, cached)) for name in names}
-        for what in "kv"
-    )
-    mask = ir.input("mask", (1, 1, chunk, cached + chunk))
-    past = Past(keys, values, mask, rope)
-    outputs = {"h": trunk(x, config, past, form)}
-    for name, (k, v) in past.fresh.items():
-        outputs |= {f"{name}.k": k, f"{name}.v": v}
-    inputs = [x, mask, *(t for pair in rope.values() for t in pair)]
-    inputs += [*keys.values(), *values.values()]
-    return ir.simplify(ir.Graph(inputs, outputs))
+def write_sizes(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of `read_sizes`."""
+    return {
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.hidden_dim,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_seq_len,
+        "rms_norm_eps": config.norm_eps,
+        "hidden_act": "silu",
+        "tie_word_embeddings": config.tied,
+        "initializer_range": config.init_std,
+        **write_rope(config),
+    }
 
 
-def training_graph(
-    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
-) -> ir.Graph:
-    """Training: inputs `x`, `dh`; outputs `h`, `dx` and `grad.NAME` for each trunk parameter.
+def _read(settings: Settings, has_head: bool) -> dict[str, Any]:
+    values = read_sizes(settings, has_head)
+    values["attention_bias"] = settings.flag("attention_bias", False)
+    values["mlp_bias"] = settings.flag("mlp_bias", False)
+    if settings.table.get("sliding_window") is not None:  # Mistral's
+        values["sliding_window"] = settings.count("sliding_window")
+    return values
 
-    `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`.
-    """
-    shape = (batch, config.dim, 1, seq)
-    x, dh = ir.input("x", shape), ir.input("dh", shape)
-    h = trunk(x, config, rope=rope)
-    parameters = ir.Graph([x], {"h": h}).parameters
-    dx, *grads = ir.gradients([h], [dh], [x, *parameters])
-    outputs = {"h": h, "dx": dx}
-    outputs |= {GRAD + str(p.name): g for p, g in zip(parameters, grads, strict=True)}
-    return ir.simplify(ir.Graph([x, dh], outputs))
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    if config.sliding_window:  # what transformers' Llama has not
+        if config.attention_bias or config.mlp_bias:
+            raise ValueError("[huggingface] no family there has both a window and biases.")
+        return {
+            "model_type": "mistral",
+            "architectures": ["MistralForCausalLM"],
+            "sliding_window": config.sliding_window,
+            **write_sizes(config),
+        }
+    biases = {"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias}
+    return {**write_sizes(config), **biases}
+
+
+def _places(config: ModelConfig, hugging_face: bool) -> dict[str, Place]:
+    # GGUF's llama keeps the rows of queries and keys in our order, Hugging Face does not
+    return decoder.places(config, style(config), hugging_face, split=hugging_face)
+
+
+FAMILY = Family(
+    "llama",
+    parameters,
+    trunk,
+    hugging_face=HuggingFace(
+        ("llama", "mistral"),
+        "LlamaForCausalLM",
+        _read,
+        _write,
+        partial(_places, hugging_face=True),
+        unread=("rotary_emb.inv_freq",),
+    ),
+    gguf=GGUFNames(
+        "llama", "attention.layer_norm_rms_epsilon", partial(_places, hugging_face=False)
+    ),
+)

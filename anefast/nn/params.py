@@ -1,7 +1,7 @@
-"""The parameters of a Llama-family model: names, shapes, initial values.
+"""The parameters of a model: names, shapes, initial values.
 
 One name follows a weight everywhere: config, graph, MIL, checkpoint, log. Arrays are fp32,
-row-major, `[out, in]` for matrices. Read `llama.py` next for the graph that uses them.
+row-major, `[out, in]` for matrices. Read `family.py` next for who says which there are.
 """
 
 from __future__ import annotations
@@ -13,26 +13,21 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from anefast.checks import instance, whole
 from anefast.config import ModelConfig
+from anefast.nn.families import family_of
 
 Params = dict[str, npt.NDArray[np.float32]]
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter's shape by name, in the order all files and loops use."""
-    c, hidden = config.dim, config.hidden_dim
-    q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    out: dict[str, tuple[int, ...]] = {"tok_embeddings": (config.vocab_size, c)}
-    for i in range(config.n_layers):
-        attn, ffn = f"layers.{i}.attn", f"layers.{i}.ffn"
-        out |= {f"{attn}.norm": (c,), f"{attn}.wq": (q, c), f"{attn}.wk": (kv, c)}
-        out |= {f"{attn}.wv": (kv, c), f"{attn}.wo": (c, q)}
-        out |= {f"{ffn}.norm": (c,), f"{ffn}.w1": (hidden, c), f"{ffn}.w2": (c, hidden)}
-        out |= {f"{ffn}.w3": (hidden, c)}
-    out["norm"] = (c,)
-    if not config.tied:
-        out["output"] = (config.vocab_size, c)
-    return out
+    return {name: p.shape for name, p in family_of(config).parameters(config).items()}
+
+
+def count_params(config: ModelConfig) -> int:
+    """How many numbers the model has (vocab_size must be known)."""
+    return sum(math.prod(shape) for shape in shapes(config).values())
 
 
 def classifier(params: Params) -> str:
@@ -60,19 +55,22 @@ def zeros_like(params: Mapping[str, npt.NDArray[np.float32]]) -> Params:
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
-    """Draws initial parameters: normal(0, init_std) matrices, norms of one.
+    """Draws initial parameters, as each says (`Parameter.init`): normal(0, init_std) matrices,
+    gains of one, biases of zero.
 
-    The matrices that write to the residual stream (`wo`, `w2`) are narrower by sqrt(2 L), after
-    GPT-2 (Radford et al. 2019, section 2.3). Each tensor has a stream of its own, keyed by seed
-    and name, so a model with one more layer starts with the same values in the others.
+    Each tensor has a stream of its own, keyed by seed and name, so a model with one more layer
+    starts with the same values in the others.
     """
+    instance("params", "config", config, ModelConfig, "ModelConfig(dim=128, ...)")
+    whole("params", "vocab_size", config.vocab_size, 2, hint="a tokenizer's vocab_size")
+    whole("params", "seed", seed, 0)
     residual_std = config.init_std / math.sqrt(2 * config.n_layers)
     params: Params = {}
-    for name, shape in shapes(config).items():
-        if name.endswith("norm"):
-            params[name] = np.ones(shape, np.float32)
+    for name, (shape, init) in family_of(config).parameters(config).items():
+        if init in ("ones", "zeros"):
+            params[name] = np.full(shape, init == "ones", np.float32)
             continue
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        std = residual_std if name.endswith((".wo", ".w2")) else config.init_std
+        std = residual_std if init == "residual" else config.init_std
         params[name] = rng.standard_normal(shape, np.float32) * np.float32(std)
     return params

@@ -6,6 +6,7 @@ that is what a run records and what a resumed run goes on with.
 
 from __future__ import annotations
 
+from anefast.checks import instance
 from anefast.config import ModelConfig
 from anefast.fuse.choose import choose
 from anefast.fuse.legal import target_of
@@ -30,6 +31,7 @@ def candidates(
     spec: str, config: ModelConfig, device: Device, batch: int, seq: int, accumulation: int
 ) -> tuple[list[str], str]:
     """As `resolve`, with the specs to fall back to behind the first where a compile is refused."""
+    instance("plan", "plan", spec, str, "'auto' or 'all', for example")
     if not is_auto(spec):
         return [spec], ""
     choice = choose(config, batch, seq, accumulation, target_of(device), calibrate(device), spec)

@@ -17,7 +17,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from anefast import _C, debug
+from anefast import _C, debug, environment
+from anefast.checks import instance, whole
 from anefast.chips import Chip, find_profile
 from anefast.fuse.level import level
 from anefast.runtime.budget import PROCESS
@@ -54,11 +55,16 @@ class Device:
         cache_bytes: int = LIMIT_BYTES,
         chip: str = "",
     ) -> None:
+        for what, text in (("name", name), ("options", options), ("chip", chip)):
+            instance("device", what, text, str, "Device('host')")
+        whole("device", "cache_bytes", cache_bytes, 0)
+        environment.check()
         if name not in DEVICES:
             near = difflib.get_close_matches(name, DEVICES, n=1)
             hint = f" Hint: did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"[device] expected one of {', '.join(DEVICES)}, got {name!r}.{hint}")
         self.chip: Chip | None = None  # that is emulated
+        self.profile = chip  # its name and switches
         one = False  # whether programs may have one input only
         if chip:
             if name == "ane":

@@ -25,7 +25,7 @@ class Flow:
     """Of the weights (Co, Ci) that `names` lists.
 
     taps: surfaces of dy (B, Co, 1, S) and x (B, Ci, 1, S) by the name of a weight. head: the name
-    of the classifier's weight, if `head_flows(batch * seq)`; `native` then goes to head_loss_grad.
+    of the classifier's weight, if `head_flows`; `native` then goes to head_loss_grad.
     """
 
     def __init__(
@@ -56,6 +56,6 @@ class Flow:
         return self.native.update(w, m, v, decays, *rule)
 
 
-def head_flows(tokens: int) -> bool:
-    """Whether a micro-step of so many tokens is one block of the classifier's."""
-    return tokens <= _C.HEAD_TOKENS
+def head_flows(tokens: int, vocabulary: int) -> bool:
+    """Whether a micro-step is one block of the classifier's, whose logits may be kept."""
+    return tokens <= _C.HEAD_TOKENS and tokens * vocabulary <= _C.HEAD_KEPT

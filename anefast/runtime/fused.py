@@ -22,7 +22,8 @@ from typing import Self
 
 import numpy as np
 
-from anefast.config import ModelConfig
+from anefast.checks import instance, refuse, whole
+from anefast.config import ROW_MULTIPLE, ModelConfig
 from anefast.fuse import Plan, cut, find_plan, lower_all
 from anefast.fuse.legal import target_of
 from anefast.ir import Graph
@@ -40,7 +41,9 @@ class Fused:
     """
 
     def __init__(self, graph: Graph, params: Params, device: Device, plan: Plan | str) -> None:
-        plan = find_plan(plan) if isinstance(plan, str) else plan
+        instance("fused", "device", device, Device, "Device('host')")
+        instance("fused", "params", params, dict, "init_params or init_ffn draws them")
+        plan = plan if isinstance(plan, Plan) else find_plan(plan)
         self.plan = target_of(device).fitted(plan)
         start = time.perf_counter()
         programs = lower_all(cut(graph, self.plan.key), self.plan)
@@ -54,11 +57,8 @@ class Fused:
     def __call__(self, x: Half) -> Half:
         """h of x, both fp16 [1, C, 1, S]. ValueError where x is of another shape or dtype."""
         shape = self._x.shape
-        if x.shape != shape or x.dtype != np.float16:
-            raise ValueError(
-                f"[fused] expected float16 of shape {shape}, got {x.dtype} of {x.shape}. "
-                "Hint: channels first, [1, C, 1, S]."
-            )
+        if not isinstance(x, np.ndarray) or x.shape != shape or x.dtype != np.float16:
+            refuse("fused", "x", x, f"float16 of shape {shape}", "channels first, [1, C, 1, S]")
         with self._x.write() as data:
             data[:] = x
         self.sequence.run(range(len(self.programs)))
@@ -114,6 +114,9 @@ def fused_ffn(
 
     params: fp32 by name, such as `init_ffn` draws.
     """
+    for name, size in (("dim", dim), ("hidden", hidden), ("layers", layers)):
+        whole("fused", name, size, 1)
+    _check_seq(seq)
     return Fused(ffn_graph(dim, hidden, layers, 1, seq), params, device, plan)
 
 
@@ -125,5 +128,12 @@ def fused_transformer(
     seq: a multiple of 32. params: fp32 by name, of a whole model; embedding, last norm and
     classifier are not used here: `x` is the embedded sequence and `h` the last residual stream.
     """
+    instance("fused", "config", config, ModelConfig, "ModelConfig(dim=128, ...)")
+    _check_seq(seq)
     cut = target_of(device).fitted(find_plan(plan) if isinstance(plan, str) else plan)
     return Fused(forward_graph(config, 1, seq, cut.rope), params, device, cut)
+
+
+def _check_seq(seq: int) -> None:
+    if whole("fused", "seq", seq, 1) % ROW_MULTIPLE:
+        refuse("fused", "seq", seq, f"a multiple of {ROW_MULTIPLE}", "rows have 64 bytes")

@@ -19,7 +19,16 @@ from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all
 from anefast.fuse.legal import target_of
-from anefast.nn import MASKED, Params, causal_mask, classifier, decode_graph, rope_rows
+from anefast.nn import (
+    MASKED,
+    Params,
+    causal_mask,
+    classifier,
+    decode_graph,
+    family_of,
+    rope_rows,
+    rotated_heads,
+)
 from anefast.runtime.device import Device, Surface
 from anefast.runtime.sequence import Sequence
 
@@ -35,6 +44,7 @@ class Inference:
 
     def __init__(self, config: ModelConfig, params: Params, device: Device, plan: Plan) -> None:
         self.config, self.params, self.device = config, params, device
+        self.family = family_of(config)
         # the columns of cache and chunk differ, so values cannot share a port
         self.plan = replace(target_of(device).fitted(plan), ports="several")
         self._bucket: Bucket | None = None
@@ -58,7 +68,10 @@ class Inference:
         position = np.array([len(tokens) - 1 - last], np.int32)
         head = self.params[classifier(self.params)]
         with bucket.h.read() as h:
-            _C.head_logits(h, self.params["norm"], head, self.config.norm_eps, position, out)
+            _C.head_logits(
+                h, self.params["norm"], head, self.config.norm_eps, position, out,
+                self.params.get(self.family.norm_bias),
+            )  # fmt: skip
         return out.reshape(-1)
 
     def close(self) -> None:
@@ -84,10 +97,20 @@ class Inference:
         padded[0, : len(chunk)] = chunk
         bucket.place(len(self._done), self.config)
         with bucket.x.write() as x:
-            _C.embed(padded, self.params["tok_embeddings"], x)
+            _C.embed(padded, self.params["tok_embeddings"], x, self._positions(len(self._done)))
         bucket.sequence.run(range(len(bucket.sequence.kernels)))
         self._newest = list(chunk)
         return bucket
+
+    def _positions(self, begin: int) -> npt.NDArray[np.float32] | None:
+        """The rows of learned positions of a chunk; what is behind the table's end is padding."""
+        table = self.params.get(self.family.positions)
+        if table is None:
+            return None
+        rows = np.zeros((CHUNK, table.shape[1]), np.float32)
+        found = table[begin : begin + CHUNK]
+        rows[: len(found)] = found
+        return rows
 
     def _keep(self) -> None:
         """Moves the keys and values of a whole chunk, just evaluated, into the cache."""
@@ -156,8 +179,11 @@ class Bucket:
         with self.inputs["mask"].write() as mask:
             mask[..., :begin] = 0
             mask[..., begin : self.length] = MASKED
-            mask[..., self.length :] = causal_mask(CHUNK)
-        for heads in {config.n_heads, config.n_kv_heads}:
+            mask[..., self.length :] = causal_mask(CHUNK, config.sliding_window)
+            if config.sliding_window:
+                behind = begin + np.arange(CHUNK)[:, None] - np.arange(begin)
+                mask[0, 0, :, :begin] = np.where(behind < config.sliding_window, 0, MASKED)
+        for heads in rotated_heads(config):
             for name, rows in zip(
                 ("cos", "sin"), rope_rows(heads, config, begin, begin + CHUNK), strict=True
             ):

@@ -7,6 +7,7 @@ on the CPU as soon as its operands exist and runs while the device goes on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -14,11 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.checks import real
+from anefast.checks import refuse as refuse_argument
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all, recompute
 from anefast.fuse.legal import refuse, target_of
 from anefast.ir import Tensor, terms
-from anefast.nn import GRAD, Params, Vocabulary, classifier, training_graph, zeros_like
+from anefast.nn import (
+    GRAD,
+    Params,
+    Vocabulary,
+    classifier,
+    family_of,
+    training_graph,
+    zeros_like,
+)
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device
 from anefast.runtime.flow import Flow, head_flows
@@ -55,7 +66,13 @@ class TrainingStep:
         vocabulary: Vocabulary | None = None,
         flows: bool = False,
     ) -> None:
+        if seq > config.max_seq_len:
+            raise ValueError(
+                f"[step] expected at most {config.max_seq_len} tokens, which model.max_seq_len is, "
+                f"got seq {seq}."
+            )
         self.config, self.device, self.vocabulary = config, device, vocabulary
+        self.family = family_of(config)
         self.params = params = vocabulary.rows(params) if vocabulary is not None else params
         self._old: set[str] = set()  # gradients that are still those of the update before
         self._shape = (batch, seq)
@@ -84,7 +101,8 @@ class TrainingStep:
             if flows and n.op == "weight_grad" and len(terms(graph.outputs[GRAD + name])) == 1
         }
         self._head = classifier(params)
-        head = self._head if flows and head_flows(batch * seq) else None
+        rows = len(params[self._head])
+        head = self._head if flows and head_flows(batch * seq, rows) else None
         self.flow = Flow(params, taps, head, batch, seq) if flows else None
         flowing = self.flow.names if self.flow else []
         self.grads: Params = zeros_like({n: p for n, p in params.items() if n not in flowing})
@@ -122,20 +140,25 @@ class TrainingStep:
 
         x, y: int32 [B, S] tokens and targets; a target below 0 is left out. Returns the sum of
         token losses in nats and how many tokens it is of. Gradients are in `grads` after `wait()`.
+        loss_scale: finite and above 0. ValueError for arguments that are not these.
         """
+        self._check(x, y)
+        if type(loss_scale) is not float or not 0 < loss_scale < math.inf:
+            loss_scale = _scale(loss_scale)
         params, grads, head = self.params, self.grads, self._head
         _C.spans_phase(_C.Phase.FORWARD)
         self.wait()  # surfaces are written again from here on
         self.compiler.edge()
         x, y = self._compact(x), self._compact(y)
         self._run_forward(x)
-        fresh = "norm" in self._old
+        fresh, bias = "norm" in self._old, self.family.norm_bias
         with self._h.read() as h, self._dh.write() as dh:
             loss, tokens = _C.head_loss_grad(
                 h, params["norm"], params[head], y, self.config.norm_eps, loss_scale,
                 self._nll, dh, grads["norm"], self._dweight(head), fresh,
+                params.get(bias), grads.get(bias),
             )  # fmt: skip
-        self._old -= {"norm", head}
+        self._old -= {"norm", bias, head}
         _C.spans_phase(_C.Phase.BACKWARD)
         self._enqueue(self._forward)  # what waited for nothing but dh
         for i in self._backward:
@@ -146,14 +169,16 @@ class TrainingStep:
 
     def evaluate(self, x: Tokens, y: Tokens) -> tuple[float, int]:
         """Forward only, with the newest weights. Returns the sum of token losses in nats and the
-        number of tokens."""
+        number of tokens. x, y: as in `micro_step`."""
+        self._check(x, y)
         self.wait()
         self.settle()
         x, y = self._compact(x), self._compact(y)
         self._run_forward(x)
         norm, weight = self.params["norm"], self.params[self._head]
+        bias = self.params.get(self.family.norm_bias)
         with self._h.read() as h:
-            return _C.head_loss(h, norm, weight, y, self.config.norm_eps, self._nll)
+            return _C.head_loss(h, norm, weight, y, self.config.norm_eps, self._nll, bias)
 
     @property
     def nll(self) -> npt.NDArray[np.float32]:
@@ -173,12 +198,23 @@ class TrainingStep:
     def _compact(self, tokens: Tokens) -> Tokens:
         return tokens if self.vocabulary is None else self.vocabulary.compact(tokens)
 
+    def _check(self, x: Tokens, y: Tokens) -> None:
+        """ValueError unless both are int32 of this step's shape. The ids are looked at natively."""
+        for name, tokens in (("x", x), ("y", y)):
+            fits = isinstance(tokens, np.ndarray) and tokens.dtype == np.int32
+            if not fits or tokens.shape != self._shape:
+                expected = f"an int32 array of shape {self._shape}"
+                refuse_argument("step", name, tokens, expected, "np.asarray(tokens, np.int32)")
+
     def _run_forward(self, x: Tokens) -> None:
-        if x.shape != self._shape:
-            raise ValueError(f"[step] expected tokens of shape {self._shape}, got {x.shape}.")
         with self._x.write() as out:
-            _C.embed(x, self.params["tok_embeddings"], out)
+            _C.embed(x, self.params["tok_embeddings"], out, self._positions(self.params))
         self.sequence.run(self._forward)
+
+    def _positions(self, arrays: Params) -> npt.NDArray[np.float32] | None:
+        """The rows of learned positions, or of their gradient, that a sequence uses."""
+        table = arrays.get(self.family.positions)
+        return None if table is None else table[: self._shape[1]]
 
     def _dweight(self, head: str) -> npt.NDArray[np.float32] | _C.Flow:
         """Where the classifier's gradient goes."""
@@ -188,7 +224,13 @@ class TrainingStep:
         return self.flow.native
 
     def _embed_grad(self, x: Tokens) -> None:
-        """The embedding's gradient, on top of the classifier's where they are one matrix."""
+        """The embedding's gradient, on top of the classifier's where they are one matrix, and that
+        of learned positions."""
+        if (dpositions := self._positions(self.grads)) is not None:
+            if self._is_old(self.family.positions):
+                self.grads[self.family.positions].fill(0)
+            with self._dx.read() as dx:
+                _C.positions_grad(dx, dpositions)
         name = "tok_embeddings"
         if name not in self.grads:
             assert self.flow is not None
@@ -201,9 +243,10 @@ class TrainingStep:
     def _job(self, name: str, node: Tensor) -> Job:
         """What queues the gradient of a weight that this node of the graph is, or is a part of."""
         operands = [self.sequence.surfaces[t].native for t in node.inputs]
+        batch, _, _, seq = node.inputs[0].shape  # of a norm over heads, each is a row of the batch
         label = _C.spans_label(name)
         return partial(
-            getattr(self._queue, node.op), *operands, self.grads[name], *self._shape, label
+            getattr(self._queue, node.op), *operands, self.grads[name], batch, seq, label
         )
 
     def _enqueue(self, programs: list[int]) -> None:
@@ -217,3 +260,12 @@ class TrainingStep:
         old = name in self._old
         self._old.discard(name)
         return old
+
+
+def _scale(given: float) -> float:
+    """A loss scale as a float. ValueError for what scales no gradient."""
+    expected, hint = "finite and above 0", "64 is usual"
+    found = real("step", "loss_scale", given, expected, hint)
+    if found <= 0:
+        refuse_argument("step", "loss_scale", given, expected, hint)
+    return found

@@ -19,13 +19,22 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
+
+from anefast.errors import BadInput
+from anefast.files import write_atomic
+
+
+class TokenizerError(BadInput):
+    """A tokenizer that cannot be used, or ids and texts that it cannot take. One line."""
+
 
 FIRST_BYTE = 3  # llama2.c numbering: <unk> 0, <s> 1, </s> 2, then the 256 bytes
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to ids and back. Ids are plain ints; unknown ids raise ValueError."""
+    """Text to ids and back. Ids are plain ints; unknown ids raise TokenizerError, a ValueError."""
 
     @property
     def name(self) -> str:
@@ -52,7 +61,42 @@ class Tokenizer(Protocol):
         """Text of a whole sequence; bytes that are not UTF-8 become U+FFFD."""
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes one file into `folder` that `open_tokenizer(folder)` reads. Returns its path."""
+        """Writes what `open_tokenizer(folder)` reads into `folder`. Returns the path to open."""
+
+
+@runtime_checkable
+class Cuts(Protocol):
+    """What a tokenizer has that can encode a long text in parts."""
+
+    def cut(self, text: str) -> int:
+        """How much of `text` may be encoded by itself, whatever comes behind it; 0: not known.
+
+        With `n = cut(text)` above 0, encode(text + more) is encode(text[:n]) and then
+        encode_rest(text[n:] + more), for every `more`.
+        """
+
+    def encode_rest(self, text: str) -> list[int]:
+        """Ids of a text that goes on where a cut was made."""
+
+
+def before_space(text: str) -> int:
+    """The last place in `text` where a word ends and a space follows; 0 where there is none."""
+    end = len(text)
+    while (at := text.rfind(" ", 1, end)) > 0:
+        if not text[at - 1].isspace():
+            return at
+        end = at
+    return 0
+
+
+def drawable(tokenizer: Tokenizer, size: int) -> npt.NDArray[np.int64]:
+    """The ids below `size`, a model's table, that stand for something: others are never generated.
+
+    A table may be larger than its vocabulary (50,304 rows for GPT-2's 50,257 ids), and a vocabulary
+    may have holes.
+    """
+    ids = np.arange(min(size, tokenizer.vocab_size))
+    return np.setdiff1d(ids, np.fromiter(getattr(tokenizer, "unused", ()), np.int64))
 
 
 class Pieces:
@@ -114,6 +158,12 @@ class ByteTokenizer(Pieces):
         body: list[int] = (raw.astype(np.int32) + FIRST_BYTE).tolist()
         return [self.bos_id] * bos + body + [self.eos_id] * eos
 
+    def cut(self, text: str) -> int:
+        return len(text)
+
+    def encode_rest(self, text: str) -> list[int]:
+        return self.encode(text, bos=False)
+
     def piece(self, token: int, previous: int | None = None) -> bytes:
         check_id(token, self.vocab_size, self.name)
         return bytes((token - FIRST_BYTE,)) if token >= FIRST_BYTE else b""
@@ -132,7 +182,7 @@ def utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise TokenizerError(
             f"[tokenizer] expected text that UTF-8 can hold, got {text[error.start]!r} at "
             f"character {error.start}. Hint: half a surrogate pair; read the text as UTF-8."
         ) from None
@@ -140,16 +190,14 @@ def utf8(text: str) -> bytes:
 
 def check_id(token: int, vocab_size: int, name: str) -> None:
     if not 0 <= token < vocab_size:
-        raise ValueError(
+        raise TokenizerError(
             f"[tokenizer] expected ids in 0..{vocab_size - 1} ({name}), got {token}. "
             "Hint: were these ids made by another tokenizer?"
         )
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Writes beside, then renames: a reader sees the old file or the new one."""
+    """Replaces a file of a tokenizer, in a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    write_atomic(path, content, "tokenizer")
     return path

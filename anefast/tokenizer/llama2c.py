@@ -22,11 +22,15 @@ import re
 import struct
 from pathlib import Path
 
-from .base import FIRST_BYTE, Pieces, check_id, utf8, write
+from anefast.errors import shown
+from anefast.files import read_bytes
+
+from .base import FIRST_BYTE, Pieces, TokenizerError, before_space, check_id, utf8, write
 
 MAX_FILE_BYTES = 64 << 20
 MAX_CACHED_WORDS = 1 << 18
 MAX_CACHED_CHARACTERS = 64
+_CUTS_TRIED = 4096
 NEVER = -1e10  # run.c starts its search for the best score here: pieces at or below it never merge
 
 _WORD = re.compile(r" *[^ ]+| +")  # cuts only between a non-space and the space after it
@@ -52,7 +56,7 @@ class Llama2cTokenizer(Pieces):
         if any(
             pieces[i + FIRST_BYTE : i + FIRST_BYTE + 1] != [b"<0x%02X>" % i] for i in range(256)
         ):
-            raise ValueError(
+            raise TokenizerError(
                 f"[tokenizer] expected the bytes <0x00>..<0xFF> at ids 3..258, {name} has others. "
                 "Hint: is this a llama2.c tokenizer.bin?"
             )
@@ -60,26 +64,42 @@ class Llama2cTokenizer(Pieces):
         # A merge across the start of a word would have to spell non-space, space: if no piece
         # does, words are independent and each is merged once. Otherwise the whole text is one word.
         self.by_word = b" " in self._ids and not any(_SPACE_INSIDE.search(p) for p in pieces)
+        self._inside = {piece[i : i + 2] for piece in pieces for i in range(len(piece) - 1)}
         self._cache: dict[str, list[int]] = {}
 
     def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
-        ids = [self.bos_id] if bos else []
-        if text:
-            text = " " + text
-            if self.by_word:
-                cache = self._cache
-                for word in _WORD.findall(text):
-                    merged = cache.get(word)
-                    if merged is None:
-                        merged = self._merge(word)
-                        if len(cache) < MAX_CACHED_WORDS and len(word) <= MAX_CACHED_CHARACTERS:
-                            cache[word] = merged
-                    ids += merged
-            else:
-                ids += self._merge(text)
-        if eos:
-            ids.append(self.eos_id)
+        body = self.encode_rest(" " + text) if text else []
+        return [self.bos_id] * bos + body + [self.eos_id] * eos
+
+    def cut(self, text: str) -> int:
+        """Where no piece spells the two bytes at a boundary, no merge can join across it."""
+        if self.by_word:
+            return before_space(text)
+        for at in range(len(text) - 1, max(0, len(text) - _CUTS_TRIED), -1):
+            left = self._spelt(text[at - 1])
+            right = self._spelt(text[at])
+            if left[-1:] + right[:1] not in self._inside:
+                return at
+        return 0
+
+    def encode_rest(self, text: str) -> list[int]:
+        if not self.by_word:
+            return self._merge(text)
+        ids: list[int] = []
+        cache = self._cache
+        for word in _WORD.findall(text):
+            merged = cache.get(word)
+            if merged is None:
+                merged = self._merge(word)
+                if len(cache) < MAX_CACHED_WORDS and len(word) <= MAX_CACHED_CHARACTERS:
+                    cache[word] = merged
+            ids += merged
         return ids
+
+    def _spelt(self, character: str) -> bytes:
+        """The piece that a character begins as, or the spelling of a byte's, which is in <>."""
+        raw = utf8(character)
+        return raw if raw in self._ids else b"<>"
 
     def _merge(self, text: str) -> list[int]:
         """Ids of `text`, no space added: characters, then merges by best score from a heap."""
@@ -140,12 +160,9 @@ class Llama2cTokenizer(Pieces):
     def load(cls, path: str | os.PathLike[str], vocab_size: int | None = None) -> Llama2cTokenizer:
         """Reads a tokenizer.bin; ValueError if unsound or not of vocab_size pieces (when given)."""
         path = Path(path)
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise _unsound(path, f"at most {MAX_FILE_BYTES} bytes", f"{size}")
-        pieces, scores = parse(path.read_bytes(), path)
+        pieces, scores = parse(read_bytes(path, MAX_FILE_BYTES, "tokenizer"), path)
         if vocab_size is not None and len(pieces) != vocab_size:
-            raise ValueError(
+            raise TokenizerError(
                 f"[tokenizer] expected {vocab_size} pieces, {path} has {len(pieces)}. "
                 "Hint: use the tokenizer this model was trained with, or fetch the file again."
             )
@@ -157,6 +174,12 @@ def parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[bytes], li
     if len(content) < 4:
         raise _unsound(path, "a 4-byte header", f"{len(content)} bytes")
     (longest,) = struct.unpack_from("<i", content)
+    (turned,) = struct.unpack_from(">i", content)
+    if 0 < turned < 1 << 16 <= longest & 0xFFFFFFFF:
+        raise TokenizerError(
+            f"[tokenizer] expected a little-endian tokenizer.bin, {shown(path)} is big-endian. "
+            "Hint: export it again on a little-endian machine."
+        )
     pieces: list[bytes] = []
     scores: list[float] = []
     at = 4
@@ -178,8 +201,8 @@ def parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[bytes], li
     return pieces, scores
 
 
-def _unsound(path: str | os.PathLike[str], expected: str, got: str) -> ValueError:
-    return ValueError(
-        f"[tokenizer] expected {expected}, {path} has {got}. "
+def _unsound(path: str | os.PathLike[str], expected: str, got: str) -> TokenizerError:
+    return TokenizerError(
+        f"[tokenizer] expected {expected}, {shown(path)} has {got}. "
         "Hint: it is truncated, or not a llama2.c tokenizer.bin."
     )

@@ -124,6 +124,7 @@ void init_flow(py::module_ &m) {
              "adamw of the matrices in the order of add, the classifier's last if head_loss_grad left one here. Returns "
              "the gradients' sum of squares, in double.");
     m.attr("HEAD_TOKENS") = HEAD_TOKENS;
+    m.attr("HEAD_KEPT") = HEAD_KEPT;
 }
 
 } // namespace anefast::bind

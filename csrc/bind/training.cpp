@@ -10,6 +10,8 @@
 #include "../cpu/pool.h"
 #include "../span.h"
 
+#include <optional>
+
 namespace anefast::bind {
 
 namespace {
@@ -29,20 +31,32 @@ Extent extent(const py::array &a, const char *where, const char *name) {
                           ", got another at (" + std::to_string(at / seq) + ", " + std::to_string(at % seq) + ").");
 }
 
-void embed_arrays(const py::array &tokens, const py::array &weight, const py::array &out) {
+using Maybe = std::optional<py::array>; // None where a family has no such parameter
+
+void embed_arrays(const py::array &tokens, const py::array &weight, const py::array &out, const Maybe &positions) {
     span::Span timed(span::Component::EMBEDDING);
     const char *where = "embed";
     const Extent e = extent(out, where, "out");
     const auto *t = elements_of<const int32_t>(tokens, where, "tokens", "int32", {e.b, e.s});
     const auto *w = elements_of<const float>(weight, where, "weight", "float32", {-1, e.c});
     auto *o = elements_of<uint16_t>(out, where, "out", "float16", {e.b, e.c, 1, e.s}, Access::write);
+    const auto *p = positions ? elements_of<const float>(*positions, where, "positions", "float32", {e.s, e.c}) : nullptr;
     const int64_t vocab = weight.shape(0);
     int64_t bad;
     {
         py::gil_scoped_release free;
-        bad = embed({t, e.b, e.s, e.c, vocab}, w, o);
+        bad = embed({t, e.b, e.s, e.c, vocab}, w, p, o);
     }
     if (bad >= 0) bad_token(where, "tokens", bad, e.s, vocab);
+}
+
+void positions_grad_arrays(const py::array &dx, const py::array &dpositions) {
+    span::Span timed(span::Component::EMBEDDING);
+    const char *where = "positions_grad";
+    const Extent e = extent(dx, where, "dx");
+    auto *d = elements_of<float>(dpositions, where, "dpositions", "float32", {e.s, e.c}, Access::write);
+    py::gil_scoped_release free;
+    positions_grad(static_cast<const uint16_t *>(dx.data()), e.b, e.s, e.c, d);
 }
 
 void embed_grad_arrays(const py::array &tokens, const py::array &dx, const py::array &dweight) {
@@ -61,11 +75,13 @@ void embed_grad_arrays(const py::array &tokens, const py::array &dx, const py::a
     if (bad >= 0) bad_token(where, "tokens", bad, e.s, vocab);
 }
 
-Head head_of(const char *where, const py::array &h, const py::array &norm, const py::array &weight, double epsilon) {
+Head head_of(const char *where, const py::array &h, const py::array &norm, const py::array &weight, double epsilon,
+             const Maybe &bias) {
     const Extent e = extent(h, where, "h");
     const auto *n = elements_of<const float>(norm, where, "norm", "float32", {e.c});
     const auto *w = elements_of<const float>(weight, where, "weight", "float32", {-1, e.c});
-    return {static_cast<const uint16_t *>(h.data()), n, w, e.b, e.s, e.c, weight.shape(0), static_cast<float>(epsilon)};
+    const auto *b = bias ? elements_of<const float>(*bias, where, "bias", "float32", {e.c}) : nullptr;
+    return {static_cast<const uint16_t *>(h.data()), n, w, e.b, e.s, e.c, weight.shape(0), static_cast<float>(epsilon), b};
 }
 
 py::tuple loss_tuple(const char *where, const HeadLoss &l, const Head &head) {
@@ -74,10 +90,10 @@ py::tuple loss_tuple(const char *where, const HeadLoss &l, const Head &head) {
 }
 
 py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::array &weight, const py::array &targets,
-                           double epsilon, const py::array &nll) {
+                           double epsilon, const py::array &nll, const Maybe &bias) {
     span::Span timed(span::Component::CROSS_ENTROPY);
     const char *where = "head_loss";
-    const Head head = head_of(where, h, norm, weight, epsilon);
+    const Head head = head_of(where, h, norm, weight, epsilon, bias);
     const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
     auto *n = elements_of<float>(nll, where, "nll", "float32", {head.batch, head.seq}, Access::write);
     HeadLoss loss;
@@ -88,51 +104,56 @@ py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::
     return loss_tuple(where, loss, head);
 }
 
-// run(targets, nll, dh, dnorm) computes, without the GIL.
+// run(targets, nll, dh, dnorm, dbias) computes, without the GIL.
 template <class Run>
 py::tuple head_grad(const Head &head, const py::array &targets, const py::array &nll, const py::array &dh,
-                    const py::array &dnorm, const Run &run) {
+                    const py::array &dnorm, const Maybe &dbias, const Run &run) {
     span::Span timed(span::Component::CROSS_ENTROPY);
     const char *where = "head_loss_grad";
     const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
     auto *n = elements_of<float>(nll, where, "nll", "float32", {head.batch, head.seq}, Access::write);
     auto *d = elements_of<uint16_t>(dh, where, "dh", "float16", {head.batch, head.channels, 1, head.seq}, Access::write);
     auto *dn = elements_of<float>(dnorm, where, "dnorm", "float32", {head.channels}, Access::write);
+    if (dbias.has_value() != (head.bias != nullptr))
+        throw py::value_error("[head_loss_grad] expected bias and dbias, or neither.");
+    auto *db = dbias ? elements_of<float>(*dbias, where, "dbias", "float32", {head.channels}, Access::write) : nullptr;
     HeadLoss loss;
     {
         py::gil_scoped_release free;
-        loss = run(t, n, d, dn);
+        loss = run(t, n, d, dn, db);
     }
     return loss_tuple(where, loss, head);
 }
 
 py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const py::array &weight,
                                 const py::array &targets, double epsilon, float scale, const py::array &nll,
-                                const py::array &dh, const py::array &dnorm, const py::array &dweight, bool fresh) {
-    const Head head = head_of("head_loss_grad", h, norm, weight, epsilon);
+                                const py::array &dh, const py::array &dnorm, const py::array &dweight, bool fresh,
+                                const Maybe &bias, const Maybe &dbias) {
+    const Head head = head_of("head_loss_grad", h, norm, weight, epsilon, bias);
     auto *dw = elements_of<float>(dweight, "head_loss_grad", "dweight", "float32", {head.vocab, head.channels}, Access::write);
-    return head_grad(head, targets, nll, dh, dnorm, [&](const int32_t *t, float *n, uint16_t *d, float *dn) {
-        return head_loss_grad(head, t, scale, n, d, dn, dw, fresh);
+    return head_grad(head, targets, nll, dh, dnorm, dbias, [&](const int32_t *t, float *n, uint16_t *d, float *dn, float *db) {
+        return head_loss_grad(head, t, scale, n, d, dn, db, dw, fresh);
     });
 }
 
 py::tuple head_loss_grad_flowing(const py::array &h, const py::array &norm, const py::array &weight,
                                  const py::array &targets, double epsilon, float scale, const py::array &nll,
-                                 const py::array &dh, const py::array &dnorm, Flow &dweight, bool fresh) {
-    const Head head = head_of("head_loss_grad", h, norm, weight, epsilon);
+                                 const py::array &dh, const py::array &dnorm, Flow &dweight, bool fresh,
+                                 const Maybe &bias, const Maybe &dbias) {
+    const Head head = head_of("head_loss_grad", h, norm, weight, epsilon, bias);
     if (head.batch * head.seq > HEAD_TOKENS)
         throw py::value_error("[head_loss_grad] expected at most " + std::to_string(HEAD_TOKENS) +
                               " tokens for a gradient that flows, got " + std::to_string(head.batch * head.seq) + ".");
-    return head_grad(head, targets, nll, dh, dnorm, [&](const int32_t *t, float *n, uint16_t *d, float *dn) {
-        return head_loss_grad(head, t, scale, n, d, dn, dweight.head, fresh);
+    return head_grad(head, targets, nll, dh, dnorm, dbias, [&](const int32_t *t, float *n, uint16_t *d, float *dn, float *db) {
+        return head_loss_grad(head, t, scale, n, d, dn, db, dweight.head, fresh);
     });
 }
 
 void head_logits_arrays(const py::array &h, const py::array &norm, const py::array &weight, double epsilon,
-                        const py::array &positions, const py::array &out) {
+                        const py::array &positions, const py::array &out, const Maybe &bias) {
     span::Span timed(span::Component::CLASSIFIER);
     const char *where = "head_logits";
-    const Head head = head_of(where, h, norm, weight, epsilon);
+    const Head head = head_of(where, h, norm, weight, epsilon, bias);
     const auto *p = elements_of<const int32_t>(positions, where, "positions", "int32", {head.batch});
     auto *o = elements_of<float>(out, where, "out", "float32", {head.batch, head.vocab}, Access::write);
     int64_t bad;
@@ -149,22 +170,27 @@ void head_logits_arrays(const py::array &h, const py::array &norm, const py::arr
 
 void init_training(py::module_ &m) {
     using py::arg;
-    m.def("embed", &embed_arrays, arg("tokens"), arg("weight"), arg("out"),
-          "out (B, C, 1, S) fp16 = rows of weight (V, C) fp32 named by tokens (B, S) int32.");
+    const auto none = py::none();
+    m.def("embed", &embed_arrays, arg("tokens"), arg("weight"), arg("out"), arg("positions") = none,
+          "out (B, C, 1, S) fp16 = rows of weight (V, C) fp32 named by tokens (B, S) int32, plus positions (S, C).");
+    m.def("positions_grad", &positions_grad_arrays, arg("dx"), arg("dpositions"),
+          "dpositions (S, C) fp32 += the sum of dx (B, C, 1, S) fp16 over B.");
     m.def("embed_grad", &embed_grad_arrays, arg("tokens"), arg("dx"), arg("dweight"),
           "dweight (V, C) fp32 += dx (B, C, 1, S) fp16 at tokens; positions in ascending order.");
     m.def("head_loss", &head_loss_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"), arg("epsilon"),
-          arg("nll"), "Final norm, classifier and cross-entropy: (sum of nll over targets >= 0, their count).");
+          arg("nll"), arg("bias") = none,
+          "Final norm, classifier and cross-entropy: (sum of nll over targets >= 0, their count).\n\n"
+          "bias: of a LayerNorm; None for an RMSNorm.");
     m.def("head_loss_grad", &head_loss_grad_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"),
           arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
-          arg("fresh") = false,
+          arg("fresh") = false, arg("bias") = none, arg("dbias") = none,
           "head_loss with gradients of scale * sum: dh is written, dnorm and dweight are added to or, if fresh, written.");
     m.def("head_loss_grad", &head_loss_grad_flowing, arg("h"), arg("norm"), arg("weight"), arg("targets"),
           arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
-          arg("fresh") = false,
+          arg("fresh") = false, arg("bias") = none, arg("dbias") = none,
           "The same of at most HEAD_TOKENS tokens, dweight being left to a Flow.");
     m.def("head_logits", &head_logits_arrays, arg("h"), arg("norm"), arg("weight"), arg("epsilon"), arg("positions"),
-          arg("out"), "out (B, V) fp32: the logits at one position of each sequence.");
+          arg("out"), arg("bias") = none, "out (B, V) fp32: the logits at one position of each sequence.");
     m.def("threads", [] { return Pool::shared().threads(); });
     m.def("set_threads", [](int n) {
         if (n < 1 || n > 1024) throw py::value_error("[set_threads] expected 1 to 1024, got " + std::to_string(n) + ".");

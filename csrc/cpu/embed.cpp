@@ -23,15 +23,23 @@ int64_t first_bad(const Embedding &e) {
 
 } // namespace
 
-int64_t embed(const Embedding &e, const float *weight, uint16_t *out) {
+int64_t embed(const Embedding &e, const float *weight, const float *positions, uint16_t *out) {
     const int64_t bad = first_bad(e), C = e.channels, S = e.seq, across = ceil_div(S, TOKENS);
     if (bad >= 0)
         return bad;
     Pool::shared().parallel(e.batch * across, [&](int64_t task) {
         const int64_t b = task / across, s = task % across * TOKENS, count = std::min(TOKENS, S - s);
         std::vector<uint16_t> rows(count * C);
-        for (int64_t i = 0; i < count; ++i)
-            half_from_floats(weight + e.tokens[b * S + s + i] * C, rows.data() + i * C, C);
+        std::vector<float> sum(positions ? C : 0);
+        for (int64_t i = 0; i < count; ++i) {
+            const float *row = weight + e.tokens[b * S + s + i] * C;
+            if (positions) {
+                for (int64_t c = 0; c < C; ++c)
+                    sum[c] = row[c] + positions[(s + i) * C + c];
+                row = sum.data();
+            }
+            half_from_floats(row, rows.data() + i * C, C);
+        }
         for (int64_t c = 0; c < C; ++c) {
             uint16_t *const to = out + (b * C + c) * S + s;
             for (int64_t i = 0; i < count; ++i)
@@ -65,6 +73,20 @@ int64_t embed_grad(const Embedding &e, const uint16_t *dx, float *dweight) {
             }
     });
     return -1;
+}
+
+void positions_grad(const uint16_t *dx, int64_t batch, int64_t seq, int64_t channels, float *dpositions) {
+    // A task owns some positions; sequences come in order.
+    Pool::shared().parallel(ceil_div(seq, TOKENS), [&](int64_t task) {
+        const int64_t s = task * TOKENS, count = std::min(TOKENS, seq - s);
+        float row[TOKENS];
+        for (int64_t b = 0; b < batch; ++b)
+            for (int64_t c = 0; c < channels; ++c) {
+                half_to_floats(dx + (b * channels + c) * seq + s, row, count);
+                for (int64_t i = 0; i < count; ++i)
+                    dpositions[(s + i) * channels + c] += row[i];
+            }
+    });
 }
 
 void embed_grad_rows(const Embedding &e, const uint16_t *dx, int64_t first, int64_t rows, float *out) {

@@ -1,14 +1,15 @@
-// Final RMSNorm, classifier and cross-entropy, forward and backward, a block of tokens at a time.
+// Final norm, classifier and cross-entropy, forward and backward, a block of tokens at a time.
 //
 // A block is T <= HEAD_TOKENS tokens side by side (several short sequences share one), normalised and packed once as the
 // operand of two products. The vocabulary is cut in chunks of a fixed size, so every sum has one order whoever runs
 // it, and each chunk stays in its thread's cache from product to product:
-//   1) logits = W xn, their maximum and the sum of exp(logit - maximum); the exponentials are kept for step 3;
+//   1) logits = W xn, their maximum and the sum of exp(logit - maximum); the exponentials are kept for step 3, unless
+//      they are more than KEPT_FLOATS: then step 3 makes them again, to the same bytes;
 //   2) the chunks' sums meet in chunk order, in double: nll, and the factor that turns exponentials to gradients;
 //   3) dlogits, dW += dlogits xn^T, dxn += W^T dlogits, where neighbouring chunks (a slab) share one dxn;
 //   4) the slabs' dxn are added up in order, and the norm's gradients follow.
 // Where dW is wanted later and by rows, dlogits and the packed xn outlive the block instead (HeadTaps).
-// That is three products and one pass each way over the exponentials: nothing is made twice.
+// That is three products, four where exponentials are made again, and one pass each way over them.
 #include "head.h"
 
 #include <algorithm>
@@ -33,6 +34,7 @@ constexpr int64_t SLAB_FLOATS = 3000 * 1000; // in about so much memory
 constexpr int64_t LANES = 32;                // tokens normalised together
 constexpr int64_t AHEAD_FLOATS = 56 * 1024;  // of weights fetched before their turn: what a second cache has room for
 constexpr int64_t FAR_FLOATS = 2000 * 1000;  // 8 MB: more does not come back from a cache
+constexpr int64_t KEPT_FLOATS = HEAD_KEPT;   // of exponentials
 
 MatrixView rows_of(const float *data, int64_t stride) { return {data, Elem::f32, stride, 1}; }
 MatrixView transposed(const float *data, int64_t stride) { return {data, Elem::f32, 1, stride}; }
@@ -61,12 +63,13 @@ class Block {
     Block(const Head &head, int64_t most, bool with_grad, HeadTaps *taps)
         : head(head), taps(taps), C(head.channels), V(head.vocab), chunks(ceil_div(V, CHUNK)), room(most),
           slabs(std::min({chunks, SLABS_MOST, std::max<int64_t>(4, SLAB_FLOATS / (C * most))})),
-          far(with_grad && V * most > FAR_FLOATS), rstd(most),
+          far(with_grad && V * most > FAR_FLOATS), rstd(most), mean(head.bias ? most : 0),
           picked(most), maxima(chunks * most), sums(chunks * most), xn(block_memory.xn.get(C * most)),
           panels(block_memory.panels.get(b_panels_floats(C, most))),
           transposed_panels(
               with_grad ? (taps ? taps->xn : block_memory.transposed_panels).get(b_panels_floats(most, C)) : nullptr),
-          exps(with_grad ? (taps ? taps->dlogits : block_memory.exps).get(V * most) : nullptr),
+          exps(taps ? taps->dlogits.get(V * most)
+                    : with_grad && V * most <= KEPT_FLOATS ? block_memory.exps.get(V * most) : nullptr),
           dxn(with_grad ? block_memory.dxn.get(slabs * C * most) : nullptr) {}
 
     void take(int64_t first_token, int64_t count) {
@@ -74,28 +77,34 @@ class Block {
         T = count;
     }
 
-    // xn = h * rstd * norm, and rstd, from the sums of squares taken in double, channels ascending.
+    // xn = h * rstd * norm, and rstd, from the sums of squares taken in double, channels ascending. Of a LayerNorm, h
+    // is what it is less its mean, and the bias is added.
     void normalise() {
         span::Span timed(span::Component::ELEMENTWISE);
         over_lanes([&](int64_t t, int64_t n) {
             float h[LANES];
             double squares[LANES] = {};
+            if (head.bias)
+                find_means(t, n);
             for (int64_t c = 0; c < C; ++c) {
-                read(head.h, c, t, n, h);
+                read_centred(c, t, n, h);
                 for (int64_t i = 0; i < n; ++i)
                     squares[i] += static_cast<double>(h[i]) * h[i];
             }
             for (int64_t i = 0; i < n; ++i)
                 rstd[t + i] = static_cast<float>(1.0 / std::sqrt(squares[i] / C + head.epsilon));
             for (int64_t c = 0; c < C; ++c) {
-                read(head.h, c, t, n, h);
+                read_centred(c, t, n, h);
                 for (int64_t i = 0; i < n; ++i)
                     xn[c * T + t + i] = h[i] * rstd[t + i] * head.norm[c];
+                if (head.bias)
+                    for (int64_t i = 0; i < n; ++i)
+                        xn[c * T + t + i] += head.bias[c];
             }
         });
         constexpr int64_t PART = 64; // of either operand's k
         const int64_t parts = ceil_div(C, PART);
-        Pool::shared().parallel(parts + (exps ? ceil_div(T, PART) : 0), [&](int64_t task) {
+        Pool::shared().parallel(parts + (transposed_panels ? ceil_div(T, PART) : 0), [&](int64_t task) {
             if (task < parts) {
                 const int64_t c = task * PART;
                 pack_b_panels(rows_of(xn, T), C, T, c, std::min(PART, C - c), panels);
@@ -170,14 +179,16 @@ class Block {
 
     // Step 3, and the sum of step 4. dxn (C, T) is written, dweight written or added to; not with taps.
     void classifier_grad(const int32_t *targets, float scale, float *dweight, bool adds) {
-        span::Span timed(span::Component::CLASSIFIER, 0, (taps ? 2 : 4) * V * T * C);
+        span::Span timed(span::Component::CLASSIFIER, 0, (taps ? 2 : exps ? 4 : 6) * V * T * C);
         Pool::shared().parallel(slabs, [&](int64_t slab) {
             float *const dlogits = chunk_memory.dlogits.get(b_panels_floats(CHUNK, T));
             const int64_t begin = slab * chunks / slabs, end = (slab + 1) * chunks / slabs;
             for (int64_t chunk = begin; chunk < end; ++chunk) {
                 const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
                 float *const e = taps ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
-                scale_down(exps + v * T, rows, T, T, &sums[chunk * room], e);
+                if (!exps)
+                    exponentials(v, rows, e);
+                scale_down(exps ? exps + v * T : e, rows, T, T, &sums[chunk * room], e);
                 for (int64_t t = 0; t < T; ++t)
                     if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
                         e[row * T + t] -= scale;
@@ -195,27 +206,44 @@ class Block {
         });
     }
 
-    // The rest of step 4. dh = rstd * (dxn * norm - h * rstd^2 * mean over C of dxn * norm * h);
-    // dnorm, or dnorm +=, dxn * h * rstd.
-    void norm_grad(uint16_t *dh, float *dnorm, bool adds) {
+    // exp(logit - its chunk's maximum) of a chunk once more, as classify made them.
+    void exponentials(int64_t v, int64_t rows, float *out) const {
+        std::vector<float> most(T, -INFINITY), sum(T);
+        gemm_panels({rows, T, C, rows_of(head.weight + v * C, C), panels, out, T, false});
+        max_down(out, rows, T, T, most.data());
+        for (int64_t row = 0; row < rows; ++row)
+            exp_sum_down(out + row * T, 1, T, T, most.data(), sum.data(), out + row * T);
+    }
+
+    // The rest of step 4. dh = rstd * (dxn * norm - h * rstd^2 * mean over C of dxn * norm * h), of a LayerNorm less the
+    // mean over C of dxn * norm within; dnorm, or dnorm +=, dxn * h * rstd; dbias likewise, dxn.
+    void norm_grad(uint16_t *dh, float *dnorm, float *dbias, bool adds) {
         span::Span timed(span::Component::ELEMENTWISE);
         over_lanes([&](int64_t t, int64_t n) {
             float h[LANES], d[LANES];
             double dots[LANES] = {};
             for (int64_t c = 0; c < C; ++c) {
-                read(head.h, c, t, n, h);
+                read_centred(c, t, n, h);
                 for (int64_t i = 0; i < n; ++i)
                     dots[i] += static_cast<double>(dxn[c * T + t + i]) * head.norm[c] * h[i];
             }
-            float pull[LANES];
+            float pull[LANES], level[LANES] = {};
+            if (head.bias) {
+                double sums_of[LANES] = {};
+                for (int64_t c = 0; c < C; ++c)
+                    for (int64_t i = 0; i < n; ++i)
+                        sums_of[i] += static_cast<double>(dxn[c * T + t + i]) * head.norm[c];
+                for (int64_t i = 0; i < n; ++i)
+                    level[i] = static_cast<float>(sums_of[i] / C);
+            }
             for (int64_t i = 0; i < n; ++i) {
                 const double r = rstd[t + i];
                 pull[i] = static_cast<float>(dots[i] / C * r * r);
             }
             for (int64_t c = 0; c < C; ++c) {
-                read(head.h, c, t, n, h);
+                read_centred(c, t, n, h);
                 for (int64_t i = 0; i < n; ++i)
-                    d[i] = rstd[t + i] * (dxn[c * T + t + i] * head.norm[c] - h[i] * pull[i]);
+                    d[i] = rstd[t + i] * (dxn[c * T + t + i] * head.norm[c] - level[i] - h[i] * pull[i]);
                 runs(t, n, [&](int64_t at, int64_t b, int64_t s, int64_t count) {
                     half_from_floats(d + at, dh + (b * C + c) * head.seq + s, count);
                 });
@@ -224,14 +252,18 @@ class Block {
         Pool::shared().parallel(ceil_div(C, 16), [&](int64_t task) {
             float h[LANES];
             for (int64_t c = task * 16; c < std::min(C, task * 16 + 16); ++c) {
-                double sum = 0;
+                double sum = 0, sum_of_bias = 0;
                 for (int64_t t = 0; t < T; t += LANES) {
                     const int64_t n = std::min(LANES, T - t);
-                    read(head.h, c, t, n, h);
+                    read_centred(c, t, n, h);
                     for (int64_t i = 0; i < n; ++i)
                         sum += static_cast<double>(dxn[c * T + t + i]) * h[i] * rstd[t + i];
+                    for (int64_t i = 0; i < n && dbias; ++i)
+                        sum_of_bias += static_cast<double>(dxn[c * T + t + i]);
                 }
                 dnorm[c] = static_cast<float>((adds ? dnorm[c] : 0.0f) + sum);
+                if (dbias)
+                    dbias[c] = static_cast<float>((adds ? dbias[c] : 0.0f) + sum_of_bias);
             }
         });
     }
@@ -259,19 +291,39 @@ class Block {
         });
     }
 
+    // What the norm scales: h, of a LayerNorm less its mean.
+    void read_centred(int64_t c, int64_t t, int64_t n, float *to) const {
+        read(head.h, c, t, n, to);
+        if (head.bias)
+            for (int64_t i = 0; i < n; ++i)
+                to[i] -= mean[t + i];
+    }
+
+    void find_means(int64_t t, int64_t n) {
+        float h[LANES];
+        double total[LANES] = {};
+        for (int64_t c = 0; c < C; ++c) {
+            read(head.h, c, t, n, h);
+            for (int64_t i = 0; i < n; ++i)
+                total[i] += static_cast<double>(h[i]);
+        }
+        for (int64_t i = 0; i < n; ++i)
+            mean[t + i] = static_cast<float>(total[i] / C);
+    }
+
     const Head &head;
     HeadTaps *const taps;
     const int64_t C, V, chunks, room, slabs;
     const bool far; // the exponentials are more than caches hold
     int64_t first = 0, T = 0;
-    std::vector<float> rstd, picked;
+    std::vector<float> rstd, mean, picked; // mean: of a LayerNorm
     std::vector<float> maxima, sums; // (chunks, room)
     float *const xn, *const panels, *const transposed_panels, *const exps; // the last two only for gradients
     float *const dxn; // (slabs, C, T); in the end the first is their sum
 };
 
 HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh, float *dnorm,
-             float *dweight, HeadTaps *taps, bool fresh) {
+             float *dbias, float *dweight, HeadTaps *taps, bool fresh) {
     const int64_t tokens = head.batch * head.seq, most = std::min(HEAD_TOKENS, tokens);
     HeadLoss loss{0, 0, -1};
     for (int64_t t = 0; t < tokens && loss.bad < 0; ++t)
@@ -288,7 +340,7 @@ HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, 
         if (dh) {
             span::InPhase backward(span::Phase::BACKWARD);
             block.classifier_grad(targets, scale, dweight, t > 0 || !fresh);
-            block.norm_grad(dh, dnorm, t > 0 || !fresh);
+            block.norm_grad(dh, dnorm, dbias, t > 0 || !fresh);
         }
     }
     return loss;
@@ -297,18 +349,18 @@ HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, 
 } // namespace
 
 HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll) {
-    return run(head, targets, 1, nll, nullptr, nullptr, nullptr, nullptr, false);
+    return run(head, targets, 1, nll, nullptr, nullptr, nullptr, nullptr, nullptr, false);
 }
 
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, float *dweight, bool fresh) {
-    return run(head, targets, scale, nll, dh, dnorm, dweight, nullptr, fresh);
+                        float *dnorm, float *dbias, float *dweight, bool fresh) {
+    return run(head, targets, scale, nll, dh, dnorm, dbias, dweight, nullptr, fresh);
 }
 
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, HeadTaps &taps, bool fresh) {
+                        float *dnorm, float *dbias, HeadTaps &taps, bool fresh) {
     taps.finite = false;
-    return run(head, targets, scale, nll, dh, dnorm, nullptr, &taps, fresh);
+    return run(head, targets, scale, nll, dh, dnorm, dbias, nullptr, &taps, fresh);
 }
 
 void HeadTaps::grad_rows(int64_t first, int64_t rows, float *out) {
@@ -323,15 +375,19 @@ int64_t head_logits(const Head &head, const int32_t *positions, float *out) {
             return b;
     std::vector<float> xn(B * C); // (B, C)
     for (int64_t b = 0; b < B; ++b) {
-        double squares = 0;
+        double squares = 0, total = 0;
         for (int64_t c = 0; c < C; ++c) {
-            const float h = half_to_float(head.h[(b * C + c) * head.seq + positions[b]]);
-            xn[b * C + c] = h;
-            squares += static_cast<double>(h) * h;
+            xn[b * C + c] = half_to_float(head.h[(b * C + c) * head.seq + positions[b]]);
+            total += static_cast<double>(xn[b * C + c]);
+        }
+        const float mean = head.bias ? static_cast<float>(total / C) : 0.0f;
+        for (int64_t c = 0; c < C; ++c) {
+            xn[b * C + c] -= mean;
+            squares += static_cast<double>(xn[b * C + c]) * xn[b * C + c];
         }
         const float rstd = static_cast<float>(1.0 / std::sqrt(squares / C + head.epsilon));
         for (int64_t c = 0; c < C; ++c)
-            xn[b * C + c] = xn[b * C + c] * rstd * head.norm[c];
+            xn[b * C + c] = xn[b * C + c] * rstd * head.norm[c] + (head.bias ? head.bias[c] : 0.0f);
     }
     // One pass over the weights, which is all that this costs.
     constexpr int64_t ROWS = 512;

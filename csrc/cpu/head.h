@@ -1,4 +1,4 @@
-// The end of the model on the CPU: final RMSNorm, classifier, cross-entropy, and their gradients.
+// The end of the model on the CPU: final norm, classifier, cross-entropy, and their gradients.
 //
 // h (batch, channels, 1, seq) fp16; norm (channels), weight (vocab, channels) fp32. Logits are fp32, made
 // for at most HEAD_TOKENS tokens at a time, vocabulary down and tokens across, so that softmax is vertical.
@@ -16,6 +16,7 @@ struct Head {
     const float *norm, *weight;
     int64_t batch, seq, channels, vocab;
     float epsilon;
+    const float *bias = nullptr; // (channels): the norm is a LayerNorm with this bias; null: an RMSNorm
 };
 
 struct HeadLoss {
@@ -28,11 +29,12 @@ struct HeadLoss {
 HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll);
 
 // The same, and the gradients of scale * sum: dh (batch, channels, 1, seq) fp16 is written (overflow becomes
-// infinity); dnorm (channels) and dweight (vocab, channels) fp32 are added to, or, where `fresh`, written.
+// infinity); dnorm, dbias (channels) and dweight (vocab, channels) fp32 are added to, or, where `fresh`, written.
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, float *dweight, bool fresh);
+                        float *dnorm, float *dbias, float *dweight, bool fresh);
 
 constexpr int64_t HEAD_TOKENS = 512; // of a block
+constexpr int64_t HEAD_KEPT = 17 * 1000 * 1000; // floats of (vocab, tokens) that a block may keep: 68 MB
 
 // What the classifier's gradient is made of, kept of one block of tokens for a reader that wants it by rows.
 struct HeadTaps {
@@ -46,7 +48,7 @@ struct HeadTaps {
 
 // head_loss_grad of at most HEAD_TOKENS tokens whose dweight is left to `taps`.
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, HeadTaps &taps, bool fresh);
+                        float *dnorm, float *dbias, HeadTaps &taps, bool fresh);
 
 // out (batch, vocab) fp32 = logits at one position of each sequence.
 // Returns -1, or the first sequence whose position is outside [0, seq).

@@ -1,0 +1,196 @@
+"""A data set and the batches of its steps: which step reads which tokens.
+
+A batch is a pure function of (seed, step), so the only cursor a run has to save is how many
+micro-batches it has drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from anefast.data.error import DataError
+from anefast.data.examples import IGNORED, Examples
+from anefast.data.stream import Ids, TokenStream, sampled_fingerprint
+from anefast.tokenizer import Tokenizer
+
+Order = Literal["shuffled", "sequential"]
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """A data set, tokenized and split.
+
+    floor: nats per token that no model beats on average on the validation split, when the source is
+    the built-in stories (what it means exactly: `stories.floor`), else None. description: one line
+    for a log. fingerprint: changes when the tokens do; a resumed run asks `matches`.
+    """
+
+    train: TokenStream
+    validation: TokenStream
+    tokenizer: Tokenizer
+    floor: float | None
+    description: str
+    fingerprint: str
+
+    def matches(self, fingerprint: str) -> bool:
+        """Whether a run that recorded `fingerprint` was trained on these very tokens.
+
+        Runs of before recorded a sample of them: for those, as far as the sample tells.
+        """
+        return fingerprint in (
+            self.fingerprint,
+            sampled_fingerprint(self.train, self.validation),
+        )
+
+    def ids(self) -> Ids:
+        """The ids that occur, training and validation together, ascending."""
+        found: set[int] = set()
+        for stream in (self.train, self.validation):
+            for block in stream.blocks():
+                found.update(np.unique(block).tolist())
+        return np.array(sorted(found), np.int32)
+
+    def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
+        """Training batches of B sequences of S tokens. DataError when the data is too short."""
+        for name, stream, needed in (
+            ("training", self.train, B * S + 1),
+            ("validation", self.validation, S + 1),
+        ):
+            if len(stream) < needed:
+                raise DataError(
+                    f"at least {needed:,} {name} tokens for {B} x {S}",
+                    f"{self.description} has {len(stream):,}",
+                    "give more text, or a smaller batch or sequence length",
+                )
+        return Batches(self.train, B, S, seed, order)
+
+    def validation_batches(self, B: int, S: int, limit: int = 0) -> Iterator[tuple[Ids, Ids]]:
+        """The validation split in fixed batches, the same every time.
+
+        Yields (x, y), int32 [B, S]. Windows do not overlap; limit > 0 takes that many batches'
+        worth, evenly spread over the split. Rows missing from the last batch have targets -1, which
+        count in no loss. So weight by targets >= 0 when averaging.
+        """
+        count = (len(self.validation) - 1) // S
+        chosen = list(range(count))
+        if 0 < limit * B < count:
+            chosen = [i * count // (limit * B) for i in range(limit * B)]
+        for first in range(0, len(chosen), B):
+            rows = chosen[first : first + B]
+            x, y = _windows(self.validation, [r * S for r in rows] + [0] * (B - len(rows)), S)
+            y[len(rows) :] = IGNORED
+            yield x, y
+
+
+class Batches:
+    """Which tokens a training step reads: a pure function of (seed, order, step).
+
+    sequential: window r is stream[r*S : r*S + S + 1], batch k has windows k*B .. k*B + B - 1, and
+    after the last whole window the first comes again. shuffled: each epoch cuts the stream into
+    windows at its own random offset and reads each once, in random order.
+    """
+
+    def __init__(self, stream: TokenStream, B: int, S: int, seed: int, order: Order) -> None:
+        if len(stream) < S + 1:
+            raise DataError(f"at least {S + 1} tokens", f"got {len(stream)}", "give more text")
+        if order not in ("shuffled", "sequential"):
+            raise DataError("order shuffled or sequential", f"got {order!r}", "shuffled is usual")
+        self.stream, self.B, self.S, self.seed, self.order = stream, B, S, seed, order
+        # A shuffled epoch gives up a window's length of tokens to have room for its offset.
+        spare = 1 if order == "sequential" else S
+        self.windows_per_epoch = max(1, (len(stream) - spare) // S)
+        self._epochs: dict[int, npt.NDArray[np.int64]] = {}
+
+    def batch(self, step: int) -> tuple[Ids, Ids]:
+        """Micro-batch `step` (from 0): inputs x and targets y, int32 [B, S], y one token ahead."""
+        if step < 0:
+            raise ValueError(f"[data] expected a step >= 0, got {step}.")
+        return _windows(self.stream, [self.start(step * self.B + b) for b in range(self.B)], self.S)
+
+    def start(self, window: int) -> int:
+        """Where in the stream the window-th sequence that was ever drawn begins."""
+        epoch, i = divmod(window, self.windows_per_epoch)
+        return i * self.S if self.order == "sequential" else int(self._epoch(epoch)[i])
+
+    def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Where the windows of an epoch begin, in the order in which they are read."""
+        if epoch not in self._epochs:
+            if len(self._epochs) > 1:  # a batch spans two epochs at most, unless the data is tiny
+                self._epochs.clear()
+            self._epochs[epoch] = self._starts_of(epoch)
+        return self._epochs[epoch]
+
+    def _starts_of(self, epoch: int) -> npt.NDArray[np.int64]:
+        # Raw Philox words are fixed for ever, numpy's own shuffles may change with its version.
+        n, S = self.windows_per_epoch, self.S
+        raw = np.random.Philox(key=np.array([self.seed, epoch], np.uint64)).random_raw(n + 1)
+        offsets = min(S, len(self.stream) - n * S)
+        offset = int(raw[0]) * offsets >> 64
+        return np.argsort(raw[1:], kind="stable") * S + offset
+
+
+@dataclass(frozen=True)
+class ExampleData(TokenData):
+    """A data set of examples: each is a sequence of its own, and only a part of it is learnt."""
+
+    train: Examples
+    validation: Examples
+
+    def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
+        """Training batches of B examples in S positions. DataError where none has room."""
+        found = ExampleBatches(self.train, B, S, seed, order)
+        self.train.tell(S, self.description)
+        return found
+
+    def validation_batches(self, B: int, S: int, limit: int = 0) -> Iterator[tuple[Ids, Ids]]:
+        """The validation examples in fixed batches; see TokenData."""
+        rows = self.validation.fitting(S).tolist()
+        if 0 < limit * B < len(rows):
+            rows = [rows[i * len(rows) // (limit * B)] for i in range(limit * B)]
+        for first in range(0, len(rows), B):
+            x, y = self.validation.window(rows[first : first + B], S)
+            spare = B - len(x)
+            yield (
+                np.concatenate([x, np.repeat(x[:1], spare, axis=0)]),
+                np.concatenate([y, np.full((spare, S), IGNORED, np.int32)]),
+            )
+
+
+class ExampleBatches(Batches):
+    """Batches of examples, each from its beginning: every epoch takes each once."""
+
+    def __init__(self, examples: Examples, B: int, S: int, seed: int, order: Order) -> None:
+        self.examples, self.rows = examples, examples.fitting(S)
+        if not len(self.rows):
+            raise DataError(
+                f"examples whose answer begins within {S} tokens",
+                f"none of {examples.count:,} does",
+                "raise data.seq_len",
+            )
+        self.stream, self.B, self.S, self.seed, self.order = examples, B, S, seed, order
+        self.windows_per_epoch = len(self.rows)
+        self._epochs = {}
+
+    def batch(self, step: int) -> tuple[Ids, Ids]:
+        if step < 0:
+            raise ValueError(f"[data] expected a step >= 0, got {step}.")
+        chosen = [self.start(step * self.B + b) for b in range(self.B)]
+        return self.examples.window([int(self.rows[i]) for i in chosen], self.S)
+
+    def start(self, window: int) -> int:
+        epoch, i = divmod(window, self.windows_per_epoch)
+        return i if self.order == "sequential" else int(self._epoch(epoch)[i])
+
+    def _starts_of(self, epoch: int) -> npt.NDArray[np.int64]:
+        raw = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
+        return np.argsort(raw.random_raw(self.windows_per_epoch), kind="stable")
+
+
+def _windows(stream: TokenStream, starts: Iterable[int], S: int) -> tuple[Ids, Ids]:
+    rows = np.stack([stream.read(start, S + 1) for start in starts])
+    return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])

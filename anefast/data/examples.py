@@ -1,0 +1,97 @@
+"""Examples to learn answers from: token ids in rows, and which of them are learnt.
+
+An example is a sequence of its own, from its first token on and padded behind its end, so that no
+example attends to another. Packing several into a sequence would fill it better, but needs a mask
+of S x S per sequence, which would be one more input of every program with attention; ports are what
+real chips are known to refuse first (docs of `fuse/legal.py`). So `tell` says how full rows are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anefast.data.stream import Ids, TokenStream
+
+IGNORED = -1  # as a target: this position has no loss
+
+log = logging.getLogger("anefast")
+
+
+@dataclass(frozen=True)
+class Example:
+    """ids: from BOS, where there is one, to the end. learnt: which of them are to be predicted."""
+
+    ids: Sequence[int]
+    learnt: Sequence[bool]
+
+
+class Examples(TokenStream):
+    """Examples end to end; as a stream it is all their ids."""
+
+    def __init__(self, examples: Iterable[Example], dtype: Any) -> None:
+        ids: list[npt.NDArray[Any]] = []
+        learnt: list[npt.NDArray[np.bool_]] = []
+        for example in examples:
+            ids.append(np.asarray(example.ids, dtype))
+            learnt.append(np.asarray(example.learnt, bool))
+        self._begin = np.cumsum([0, *map(len, ids)])
+        self._learnt = np.concatenate(learnt) if learnt else np.zeros(0, bool)
+        super().__init__([np.concatenate(ids)] if ids else [])
+        self.count = len(ids)
+
+    @property
+    def learnt(self) -> npt.NDArray[np.bool_]:
+        """Of every id, whether it is to be predicted."""
+        return self._learnt
+
+    def part_of(self, first: int, last: int) -> Examples:
+        """Examples first..last, not copied."""
+        found = Examples([], np.uint32)
+        begin, end = int(self._begin[first]), int(self._begin[last])
+        found._begin = self._begin[first : last + 1] - begin
+        found._learnt = self._learnt[begin:end]
+        TokenStream.__init__(found, [a[begin:end] for a in self._arrays])
+        found.count = last - first
+        return found
+
+    def fitting(self, S: int) -> npt.NDArray[np.int64]:
+        """Those with something to learn in S positions, by number."""
+        # of a window of S + 1 ids, all but the first are predicted
+        sums = np.concatenate([[0], np.cumsum(self._learnt)])
+        first = np.minimum(self._begin[:-1] + 1, self._begin[1:])
+        last = np.minimum(self._begin[:-1] + S + 1, self._begin[1:])
+        return np.flatnonzero(sums[last] > sums[first])
+
+    def window(self, rows: Sequence[int], S: int) -> tuple[Ids, Ids]:
+        """x, y: int32 [len(rows), S]; targets that are not learnt, and padding, are IGNORED."""
+        x = np.empty((len(rows), S), np.int32)
+        y = np.full((len(rows), S), IGNORED, np.int32)
+        for i, row in enumerate(rows):
+            begin = int(self._begin[row])
+            count = min(int(self._begin[row + 1]) - begin, S + 1)
+            ids = self.read(begin, count)
+            x[i] = ids[-1]  # padding: an id that the data has; nobody attends to it
+            x[i, : min(count, S)] = ids[:S]
+            wanted = np.where(self._learnt[begin + 1 : begin + count], ids[1:], IGNORED)
+            y[i, : count - 1] = wanted
+        return x, y
+
+    def tell(self, S: int, name: str) -> None:
+        """Says what S positions mean for these examples."""
+        lengths = np.diff(self._begin)
+        used = len(self.fitting(S))
+        full = float(np.minimum(lengths, S).sum() / (max(1, self.count) * S))
+        log.info("data: %s: %d examples fill %.0f%% of %d positions", name, used, 100 * full, S)
+        if cut := int((lengths > S + 1).sum()):
+            log.warning("data: %d of %d examples are cut after %d tokens", cut, self.count, S + 1)
+        if gone := self.count - used:
+            log.warning(
+                "data: %d of %d examples are left out: nothing to learn within %d tokens",
+                gone, self.count, S,
+            )  # fmt: skip

@@ -1,0 +1,187 @@
+"""Opening a data set: from what `--data` names to token streams."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from anefast import stories
+from anefast.data.batches import ExampleData, TokenData
+from anefast.data.error import DataError
+from anefast.data.examples import Examples
+from anefast.data.instruct import examples, has_examples
+from anefast.data.shards import is_shard, open_shard
+from anefast.data.source import File, Source, find, one_of
+from anefast.data.stream import (
+    Fingerprint,
+    TokenStream,
+    encode,
+    fingerprint,
+    read_shards,
+    regrouped,
+)
+from anefast.data.text import END, Piece, characters, documents, head
+from anefast.tokenizer import Tokenizer, open_tokenizer
+from anefast.tokenizer.base import before_space
+
+STORIES = 2000  # of the built-in stories, unless "stories:N" says otherwise: about 1.6 MB
+
+log = logging.getLogger("anefast")
+
+
+def open_data(
+    source: str | os.PathLike[str] = "stories",
+    tokenizer: str | os.PathLike[str] | Tokenizer = "bytes",
+    *,
+    seed: int = 0,
+    val_fraction: float = 0.1,
+    vocab_size: int | None = None,
+    collapse_spaces: bool = False,
+) -> TokenData:
+    """Reads, tokenizes and splits a data set. DataError in one line when that cannot be done.
+
+    source: "stories" or "stories:N" (built in; the held-out split is other stories, N *
+    val_fraction of them); a text, UTF-8 or with a byte order mark, documents separated by
+    <|endoftext|>; rows of JSON with a field "text", or with prompts and completions or chats, of
+    which only answers are learnt (instruct.py); token ids, read through memory maps (a flat
+    little-endian .bin of uint16, uint32 or int64, a .npy, a shard of llm.c); a folder of texts or
+    of shards; a pipe of text. tokenizer: a Tokenizer, or what `open_tokenizer` takes; "bpe:N"
+    learns from the training part. seed: of the stories. val_fraction: the last part of the stream
+    validates, unless the folder has a validation part of its own (train.bin beside val.bin).
+    vocab_size: what the model has, when known; ids must fit both it and the tokenizer.
+    collapse_spaces: runs of spaces in a text become one, as TinyStories is usually prepared.
+    """
+    if not 0 < val_fraction < 1:
+        raise DataError("a validation fraction between 0 and 1", f"got {val_fraction}", "use 0.1")
+    name = os.fspath(source)
+    if re.fullmatch(r"stories(:\d+)?", name):
+        return _open_stories(name, tokenizer, seed, val_fraction)
+    with closing(find(Path(name))) as found:
+        if found.validation is not None:
+            name += " (split as it lies)"
+        if one_of(found.files, is_shard):
+            return _open_shards(name, found, _opened(tokenizer, None), val_fraction, vocab_size)
+        if any(has_examples(file) for file in found.files):
+            return _open_examples(name, found, _opened(tokenizer, None), val_fraction)
+        return _open_texts(name, found, tokenizer, val_fraction, collapse_spaces)
+
+
+def _open_shards(
+    name: str, found: Source, tokenizer: Tokenizer, val_fraction: float, vocab_size: int | None
+) -> TokenData:
+    limit = min(tokenizer.vocab_size, vocab_size or tokenizer.vocab_size)
+    shards = [open_shard(file, limit) for file in found.files]
+    stream, told = read_shards(shards)
+    train = sum(len(shard.ids) for shard in shards[: len(found.train)])
+    if found.validation is None:
+        train = int(len(stream) * (1 - val_fraction))
+    kinds = "/".join(sorted({shard.type_name for shard in shards}))
+    return _data(
+        stream.part(0, train), stream.part(train, len(stream)), tokenizer, None,
+        f"{name} ({kinds} ids)", told.of(train, len(stream) - train),
+    )  # fmt: skip
+
+
+def _open_texts(
+    name: str,
+    found: Source,
+    tokenizer: str | os.PathLike[str] | Tokenizer,
+    val_fraction: float,
+    collapse_spaces: bool,
+) -> TokenData:
+    def pieces(files: list[File]) -> Iterator[Piece]:
+        return (piece for file in files for piece in documents(file, collapse_spaces))
+
+    def learnt_from() -> Iterator[str]:
+        """What a tokenizer may learn from, read when it does: nothing that validates."""
+        texts = pieces(found.train)
+        if found.validation is None:
+            texts = head(texts, int(characters(pieces(found.train)) * (1 - val_fraction)))
+        for text in regrouped(texts, before_space):
+            if text is not END:
+                yield text
+
+    opened = _opened(tokenizer, learnt_from())
+    stream = encode(pieces(found.train), opened)
+    if not len(stream):
+        raise DataError("text", f"{name} has only white space", "give a file with words in it")
+    if found.validation is None:
+        train = int(len(stream) * (1 - val_fraction))
+        return _data(stream.part(0, train), stream.part(train, len(stream)), opened, None, name)
+    return _data(stream, encode(pieces(found.validation), opened), opened, None, name)
+
+
+def _open_examples(
+    name: str, found: Source, tokenizer: Tokenizer, val_fraction: float
+) -> TokenData:
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+
+    def read(files: list[File]) -> Examples:
+        return Examples((e for file in files for e in examples(file, tokenizer)), dtype)
+
+    train = read(found.train)
+    if found.validation is None:
+        cut = min(train.count - 1, int(train.count * (1 - val_fraction)))
+        if cut < 1:
+            raise DataError("at least 2 examples", f"{name} has {train.count}", "give more rows")
+        train, validation = train.part_of(0, cut), train.part_of(cut, train.count)
+    else:
+        validation = read(found.validation)
+    description = f"{train.count + validation.count:,} examples of {name} as {tokenizer.name}"
+    told = Fingerprint()
+    for part in (train, validation):
+        for block in part.blocks():
+            told.add(block)
+        told.add(part.learnt)
+    log.info("%s: %d training, %d validation tokens", description, len(train), len(validation))
+    digest = told.of(len(train), len(validation))
+    return ExampleData(train, validation, tokenizer, None, description, digest)
+
+
+def _open_stories(
+    name: str, tokenizer: str | os.PathLike[str] | Tokenizer, seed: int, val_fraction: float
+) -> TokenData:
+    count = int(name.partition(":")[2] or STORIES)
+    if count < 1:
+        raise DataError("at least 1 story", f"got {name}", f"stories:{STORIES} is the default")
+    told = [s.text for s in stories.stories(seed, count)]
+    held_out = list(stories.stories(seed, max(1, round(count * val_fraction)), "validation"))
+    opened = _opened(tokenizer, told)
+    validation = encode(_ended(s.text for s in held_out), opened)
+    floor = stories.floor(held_out, len(validation) - 1)
+    said = f"{count} built-in stories (seed {seed})"
+    return _data(encode(_ended(told), opened), validation, opened, floor, said)
+
+
+def _ended(texts: Iterable[str]) -> Iterator[Piece]:
+    for text in texts:
+        yield text
+        yield END
+
+
+def _data(
+    train: TokenStream,
+    validation: TokenStream,
+    tokenizer: Tokenizer,
+    floor: float | None,
+    name: str,
+    told: str | None = None,
+) -> TokenData:
+    description = f"{name} as {tokenizer.name}"
+    told = told or fingerprint(train, validation)
+    log.info("%s: %d training, %d validation tokens", description, len(train), len(validation))
+    return TokenData(train, validation, tokenizer, floor, description, told)
+
+
+def _opened(
+    tokenizer: str | os.PathLike[str] | Tokenizer, texts: Iterable[str] | None
+) -> Tokenizer:
+    if isinstance(tokenizer, (str, os.PathLike)):
+        return open_tokenizer(tokenizer, texts)
+    return tokenizer

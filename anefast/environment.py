@@ -1,0 +1,37 @@
+"""Environment variables that are looked at once, so that a wrong one is refused and not ignored.
+
+Others are checked where they are read: ANEFAST_NUM_THREADS and ANEFAST_ISA say what is taken
+instead (the latter in the device's description), ANEFAST_CHECK and DEBUG are runtime/watch.py's and
+debug.py's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from difflib import get_close_matches
+
+from anefast.checks import need_choice
+
+log = logging.getLogger("anefast")
+
+# Of csrc/host/executor.cpp, which takes any other word for the default.
+CHOICES = {"ANEFAST_GROUPS": ("on", "off")}
+NAMES = (
+    *CHOICES, "ANEFAST_ISA", "ANEFAST_NUM_THREADS", "ANEFAST_CACHE", "ANEFAST_TRACEBACK",
+    "ANEFAST_CHECK", "ANEFAST_DUMP",
+)  # fmt: skip
+CLOSE = 0.85  # of two names, by difflib
+_told: set[str] = set()
+
+
+def check() -> None:
+    """ConfigError for a value that no reader knows; a warning, once, for a misspelt name."""
+    for name, choices in CHOICES.items():
+        if value := os.environ.get(name, ""):
+            need_choice(name, value, choices, "environment")
+    for name in os.environ:
+        near = get_close_matches(name, NAMES, n=1, cutoff=CLOSE) if name[:8] == "ANEFAST_" else []
+        if near and name not in NAMES and name not in _told:
+            _told.add(name)
+            log.warning("[environment] %s is not read. Hint: did you mean %s?", name, near[0])

@@ -1,0 +1,63 @@
+"""What the settings of a run come to together, said before it trains: schedule and text read."""
+
+from __future__ import annotations
+
+from anefast.config import OptimConfig, TrainConfig
+from anefast.optim import learning_rate
+
+BY_HEART = 100  # epochs after which a model mostly repeats a text
+PER_EPOCH = 10  # updates that an epoch should be worth, where accumulating less makes more of them
+
+
+def forecast(config: TrainConfig, tokens: int) -> list[str]:
+    """How often a run reads its `tokens` training tokens, and whether its warm-up ends in time."""
+    return [_epochs(config, tokens), *_warm_up(config.optim, config.steps)]
+
+
+def rate_change(optim: OptimConfig, before: int, now: int, step: int) -> list[str]:
+    """What resuming at update `step` does to the rate where `before` steps have become `now`."""
+    if before == now or not 0 < step < now or before < 1:
+        return []
+    was, next_one = learning_rate(optim, step, before), learning_rate(optim, step + 1, now)
+    how = "stretched over" if now > before else "pressed into"
+    return [
+        f"resumed with steps {before} -> {now}: lr goes from {was:.1e} at update {step} to "
+        f"{next_one:.1e} at update {step + 1}, as the cosine is {how} {now} updates. "
+        "Hint: --init begins a new run with a schedule of its own."
+    ]
+
+
+def _epochs(config: TrainConfig, tokens: int) -> str:
+    c, optim = config.data, config.optim
+    micro = c.batch * c.seq_len
+    each = micro * optim.accumulation
+    epochs = each * config.steps / tokens
+    updates = "1 update" if config.steps == 1 else f"{config.steps:,} updates"
+    line = f"epochs: {_number(epochs)}, as {updates} of {each:,} tokens read {tokens:,}"
+    fewer = max(1, tokens // (PER_EPOCH * micro))
+    if fewer < optim.accumulation and each * PER_EPOCH > tokens:
+        return (
+            f"{line}; an epoch is {_number(tokens / each)} updates, too few to learn much from it. "
+            f"Hint: --optim.accumulation {fewer} makes more of them"
+        )
+    if each > tokens:
+        return f"{line}; one update reads it all. Hint: a smaller --data.batch, or more text"
+    if epochs < 1:
+        return f"{line}. Hint: --steps {-(-tokens // each)} reads it once"
+    if epochs >= BY_HEART:
+        return f"{line}. Hint: it will know the text by heart; fewer --steps, or more text"
+    return line
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
+
+
+def _warm_up(optim: OptimConfig, steps: int) -> list[str]:
+    if optim.warmup_steps < steps or not optim.lr:
+        return []
+    last = learning_rate(optim, steps, steps)
+    return [
+        f"warm-up: it takes {optim.warmup_steps} updates and the run has {steps}, so lr ends at "
+        f"{last:.1e} of {optim.peak_lr:.1e}. Hint: --optim.warmup-steps {steps // 10}"
+    ]

@@ -1,0 +1,41 @@
+"""Models in files of others: recognised by content, read into our weights, written back.
+
+A format is one file with two functions: open it as a `ModelSource`, and save a model. Read
+`source.py` for what a model is before its weights are read, `names.py` for what it calls them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anefast import files
+
+from .gguf import MAGIC
+from .gguf_model import open_gguf, save_gguf
+from .huggingface import HuggingFaceError, is_folder, open_folder, save_folder
+from .source import ModelSource, ModelSourceError
+
+__all__ = [
+    "HuggingFaceError",
+    "ModelSource",
+    "ModelSourceError",
+    "open_folder",
+    "open_gguf",
+    "open_source",
+    "save_folder",
+    "save_gguf",
+]
+
+
+def open_source(path: Path) -> ModelSource | None:
+    """The model at `path` where it is a Hugging Face folder or a GGUF file, None elsewhere.
+
+    FileError in one line where it is one of these and cannot be read.
+    """
+    if path.is_dir():
+        return open_folder(path) if is_folder(path) else None
+    if not path.is_file():
+        return None
+    with files.open_regular(path, where="model") as file:
+        head = file.read(len(MAGIC))
+    return open_gguf(path) if head == MAGIC else None

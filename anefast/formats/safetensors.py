@@ -1,0 +1,143 @@
+"""Safetensors files, read lazily and written by parts, with nothing but NumPy.
+
+A file is eight bytes of length, a JSON header {name: {dtype, shape, data_offsets}}, and the data.
+The `safetensors` library does this too, but takes bf16 only where ml_dtypes is installed. Format:
+huggingface/safetensors, README.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from anefast import files
+from anefast.errors import shown
+
+from .stored import Array, Bytes, Stored, bf16_to_fp32, fp32_to_bf16
+
+WHERE = "safetensors"
+HEADER_MOST = 100 * files.MIB  # the bound of the format's own library
+INDEX_MOST = 64 * files.MIB
+SIZES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+class SafetensorsError(files.FileError):
+    """A safetensors file that cannot be read. One line that names it."""
+
+
+def read_safetensors(path: files.AnyPath) -> dict[str, Stored]:
+    """Every tensor of a file by name. Nothing but the header is read now.
+
+    SafetensorsError where the file is damaged, or holds a type other than F32, F16 and BF16.
+    """
+    whole = files.map_bytes(path, WHERE)
+    if len(whole) < 8:
+        raise _bad(path, f"8 bytes of length, got a file of {len(whole)}")
+    length = int(whole[:8].view("<u8")[0])
+    if length > min(HEADER_MOST, len(whole) - 8):
+        raise _bad(path, f"a header of at most {len(whole) - 8:,} bytes, got {length:,}")
+    try:
+        header = files.parse_json(whole[8 : 8 + length].tobytes(), unique=True)
+    except ValueError as error:
+        raise _bad(path, f"a JSON header, got {shown(error)}") from None
+    if not isinstance(header, dict):
+        raise _bad(path, "a header that names tensors")
+    data = whole[8 + length :]
+    found = {
+        name: _stored(path, name, about, data)
+        for name, about in header.items()
+        if name != "__metadata__"
+    }
+    if sum(t.nbytes for t in found.values()) != len(data):
+        raise _bad(path, f"tensors that fill {len(data):,} bytes of data, each byte once")
+    return found
+
+
+def read_sharded(index: Path) -> dict[str, Stored]:
+    """Every tensor that a model.safetensors.index.json lists, from the files beside it."""
+    table = files.read_json(index, INDEX_MOST, WHERE)
+    names = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(f, str) for f in names.values()):
+        raise _bad(index, "a weight_map of tensors and files")
+    found: dict[str, Stored] = {}
+    for file in sorted(set(names.values())):
+        if Path(file).name != file:
+            raise _bad(index, f"files beside it, got {shown(file)}")
+        shard = read_safetensors(index.with_name(file))
+        for name, tensor in shard.items():
+            if names.get(name) != file:
+                raise _bad(index, f"to list {shown(name)}, which is in {shown(file)}")
+            found[name] = tensor
+    if missing := names.keys() - found.keys():
+        raise _bad(index, f"{shown(min(missing))} in {shown(names[min(missing)])}")
+    return found
+
+
+def write_safetensors(
+    file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[Array], dtype: str
+) -> None:
+    """Writes fp32 arrays, in the order of `shapes`, as `dtype`: F32, F16 or BF16."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, shape in shapes.items():
+        nbytes = math.prod(shape) * SIZES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + nbytes]}
+        at += nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for (name, shape), array in zip(shapes.items(), arrays, strict=True):
+        if array.shape != shape:
+            raise ValueError(f"[safetensors] {name} expected {shape}, got {array.shape}.")
+        for part in _parts(array):
+            file.write(encoded(part, dtype).tobytes())
+
+
+def encoded(values: Array, dtype: str) -> np.ndarray[Any, Any]:
+    """fp32 values as F32, F16 or BF16 numbers, rounded to nearest even."""
+    if dtype == "BF16":
+        return fp32_to_bf16(values)
+    with np.errstate(over="ignore"):
+        return values.astype("<f4" if dtype == "F32" else "<f2")
+
+
+def _parts(array: Array) -> Iterator[Array]:
+    """A contiguous array in pieces of a few MiB."""
+    flat = np.ascontiguousarray(array, np.float32).reshape(-1)
+    for at in range(0, len(flat), 1 << 20):
+        yield flat[at : at + (1 << 20)]
+
+
+def _stored(path: files.AnyPath, name: str, about: Any, data: Bytes) -> Stored:
+    said = f"{shown(name)} to have"
+    try:
+        dtype, shape, (begin, end) = about["dtype"], tuple(about["shape"]), about["data_offsets"]
+        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+            raise TypeError
+    except (KeyError, TypeError, ValueError):
+        raise _bad(path, f"{said} a dtype, a shape and data_offsets") from None
+    if dtype not in SIZES:
+        raise _bad(path, f"{said} type F32, F16 or BF16, got {shown(dtype)}")
+    if not begin <= end <= len(data) or end - begin != math.prod(shape) * SIZES[dtype]:
+        raise _bad(path, f"{said} its {dtype} numbers of shape {list(shape)} inside the file")
+
+    def read() -> Array:
+        raw = data[begin:end]
+        if dtype == "BF16":
+            return bf16_to_fp32(raw.view("<u2")).reshape(shape)
+        return raw.view("<f4" if dtype == "F32" else "<f2").astype(np.float32).reshape(shape)
+
+    return Stored(name, shape, dtype, end - begin, read)
+
+
+def _bad(path: files.AnyPath, expected: str) -> SafetensorsError:
+    name = shown(os.fspath(path))
+    return SafetensorsError(
+        f"[safetensors] expected {name} to hold {expected}. Hint: copy the file again."
+    )

@@ -1,0 +1,84 @@
+"""A family's trunk as one graph, forward and backward.
+
+The trunk is what a device runs: every layer, from the embedded tokens `x` to the last residual
+stream `h`, and back from `dh` to `dx`. Embedding, final norm and classifier stay on the CPU
+(`csrc/cpu`), as does every weight gradient: those appear here as fp32 CPU nodes.
+"""
+
+from __future__ import annotations
+
+from anefast import ir
+from anefast.config import ModelConfig
+from anefast.nn.families import family_of
+from anefast.nn.layers import Past
+
+GRAD = "grad."  # prefix of the outputs that are weight gradients
+
+
+def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
+    """All layers of the model's family. x: [B, C, 1, S] -> h of the same shape."""
+    return family_of(config).trunk(x, config, past)
+
+
+def forward_graph(
+    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
+) -> ir.Graph:
+    """Inference: input `x`, output `h`, both fp16 [B, C, 1, S]."""
+    x = ir.input("x", (batch, config.dim, 1, seq))
+    return ir.simplify(ir.with_rope(ir.Graph([x], {"h": trunk(x, config)}), rope))
+
+
+def decode_graph(
+    config: ModelConfig, chunk: int, cached: int, form: ir.RopeForm = "slices"
+) -> ir.Graph:
+    """Inference of `chunk` positions behind `cached` columns of keys and values.
+
+    Inputs, in order: `x` [1, C, 1, T] and `mask`, `rope.H.cos` and `rope.H.sin` for query heads
+    and, where they are fewer, key heads (none where positions are learned), then `NAME.past_k` of
+    every attention and `NAME.past_v`: see `Past`. Outputs: `h`, and per attention `NAME.k` and
+    `NAME.v`, the chunk's own columns. A column of the cache that the mask hides may hold anything
+    finite.
+    """
+    kv = config.n_kv_heads * config.head_dim
+    x = ir.input("x", (1, config.dim, 1, chunk))
+    rope = {}
+    for heads in rotated_heads(config):
+        rows = (1, heads * config.head_dim // 2, 1, chunk)
+        rope[heads] = ir.input(f"rope.{heads}.cos", rows), ir.input(f"rope.{heads}.sin", rows)
+    names = [f"layers.{i}.attn" for i in range(config.n_layers)]
+    keys, values = (
+        {name: ir.input(f"{name}.past_{what}", (1, kv, 1, cached)) for name in names}
+        for what in "kv"
+    )
+    mask = ir.input("mask", (1, 1, chunk, cached + chunk))
+    past = Past(keys, values, mask, rope)
+    outputs = {"h": trunk(x, config, past)}
+    for name, (k, v) in past.fresh.items():
+        outputs |= {f"{name}.k": k, f"{name}.v": v}
+    inputs = [x, mask, *(t for pair in rope.values() for t in pair)]
+    inputs += [*keys.values(), *values.values()]
+    return ir.simplify(ir.with_rope(ir.Graph(inputs, outputs), form))
+
+
+def rotated_heads(config: ModelConfig) -> tuple[int, ...]:
+    """The numbers of heads that RoPE needs tables for: of queries and of keys, or none."""
+    if not family_of(config).rotary:
+        return ()
+    return tuple(dict.fromkeys((config.n_heads, config.n_kv_heads)))
+
+
+def training_graph(
+    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
+) -> ir.Graph:
+    """Training: inputs `x`, `dh`; outputs `h`, `dx` and `grad.NAME` for each trunk parameter.
+
+    `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`.
+    """
+    shape = (batch, config.dim, 1, seq)
+    x, dh = ir.input("x", shape), ir.input("dh", shape)
+    h = trunk(x, config)
+    parameters = ir.Graph([x], {"h": h}).parameters
+    dx, *grads = ir.gradients([h], [dh], [x, *parameters])
+    outputs = {"h": h, "dx": dx}
+    outputs |= {GRAD + str(p.name): g for p, g in zip(parameters, grads, strict=True)}
+    return ir.simplify(ir.with_rope(ir.Graph([x, dh], outputs), rope))

@@ -1,0 +1,226 @@
+"""What a run trains, and on what: model, data, tokenizer, device and plan, and what is recorded of
+them.
+
+Whatever was named is honoured or refused here (wishes.py), and the config that comes back says what
+runs: config.toml is written from it. Read train.py first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anefast import checkpoint
+from anefast.cli import run_of
+from anefast.config import (
+    GIVEN,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    check_length,
+    flatten,
+    to_settings,
+)
+from anefast.data import TokenData, open_data
+from anefast.errors import shown
+from anefast.formats import open_source
+from anefast.telemetry import read_config
+from anefast.tokenizer import Tokenizer, open_tokenizer
+from anefast.trainer import Say
+from anefast.wishes import (
+    RESUMABLE,
+    meet_device,
+    meet_model,
+    meet_tokenizer,
+    recorded_tokenizer,
+    same_tokenizer,
+    wished,
+)
+
+if TYPE_CHECKING:
+    from anefast.model import Model
+    from anefast.nn import Vocabulary
+    from anefast.runtime import Device
+
+
+def open_run(
+    config: TrainConfig,
+    model: Model | None,
+    data: TokenData | None,
+    resumed: Path | None,
+    asked: Collection[str],
+) -> tuple[TrainConfig, Model, TokenData]:
+    """The model and the data, and the config with what they are in it."""
+    c = config.data
+    _check_given(config, model, data, resumed)
+    tokenizer: str | Tokenizer = c.tokenizer
+    origin, trained = "the model passed to fit", getattr(model, "trained_length", 0)
+    if model is None and config.init:
+        from anefast.model import Model as Opened
+
+        # a llama2.c file has no tokenizer, so one is named; all others bring their own
+        own, origin = _brings_tokenizer(config.init), config.init
+        named = "data.tokenizer" in asked or c.tokenizer != DataConfig.tokenizer
+        model = Opened.load(origin, c.tokenizer if named and not own else "")
+        if own:
+            meet_tokenizer(config, model.tokenizer, asked, origin)
+            if c.tokenizer != origin and not named:
+                c = c.replace(tokenizer=recorded_tokenizer(model.tokenizer, origin))
+        trained = model.trained_length or model.config.max_seq_len
+        model.config = meet_model(config, model.config, asked, origin)
+    elif model is not None and resumed is None:
+        meet_model(config, model.config, asked, origin, changes=False)
+        meet_tokenizer(config, model.tokenizer, asked, origin)
+        c = c.replace(tokenizer=recorded_tokenizer(model.tokenizer, GIVEN))
+        config = config.replace(init=GIVEN)
+    if model is not None:
+        tokenizer = model.tokenizer
+    elif resumed is not None:
+        tokenizer = open_tokenizer(resumed)
+    if data is None:
+        vocabulary = model.config.vocab_size if model is not None else config.model.vocab_size
+        data = open_data(
+            c.source, tokenizer, seed=c.seed, val_fraction=c.val_fraction,
+            vocab_size=vocabulary or None, collapse_spaces=c.collapse_spaces,
+        )  # fmt: skip
+    else:
+        if not isinstance(tokenizer, str) and not same_tokenizer(tokenizer, data.tokenizer):
+            raise ConfigError(
+                f"[fit] expected data in the ids of the model's tokenizer, {tokenizer.name}, got "
+                f"those of {data.tokenizer.name}. Hint: open_data(source, model.tokenizer)."
+            )
+        if isinstance(tokenizer, str):
+            meet_tokenizer(config, data.tokenizer, asked, "the data passed to fit")
+            c = c.replace(tokenizer=recorded_tokenizer(data.tokenizer, GIVEN))
+        for name in ("data.val_fraction", "data.collapse_spaces"):
+            if resumed is None and name in wished(config, asked):
+                raise ConfigError(
+                    f"[fit] {name} was named, but the data that was passed is split and made "
+                    "already. Hint: leave it out; open_data takes it."
+                )
+        c = c.replace(source=GIVEN)
+    shape = model.config if model is not None else _with_vocabulary(config.model, data.tokenizer)
+    config = config.replace(model=shape, data=c)
+    check_length(config)
+    if resumed is not None:
+        config = _check_same(config, run_of(resumed))
+        trained = checkpoint.load_trained_length(resumed)
+    if model is None:
+        from anefast.model import Model as Opened
+
+        model = Opened.from_config(shape, data.tokenizer, seed=config.seed)
+    model.trained_length = max(trained, c.seq_len)
+    return config, model, data
+
+
+def _brings_tokenizer(init: str) -> bool:
+    """Whether what a run begins from has a tokenizer of its own."""
+    return bool(init) and (Path(init).is_dir() or open_source(Path(init)) is not None)
+
+
+def _check_given(
+    config: TrainConfig, model: Model | None, data: TokenData | None, resumed: Path | None
+) -> None:
+    """Refuses settings of a run whose data or model was passed to `fit`, where neither is now."""
+    c = config.data
+    brings = model is not None or resumed is not None or _brings_tokenizer(config.init)
+    nameless = c.source == GIVEN or (c.tokenizer == GIVEN and not brings)
+    for name, missing in (
+        ("data", data is None and nameless),
+        ("model", model is None and resumed is None and config.init == GIVEN),
+    ):
+        if missing:
+            whose = f"of {shown(resumed.parent)}" if resumed else "of these settings"
+            raise ConfigError(
+                f"[train] the {name} {whose} was given to fit by its caller and has no name. "
+                f"Hint: pass {name}= to fit again."
+            )
+    if model is not None and config.init not in ("", GIVEN):
+        raise ConfigError(
+            f"[fit] init {shown(config.init)} and a model were both given. "
+            "Hint: each brings weights; leave one out."
+        )
+
+
+def check_prompt(config: TrainConfig, model: Model) -> None:
+    """Refuses a prompt that the closing sample could not begin with, while nothing is lost."""
+    if not config.sample_tokens:
+        return
+    needed = len(model.tokenizer.encode(config.prompt, bos=True))
+    if needed > model.config.max_seq_len:
+        raise ConfigError(
+            f"[train] expected a prompt of at most {model.config.max_seq_len} tokens for the "
+            f"closing sample, got {needed}. Hint: shorten it, or raise model.max_seq_len."
+        )
+
+
+def with_device(config: TrainConfig, device: Device, asked: Collection[str]) -> TrainConfig:
+    """The config with the device that it runs on, which is what the run records."""
+    from anefast.runtime import Device as Opened
+
+    if not isinstance(device, Opened):
+        return config
+    meet_device(config, device, asked)
+    return config.replace(device=device.name, chip=device.profile)
+
+
+def plans_of(config: TrainConfig, model: Model, device: Device, say: Say) -> list[str]:
+    """What `auto` stands for on this device, and what to fall back to; any other plan as it is."""
+    from anefast.runtime.auto import candidates
+
+    c, n = config.data, config.optim.accumulation
+    plans, why = candidates(config.plan, model.config, device, c.batch, c.seq_len, n)
+    if why:
+        say(f"plan {config.plan} -> {plans[0]}: {why}")
+    return plans
+
+
+def vocabulary_of(
+    config: TrainConfig, model: Model, data: TokenData, say: Say
+) -> Vocabulary | None:
+    """The ids to train over, None for all of them."""
+    if not config.data.compact_vocab:
+        return None
+    from anefast.nn import Vocabulary
+
+    found = Vocabulary(data.ids(), model.config.vocab_size)
+    say(f"data.compact_vocab: {len(found):,} of {found.size:,} token ids occur in the data")
+    return found
+
+
+def _with_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    if model.vocab_size == 0:
+        return model.replace(vocab_size=tokenizer.vocab_size)
+    if model.vocab_size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"[config] model.vocab_size expected at least the tokenizer's {tokenizer.vocab_size}, "
+            f"got {model.vocab_size}. Hint: 0 takes it from the tokenizer."
+        )
+    return model
+
+
+def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
+    """Resuming with other settings would not be the same run. Returns what to record."""
+    was, now = flatten(read_config(run)), flatten(to_settings(config))
+    source = {name: str(was.get(name, now[name])) for name in ("data.source", "data.tokenizer")}
+    for name, value in now.items():
+        if name in RESUMABLE | {"preset", "init", "out"} or was.get(name, value) == value:
+            continue
+        if name in source and GIVEN in (value, source[name]):
+            continue  # the fingerprint says whether it is the same data
+        raise ConfigError(
+            f"[train] {name} is {shown(value)}, the run in {shown(run)} was started with "
+            f"{shown(was[name])}. Hint: keep it, or start a new run with --init."
+        )
+    from anefast.fuse.plan import is_async
+
+    before = str(was.get("plan", config.plan))  # any cut gives the same bytes, stale weights do not
+    if is_async(before) != is_async(config.plan):
+        raise ConfigError(
+            f"[train] plan {config.plan} compiles another way than the run's {before}. "
+            "Hint: keep async or sync, or start a new run with --init."
+        )
+    names = {"source": source["data.source"], "tokenizer": source["data.tokenizer"]}
+    return config.replace(data=config.data.replace(**names))

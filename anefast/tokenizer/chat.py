@@ -1,0 +1,102 @@
+"""Chats as a model's own template writes them.
+
+Templates are Jinja programs in a tokenizer's files, so they run in Jinja's sandbox, which gives
+them neither attributes of Python objects nor files. The settings are those of transformers'
+apply_chat_template. Jinja is the extra `chat`, imported on use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from anefast.errors import shown
+
+from .base import Tokenizer, TokenizerError
+from .bpe import BPETokenizer
+
+LONGEST = 1 << 22  # characters of one chat
+
+
+class Chat:
+    """A tokenizer and its template."""
+
+    def __init__(self, tokenizer: BPETokenizer, template: str) -> None:
+        self.tokenizer = tokenizer
+        self._marks = tokenizer.marks()
+        self._template = _compiled(template, tokenizer.name)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Chat | None:
+        """The chat of a tokenizer; None where its files have no template."""
+        if not isinstance(tokenizer, BPETokenizer) or not tokenizer.chat_template:
+            return None
+        return cls(tokenizer, tokenizer.chat_template)
+
+    def write(
+        self, turns: Sequence[Mapping[str, str]], where: str = "", answer: bool = False
+    ) -> str:
+        """The text of some turns; answer: and how the assistant's next one begins.
+
+        TokenizerError where the template refuses them, with what it says.
+        """
+        own = self.tokenizer
+        bos, eos = own.text_of(own.bos_id), own.text_of(own.eos_id)
+        parts: list[str] = []
+        size = 0
+        try:
+            for part in self._template.generate(
+                messages=list(turns), add_generation_prompt=answer, bos_token=bos, eos_token=eos
+            ):
+                parts.append(part)
+                size += len(part)
+                if size > LONGEST:
+                    raise ValueError(f"it wrote more than {LONGEST:,} characters")
+        except Exception as error:  # a template may raise anything
+            at = f" for {where}" if where else ""
+            raise TokenizerError(
+                f"[chat] expected the template of {self.tokenizer.name} to write the chat{at}: "
+                f"{shown(error)}. Hint: mend the turns, their roles or their order."
+            ) from None
+        return "".join(parts)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a part of what `write` gave; marks are whole tokens."""
+        return self.tokenizer.encode_marked(text)
+
+    def mark_in(self, text: str) -> str | None:
+        """A mark that a text spells, if it does."""
+        return next((mark for mark in self._marks if mark in text), None)
+
+
+def _compiled(template: str, name: str) -> Any:
+    try:
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        raise ImportError(
+            "[chat] chat templates need Jinja, which is not installed. "
+            "Hint: pip install 'anefast[chat]'."
+        ) from None
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _refuse
+    try:
+        return environment.from_string(template)
+    except TemplateError as error:
+        raise TokenizerError(
+            f"[chat] expected a chat template in the files of {name}: {shown(error)}. "
+            "Hint: fetch them again."
+        ) from None
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(message)

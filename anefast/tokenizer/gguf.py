@@ -1,0 +1,217 @@
+"""Tokenizers in the key-value pairs of GGUF files: out of them, and into them.
+
+`tokenizer.ggml.model` says which: "gpt2" is byte-level BPE, whose text is parted by the pattern
+that `tokenizer.ggml.pre` names; "llama" is SentencePiece's BPE with scores. Names and patterns:
+ggml-org/llama.cpp, src/llama-vocab.cpp.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anefast.errors import shown
+
+from .base import ByteTokenizer, Tokenizer, TokenizerError
+from .bpe import LLAMA3_PATTERN, QWEN_PATTERN, BPETokenizer, Marks, byte_symbols
+from .llama2c import Llama2cTokenizer
+
+NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6  # types of tokens
+PREFIX = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    return {"type": "Sequence", "pretokenizers": [split | {"invert": False}, _byte_level(False)]}
+
+
+def _byte_level(use_regex: bool) -> dict[str, Any]:
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": use_regex,
+    }
+
+
+_DIGITS = {"type": "Digits", "individual_digits": True}
+PRE: dict[str, dict[str, Any]] = {  # tokenizer.ggml.pre: a pre_tokenizer of tokenizer.json
+    "gpt-2": _byte_level(True),
+    "smollm": {"type": "Sequence", "pretokenizers": [_DIGITS, _byte_level(True)]},
+    "llama-bpe": _split(LLAMA3_PATTERN),
+    "qwen2": _split(QWEN_PATTERN),
+}
+_NORMALIZERS = {"qwen2": {"type": "NFC"}}
+
+
+def tokenizer_of(values: Mapping[str, Any], name: str) -> Tokenizer:
+    """The tokenizer that a file's pairs describe. TokenizerError names what is not there or known.
+
+    name: of the file, for messages.
+    """
+    kind = values.get(f"{PREFIX}model")
+    tokens = _strings(values, "tokens", name)
+    if kind == "gpt2":
+        return _byte_level_bpe(values, tokens, name)
+    if kind == "llama":
+        return _sentencepiece(values, tokens, name)
+    raise TokenizerError(
+        f"[tokenizer] expected {PREFIX}model gpt2 or llama in {name}, got {shown(kind)}. "
+        "Hint: name a tokenizer.json with --tokenizer."
+    )
+
+
+def pairs_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The pairs for a file that llama.cpp tokenizes with. TokenizerError where it has no such
+    tokenizer."""
+    if isinstance(tokenizer, ByteTokenizer):
+        return _pairs_of_bytes(tokenizer)
+    if isinstance(tokenizer, Llama2cTokenizer):
+        return _pairs_of_pieces(tokenizer)
+    if isinstance(tokenizer, BPETokenizer):
+        return _pairs_of_bpe(tokenizer)
+    raise TokenizerError(f"[tokenizer] GGUF has no tokenizer like {tokenizer.name}.")
+
+
+# Out of a file.
+
+
+def _byte_level_bpe(values: Mapping[str, Any], tokens: Sequence[str], name: str) -> BPETokenizer:
+    pre = values.get(f"{PREFIX}pre", "gpt-2")
+    if pre not in PRE:
+        raise TokenizerError(
+            f"[tokenizer] expected {PREFIX}pre {', '.join(PRE)} in {name}, got {shown(pre)}. "
+            "Hint: name the model's tokenizer.json with --tokenizer."
+        )
+    types = values.get(f"{PREFIX}token_type")
+    kinds = [NORMAL] * len(tokens) if types is None else [int(t) for t in types]
+    if len(kinds) != len(tokens):
+        raise TokenizerError(f"[tokenizer] expected a type for each of {name}'s tokens.")
+    added = [
+        {"id": i, "content": token, "special": kind == CONTROL, **_AS_WRITTEN}
+        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind in (CONTROL, USER)
+    ]
+    merges = [pair.split(" ", 1) for pair in _strings(values, "merges", name)]
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": pre == "llama-bpe",
+        "vocab": {token: i for i, token in enumerate(tokens)},
+        "merges": merges,
+    }
+    description = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": _NORMALIZERS.get(pre),
+        "pre_tokenizer": PRE[pre],
+        "post_processor": None,
+        "decoder": _byte_level(True),
+        "model": model,
+    }
+    marks = Marks(
+        _id(values, "bos_token_id"),
+        _id(values, "eos_token_id"),
+        bool(values.get(f"{PREFIX}add_bos_token", False)),
+        template if isinstance(template := values.get(TEMPLATE), str) else "",
+    )
+    return BPETokenizer(json.dumps(description), f"bpe:{name}", marks)
+
+
+_AS_WRITTEN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+
+
+def _sentencepiece(values: Mapping[str, Any], tokens: Sequence[str], name: str) -> Llama2cTokenizer:
+    scores = values.get(f"{PREFIX}scores")
+    if scores is None or len(scores) != len(tokens):
+        raise TokenizerError(f"[tokenizer] expected a score for each of {name}'s tokens.")
+    pieces = [token.replace("▁", " ").encode("utf-8", "replace") for token in tokens]
+    return Llama2cTokenizer(pieces, [float(s) for s in scores], f"llama2c:{name}")
+
+
+def _strings(values: Mapping[str, Any], key: str, name: str) -> list[str]:
+    found = values.get(PREFIX + key)
+    if not isinstance(found, list) or not all(isinstance(t, str) for t in found):
+        raise TokenizerError(
+            f"[tokenizer] expected a list {PREFIX}{key} in {name}, there is none. "
+            "Hint: name a tokenizer.json with --tokenizer."
+        )
+    return found
+
+
+def _id(values: Mapping[str, Any], key: str) -> int | None:
+    found = values.get(PREFIX + key)
+    return found if isinstance(found, int) else None
+
+
+# Into a file.
+
+
+def _pairs(
+    model: str, tokenizer: Tokenizer, tokens: list[str], types: list[int], **more: Any
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"model": model, "tokens": tokens, "token_type": types, **more}
+    found |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    found["add_bos_token"] = bool(getattr(tokenizer, "adds_bos", True))
+    return {PREFIX + key: value for key, value in found.items()}
+
+
+def _pairs_of_pieces(tokenizer: Llama2cTokenizer) -> dict[str, Any]:
+    tokens = [p.decode("utf-8", "replace").replace(" ", "▁") for p in tokenizer.pieces]
+    tokens[:3] = ["<unk>", "<s>", "</s>"]
+    types = [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256 + [NORMAL] * (len(tokens) - 259)
+    return _pairs("llama", tokenizer, tokens, types, scores=list(map(float, tokenizer.scores)))
+
+
+def _pairs_of_bytes(tokenizer: ByteTokenizer) -> dict[str, Any]:
+    """Byte-level BPE that never merges."""
+    symbols = sorted(byte_symbols(), key=byte_symbols().__getitem__)
+    tokens = ["<unk>", "<s>", "</s>", *symbols]
+    types = [CONTROL] * 3 + [NORMAL] * 256
+    return _pairs("gpt2", tokenizer, tokens, types, pre="gpt-2", merges=[])
+
+
+def _pairs_of_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
+    description = tokenizer.description()
+    parts = description.get("pre_tokenizer")
+    pre = next((name for name, known in PRE.items() if _alike(parts, known)), None)
+    if pre is None:
+        raise TokenizerError(
+            f"[tokenizer] expected a way to part words that GGUF names ({', '.join(PRE)}), "
+            f"{tokenizer.name} has another. Hint: --to hf keeps it as it is."
+        )
+    by_id = {i: token for token, i in description["model"]["vocab"].items()}
+    added = {t["id"]: t for t in description.get("added_tokens") or ()}
+    by_id |= {i: t["content"] for i, t in added.items()}
+    tokens, types = [], []
+    for i in range(tokenizer.vocab_size):
+        tokens.append(by_id.get(i, f"[unused{i}]"))
+        special = i in added and added[i]["special"]
+        types.append(CONTROL if special else USER if i in added else NORMAL)
+    merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
+    found = _pairs("gpt2", tokenizer, tokens, types, pre=pre, merges=merges)
+    return found | ({TEMPLATE: tokenizer.chat_template} if tokenizer.chat_template else {})
+
+
+def _alike(parts: Any, known: dict[str, Any]) -> bool:
+    """Whether two pre_tokenizers part texts alike; what only moves offsets does not count."""
+
+    def steps(part: Any) -> list[tuple[Any, ...]]:
+        inner = part.get("pretokenizers") if isinstance(part, dict) else None
+        flat = [s for p in inner for s in steps(p)] if inner is not None else []
+        if inner is not None or not isinstance(part, dict):
+            return flat
+        pattern = (part.get("pattern") or {}).get("Regex")
+        own = (part.get("use_regex", True), part.get("individual_digits"), part.get("behavior"))
+        return [(part.get("type"), pattern, *own)]
+
+    return steps(parts) == steps(known)

@@ -1,0 +1,240 @@
+"""What becomes of each setting that somebody names: it is honoured or refused, never dropped.
+
+A fresh run honours every setting. A run that begins from weights (`init`, or a model passed to
+`fit`) has their shape and their tokenizer, and a resumed one goes on with the settings it was
+started with; LAWS says which of them may still be named. Named is what a flag or a file says, and
+what differs from the preset.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from anefast.checks import unchecked
+from anefast.config import (
+    DERIVED,
+    GIVEN,
+    ConfigError,
+    ModelConfig,
+    TrainConfig,
+    flatten,
+    merge,
+    model_settings,
+    to_settings,
+)
+from anefast.errors import shown
+from anefast.fuse.plan import is_async
+from anefast.presets import preset_settings
+from anefast.tokenizer import ByteTokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    from anefast.runtime import Device
+
+Fate = Literal["honoured", "same"]  # same: only as it is already; anything else is refused
+
+
+@dataclass(frozen=True)
+class Law:
+    """What becomes of a setting where a run begins from weights, and where one is resumed."""
+
+    init: Fate = "honoured"
+    resume: Fate = "same"
+
+
+_ANY = Law(resume="honoured")
+_FRESH = Law()
+_SHAPE = Law(init="same")
+LAWS: dict[str, Law] = {
+    **dict.fromkeys(
+        (
+            "steps", "eval_every", "eval_batches", "checkpoint_every", "keep_last", "device",
+            "chip", "plan", "max_compiles", "on_budget", "health_every", "cache_mb", "prompt",
+            "sample_tokens", "timeline", "breakdown", "trace", "sinks", "resume",
+        ),
+        _ANY,
+    ),
+    **dict.fromkeys(
+        (
+            "preset", "seed", "swap_after", "out", "init",
+            "data.source", "data.seq_len", "data.batch", "data.val_fraction", "data.order",
+            "data.compact_vocab", "data.collapse_spaces", "data.seed",
+            "optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay",
+            "optim.warmup_steps", "optim.min_lr_ratio", "optim.clip", "optim.accumulation",
+            "optim.scale_lr_with_accumulation",
+            "loss_scale.initial", "loss_scale.dynamic", "loss_scale.growth_interval",
+            "loss_scale.maximum",
+            # they change no weight: what fine-tuning to longer texts or other files may want
+            "model.max_seq_len", "model.rope_theta", "model.rope_scaling", "model.sliding_window",
+            "model.norm_eps",
+        ),
+        _FRESH,
+    ),
+    **dict.fromkeys(
+        (
+            "model.family", "model.attention_bias", "model.mlp_bias",
+            "model.dim", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim",
+            "model.hidden_dim", "model.vocab_size", "model.tied", "model.residual_scale",
+            "model.init_std", "data.tokenizer",
+        ),
+        _SHAPE,
+    ),
+}  # fmt: skip
+RESUMABLE = {name for name, law in LAWS.items() if law.resume == "honoured"}
+# In a run's config.toml, but about the session that wrote it: outputs go where a flag says.
+_SESSION = ("init", "resume", "out", "trace")
+
+
+def of_a_run(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resumed run takes from its config.toml."""
+    return {k: v for k, v in settings.items() if k not in _SESSION}
+
+
+def check_resumed(
+    named: Mapping[str, tuple[Any, str]], started: Mapping[str, Any], run: Path
+) -> None:
+    """ConfigError for a setting that a resumed run cannot have.
+
+    named: by dotted name, the value and where it was named. started: what the run was started with.
+    """
+    was = flatten(started)
+    for name, (value, origin) in named.items():
+        if LAWS[name].resume == "honoured" or value == was.get(name):
+            continue
+        if name == "out":
+            if not value or Path(value).resolve() == run.resolve():
+                continue
+            raise ConfigError(
+                f"[config] out {shown(value)} was named while {shown(run)} is resumed, which goes "
+                f"on where it is. Hint: leave it out; --init {shown(run)} starts a run elsewhere."
+            )
+        if name == "init" and origin != "flag":  # a run's own config.toml may name it
+            continue
+        raise ConfigError(
+            f"[config] {name} cannot change while a run is resumed: it is "
+            f"{shown(was.get(name, 'not set'))}, got {shown(value)}. "
+            "Hint: --init RUN starts a new run from its weights."
+        )
+
+
+def wished(config: TrainConfig, asked: Collection[str]) -> set[str]:
+    """The settings that count as named: those in `asked`, and all that the preset has not."""
+    with unchecked():
+        plain = to_settings(TrainConfig())
+    base = flatten(merge(plain, preset_settings(config.preset) if config.preset else {}))
+    now = flatten(to_settings(config))
+    return {*asked, *(name for name, value in now.items() if value != base[name])}
+
+
+def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
+    """ConfigError for a named setting that another one leaves without any effect."""
+    names = set(asked) if config.resume else wished(config, asked)  # a run was asked for before
+    for name, useless, why, hint in (
+        (
+            "prompt",
+            config.prompt and not config.sample_tokens,
+            "begins the closing sample, and sample_tokens 0 makes none",
+            "leave out the prompt, or ask for tokens",
+        ),
+        (
+            "breakdown",
+            config.breakdown and not config.timeline,
+            "prints what the timeline records, which is turned off",
+            "leave the timeline on",
+        ),
+        (
+            "swap_after",
+            not is_async(config.plan),
+            f"is for plans that compile async, and plan {config.plan} does not",
+            f"--plan {config.plan},async, or leave it out",
+        ),
+        (
+            "trace",
+            config.trace and config.on_budget == "checkpoint-restart",
+            "is of one process, and on_budget checkpoint-restart may go on in another",
+            "leave one of them out",
+        ),
+    ):
+        if useless and name in names:
+            raise ConfigError(f"[config] {name} {why}. Hint: {hint}.")
+
+
+def meet_model(
+    config: TrainConfig,
+    shape: ModelConfig,
+    asked: Collection[str],
+    origin: str,
+    changes: bool = True,
+) -> ModelConfig:
+    """`shape`, which the weights of `origin` have, with what of it may be changed by `config`.
+
+    ConfigError where a named setting contradicts it. changes: whether anything may be changed; not
+    in a model that the caller holds.
+    """
+    changed: dict[str, Any] = {}
+    for name in sorted(wished(config, asked)):
+        section, _, field = name.partition(".")
+        if section != "model":
+            continue
+        want, has = getattr(config.model, field), getattr(shape, field)
+        derived = field in DERIVED and not model_settings(config.model)[field]
+        if want == has or (derived and name not in asked):
+            continue
+        if changes and LAWS[name].init == "honoured":
+            changed[field] = want
+            continue
+        raise ConfigError(
+            f"[config] {name} {want} was named, but {shown(origin)} has {has}. "
+            "Hint: leave it out; a model that is given keeps its shape."
+        )
+    return shape.replace(**changed) if changed else shape
+
+
+def meet_tokenizer(
+    config: TrainConfig, own: Tokenizer, asked: Collection[str], origin: str
+) -> None:
+    """ConfigError where the tokenizer that was named is not the one that `origin` brings."""
+    spec = config.data.tokenizer
+    if "data.tokenizer" not in wished(config, asked) or spec in (GIVEN, origin):
+        return
+    from anefast.tokenizer import open_tokenizer
+
+    other = None if spec.startswith("bpe") else open_tokenizer(spec)
+    if other is None or not same_tokenizer(own, other):
+        raise ConfigError(
+            f"[config] tokenizer {shown(spec)} was named, but {shown(origin)} brings its own, "
+            f"{shown(own.name)}. Hint: leave it out; other pieces need a model of their own."
+        )
+
+
+def same_tokenizer(a: Tokenizer, b: Tokenizer) -> bool:
+    """Whether two tokenizers are the same: both would be saved as the same bytes."""
+    if a is b:
+        return True
+    if type(a) is not type(b) or a.vocab_size != b.vocab_size:
+        return False
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        return a.save(one).read_bytes() == b.save(two).read_bytes()
+
+
+def recorded_tokenizer(tokenizer: Tokenizer, otherwise: str) -> str:
+    """What config.toml says of a tokenizer that `data.tokenizer` did not name."""
+    return "bytes" if isinstance(tokenizer, ByteTokenizer) else otherwise
+
+
+def meet_device(config: TrainConfig, device: Device, asked: Collection[str]) -> None:
+    """ConfigError where a setting contradicts the device that was passed to `fit`."""
+    names = wished(config, asked)
+    for name, want, has in (
+        ("device", config.device, device.name),
+        ("chip", config.chip, device.profile),
+        ("cache_mb", config.cache_mb, device.programs.limit_bytes >> 20),
+    ):
+        if name in names and want not in (has, "auto"):
+            raise ConfigError(
+                f"[config] {name} {shown(want)} was named, but the device that was passed has "
+                f"{shown(has) or 'none'}. Hint: leave one of them out."
+            )

@@ -1,0 +1,165 @@
+"""Tokenizers in files of others: out of tokenizer.json and GGUF, and into both.
+
+The `tokenizers` library judges every encoding; the goldens are transformers'.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anefast.tokenizer import ByteTokenizer, Llama2cTokenizer, Tokenizer, open_tokenizer
+from anefast.tokenizer.base import TokenizerError
+from anefast.tokenizer.gguf import PRE, pairs_of, tokenizer_of
+from anefast.tokenizer.huggingface import files_of
+
+library = pytest.importorskip("tokenizers", reason="install anefast[bpe]")
+
+from anefast.tokenizer.bpe import BPETokenizer, Marks  # noqa: E402
+
+WORDS = [
+    "the", "Hello", " ", "  ", "\n", "\n\n", "\t", "日本語", "😀", "naïve", "123", "4567", "don't",
+    "def f(x):\n    return x", "{}", "<s>", "é", "\x01", "\x7f", "ſ", "…", "https://a.b/c?d=e",
+    "ÀÉ", "привет", "मन", "👩‍👩‍👧", "\u200b", "<0x41>", "▁", "<|endoftext|>",
+    "'S", "I'LL", "x" * 40,
+]  # fmt: skip
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+    """Mixed strings: spaces, emoji, CJK, control characters, digits, code."""
+    rng = random.Random(seed)
+
+    def one() -> str:
+        return "".join(
+            rng.choice(WORDS) + rng.choice(["", " ", ""]) for _ in range(rng.randrange(9))
+        )
+
+    return ["", *(one() for _ in range(count))]
+
+
+def trained(pre: dict[str, Any] | None = None) -> BPETokenizer:
+    """A BPE of a few hundred pieces, its texts parted as `pre` says."""
+    inner = library.Tokenizer(library.models.BPE())
+    description = json.loads(inner.to_str())
+    description["pre_tokenizer"] = pre or PRE["gpt-2"]
+    description["decoder"] = PRE["gpt-2"]
+    inner = library.Tokenizer.from_str(json.dumps(description))
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    inner.train_from_iterator(texts(400, 1), trainer)
+    return BPETokenizer(inner.to_str(), "trained", Marks("<|endoftext|>", "<|endoftext|>", False))
+
+
+def reopened(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
+    """Out to the files of a Hugging Face folder, and back."""
+    for name, content in files_of(tokenizer).items():
+        (folder / name).write_bytes(content)
+    return open_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["tok_spm", "tok_bytelevel"])
+def test_transformers_agrees(data_dir: Path, name: str) -> None:
+    folder = data_dir / "hf_golden" / name
+    if not folder.is_dir():
+        pytest.skip(f"no tokenizers of transformers in {folder}")
+    tokenizer = open_tokenizer(folder / "tokenizer.json")
+    for row in json.loads((folder / "golden.json").read_text()):
+        if "<s>" in row["text"]:  # a control name in a text is text here
+            assert tokenizer.bos_id not in tokenizer.encode(row["text"], bos=False)
+            continue
+        assert tokenizer.encode(row["text"], bos=False) == row["ids"]
+        assert tokenizer.decode(row["ids"]) == row["text"]
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_merges_are_read_in_both_spellings(old: bool) -> None:
+    tokenizer = trained()
+    description = tokenizer.description()
+    pairs = [m if isinstance(m, list) else m.split(" ") for m in description["model"]["merges"]]
+    description["model"]["merges"] = [" ".join(p) for p in pairs] if old else pairs
+    again = BPETokenizer(json.dumps(description), "again", Marks("<|endoftext|>"))
+    assert [again.encode(t) for t in texts(200)] == [tokenizer.encode(t) for t in texts(200)]
+
+
+@pytest.mark.parametrize("name", ["tok512.bin", "llama2_tok32000.bin"])
+def test_scored_pieces_become_merges(data_dir: Path, tmp_path: Path, name: str) -> None:
+    """llama2.c's encoding against the library's own, of the files that we write."""
+    tokenizer = Llama2cTokenizer.load(data_dir / name)
+    inner = library.Tokenizer.from_str(files_of(tokenizer)["tokenizer.json"].decode())
+    inner.encode_special_tokens = True
+    for text in (t.replace("▁", "") for t in texts(1500)):  # to SentencePiece that is a space
+        assert tokenizer.encode(text) == [1, *inner.encode(text, add_special_tokens=False).ids]
+    again = reopened(tokenizer, tmp_path)
+    assert (again.bos_id, again.eos_id, again.vocab_size) == (1, 2, tokenizer.vocab_size)
+    for text in (t.replace("▁", "") for t in texts(300, 2)):
+        ids = tokenizer.encode(text)
+        assert again.encode(text) == ids and again.decode(ids) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("make", [ByteTokenizer, trained], ids=["bytes", "bpe"])
+def test_byte_level_ones_go_out_and_come_back(make: Any, tmp_path: Path) -> None:
+    tokenizer = make()
+    again = reopened(tokenizer, tmp_path)
+    for text in texts(300):
+        ids = tokenizer.encode(text)
+        assert again.encode(text) == ids and again.decode(ids) == text
+    assert (again.bos_id, again.eos_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert again.adds_bos == getattr(tokenizer, "adds_bos", True)
+
+
+@pytest.mark.parametrize("pre", PRE)
+def test_gguf_pairs_go_out_and_come_back(pre: str) -> None:
+    tokenizer = trained(PRE[pre])
+    pairs = pairs_of(tokenizer)
+    assert pairs["tokenizer.ggml.pre"] == pre
+    again = tokenizer_of(pairs, "again")
+    for text in texts(300):
+        assert again.encode(text) == tokenizer.encode(text)
+    assert again.decode(tokenizer.encode(texts(1)[-1])) == texts(1)[-1]
+
+
+def test_gguf_pairs_of_bytes_and_of_scored_pieces(data_dir: Path) -> None:
+    pieces = Llama2cTokenizer.load(data_dir / "tok512.bin")
+    for tokenizer in (ByteTokenizer(), pieces):
+        again = tokenizer_of(pairs_of(tokenizer), "again")
+        for text in texts(300):
+            assert again.encode(text, bos=False) == tokenizer.encode(text, bos=False)
+
+
+@pytest.mark.parametrize(
+    "change,said",
+    [
+        ({"model": "bert"}, r"model gpt2 or llama in m\.gguf, got bert"),
+        ({"pre": "mystery"}, "pre gpt-2, .*got mystery"),
+        ({"tokens": None}, "a list tokenizer.ggml.tokens"),
+        ({"merges": [3]}, "a list tokenizer.ggml.merges"),
+        ({"token_type": [1]}, "a type for each"),
+        ({"model": "llama"}, "a score for each"),
+        ({"bos_token_id": 10**6}, "the bos token 1000000"),
+    ],
+)
+def test_gguf_pairs_that_do_not_make_a_tokenizer(change: dict[str, Any], said: str) -> None:
+    pairs = pairs_of(trained()) | {f"tokenizer.ggml.{k}": v for k, v in change.items()}
+    with pytest.raises(TokenizerError, match=said):
+        tokenizer_of(pairs, "m.gguf")
+
+
+def test_whether_a_prompt_begins_with_bos(tmp_path: Path) -> None:
+    """As tokenizer_config.json says; else as the post-processor does; else it does not."""
+    description = trained().description()
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    assert not open_tokenizer(tmp_path).adds_bos
+    template = json.loads(files_of(ByteTokenizer())["tokenizer.json"])["post_processor"]
+    first = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, template["single"][1]]
+    mark = {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+    template |= {"single": first, "pair": first, "special_tokens": {"<|endoftext|>": mark}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description | {"post_processor": template}))
+    assert open_tokenizer(tmp_path).adds_bos
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    assert not open_tokenizer(tmp_path).adds_bos
