@@ -23,19 +23,25 @@ SPECS = [
 
 @functools.cache
 def emitted() -> dict[str, frozenset[str]]:
-    """Every plan's forms, over all dialects, and those of generation."""
+    """Every plan's forms, over all dialects, those of other families, and of generation."""
     counter, found = Counter(CONFIG, 1, 64), {}
     for spec in SPECS:
         programs = [p.lowered.program for p in counter.count(find_plan(spec)).programs]
         texts = [emit(p, dialect).text for p in programs for dialect in ("ios18", "ios16")]
         found[spec] = frozenset().union(*map(forms_of, texts))
+    for family in ("qwen2", "qwen3", "gpt2"):
+        heads = 4 if family == "gpt2" else 2
+        of = Counter(CONFIG.replace(family=family, n_kv_heads=heads), 1, 64)
+        plans = map(find_plan, ("unfused", "layer", "all,weights=params", "layer,weights=packed"))
+        texts = [emit(p.lowered.program).text for plan in plans for p in of.count(plan).programs]
+        found[family] = frozenset().union(*map(forms_of, texts))
     plan = find_plan("unfused")
     decode = lower_all(cut(decode_graph(CONFIG, 32, 64), plan.key), plan)
     texts = [emit(low.program).text for low in decode]
     return {**found, "generation": frozenset().union(*map(forms_of, texts))}
 
 
-@pytest.mark.parametrize("spec", [*SPECS, "generation"])
+@pytest.mark.parametrize("spec", [*SPECS, "generation", "qwen2", "qwen3", "gpt2"])
 def test_every_form_was_seen_elsewhere_or_has_a_note(spec: str) -> None:
     assert emitted()[spec] - set(known()) == set()
 
