@@ -2,7 +2,7 @@
 
 Not here: metadata, which is in pyproject.toml. Switches, read from the environment:
 ANEFAST_DEBUG_BUILD=1 (-O1 -g, assertions on),
-ANEFAST_SANITIZE=1 (address and undefined behaviour, of all but the bindings),
+ANEFAST_SANITIZE=address (and undefined behaviour, of all but the bindings) or thread,
 ANEFAST_BUILD_JOBS=n (compilers at once; default: the CPUs this process may use),
 ANEFAST_TARGET=darwin (sources and libraries of a Mac build on another system, with whatever CC and
 CXX name: a check that tests/macos/cross.py makes, nothing to ship),
@@ -30,7 +30,7 @@ os.chdir(ROOT)
 
 DARWIN = os.environ.get("ANEFAST_TARGET", sys.platform) == "darwin"
 DEBUG = os.environ.get("ANEFAST_DEBUG_BUILD") == "1"
-SANITIZE = os.environ.get("ANEFAST_SANITIZE") == "1"
+SANITIZE = os.environ.get("ANEFAST_SANITIZE", "")
 FAKE = os.environ.get("ANEFAST_FAKE_ANE", "")
 SHIM = "tests/ane"
 
@@ -49,8 +49,19 @@ COMMON = [
 COMMON += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
 LINK = ["-pthread"]
 # -O1 and lines without variables, for what is checked is compiled once and hardly run.
-SANITIZERS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-LINK += ["-fsanitize=address,undefined"] * SANITIZE
+# The bindings are pybind11's templates: optimised, or checked for undefined behaviour, they would
+# take longer than all the rest.
+SANITIZERS = {
+    "": ([], []),
+    "address": (
+        ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+        ["-O0", "-g1", "-fsanitize=address"],
+    ),
+    "thread": (["-O1", "-g1", "-fsanitize=thread"], ["-O0", "-g1", "-fsanitize=thread"]),
+}
+if SANITIZE not in SANITIZERS:
+    sys.exit(f"[setup] expected ANEFAST_SANITIZE to be address or thread, got {SANITIZE!r}.")
+LINK += [flag for flag in SANITIZERS[SANITIZE][0] if flag.startswith("-fsanitize")]
 # Per language, because clang stops at a C++ standard on a C file.
 PER_SUFFIX = {
     ".c": ["-std=c11"],
@@ -124,6 +135,8 @@ class Build(build_ext):
         super().finalize_options()
         tag = f"{sys.implementation.cache_tag}-{self.plat_name}"
         self.build_temp = os.path.join("build", tag + "-debug" * DEBUG)
+        if SANITIZE:  # a tree of its own, for whoever builds next wants the plain objects
+            self.build_temp += f"-{SANITIZE}"
 
     def build_extensions(self) -> None:
         compiler: Any = self.compiler
@@ -149,11 +162,9 @@ class Build(build_ext):
                 source = build[obj][0]
                 suffix = os.path.splitext(source)[1]
                 flags = [*post, *COMMON, *PER_SUFFIX.get(suffix, []), "-MMD"]
-                flags += BINDINGS if source.startswith("csrc/bind") else []
-                if obj in checked:
-                    flags += SANITIZERS
-                    obj = checked[obj]
-                    Path(obj).parent.mkdir(parents=True, exist_ok=True)
+                is_binding = source.startswith("csrc/bind")
+                flags += BINDINGS if is_binding else []
+                flags += SANITIZERS[SANITIZE][is_binding]
                 stamp = Path(obj).with_suffix(".flags")
                 said = shlex.join([*map(str, macros or []), *flags])
                 if is_fresh(obj, source) and stamp.exists() and stamp.read_text() == said:
@@ -161,16 +172,9 @@ class Build(build_ext):
                 compile_one(obj, source, suffix, cc_args, flags, pp)
                 stamp.write_text(said)
 
-            # In a tree of their own; the bindings, which are pybind11's work, stay as they are.
-            of = self.build_temp
-            checked = {
-                o: o.replace(of, of + "-sanitize", 1)
-                for o in objects
-                if SANITIZE and o in build and not build[o][0].startswith("csrc/bind")
-            }
             with ThreadPoolExecutor(jobs) as pool:
                 list(pool.map(one, [o for o in objects if o in build]))
-            return [checked.get(o, o) for o in objects]
+            return objects
 
         compiler.compile = compile_all
         super().build_extensions()

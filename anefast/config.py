@@ -8,6 +8,7 @@ for the named models, cli.py for the layering, train.py for what the values do.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -53,6 +54,8 @@ class ModelConfig(Checked):
     tied: bool = True  # Classifier shares the embedding's weights.
     residual_scale: float = 1.0  # Multiplies attention and FFN outputs, e.g. 1/sqrt(2 * layers).
     init_std: float = 0.02  # Standard deviation of the initial weights.
+    # The device keeps the residual stream times this power of two, so that it stays within fp16.
+    stream_scale: float = 1.0
 
     def _check(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "max_seq_len"):
@@ -104,6 +107,16 @@ class ModelConfig(Checked):
             f"model.init_std must be finite and not negative, got {self.init_std}",
             "0.02 is usual",
         )
+        need(
+            0 < self.stream_scale <= 1 and math.frexp(self.stream_scale)[0] == 0.5,
+            f"model.stream_scale must be 1 or a half, a quarter..., got {self.stream_scale}",
+            "1 suits every model whose activations stay below 16384",
+        )
+
+    @property
+    def stream_eps(self) -> float:
+        """The epsilon of a norm that reads the residual stream as the device keeps it."""
+        return self.norm_eps * self.stream_scale**2
 
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed; sizes that were derived are derived again."""

@@ -166,6 +166,36 @@ def with_device(config: TrainConfig, device: Device, asked: Collection[str]) -> 
     return config.replace(device=device.name, chip=device.profile)
 
 
+def with_stream(
+    config: TrainConfig, model: Model, data: TokenData, asked: Collection[str], say: Say
+) -> TrainConfig:
+    """The config with the scale that keeps a trained model's residual stream within fp16, which is
+    what the run records. The model's config gets it, too."""
+    from anefast.nn import shapes
+    from anefast.runtime.stream import SAMPLE, stream_scale
+
+    own_step = model.params.keys() != shapes(model.config).keys()  # a model of the caller's own
+    if own_step or "model.stream_scale" in asked:
+        return config
+    before, loss = model.config.stream_scale, config.loss_scale
+    tokens = data.train.read(0, min(SAMPLE, len(data.train)))
+    scale = stream_scale(model.config, model.params, tokens)
+    if scale == before:
+        return config
+    model.config = model.config.replace(stream_scale=scale)
+    line = (
+        f"model.stream_scale {before:g} -> {scale:g}, as fp16 ends at 65504: the device keeps the "
+        "residual stream smaller, no result changes"
+    )
+    if "loss_scale.initial" not in asked:
+        # Gradients of the stream are larger by it; below 4 chips lose too many of the weights.
+        initial = min(loss.initial, max(4.0, loss.initial * scale / before))
+        line += f"; loss_scale.initial {loss.initial:g} -> {initial:g} with it"
+        loss = loss.replace(initial=initial)
+    say(line)
+    return config.replace(model=model.config, loss_scale=loss)
+
+
 def plans_of(config: TrainConfig, model: Model, device: Device, say: Say) -> list[str]:
     """What `auto` stands for on this device, and what to fall back to; any other plan as it is."""
     from anefast.runtime.auto import candidates

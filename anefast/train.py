@@ -40,7 +40,14 @@ from anefast.data import TokenData
 from anefast.errors import shown as visible
 from anefast.files import write_atomic
 from anefast.flags import repeated
-from anefast.opening import check_prompt, open_run, plans_of, vocabulary_of, with_device
+from anefast.opening import (
+    check_prompt,
+    open_run,
+    plans_of,
+    vocabulary_of,
+    with_device,
+    with_stream,
+)
 from anefast.progress import Row
 from anefast.restart import restart
 from anefast.signals import Stop, stopping
@@ -120,6 +127,8 @@ def fit(
         batches_of(config, data)  # too little data is said before anything is compiled
         check_prompt(config, model)
         config = with_device(config, device, asked)
+        if config.init and resumed is None:
+            config = with_stream(config, model, data, asked, say)
         plans = plans_of(config, model, device, say)
         model.vocabulary = vocabulary_of(config, model, data, say)
         plan, step = _step(config, plans, model, device, load=resumed is None)

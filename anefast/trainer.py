@@ -67,6 +67,7 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
         self.say, self.on_step = say, on_step
+        step.say, step.watched = say, bool(config.health_every)
         c = config.data
         self.batches = batches_of(config, data)
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))
@@ -162,9 +163,8 @@ class Trainer:
         accumulation = config.optim.accumulation
         total = config.steps * accumulation
         while p.step < config.steps:
-            began = time.perf_counter()
             before = p.micro  # more than 0 only where a run goes on in the middle of an update
-            self.timeline.begin_update()
+            began = self.timeline.begin_update()
             while p.micro < accumulation:
                 leaves = stop.requested or self.out_of_compiles
                 if leaves and not self.step.compiler.stale:
@@ -186,8 +186,7 @@ class Trainer:
             if p.micro < accumulation:
                 break
             row = self._update(stop)
-            self.timeline.end_update(p.step, accumulation - before)
-            seconds = time.perf_counter() - began
+            seconds = (self.timeline.end_update(p.step, accumulation - before) - began) / 1e9
             if screen is not None:
                 screen.show(p.step * accumulation, total, self.note)
             self._after_update(row, seconds, screen is not None and screen.has_bar)
@@ -363,7 +362,7 @@ class Trainer:
             if self.unfinished is not None:  # as far as it is known; resuming writes it again
                 self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
             self.save(settles=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Failure) as error:
             kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
             return f"Saving update {p.step} failed too: {error}{kept}"
         again = f"python -m anefast.train --resume {self.run.path}"
@@ -418,6 +417,11 @@ class Trainer:
         p, name = self.progress, checkpoint.checkpoint_name
         if self.saved is not None and self.saved.name == name(p.step, p.micro):
             return
+        if self.optimizer.torn:
+            raise Failure(
+                f"[train] expected whole weights to save, got update {p.step + 1} broken off in "
+                "the middle. Hint: resume from the last checkpoint."
+            )
         before = _C.spans_phase(_C.Phase.SAVE)
         if settles:  # from here on this run is on the newest weights, as a resumed one is
             self.step.settle()

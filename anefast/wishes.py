@@ -69,7 +69,7 @@ LAWS: dict[str, Law] = {
             "loss_scale.maximum",
             # they change no weight: what fine-tuning to longer texts or other files may want
             "model.max_seq_len", "model.rope_theta", "model.rope_scaling", "model.sliding_window",
-            "model.norm_eps",
+            "model.norm_eps", "model.stream_scale",
         ),
         _FRESH,
     ),

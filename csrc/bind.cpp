@@ -37,6 +37,11 @@ py::object decoded(const std::string &message) {
     throw py::error_already_set();
 }
 
+std::string no_memory(const std::string &where) {
+    return "[" + where + "] expected memory to work in, got none. Hint: a smaller batch, shorter sequences, or a machine "
+           "with more.";
+}
+
 } // namespace
 
 void init_errors(py::module_ &m) {
@@ -49,6 +54,14 @@ void init_errors(py::module_ &m) {
     errors().evaluation = make(m, "EvaluationError", PyExc_RuntimeError, "An evaluation failed.");
     errors().unavailable = make(m, "AneUnavailable", PyExc_RuntimeError,
                                 "This machine has no such device; the message says why.");
+    // Out of memory where nothing says better what for.
+    py::register_exception_translator([](std::exception_ptr error) {
+        try {
+            if (error) std::rethrow_exception(error);
+        } catch (const std::bad_alloc &) {
+            PyErr_SetString(PyExc_MemoryError, no_memory("native").c_str());
+        }
+    });
 }
 
 void raise_mil(int line, int column, const std::string &message) {
@@ -74,6 +87,16 @@ void raise(const anefast_error &error) {
     case ANEFAST_OK: break;
     }
     throw_python(PyExc_ValueError, message);
+}
+
+void raise_failed(const std::string &where, const std::exception_ptr &error) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const std::bad_alloc &) {
+        throw_python(PyExc_MemoryError, no_memory(where));
+    } catch (const std::exception &e) {
+        throw_python(PyExc_RuntimeError, "[" + where + "] failed: " + e.what());
+    }
 }
 
 View::View(const py::object &object, const char *where) {

@@ -1,6 +1,7 @@
 // The mutexes that are held while the process forks.
 #include "fork.h"
 
+#include <atomic>
 #include <vector>
 
 #ifndef _WIN32
@@ -43,6 +44,15 @@ ForkMutex::ForkMutex() {
 #endif
     std::lock_guard<std::mutex> lock(kept().adding);
     kept().mutexes.push_back(this);
+}
+
+int fork_generation() {
+    static std::atomic<int> forks{0};
+#ifndef _WIN32
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { ++forks; });
+    (void)registered;
+#endif
+    return forks;
 }
 
 } // namespace anefast

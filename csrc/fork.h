@@ -11,4 +11,8 @@ struct ForkMutex : std::mutex {
     ForkMutex();
 };
 
+// How often this process was forked off. What says that a thread is at work is void in another generation: the thread
+// is the parent's. Call it before the fork, too.
+int fork_generation();
+
 } // namespace anefast

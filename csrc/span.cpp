@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 
 #ifndef _WIN32
 #include <pthread.h>
@@ -44,7 +45,7 @@ struct Registry {
     std::map<uint16_t, std::string> names;
     std::vector<std::string> labels{""};
     std::map<std::string, uint32_t> numbers;
-    uint64_t dropped = 0; // by rings that are gone
+    uint64_t dropped = 0; // by rings that are gone, or that there was no memory for
     uint16_t next = 0;
 };
 
@@ -90,11 +91,16 @@ void Thread::forget() { here.ring = nullptr; }
 bool is_weight_gradient(Component c) { return c >= Component::DW_SUBMIT && c <= Component::DW_QUEUED; }
 
 void push(Component component, int64_t start, int64_t end, int64_t self, uint64_t flops, uint64_t bytes,
-          uint32_t label) {
+          uint32_t label) noexcept {
     const Phase phase = is_weight_gradient(component) ? Phase::BACKWARD : here.phase;
-    Ring &ring = here.mine();
-    ring.push({start, end, self, flops, bytes, label, ring.id, static_cast<uint8_t>(component),
-               static_cast<uint8_t>(phase)});
+    try {
+        Ring &ring = here.mine();
+        ring.push({start, end, self, flops, bytes, label, ring.id, static_cast<uint8_t>(component),
+                   static_cast<uint8_t>(phase)});
+    } catch (const std::bad_alloc &) { // no memory for this thread's ring: spans end in destructors
+        std::lock_guard<std::mutex> lock(registry->mutex);
+        registry->dropped++;
+    }
 }
 
 } // namespace

@@ -9,8 +9,11 @@ import pytest
 
 import anefast
 from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from anefast.errors import Failure
 from anefast.nn import init_params
 from anefast.optim import AdamW
+from anefast.runtime.flow import Flow
+from anefast.trainer import Trainer
 
 OPTIM = OptimConfig(accumulation=1, clip=0, weight_decay=0.2)
 
@@ -137,3 +140,24 @@ def test_a_run_without_clipping_flows(tmp_path):
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-9)
     more = anefast.fit(run_config(tmp_path / "whole", steps=8, resume=str(tmp_path / "whole")))
     assert len(more.losses) == 8 and more.losses[:6] == whole.losses
+
+
+def test_weights_of_half_an_update_are_never_saved(tmp_path, monkeypatch):
+    """Memory may run out between two panels; whoever rescues such a run must not keep them."""
+    calls, inner, close = [], Flow.update, Trainer.close
+
+    def update(self, *arguments):
+        calls.append(self)
+        if len(calls) == 2:
+            raise MemoryError("[flow] expected memory to work in, got none.")
+        return inner(self, *arguments)
+
+    def saving(self):
+        with pytest.raises(Failure, match="update 2 broken off in the middle"):
+            self.save()
+        close(self)
+
+    monkeypatch.setattr(Flow, "update", update)
+    monkeypatch.setattr(Trainer, "close", saving)
+    with pytest.raises(MemoryError):
+        anefast.fit(run_config(tmp_path / "run"))

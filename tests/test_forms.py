@@ -53,7 +53,8 @@ def test_the_table_has_what_we_emit_and_a_word_on_each() -> None:
     assert all(len(known()[form].note) > 10 for form in unseen)
     # What a cautious plan is left with, none of which is another project's.
     cautious = emitted()["layer,recompute,ports=padded,rope=conv"] & unseen
-    assert cautious == {
+    norm = ("abs", "maximum", "minimum", "real_div", "reduce_max", "reduce_mean")  # of its root
+    assert {form for form in cautious if not form.startswith(norm)} == {
         "mul of runtime and blob ====", "pad(constant_val, mode, pad, x)", "pad mode constant",
     }  # fmt: skip
 

@@ -182,8 +182,8 @@ BINARY = ("add", "sub", "mul", "real_div", "maximum", "minimum")
 
 @pytest.mark.parametrize("seed", range(60))
 def test_chains(seed):
-    """Elementwise operations, behind products or not, sums over channels and what follows from
-    them, pairs turned."""
+    """Elementwise operations, behind products or not, sums and maxima over channels, what follows
+    from them and is reduced again, pairs turned."""
     rng = np.random.default_rng(2000 + seed)
     b, c, s = (int(rng.choice(n)) for n in ((1, 1, 2), (1, 2, 6, 48, 130), (1, 31, 32, 64, 260)))
     full, row, column = (b, c, 1, s), (b, 1, 1, s), (1, c, 1, 1)
@@ -202,13 +202,22 @@ def test_chains(seed):
 
     made = []
     kinds = ["binary", "binary", "number", "unary", "sum", "row", "pow", "turn", "conv", "matmul"]
-    for _ in range(int(rng.integers(3, 14))):
+    kinds += ["largest", "normalise"]
+    for _ in range(int(rng.integers(3, 16))):
         kind = rng.choice(kinds)
         shape = full
         if kind == "sum":
             shape = row
             op = rng.choice(["reduce_sum", "reduce_mean"])
             name = t.op(op, like[row], x=pick(full), axes=[1], keep_dims=True)
+        elif kind in ("largest", "normalise"):
+            x = pick(full)
+            size = x if rng.random() < 0.3 else t.op("abs", like[full], x=x)
+            name = t.op("reduce_max", like[row], x=size, axes=[1], keep_dims=True)
+            shape = row if kind == "largest" else full
+            if kind == "normalise":
+                name = t.op("real_div", like[row], x=np.float16(1), y=name)
+                name = t.op("mul", like[full], x=x, y=name)
         elif kind == "conv":
             weight = halves(rng, c, c, 1, 1, size=c**-0.5)
             name = t.op("conv", like[full], x=pick(full), weight=weight, **PLAIN)

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from .sanitized import sees_races
+
 ROOT = Path(__file__).parent.parent
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-pthread"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 CPU = sorted((ROOT / "csrc" / "cpu").glob("gemm*.cpp"))
-CPU += [ROOT / "csrc/cpu" / name for name in ("vecmath.cpp", "pool.cpp", "cpus.cpp", "threads.cpp")]
-CPU += [ROOT / "csrc" / name for name in ("span.cpp", "fork.cpp")]
+CPU += [ROOT / "csrc/cpu/vecmath.cpp"]
+POOL = [ROOT / "csrc/cpu" / name for name in ("pool.cpp", "cpus.cpp", "threads.cpp")]
+POOL += [ROOT / "csrc" / name for name in ("span.cpp", "fork.cpp")]
+CPU += POOL
 # Of cpu_check.cpp, on every machine: change it when the check itself changes, never for a compiler.
 CPU_DIGEST = "7a0d7281d01a6cc5"
 
@@ -124,7 +128,7 @@ GROUPS = [
 
 
 def test_quotas_of_control_groups(tmp_path: Path) -> None:
-    sources = [ROOT / "tests/native/quota_check.cpp", *CPU, *HALF[1:]]
+    sources = [ROOT / "tests/native/quota_check.cpp", *POOL]
     check = native(tmp_path / "quota_check", sources)
     for i, (groups, files, cpus) in enumerate(GROUPS):
         root = tmp_path / str(i)
@@ -163,3 +167,23 @@ def test_the_library_product(tmp_path: Path) -> None:
 def test_no_child_of_a_fork_finds_scratch_memory_locked(tmp_path: Path) -> None:
     sources = [ROOT / "tests/native/fork_check.cpp", ROOT / "csrc/fork.cpp"]
     assert said([str(native(tmp_path / "fork_check", sources))]) == []
+
+
+POOL_USERS = ("adamw.cpp", "embed.cpp", "head.cpp", "weight_grad.cpp", "weights.cpp")
+FAILURES = [ROOT / "tests/native/pool_check.cpp", *[ROOT / "csrc/cpu" / n for n in POOL_USERS]]
+FAILURES += PRODUCTS[1:]
+
+
+def test_what_a_body_throws_reaches_its_caller(tmp_path: Path) -> None:
+    """Exceptions, and every allocation failing once, on any thread: pool_check.cpp."""
+    assert said([str(native(tmp_path / "pool_check", FAILURES, "-O1"))]) == []
+
+
+@pytest.mark.slow
+def test_the_pool_has_no_data_race(tmp_path: Path) -> None:
+    sees_races(tmp_path)
+    flags = ["-O1", "-g1", "-fsanitize=thread"]
+    check = native(tmp_path / "pool_check", FAILURES, *flags)
+    environment = os.environ | {"TSAN_OPTIONS": "die_after_fork=0"}
+    done = subprocess.run([check, "300"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

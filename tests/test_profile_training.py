@@ -196,6 +196,39 @@ def test_counting(n):
             wrong(np.zeros(4, np.float32))
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 1, 32), (2, 7, 1, 64), (3, 2, 4, 96), (4, 9)])
+def test_lines_that_are_0_are_counted(shape):
+    rng = np.random.default_rng(1)
+    h = rng.standard_normal(shape).astype(np.float16)
+    assert _C.half_zero_lines(h) == (0, 0)
+    h[..., 3] = 0
+    h[0, ..., 8] = -0.0
+    h[1 % shape[0], 1] = 0
+    flat = h.reshape(shape[0], -1, shape[-1])
+    want = (flat == 0).all(2).sum(), (flat == 0).all(1).sum()
+    assert _C.half_zero_lines(h) == want and want[1] > shape[0]
+    with pytest.raises(ValueError, match="float16"):
+        _C.half_zero_lines(np.zeros((2, 2), np.float32))
+
+
+@pytest.mark.parametrize("plan", ["unfused", "layer"])
+def test_one_position_that_vanished_is_found(plan):
+    """One of 64: a thirty-second of an eighth of the tensor."""
+    x = np.random.default_rng(1).integers(0, 33, (2, 32)).astype(np.int32)
+    params = anefast.init_params(CONFIG, 0)
+    step = TrainingStep(CONFIG, params, anefast.Device("host"), 2, 32, find_plan(plan))
+    step.micro_step(x, x, 64.0)
+    step.wait()
+    assert step.health.look(params).findings == []
+    t = next(t for t in step.sequence.bound[0].made if t.shape == (2, 32, 1, 32))
+    with step.sequence.surfaces[t].write() as data:
+        data[1, :, :, 7] = 0
+    (found,) = step.health.look(params).findings
+    assert (found.kind, found.name) == ("vanished", step.health.names[t])
+    assert "1 of 64 positions are 0 in every channel" in found.message
+    step.close()
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -np.nan])
 def test_one_that_overflowed_is_seen_wherever_it_is(value):
     h = np.full(40000, -65504, np.float16)

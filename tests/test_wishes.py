@@ -79,6 +79,7 @@ TABLE = {
     "model.tied": (False, SAME, SAME),
     "model.residual_scale": (0.5, SAME, SAME),
     "model.init_std": (0.1, SAME, SAME),
+    "model.stream_scale": (0.5, YES, SAME),
     "data.source": ("stories:6", YES, SAME),
     "data.tokenizer": ("bpe:300", SAME, SAME),
     "data.seq_len": (64, YES, SAME),

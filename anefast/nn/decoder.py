@@ -9,7 +9,7 @@ from anefast import ir
 from anefast.config import ModelConfig
 from anefast.nn.family import Parameter
 from anefast.nn.foreign import Place
-from anefast.nn.layers import Past, Style, attention, feed_forward
+from anefast.nn.layers import Past, Style, attention, feed_forward, scaled
 
 
 def parameters(config: ModelConfig, style: Style) -> dict[str, Parameter]:
@@ -47,7 +47,9 @@ def parameters(config: ModelConfig, style: Style) -> dict[str, Parameter]:
 
 
 def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None, style: Style) -> ir.Tensor:
-    """All layers. x: [B, C, 1, S] -> h of the same shape."""
+    """All layers. x: [B, C, 1, S] -> h of the same shape, times `config.stream_scale`."""
+    with ir.scope("layers.0.attn.qkv"):
+        x = scaled(x, config.stream_scale)
     for i in range(config.n_layers):
         x = attention(x, f"layers.{i}.attn", config, past, style)
         x = feed_forward(x, f"layers.{i}.ffn", config, style)

@@ -72,7 +72,8 @@ def training_graph(
 ) -> ir.Graph:
     """Training: inputs `x`, `dh`; outputs `h`, `dx` and `grad.NAME` for each trunk parameter.
 
-    `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`.
+    `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`. Where the stream is
+    scaled, `h` is, so that `dh` is larger by as much; `x` is not.
     """
     shape = (batch, config.dim, 1, seq)
     x, dh = ir.input("x", shape), ir.input("dh", shape)

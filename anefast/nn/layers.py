@@ -16,7 +16,7 @@ import numpy.typing as npt
 from anefast import ir
 from anefast.config import ModelConfig
 
-MASKED = -1e4  # exp(-1e4) is 0 in fp16 and score + mask stays above -65504, so no inf - inf
+MASKED = -5.9e4  # no score reaches over it; score + mask may be -inf, whose exp is 0
 
 
 def linear(x: ir.Tensor, name: str, out_channels: int) -> ir.Tensor:
@@ -120,8 +120,8 @@ LLAMA = Style()
 def norm(x: ir.Tensor, name: str, config: ModelConfig, style: Style) -> ir.Tensor:
     """The norm before a branch, over channels."""
     if not style.layer_norm:
-        return rms_norm(x, name, config.norm_eps)
-    normed = ir.layer_norm(x, config.norm_eps) * ir.parameter(name, (1, x.shape[1], 1, 1))
+        return rms_norm(x, name, config.stream_eps)
+    normed = ir.layer_norm(x, config.stream_eps) * ir.parameter(name, (1, x.shape[1], 1, 1))
     return normed + ir.parameter(f"{name}_bias", (1, x.shape[1], 1, 1))
 
 
@@ -163,6 +163,9 @@ def attention(
 ) -> ir.Tensor:
     """x + scale * Wo softmax(q k / sqrt(D) + mask) v. x: [B, C, 1, S] -> the same shape.
 
+    x is the residual stream times `config.stream_scale`; so what is added to it is scaled, too, at
+    v: before a product could leave fp16, and right behind one, where a chip multiplies for nothing.
+
     Without `past`, x is a sequence from its beginning; with it, the chunk that follows.
     """
     heads, kv_heads, size = config.n_heads, config.n_kv_heads, config.head_dim
@@ -177,6 +180,7 @@ def attention(
         if style.rotary:
             q, k = rope(q, heads, config, past), rope(k, kv_heads, config, past)
         v = projection(xn, name, "v", kv_heads * size, style)
+        v, late = within(v, "o", config, style)
         if past is not None:
             past.fresh[name] = k, v
             k = ir.concat([past.keys[name], k], axis=3)
@@ -194,6 +198,7 @@ def attention(
     with ir.scope(f"{name}.out"):
         y = ir.matmul(v, probs, transpose_y=True)  # [B, H, D, S]
         y = projection(ir.reshape(y, (batch, heads * size, 1, seq)), name, "o", config.dim, style)
+        y = scaled(y, late)
         return x + residual(y, config)
 
 
@@ -206,13 +211,28 @@ def feed_forward(x: ir.Tensor, name: str, config: ModelConfig, style: Style = LL
         xn = norm(x, f"{name}.norm", config, style)
         first = projection(xn, name, "1", config.hidden_dim, style)
         if style.gelu:
-            hidden = ir.gelu(first)
+            hidden, late = within(ir.gelu(first), "2", config, style)
         else:
-            hidden = ir.silu(first) * projection(xn, name, "3", config.hidden_dim, style)
-        y = projection(hidden, name, "2", config.dim, style)
+            gate, up = ir.silu(first), projection(xn, name, "3", config.hidden_dim, style)
+            up, late = within(up, "2", config, style)
+            hidden = gate * up
+        y = scaled(projection(hidden, name, "2", config.dim, style), late)
         return x + residual(y, config)
+
+
+def within(x: ir.Tensor, which: str, config: ModelConfig, style: Style) -> tuple[ir.Tensor, float]:
+    """What projection `which` is made from, times `config.stream_scale`, and what is left to scale
+    behind it: all of it where a bias is added there."""
+    if which in style.biases:
+        return x, config.stream_scale
+    return scaled(x, config.stream_scale), 1.0
 
 
 def residual(y: ir.Tensor, config: ModelConfig) -> ir.Tensor:
     """The branch as it is added to the stream: scaled where the config says so."""
-    return y if config.residual_scale == 1.0 else y * config.residual_scale
+    return scaled(y, config.residual_scale)
+
+
+def scaled(x: ir.Tensor, factor: float) -> ir.Tensor:
+    """x times a number of the config, which mostly is 1."""
+    return x if factor == 1.0 else x * factor

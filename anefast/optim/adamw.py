@@ -51,6 +51,7 @@ class AdamW:
         self.mean = zeros_like(params)
         self.square = zeros_like(params)
         self.step = 0  # updates made; skipped ones do not count
+        self.torn = False  # an update was broken off: some weights and moments are of after it
 
     def update(self, grads: Arrays, factor: float, lr: float, flow: Flow | None = None) -> Update:
         """Clip and apply `factor * grads` at rate `lr`; `grads` stay as they are.
@@ -70,6 +71,7 @@ class AdamW:
             raise ValueError("[adamw] expected clip 0 for gradients that flow, whose norm is last.")
         if c.clip and norm > c.clip:
             factor *= c.clip / norm
+        self.torn = True
         self.step += 1
         bias1, bias2 = 1.0 - c.beta1**self.step, 1.0 - c.beta2**self.step
         rule = (factor, lr, c.beta1, c.beta2, c.eps, bias1, bias2)
@@ -83,6 +85,7 @@ class AdamW:
             decays = self._decays(flow.names)
             squares += flow.update(self.params, self.mean, self.square, decays, *rule)
             norm = math.sqrt(squares) * factor
+        self.torn = False
         return Update(norm, overflow=False)
 
     def _flat(self, arrays: Arrays, names: list[str]) -> list[npt.NDArray[np.float32]]:

@@ -139,18 +139,20 @@ class CompileService:
         An earlier set that is still compiling is waited for. Raises what compiling raises, and
         OverflowError for a weight that fp16 cannot hold.
         """
-        self._take_over(stalls=True)
-        first = [k for k in self.kernels if not k.loaded]
-        changed = [k for k in self.kernels if k.baked and k.loaded]
-        self._micro_steps = 0
-        if first or self.mode == "sync":
-            self._compile_here([*first, *changed], params)
-        elif changed:
-            jobs = [(k, k.fill(params)) for k in changed]
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, "anefast-compile")
-            self._pending = _Set(self.cache, jobs)
-            self._pending.future = self._thread.submit(self._pending.compile)
+        with _C.Span(_C.Component.COMPILE):  # all that is not told apart inside
+            self._take_over(stalls=True)
+            first = [k for k in self.kernels if not k.loaded]
+            changed = [k for k in self.kernels if k.baked and k.loaded]
+            self._micro_steps = 0
+            if first or self.mode == "sync":
+                self._compile_here([*first, *changed], params)
+            elif changed:
+                jobs = [(k, k.fill(params)) for k in changed]
+                if self._thread is None:
+                    self._thread = ThreadPoolExecutor(1, "anefast-compile")
+                pending = _Set(self.cache, jobs)
+                pending.future = self._thread.submit(pending.compile)
+                self._pending = pending  # once it has a future: a thread may not be granted
 
     def edge(self) -> None:
         """Call before each micro-step: the new set takes over where it is due.
@@ -227,8 +229,8 @@ class CompileService:
         began, was_stalled = time.perf_counter(), False
         for kernel in kernels:
             was_stalled |= kernel.loaded
-            blobs = kernel.fill(params)  # first, for a weight that fp16 cannot hold is told here
             with _C.Span(_C.Component.COMPILE, _C.spans_label(kernel.name)):
+                blobs = kernel.fill(params)  # first: a weight that fp16 cannot hold is told here
                 kernel.unload()
                 kernel.adopt(compile_kernel(self.cache, kernel, blobs, not kernel.baked))
             del blobs  # else it lives on beside the next one

@@ -45,7 +45,8 @@ class Device:
     `description` is a line for run headers. `label` is what numbers from it may be called in the
     ANE's terms: `measured` on a real one, `emulated` on the host twin. `programs` keeps loaded
     programs, up to `cache_bytes` of them. `chip` makes the host refuse and compute as that chip
-    does, where anything is published (`anefast/chips.py`); without, it is `exact`.
+    does, where anything is published (`anefast/chips.py`); without, it is `exact`. budgeted:
+    whether what it compiles counts against the process's budget.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Device:
         options: str = "",
         cache_bytes: int = LIMIT_BYTES,
         chip: str = "",
+        budgeted: bool = True,
     ) -> None:
         for what, text in (("name", name), ("options", options), ("chip", chip)):
             instance("device", what, text, str, "Device('host')")
@@ -89,7 +91,7 @@ class Device:
         self.label: str = self._native.label
         learned = recall(self.description) or Learned()  # by python -m anefast.doctor
         self.learned: Learned = replace(learned, ports=("packed",)) if one else learned
-        self._compile = counted(self._native)
+        self._compile = counted(self._native) if budgeted else self._native.compile
         if watch := Watch.asked():
             self._compile = watch.over(self, self.description, self._compile)
         if debug.level():
@@ -216,7 +218,12 @@ class Locked:
 
     def __enter__(self) -> Half:
         surface = self._surface
-        return np.ndarray(surface.shape, np.float16, surface.native.lock(self._read_only))
+        data = surface.native.lock(self._read_only)
+        try:
+            return np.ndarray(surface.shape, np.float16, data)
+        except BaseException:  # no memory, or Ctrl-C: __exit__ is not called
+            surface.native.unlock(self._read_only)
+            raise
 
     def __exit__(self, *raised: object) -> None:
         self._surface.native.unlock(self._read_only)

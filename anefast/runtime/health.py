@@ -1,10 +1,10 @@
-"""Numeric health: what of a training step left the range of fp16, by name, and what helps.
+"""Numeric health: what of a step left the range of fp16, by name, and what helps.
 
-Looks at the surfaces as a micro-step left them: the values that cross programs, taps included.
-`overflows` asks of every micro-step whether the ends of its forward and backward are finite, which
-is next to free; `look` counts everything and names the culprit, a few ms. Where something
-overflowed, or a value of the forward vanished, the program that made it is run once more with all
-of its values as outputs (probe.py) to name the first that went wrong: an overflow inside a fused
+Looks at the surfaces as a step left them: the values that cross programs, taps included.
+`overflows` asks of every step whether its ends are finite, which is next to free; `overflow` names
+the first value that is not; `look` counts everything, a few ms. Where something overflowed, or a
+position or a channel of the forward vanished, the program that made it is run once more with all of
+its values as outputs (probe.py) to name the first that went wrong: an overflow inside a fused
 program may reach its ports as a harmless-looking zero. On a plan that compiles async, those weights
 are the newest.
 """
@@ -54,7 +54,7 @@ class Finding(NamedTuple):
     """A tensor that is not well, and a line about it."""
 
     name: str
-    kind: str  # overflow, saturation or underflow
+    kind: str  # overflow, vanished, saturation or underflow
     message: str
 
 
@@ -98,11 +98,14 @@ class Health:
         self.names = labels(graph.nodes)
         self._inputs = [t for t in graph.inputs if t in sequence.surfaces]
         dh = [t for t in graph.inputs if t.name == "dh"]
-        self._ends = [graph.outputs["h"], *dh, graph.outputs["dx"]]
-        self._probed: set[int] = set()  # programs in which a vanished value was looked for once
+        ends = [graph.outputs[name] for name in ("h", "dx") if name in graph.outputs]
+        self._ends = [ends[0], *dh, *ends[1:]]
+        # What was looked for inside a program: how much of its values had vanished.
+        self._probed: set[tuple[int, int]] = set()
 
     def overflows(self) -> bool:
-        """Whether h, dh or dx holds an inf or a NaN: residuals carry nearly all of them there.
+        """Whether h, dh or dx, as far as there are any, holds an inf or a NaN: residuals carry
+        nearly all of them there.
 
         Not those that became 0 on the way; they are found when the update is looked at.
         """
@@ -112,16 +115,14 @@ class Health:
                     return True
         return False
 
+    def overflow(self, params: Params) -> Finding | None:
+        """The first value that overflowed, None where none did. `params` as in `look`."""
+        found = self._overflow(*self._counted(), params)
+        return found[0] if found else None
+
     def look(self, params: Params) -> Report:
         """Counts every tensor and names the culprits. `params`: as the programs have them."""
-        tensors: dict[Tensor, Counts] = {}
-        makers: dict[Tensor, int] = {}
-        for i, bound in enumerate(self.sequence.bound):
-            for t in self._inputs:  # where they are first read: dh comes out of the forward
-                if t not in tensors and reads(bound, self.sequence.surfaces[t], t):
-                    tensors[t] = self._count(t)
-            for t in bound.made:
-                tensors[t], makers[t] = self._count(t), i
+        tensors, makers = self._counted()
         findings = self._overflow(tensors, makers, params) or self._vanished(
             tensors, makers, params
         )
@@ -133,6 +134,18 @@ class Health:
                 findings.append(f._replace(message=f.message.replace(":", f"{more}:", 1)))
         named = {self.names[t]: c for t, c in tensors.items()}
         return Report(named, findings)
+
+    def _counted(self) -> tuple[dict[Tensor, Counts], dict[Tensor, int]]:
+        """Every tensor's counts, in the order they are made, and which program makes it."""
+        tensors: dict[Tensor, Counts] = {}
+        makers: dict[Tensor, int] = {}
+        for i, bound in enumerate(self.sequence.bound):
+            for t in self._inputs:  # where they are first read: dh comes out of the forward
+                if t not in tensors and reads(bound, self.sequence.surfaces[t], t):
+                    tensors[t] = self._count(t)
+            for t in bound.made:
+                tensors[t], makers[t] = self._count(t), i
+        return tensors, makers
 
     def _count(self, t: Tensor) -> Counts:
         with self.sequence.surfaces[t].read() as data:
@@ -154,15 +167,30 @@ class Health:
     def _vanished(
         self, tensors: dict[Tensor, Counts], makers: dict[Tensor, int], params: Params
     ) -> list[Finding]:
-        """An overflow whose infinity became 0 on the way to a port, such as 1 / sqrt(inf)."""
+        """An overflow whose infinity became 0 on the way to a port, such as 1 / sqrt(inf): of much
+        of a tensor, or of one position or channel in it."""
+        entrance = next((t for t in tensors if t.name == "x"), None)
+        alone: list[Finding] = []
         for t, c in tensors.items():
-            if t.direction == "backward" or t.op == "softmax" or c.zero <= VANISHED * c.size:
+            if t not in makers or t.direction == "backward" or t.op == "softmax":
                 continue
-            if t in makers and makers[t] not in self._probed:
-                self._probed.add(makers[t])
+            channels, positions = self._zero_lines(t)
+            if c.zero <= VANISHED * c.size and not channels + positions:
+                continue
+            if (seen := (makers[t], positions + channels)) not in self._probed:
+                self._probed.add(seen)
                 if inside := self._inside(makers[t], params):
                     return [overflowed(*inside, backward=False)]
-        return []
+            if not alone and entrance is not None and alike(t, entrance):
+                known, total = self._zero_lines(entrance)[1], t.shape[0] * t.shape[-1]
+                if known < positions < total:  # all of them: its weights may be 0
+                    alone = [vanished(self.names[t], positions, total)]
+        return alone
+
+    def _zero_lines(self, t: Tensor) -> tuple[int, int]:
+        """Channels and positions that are 0 throughout."""
+        with self.sequence.surfaces[t].read() as data:
+            return _C.half_zero_lines(data)
 
     def _inside(self, i: int, params: Params) -> tuple[str, str, Counts] | None:
         """(name, op, counts) of the first overflow inside program i; None where there is none."""
@@ -213,6 +241,20 @@ def overflowed(name: str, op: str, c: Counts, backward: bool) -> Finding:
     where = "" if op == "input" else f" in {op}"
     message = f"{name}: {c.overflow:,} of {c.size:,} values overflowed{where}. Hint: {hint}."
     return Finding(name, "overflow", message)
+
+
+def vanished(name: str, positions: int, total: int) -> Finding:
+    message = (
+        f"{name}: {positions:,} of {total:,} positions are 0 in every channel, though their input "
+        "is not. Hint: something infinite or too small became 0 on the way; ANEFAST_CHECK=1 "
+        "compares each program with the exact host."
+    )
+    return Finding(name, "vanished", message)
+
+
+def alike(t: Tensor, other: Tensor) -> bool:
+    """Whether both have the same positions, along the first and the last axis."""
+    return (t.shape[0], t.shape[-1]) == (other.shape[0], other.shape[-1])
 
 
 def reads(bound: Bound, surface: Surface, t: Tensor) -> bool:

@@ -10,6 +10,7 @@ prefix, to the byte on the host.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +31,11 @@ from anefast.nn import (
     rotated_heads,
 )
 from anefast.runtime.device import Device, Surface
+from anefast.runtime.health import Health
 from anefast.runtime.sequence import Sequence
+from anefast.runtime.stream import advice, stream_scale
+
+log = logging.getLogger("anefast")
 
 CHUNK = 32  # positions that are evaluated together: the narrowest row a device has
 
@@ -39,7 +44,8 @@ class Inference:
     """Decode programs of one model, one set per bucket, compiled when first needed.
 
     Keeps what it has evaluated: asking for a prefix that goes on from the last one costs one
-    evaluation of a chunk, any other one as many as it has chunks behind what they share.
+    evaluation of a chunk, any other one as many as it has chunks behind what they share. Where the
+    residual stream overflows, it begins again with one that is scaled, and says so once.
     """
 
     def __init__(self, config: ModelConfig, params: Params, device: Device, plan: Plan) -> None:
@@ -50,6 +56,7 @@ class Inference:
         self._bucket: Bucket | None = None
         self._done: list[int] = []  # tokens whose keys and values are in the cache; whole chunks
         self._newest: list[int] = []  # tokens of the chunk that was evaluated last, behind those
+        self._told = False  # of an overflow
 
     def logits(self, tokens: list[int]) -> npt.NDArray[np.float32]:
         """Logits [V] of the token after `tokens`, of which there are 1 to max_seq_len."""
@@ -57,6 +64,13 @@ class Inference:
             raise ValueError(
                 f"[generate] expected 1 to {self.config.max_seq_len} tokens, got {len(tokens)}."
             )
+        try:
+            return self._logits(tokens)
+        except Overflow:  # of a stream that was scaled since
+            self.close()
+            return self._logits(tokens)
+
+    def _logits(self, tokens: list[int]) -> npt.NDArray[np.float32]:
         last = (len(tokens) - 1) // CHUNK * CHUNK
         self._forget(tokens[:last])
         while len(self._done) < last:
@@ -69,7 +83,7 @@ class Inference:
         head = self.params[classifier(self.params)]
         with bucket.h.read() as h:
             _C.head_logits(
-                h, self.params["norm"], head, self.config.norm_eps, position, out,
+                h, self.params["norm"], head, self.config.stream_eps, position, out,
                 self.params.get(self.family.norm_bias),
             )  # fmt: skip
         return out.reshape(-1)
@@ -99,6 +113,8 @@ class Inference:
         with bucket.x.write() as x:
             _C.embed(padded, self.params["tok_embeddings"], x, self._positions(len(self._done)))
         bucket.sequence.run(range(len(bucket.sequence.kernels)))
+        if not self._told and bucket.health.overflows():
+            self._overflowed(bucket, self._done + chunk)
         self._newest = list(chunk)
         return bucket
 
@@ -112,15 +128,31 @@ class Inference:
         rows[: len(found)] = found
         return rows
 
+    def _overflowed(self, bucket: Bucket, tokens: list[int]) -> None:
+        """Says what overflowed. Raises Overflow where a smaller stream helps, which it has then."""
+        self._told = True
+        finding = bucket.health.overflow(self.params)
+        before = self.config.stream_scale
+        scale = stream_scale(self.config, self.params, np.array(tokens))
+        log.warning("[generate] %s", advice(finding, before, scale, taken=True))
+        if scale != before:
+            self.config = self.config.replace(stream_scale=scale)
+            self._told = False  # of what is still to come
+            raise Overflow
+
     def _keep(self) -> None:
         """Moves the keys and values of a whole chunk, just evaluated, into the cache."""
         begin, source = len(self._done), self._bucket
         assert source is not None and len(self._newest) == CHUNK
         target = self._room_for(begin + CHUNK)
+        overflowed = False  # which a chip may hide: a score that is no number counts as 0
         for cached, fresh in zip(target.cached, source.fresh, strict=True):
             with fresh.read() as new, cached.write() as columns:
                 columns[..., begin : begin + CHUNK] = new
+                overflowed = overflowed or _C.half_overflows(new)
         self._done, self._newest = self._done + self._newest, []
+        if overflowed and not self._told:
+            self._overflowed(source, self._done)
 
     def _room_for(self, cached: int) -> Bucket:
         """The bucket with columns for that many positions, the cache in it."""
@@ -149,7 +181,11 @@ class Inference:
             sequence.surfaces[graph.outputs[f"{name}.{what}"]] for name in names for what in "kv"
         ]
         h = sequence.surfaces[graph.outputs["h"]]
-        return Bucket(length, sequence, surfaces, h, cached, fresh)
+        return Bucket(length, sequence, surfaces, h, cached, fresh, Health(graph, sequence))
+
+
+class Overflow(Exception):
+    """The residual stream left fp16, and is scaled from now on."""
 
 
 @dataclass
@@ -166,6 +202,7 @@ class Bucket:
     h: Surface
     cached: list[Surface]
     fresh: list[Surface]
+    health: Health
     begin: int = -1  # where the chunk lies that mask and rotations are written for
 
     @property

@@ -64,10 +64,13 @@ class Kernel:
 
     def evaluate(self, inputs: list[Surface], outputs: list[Surface]) -> None:
         """Runs on surfaces in port order. Raises EvaluationError."""
+        self.evaluate_native([s.native for s in inputs], [s.native for s in outputs])
+
+    def evaluate_native(self, inputs: list[_C.Surface], outputs: list[_C.Surface]) -> None:
+        """`evaluate` of what the surfaces hold."""
         if self._lease is None:
             raise RuntimeError(f"[kernel] expected {self.name} to be loaded. Hint: call load().")
-        natives = [s.native for s in inputs], [s.native for s in outputs]
-        self._lease.native.evaluate(*natives, *self._span)
+        self._lease.native.evaluate(inputs, outputs, *self._span)
 
     def run(self, **arrays: Half) -> dict[str, Half]:
         """Runs on arrays by port name, copying in and out. For tests and notebooks."""

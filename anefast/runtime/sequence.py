@@ -25,12 +25,14 @@ from anefast.runtime.kernel import Kernel
 class Bound:
     """A kernel with its surfaces, and what is copied in before and out after it runs.
 
-    made: the values it computes that have surfaces of their own, in port order.
+    made: the values it computes that have surfaces of their own, in port order. native: the
+    surfaces as the device takes them, for the loop that is run thousands of times.
     """
 
     kernel: Kernel
     inputs: list[Surface]
     outputs: list[Surface]
+    native: tuple[list[_C.Surface], list[_C.Surface]]
     gathered: list[tuple[Region, Surface]]  # from the value's own surface into the port's
     scattered: list[tuple[Region, Surface]]
     made: list[Tensor]
@@ -73,7 +75,7 @@ class Sequence:
                     with self.surfaces[region.value].read() as value, port.write() as data:
                         block(data, region)[...] = value.reshape(region.size)
                 self.copied_bytes += 2 * region.value.size
-            bound.kernel.evaluate(bound.inputs, bound.outputs)
+            bound.kernel.evaluate_native(*bound.native)
             self.evaluations += 1
             for region, port in bound.scattered:
                 with _C.Span(_C.Component.READ_BACK, bytes=2 * region.value.size):
@@ -104,7 +106,8 @@ class Sequence:
         if debug.level() >= 3:
             debug.say("\n".join(placement(lowered)))
         made = [region.value for port in lowered.outputs for region in port.regions]
-        return Bound(kernel, inputs, outputs, gathered, scattered, made)
+        native = [s.native for s in inputs], [s.native for s in outputs]
+        return Bound(kernel, inputs, outputs, native, gathered, scattered, made)
 
     def _port(self, port: Port, copies: list[tuple[Region, Surface]]) -> Surface:
         """The surface of a port; notes in `copies` which activations must be copied."""

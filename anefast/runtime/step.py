@@ -7,6 +7,7 @@ on the CPU as soon as its operands exist and runs while the device goes on.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -35,6 +36,9 @@ from anefast.runtime.device import Device
 from anefast.runtime.flow import Flow, head_flows
 from anefast.runtime.health import Health
 from anefast.runtime.sequence import Sequence
+from anefast.runtime.stream import advice, stream_scale
+
+log = logging.getLogger("anefast")
 
 Tokens = npt.NDArray[np.int32]
 Job = Callable[[bool], None]  # queues a sum of a gradient: anew, or onto what is there
@@ -50,7 +54,8 @@ class TrainingStep:
     `update_weights`. With a `vocabulary`, embedding and classifier in `params` and `grads` are
     compact copies, not the caller's arrays; tokens stay as they are. With `flows`, which is for
     updates of one micro-step, gradients of the layers' matrices, and of the classifier's where its
-    tokens are few, are not in `grads` but in `flow`.
+    tokens are few, are not in `grads` but in `flow`. A forward that overflows says so once, by
+    name, to `say`; of micro-steps only while nobody else watches them (`watched`).
     """
 
     def __init__(
@@ -112,6 +117,8 @@ class TrainingStep:
             for of_program in jobs
         ]
         self._nll = np.zeros((batch, seq), np.float32)
+        self.say: Callable[[str], None] = log.warning
+        self.watched = self._told = False
         if load:
             try:
                 self.update_weights()
@@ -153,11 +160,14 @@ class TrainingStep:
         self._run_forward(x)
         fresh, bias = "norm" in self._old, self.family.norm_bias
         with self._h.read() as h, self._dh.write() as dh:
+            overflowed = not self._told and not self.watched and _C.half_overflows(h)
             loss, tokens = _C.head_loss_grad(
-                h, params["norm"], params[head], y, self.config.norm_eps, loss_scale,
+                h, params["norm"], params[head], y, self.config.stream_eps, loss_scale,
                 self._nll, dh, grads["norm"], self._dweight(head), fresh,
                 params.get(bias), grads.get(bias),
             )  # fmt: skip
+        if overflowed:
+            self._say_overflow(x)
         self._old -= {"norm", bias, head}
         _C.spans_phase(_C.Phase.BACKWARD)
         self._enqueue(self._forward)  # what waited for nothing but dh
@@ -178,7 +188,12 @@ class TrainingStep:
         norm, weight = self.params["norm"], self.params[self._head]
         bias = self.params.get(self.family.norm_bias)
         with self._h.read() as h:
-            return _C.head_loss(h, norm, weight, y, self.config.norm_eps, self._nll, bias)
+            overflowed = not self._told and _C.half_overflows(h)
+            epsilon = self.config.stream_eps
+            result = _C.head_loss(h, norm, weight, y, epsilon, self._nll, bias)
+        if overflowed:
+            self._say_overflow(x)
+        return result
 
     @property
     def nll(self) -> npt.NDArray[np.float32]:
@@ -215,6 +230,13 @@ class TrainingStep:
         """The rows of learned positions, or of their gradient, that a sequence uses."""
         table = arrays.get(self.family.positions)
         return None if table is None else table[: self._shape[1]]
+
+    def _say_overflow(self, x: Tokens) -> None:
+        """Which value of the forward overflowed first, and what would help."""
+        self._told = True
+        before = self.config.stream_scale
+        finding = self.health.overflow(self.params)
+        self.say(f"[step] {advice(finding, before, stream_scale(self.config, self.params, x[0]))}")
 
     def _dweight(self, head: str) -> npt.NDArray[np.float32] | _C.Flow:
         """Where the classifier's gradient goes."""

@@ -29,12 +29,13 @@ class Background:
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Runs it soon, over there. Raises what an earlier call raised, once."""
         self._check()
-        self._calls.put((function, arguments))
+        self._put((function, arguments))
 
     def flush(self) -> None:
         """Returns when every call has run. Raises what one of them raised, once."""
+        self._check()
         done = threading.Event()
-        self._calls.put(done)
+        self._put(done)
         done.wait()
         self._check()
 
@@ -44,6 +45,14 @@ class Background:
             self._calls.put(None)
             self._thread.join()
         self._check()
+
+    def _put(self, item: _Call | threading.Event) -> None:
+        if not self._thread.is_alive():  # nobody would ever take it
+            raise RuntimeError(
+                f"[{self._thread.name}] expected calls before close, and in the process that began "
+                "it, got one of a thread that has ended."
+            )
+        self._calls.put(item)
 
     def _check(self) -> None:
         if self._error is not None and not self._told:

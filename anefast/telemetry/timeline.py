@@ -147,17 +147,23 @@ class Timeline:
         if self.running and time.monotonic() >= self._next_tick:
             self._empty()
 
-    def begin_update(self) -> None:
-        """A mark: what comes after it is an update's."""
+    def begin_update(self) -> int:
+        """A mark: what comes after it is an update's. Returns when that is, in nanoseconds."""
         if self.running:
             self._empty()
-            self._background.call(self._begin, _C.spans_clock())
+        now = _C.spans_clock()  # what comes next may wait for the thread that takes it
+        if self.running:
+            self._background.call(self._begin, now)
+        return now
 
-    def end_update(self, step: int, micro_steps: int) -> None:
+    def end_update(self, step: int, micro_steps: int) -> int:
         """The mark at an update's end. `row` gives its times until the next one ends."""
         if self.running:
             self._empty()
-            self._background.call(self._end, _C.spans_clock(), step, micro_steps)
+        now = _C.spans_clock()
+        if self.running:
+            self._background.call(self._end, now, step, micro_steps)
+        return now
 
     def report(self, path: Path, **more: Any) -> None:
         """Writes the summary of the session so far to `path`, soon; `more` goes with it."""

@@ -151,7 +151,7 @@ void convert(const char *where, const py::array &in, const char *in_dtype, const
                               (transposed ? "the transposed shape" : "the same shape") + ", got " + describe(in) +
                               " and " + describe(out) + ".");
     same_size(where, in, out);
-    py::gil_scoped_release free;
+    WithoutGil free;
     if (fits) f(from.data, from.stride, to.data, to.stride, from.rows, from.columns);
     else f(from.data, in.size(), to.data, in.size(), 1, in.size()); // packed both: only the count matters
 }
@@ -190,8 +190,7 @@ std::vector<int64_t> rounded(const std::vector<py::array> &weights, const std::v
         list.push_back({from, to, rows, rows ? w.size() / rows : 0, transposed[i]});
     }
     std::vector<int64_t> lost(list.size());
-    py::gil_scoped_release free;
-    round_weights(list.data(), static_cast<int64_t>(list.size()), lost.data());
+    computing("round_weights", [&] { round_weights(list.data(), static_cast<int64_t>(list.size()), lost.data()); });
     return lost;
 }
 
@@ -227,9 +226,7 @@ void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, b
     g.c_elem = c.elem;
     g.c_row_stride = c.row_stride;
     g.accumulate = accumulate;
-    py::gil_scoped_release free;
-    if (reference) gemm_reference(g);
-    else gemm(g);
+    computing("gemm", [&] { reference ? gemm_reference(g) : gemm(g); });
 }
 
 void want_halves(const py::array &h, const char *where) {
@@ -239,15 +236,29 @@ void want_halves(const py::array &h, const char *where) {
 
 bool overflows(const py::array &h) {
     want_halves(h, "half_overflows");
-    py::gil_scoped_release free;
+    WithoutGil free;
     return half_overflows(static_cast<const uint16_t *>(h.data()), static_cast<size_t>(h.size()));
+}
+
+py::tuple zero_lines(const py::array &h) {
+    want_halves(h, "half_zero_lines");
+    if (h.ndim() < 2 || h.size() == 0) return py::make_tuple(0, 0);
+    const auto outer = static_cast<size_t>(h.shape(0)), columns = static_cast<size_t>(h.shape(h.ndim() - 1));
+    half_zero found;
+    {
+        py::gil_scoped_release free;
+        std::vector<uint16_t> seen(columns);
+        found = half_zero_lines(static_cast<const uint16_t *>(h.data()), outer, static_cast<size_t>(h.size()) / outer / columns, columns,
+                                seen.data());
+    }
+    return py::make_tuple(found.rows, found.columns);
 }
 
 py::tuple health(const py::array &h) {
     want_halves(h, "half_health");
     half_health found;
     {
-        py::gil_scoped_release free;
+        WithoutGil free;
         found = half_health_of(static_cast<const uint16_t *>(h.data()), static_cast<size_t>(h.size()));
     }
     return py::make_tuple(found.inf, found.nan, found.denormal, found.zero, found.saturated, found.largest);
@@ -273,6 +284,9 @@ void init_arrays(py::module_ &m) {
           "Each fp32 weight into its fp16 out, in parallel. Returns how many values of each fp16 cannot hold.");
     m.def("half_health", &health, py::arg("h"),
           "(inf, nan, denormal, zero, saturated, largest finite magnitude) of an fp16 array; saturated: 32752 and more.");
+    m.def("half_zero_lines", &zero_lines, py::arg("h"),
+          "(channels, positions) of an fp16 array [B, C, 1, S] that are 0 throughout, summed over B; axes 1 to the last "
+          "but one count as channels.");
     m.def("half_overflows", &overflows, py::arg("h"), "Whether an fp16 array holds an inf or a NaN.");
     m.def("half_isa", &half_isa);
     m.def("gemm", &gemm_arrays, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,

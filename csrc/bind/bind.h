@@ -6,9 +6,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
+#include <exception>
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../anefast.h"
@@ -63,6 +66,42 @@ T *elements_of(const py::array &a, const char *where, const char *name, const ch
 
 std::string describe(const py::array &a); // "float32 (3, 4)"
 
+// Without the GIL until the end of the block. A daemon thread that the interpreter has left behind stays here: Python
+// ends it from inside by an exception that no destructor may let out, and what it holds is nobody's to touch.
+class WithoutGil {
+  public:
+    WithoutGil() : state_(PyEval_SaveThread()) {}
+    ~WithoutGil() {
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (...) {
+            for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+        }
+    }
+    WithoutGil(const WithoutGil &) = delete;
+    WithoutGil &operator=(const WithoutGil &) = delete;
+
+  private:
+    PyThreadState *const state_;
+};
+
+// Raises what a computation threw, in words that say which one: MemoryError, or RuntimeError.
+[[noreturn]] void raise_failed(const std::string &where, const std::exception_ptr &error);
+
+// Runs body() without the GIL. What it throws names `where`.
+template <class Body> auto computing(const char *where, const Body &body) {
+    std::exception_ptr error;
+    {
+        WithoutGil free;
+        try {
+            return body();
+        } catch (const std::exception &) {
+            error = std::current_exception();
+        }
+    }
+    raise_failed(where, error);
+}
+
 // A surface of an open device. The device outlives it.
 struct Device;
 struct Surface {
@@ -73,6 +112,31 @@ struct Surface {
     void *lock(bool read_only) const; // raises
     void unlock(bool read_only) const;
     void unlock_quietly(bool read_only) const; // for a lock we know we hold
+};
+
+// Surfaces locked for reading until it is let go, or destroyed.
+class Reading {
+  public:
+    Reading() = default;
+    ~Reading() { release(); }
+    Reading(const Reading &) = delete;
+    Reading &operator=(const Reading &) = delete;
+    const uint16_t *add(const std::shared_ptr<Surface> &surface) {
+        held_.push_back(surface); // first, for nothing may fail once it is locked
+        try {
+            return static_cast<const uint16_t *>(surface->lock(true));
+        } catch (...) {
+            held_.pop_back();
+            throw;
+        }
+    }
+    void release() noexcept {
+        for (const auto &s : held_) s->unlock_quietly(true);
+        held_.clear();
+    }
+
+  private:
+    std::vector<std::shared_ptr<Surface>> held_;
 };
 
 } // namespace anefast::bind

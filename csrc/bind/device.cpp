@@ -4,6 +4,7 @@
 
 #include "../ane/selectors.h"
 
+#include <cstdio>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -25,7 +26,7 @@ struct Device {
         anefast_error error;
         anefast_status status;
         {
-            py::gil_scoped_release free;
+            WithoutGil free;
             status = executor->open(options.c_str(), &handle, &error);
         }
         if (status != ANEFAST_OK) raise(error);
@@ -134,13 +135,17 @@ struct Program {
         }
         anefast_status status;
         {
-            py::gil_scoped_release free;
+            WithoutGil free;
             std::vector<anefast_surface *> handles;
             handles.reserve(in.size() + out.size());
             for (const auto *list : {&in, &out})
                 for (const auto &s : *list) handles.push_back(s ? s->handle : nullptr);
             status = device->executor->evaluate(held.get(), handles.data(), in.size(),
                                                 handles.data() + in.size(), out.size(), &error);
+        }
+        if (status == ANEFAST_MEMORY && label) { // the caller may not know which one it was
+            const std::string text = std::string(error.message) + " (program " + span::labels().at(label) + ")";
+            std::snprintf(error.message, sizeof error.message, "%s", text.c_str());
         }
         if (status != ANEFAST_OK) raise(error);
     }
@@ -159,17 +164,17 @@ std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const st
     for (size_t i = 0; i < paths.size(); i++)
         raw.push_back({paths[i].c_str(), views[i]->data(), views[i]->bytes()});
 
+    auto program = std::make_shared<Program>(); // first, for what is compiled must have an owner
     anefast_program *handle = nullptr;
     anefast_error error;
     anefast_status status;
     const anefast_executor *executor = device->executor;
     {
-        py::gil_scoped_release free;
+        WithoutGil free;
         status = executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(),
                                    &handle, &error);
     }
     if (status != ANEFAST_OK) raise(error);
-    auto program = std::make_shared<Program>();
     program->device = device;
     // The deleter holds the device too: it must not close before its last program is gone.
     program->handle = {handle, [device, farewell = program->farewell](anefast_program *p) {
@@ -201,14 +206,19 @@ void make_room(const Surface &surface, size_t bytes) {
     if (room && room(surface.handle, bytes, &error) != ANEFAST_OK) raise(error);
 }
 
-py::array lock(py::object self, bool read_only) {
+py::array lock(const py::object &self, bool read_only) {
     auto &surface = self.cast<Surface &>();
     void *base = surface.lock(read_only);
-    const auto n = static_cast<py::ssize_t>(surface.bytes());
-    py::array_t<uint8_t> view({n}, {py::ssize_t{1}}, static_cast<uint8_t *>(base), std::move(self));
-    if (read_only)
-        py::detail::array_proxy(view.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-    return std::move(view);
+    try {
+        const auto n = static_cast<py::ssize_t>(surface.bytes());
+        py::array_t<uint8_t> view({n}, {py::ssize_t{1}}, static_cast<uint8_t *>(base), self);
+        if (read_only)
+            py::detail::array_proxy(view.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+        return std::move(view);
+    } catch (...) { // nobody would unlock it
+        surface.unlock_quietly(read_only);
+        throw;
+    }
 }
 
 } // namespace

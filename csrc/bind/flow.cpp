@@ -12,26 +12,6 @@
 
 namespace anefast::bind {
 
-namespace {
-
-// Surfaces locked for reading while it lasts.
-class Reading {
-  public:
-    const uint16_t *add(const Tap &tap) {
-        const auto *data = static_cast<const uint16_t *>(tap.surface->lock(true));
-        held_.push_back(tap.surface);
-        return data;
-    }
-    ~Reading() {
-        for (const auto &s : held_) s->unlock_quietly(true);
-    }
-
-  private:
-    std::vector<std::shared_ptr<Surface>> held_;
-};
-
-} // namespace
-
 Tap Flow::tap(const std::shared_ptr<Surface> &surface, int64_t channels) const {
     const int64_t elements = batch_ * channels * seq_;
     if (!surface || static_cast<int64_t>(surface->bytes() / 2) < elements)
@@ -67,13 +47,14 @@ bool Flow::finite() const {
     Reading reading;
     std::vector<std::pair<const uint16_t *, int64_t>> parts;
     for (const auto &[surface, tap] : taps) {
-        const uint16_t *data = reading.add(tap);
+        const uint16_t *data = reading.add(tap.surface);
         for (int64_t at = 0; at < tap.elements; at += PART) parts.emplace_back(data + at, std::min(PART, tap.elements - at));
     }
     std::atomic<bool> finite{true};
-    py::gil_scoped_release free;
-    Pool::shared().parallel(static_cast<int64_t>(parts.size()), [&](int64_t i) {
-        if (half_overflows(parts[i].first, static_cast<size_t>(parts[i].second))) finite = false;
+    computing("flow", [&] {
+        Pool::shared().parallel(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+            if (half_overflows(parts[i].first, static_cast<size_t>(parts[i].second))) finite = false;
+        });
     });
     return finite;
 }
@@ -87,11 +68,11 @@ double Flow::update(const Arrays &weights, const Arrays &means, const Arrays &sq
     Reading reading;
     std::vector<FlowingGrad> grads;
     for (const Matrix &m : matrices_) {
-        const uint16_t *dy = reading.add(m.dy), *x = reading.add(m.x);
+        const uint16_t *dy = reading.add(m.dy.surface), *x = reading.add(m.x.surface);
         grads.push_back(weight_grad_flowing(dy, x, batch_, seq_, m.rows, m.columns));
     }
     if (head.tokens) {
-        const uint16_t *dx = dx_.surface ? reading.add(dx_) : nullptr;
+        const uint16_t *dx = dx_.surface ? reading.add(dx_.surface) : nullptr;
         const Embedding embedded{tokens_.data(), batch_, seq_, head.channels, head.vocab};
         grads.push_back({head.vocab, head.channels, 0, 0, nullptr, [=](int64_t first, int64_t rows, const float *, float *out) {
                              head.grad_rows(first, rows, out);
@@ -106,8 +87,8 @@ double Flow::update(const Arrays &weights, const Arrays &means, const Arrays &sq
         };
         tensors.push_back({part(weights, "weight"), part(means, "mean"), part(squares, "square"), nullptr, rows * columns, decays[i]});
     }
-    py::gil_scoped_release free;
-    return adamw_flowing(tensors.data(), grads.data(), static_cast<int64_t>(n), {factor, lr, beta1, beta2, epsilon, bias1, bias2});
+    const AdamRule rule{factor, lr, beta1, beta2, epsilon, bias1, bias2};
+    return computing("flow", [&] { return adamw_flowing(tensors.data(), grads.data(), static_cast<int64_t>(n), rule); });
 }
 
 void init_flow(py::module_ &m) {

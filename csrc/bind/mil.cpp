@@ -33,7 +33,7 @@ py::dict check(const std::string &text) {
     mil::Error error;
     bool ok;
     {
-        py::gil_scoped_release free;
+        WithoutGil free;
         ok = mil::parse(text, {}, true, &program, &error);
     }
     if (!ok) raise_mil(error.where.line, error.where.column, error.message);
@@ -178,7 +178,7 @@ py::dict outline(const py::bytes &text) {
     mil::Outline out;
     const std::string_view bytes = text;
     {
-        py::gil_scoped_release free;
+        WithoutGil free;
         out = mil::outline(bytes);
     }
     py::list problems, comments, functions;
@@ -222,7 +222,7 @@ py::dict outline(const py::bytes &text) {
 size_t scratch_bytes(const std::string &text) {
     mil::Program program;
     mil::Error error;
-    py::gil_scoped_release free;
+    WithoutGil free;
     bool ok = mil::parse(text, {}, true, &program, &error) && !program.functions.empty();
     size_t bytes = 0;
     if (ok) {

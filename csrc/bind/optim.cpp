@@ -26,8 +26,8 @@ void adamw_arrays(const Arrays &weights, const Arrays &grads, const Arrays &mean
                            elements_of<float>(squares[i], where, "square", "float32", {size}, Access::write),
                            elements_of<const float>(grads[i], where, "grad", "float32", {size}), size, decays[i]});
     }
-    py::gil_scoped_release free;
-    adamw(tensors.data(), static_cast<int64_t>(n), {factor, lr, beta1, beta2, epsilon, bias1, bias2});
+    const AdamRule rule{factor, lr, beta1, beta2, epsilon, bias1, bias2};
+    computing(where, [&] { adamw(tensors.data(), static_cast<int64_t>(n), rule); });
 }
 
 double squared_norm_arrays(const Arrays &arrays) {
@@ -37,8 +37,8 @@ double squared_norm_arrays(const Arrays &arrays) {
         data.push_back(elements_of<const float>(a, "squared_norm", "arrays", "float32", {-1}));
         sizes.push_back(a.shape(0));
     }
-    py::gil_scoped_release free;
-    return squared_norm(data.data(), sizes.data(), static_cast<int64_t>(data.size()));
+    return computing("squared_norm",
+                     [&] { return squared_norm(data.data(), sizes.data(), static_cast<int64_t>(data.size())); });
 }
 
 } // namespace

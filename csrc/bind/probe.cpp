@@ -11,21 +11,15 @@ namespace {
 int threads_or_all(int threads) { return threads > 0 ? threads : Pool::shared().threads(); }
 
 py::tuple peak(int threads) {
-    Peak found;
-    {
-        py::gil_scoped_release free;
-        found = probe_peak(threads_or_all(threads));
-    }
+    const Peak found = computing("probe", [&] { return probe_peak(threads_or_all(threads)); });
     return py::make_tuple(found.kind, found.flops);
 }
 
 double small(const std::string &what, size_t count, size_t bytes) {
     const char *const names[] = {"allocate", "copy", "add", "add_vector"};
     for (int i = 0; i < 4; i++)
-        if (what == names[i]) {
-            py::gil_scoped_release free;
-            return probe_small(static_cast<Small>(i), count, bytes);
-        }
+        if (what == names[i])
+            return computing("probe", [&] { return probe_small(static_cast<Small>(i), count, bytes); });
     throw py::value_error("[probe] expected allocate, copy, add or add_vector, got '" + what + "'.");
 }
 
@@ -42,8 +36,9 @@ void init_probe(py::module_ &m) {
           "(kind, flops per second) in registers: of fp32 multiply-adds, or of products where their path has more. "
           "0 threads: as the pool.");
     m.def(
-        "probe_stream", [](int threads) { return probe_stream(threads_or_all(threads)); },
-        py::arg("threads") = 0, py::call_guard<py::gil_scoped_release>(),
+        "probe_stream",
+        [](int threads) { return computing("probe", [&] { return probe_stream(threads_or_all(threads)); }); },
+        py::arg("threads") = 0,
         "Bytes per second of AdamW's traffic over arrays that no cache holds.");
     m.def("probe_small", &small, py::arg("what"), py::arg("count"), py::arg("bytes"),
           "Seconds, best of a few runs, of `count` allocations, copies or residual adds of `bytes` each.");

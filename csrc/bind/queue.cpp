@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <deque>
-#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "../cpu/pool.h"
 #include "../cpu/weight_grad.h"
@@ -14,10 +16,21 @@ namespace anefast::bind {
 namespace {
 
 // Weight gradients in the background. A job's surfaces stay locked for reading until it has run; its
-// accumulator is kept alive until then and must not be read before wait().
+// accumulator is kept alive until then and must not be read before wait(). Touched with the GIL held.
 class Queue {
   public:
-    ~Queue() { finish(); }
+    ~Queue() {
+        finish();
+        py::error_scope keep; // nobody waits for these sums; what is being raised already stays
+        try {
+            tell();
+        } catch (py::error_already_set &error) {
+            error.discard_as_unraisable("a Queue that was dropped");
+        } catch (const std::exception &) { // no memory for the words
+            PyErr_NoMemory();
+            PyErr_WriteUnraisable(nullptr);
+        }
+    }
 
     void weight_grad(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, const py::array &acc,
                      int64_t batch, int64_t seq, uint32_t label, bool fresh) {
@@ -25,8 +38,9 @@ class Queue {
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1, -1}, Access::write);
         const int64_t co = acc.shape(0), ci = acc.shape(1);
         span::Span timed(span::Component::DW_SUBMIT, label, 2 * batch * seq * co * ci);
-        const auto *d = take(where, "dy", dy, batch, co, seq), *f = take(where, "x", x, batch, ci, seq, dy.get());
-        submit(acc, a, {dy, x}, [=] { anefast::weight_grad(d, f, a, batch, seq, co, ci, fresh); });
+        auto job = std::make_shared<Job>(where, label);
+        const auto *d = take(*job, "dy", dy, batch, co, seq), *f = take(*job, "x", x, batch, ci, seq);
+        submit(acc, a, job, [=](FirstError &e) { anefast::weight_grad(d, f, a, batch, seq, co, ci, fresh, e); });
     }
 
     void scale_grad(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, const py::array &acc,
@@ -35,8 +49,9 @@ class Queue {
         const char *where = "scale_grad";
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1}, Access::write);
         const int64_t c = acc.shape(0);
-        const auto *d = take(where, "dy", dy, batch, c, seq), *f = take(where, "x", x, batch, c, seq, dy.get());
-        submit(acc, a, {dy, x}, [=] { anefast::scale_grad(d, f, a, batch, seq, c, fresh); });
+        auto job = std::make_shared<Job>(where, label);
+        const auto *d = take(*job, "dy", dy, batch, c, seq), *f = take(*job, "x", x, batch, c, seq);
+        submit(acc, a, job, [=](FirstError &e) { anefast::scale_grad(d, f, a, batch, seq, c, fresh, e); });
     }
 
     void bias_grad(const std::shared_ptr<Surface> &dy, const py::array &acc, int64_t batch, int64_t seq, uint32_t label, bool fresh) {
@@ -44,38 +59,58 @@ class Queue {
         const char *where = "bias_grad";
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1}, Access::write);
         const int64_t c = acc.shape(0);
-        const auto *d = take(where, "dy", dy, batch, c, seq);
-        submit(acc, a, {dy}, [=] { anefast::bias_grad(d, a, batch, seq, c, fresh); });
+        auto job = std::make_shared<Job>(where, label);
+        const auto *d = take(*job, "dy", dy, batch, c, seq);
+        submit(acc, a, job, [=](FirstError &e) { anefast::bias_grad(d, a, batch, seq, c, fresh, e); });
     }
 
     void wait() {
+        const uint64_t asked = submitted_;
         finish();
-        if (!jobs_.empty())
+        tell();
+        if (reaped_ < asked)
             throw std::runtime_error("[queue] expected sums of this process, got some that its parent queued before it "
                                      "forked and has to itself. Hint: wait() first.");
     }
 
   private:
+    struct Job {
+        Job(const char *where, uint32_t label) : where(where), label(label) {}
+        const char *const where;
+        const uint32_t label;
+        Reading reading;
+        FirstError error;
+        std::atomic<bool> done{false};
+
+        void end() noexcept {
+            reading.release();
+            done.store(true, std::memory_order_release);
+        }
+    };
+
     void finish() {
         if (!jobs_.empty()) {
             span::Span timed(span::Component::DW_WAIT);
-            py::gil_scoped_release free;
+            WithoutGil free;
             Pool::shared().drain();
         }
         reap();
     }
 
-    struct Job {
-        py::array acc;
-        std::shared_ptr<std::atomic<bool>> done;
-    };
+    // Raises the first of what went wrong, once. The sums of it, and any later ones onto them, are of no use.
+    void tell() {
+        const std::shared_ptr<Job> job = std::move(failed_);
+        if (!job) return;
+        const std::vector<std::string> labels = span::labels();
+        const std::string name = job->label < labels.size() ? labels[job->label] : "";
+        raise_failed(job->where + (name.empty() ? "" : " of " + name), job->error.error());
+    }
 
-    // Locks a surface that holds at least (batch, channels, 1, seq) fp16 for reading. Where that fails, the
-    // job's other surface, `locked`, is let go.
-    static const uint16_t *take(const char *where, const char *name, const std::shared_ptr<Surface> &s, int64_t batch,
-                                int64_t channels, int64_t seq, const Surface *locked = nullptr) {
+    // Locks a surface that holds at least (batch, channels, 1, seq) fp16 for reading, until the job ends.
+    static const uint16_t *take(Job &job, const char *name, const std::shared_ptr<Surface> &s, int64_t batch,
+                                int64_t channels, int64_t seq) {
         std::string wrong;
-        const std::string place = std::string("[") + where + "] expected ";
+        const std::string place = std::string("[") + job.where + "] expected ";
         if (!s) wrong = place + name + " to be a surface, got None.";
         else if (batch < 1 || seq < 1 || seq % 32)
             wrong = place + "batch >= 1 and seq a positive multiple of 32, got " + std::to_string(batch) + " and " +
@@ -83,32 +118,40 @@ class Queue {
         else if (static_cast<int64_t>(s->bytes() / 2) / batch / seq < channels)
             wrong = place + name + " to hold (" + std::to_string(batch) + ", " + std::to_string(channels) + ", 1, " +
                     std::to_string(seq) + ") fp16, got a surface of " + std::to_string(s->bytes()) + " bytes.";
-        if (!wrong.empty()) {
-            if (locked) locked->unlock_quietly(true);
-            throw py::value_error(wrong);
-        }
-        return static_cast<const uint16_t *>(s->lock(true));
+        if (!wrong.empty()) throw py::value_error(wrong);
+        return job.reading.add(s);
     }
 
-    void submit(const py::array &acc, const void *key, std::vector<std::shared_ptr<Surface>> surfaces,
-                const std::function<void()> &start) {
+    template <class Start>
+    void submit(const py::array &acc, const void *key, const std::shared_ptr<Job> &job, const Start &start) {
         reap();
-        auto done = std::make_shared<std::atomic<bool>>(false);
-        jobs_.push_back({acc, done});
-        py::gil_scoped_release free;
-        start();
-        // Behind the sums, on their key: it runs when they have.
-        Pool::shared().enqueue(key, 1, [done, surfaces = std::move(surfaces)](int64_t) {
-            for (const auto &s : surfaces) s->unlock_quietly(true);
-            done->store(true, std::memory_order_release);
+        jobs_.push_back({acc, job});
+        submitted_++;
+        computing(job->where, [&] {
+            try {
+                start(job->error);
+                // Behind the sums, on their key: it runs when they have.
+                Pool::shared().enqueue(key, 1, [job](int64_t) { job->end(); }, job->error);
+            } catch (...) { // not all of it is queued: what is must be over before its operands go
+                Pool::shared().drain();
+                job->end();
+                throw;
+            }
         });
     }
 
-    void reap() { // needs the GIL: arrays are let go
-        while (!jobs_.empty() && jobs_.front().done->load(std::memory_order_acquire)) jobs_.pop_front();
+    void reap() { // arrays are let go
+        for (; !jobs_.empty() && jobs_.front().job->done.load(std::memory_order_acquire); jobs_.pop_front(), reaped_++)
+            if (!failed_ && jobs_.front().job->error.any()) failed_ = jobs_.front().job;
     }
 
-    std::deque<Job> jobs_;
+    struct Waiting {
+        py::array acc;
+        std::shared_ptr<Job> job;
+    };
+    std::deque<Waiting> jobs_;
+    std::shared_ptr<Job> failed_; // the first, until it is told
+    uint64_t submitted_ = 0, reaped_ = 0;
 };
 
 } // namespace

@@ -42,11 +42,7 @@ void embed_arrays(const py::array &tokens, const py::array &weight, const py::ar
     auto *o = elements_of<uint16_t>(out, where, "out", "float16", {e.b, e.c, 1, e.s}, Access::write);
     const auto *p = positions ? elements_of<const float>(*positions, where, "positions", "float32", {e.s, e.c}) : nullptr;
     const int64_t vocab = weight.shape(0);
-    int64_t bad;
-    {
-        py::gil_scoped_release free;
-        bad = embed({t, e.b, e.s, e.c, vocab}, w, p, o);
-    }
+    const int64_t bad = computing(where, [&] { return embed({t, e.b, e.s, e.c, vocab}, w, p, o); });
     if (bad >= 0) bad_token(where, "tokens", bad, e.s, vocab);
 }
 
@@ -55,8 +51,7 @@ void positions_grad_arrays(const py::array &dx, const py::array &dpositions) {
     const char *where = "positions_grad";
     const Extent e = extent(dx, where, "dx");
     auto *d = elements_of<float>(dpositions, where, "dpositions", "float32", {e.s, e.c}, Access::write);
-    py::gil_scoped_release free;
-    positions_grad(static_cast<const uint16_t *>(dx.data()), e.b, e.s, e.c, d);
+    computing(where, [&] { positions_grad(static_cast<const uint16_t *>(dx.data()), e.b, e.s, e.c, d); });
 }
 
 void embed_grad_arrays(const py::array &tokens, const py::array &dx, const py::array &dweight) {
@@ -67,11 +62,7 @@ void embed_grad_arrays(const py::array &tokens, const py::array &dx, const py::a
     auto *w = elements_of<float>(dweight, where, "dweight", "float32", {-1, e.c}, Access::write);
     const auto *d = static_cast<const uint16_t *>(dx.data());
     const int64_t vocab = dweight.shape(0);
-    int64_t bad;
-    {
-        py::gil_scoped_release free;
-        bad = embed_grad({t, e.b, e.s, e.c, vocab}, d, w);
-    }
+    const int64_t bad = computing(where, [&] { return embed_grad({t, e.b, e.s, e.c, vocab}, d, w); });
     if (bad >= 0) bad_token(where, "tokens", bad, e.s, vocab);
 }
 
@@ -96,12 +87,7 @@ py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::
     const Head head = head_of(where, h, norm, weight, epsilon, bias);
     const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
     auto *n = elements_of<float>(nll, where, "nll", "float32", {head.batch, head.seq}, Access::write);
-    HeadLoss loss;
-    {
-        py::gil_scoped_release free;
-        loss = head_loss(head, t, n);
-    }
-    return loss_tuple(where, loss, head);
+    return loss_tuple(where, computing(where, [&] { return head_loss(head, t, n); }), head);
 }
 
 // run(targets, nll, dh, dnorm, dbias) computes, without the GIL.
@@ -117,12 +103,7 @@ py::tuple head_grad(const Head &head, const py::array &targets, const py::array 
     if (dbias.has_value() != (head.bias != nullptr))
         throw py::value_error("[head_loss_grad] expected bias and dbias, or neither.");
     auto *db = dbias ? elements_of<float>(*dbias, where, "dbias", "float32", {head.channels}, Access::write) : nullptr;
-    HeadLoss loss;
-    {
-        py::gil_scoped_release free;
-        loss = run(t, n, d, dn, db);
-    }
-    return loss_tuple(where, loss, head);
+    return loss_tuple(where, computing(where, [&] { return run(t, n, d, dn, db); }), head);
 }
 
 py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const py::array &weight,
@@ -156,11 +137,7 @@ void head_logits_arrays(const py::array &h, const py::array &norm, const py::arr
     const Head head = head_of(where, h, norm, weight, epsilon, bias);
     const auto *p = elements_of<const int32_t>(positions, where, "positions", "int32", {head.batch});
     auto *o = elements_of<float>(out, where, "out", "float32", {head.batch, head.vocab}, Access::write);
-    int64_t bad;
-    {
-        py::gil_scoped_release free;
-        bad = head_logits(head, p, o);
-    }
+    const int64_t bad = computing(where, [&] { return head_logits(head, p, o); });
     if (bad >= 0)
         throw py::value_error("[head_logits] expected positions in [0, " + std::to_string(head.seq) +
                               "), got another for sequence " + std::to_string(bad) + ".");
@@ -194,8 +171,7 @@ void init_training(py::module_ &m) {
     m.def("threads", [] { return Pool::shared().threads(); });
     m.def("set_threads", [](int n) {
         if (n < 1 || n > 1024) throw py::value_error("[set_threads] expected 1 to 1024, got " + std::to_string(n) + ".");
-        py::gil_scoped_release free;
-        Pool::shared().set_threads(n);
+        computing("set_threads", [&] { Pool::shared().set_threads(n); });
     }, arg("n"));
 }
 

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "../half.h"
@@ -198,9 +199,8 @@ struct Plan : Cut {
         }
 
         const bool in_place = kern.in_place && kern.in_place(g);
-        if (kern.enter)
-            kern.enter();
         int64_t k = 0;
+        std::optional<Entered> entered(kern);
         do { // at least once: with no k at all, C is still written
             const int64_t kc = std::min(block, k_count - k);
             const bool begins = k_first + k == 0, ends = k_first + k + kc == g.k;
@@ -220,8 +220,7 @@ struct Plan : Cut {
             }
             k += kc;
         } while (k < k_count);
-        if (kern.leave)
-            kern.leave();
+        entered.reset();
         if (g.then && k_first + k_count == g.k)
             g.then->run(row, rows, g.first_column + step_column + left, width);
     }
@@ -321,20 +320,20 @@ void gemm_batch(const Gemm *g, int64_t count) {
     run_plans(g, count, wanted);
 }
 
-void gemm_enqueue(const void *key, const Gemm &g) {
+void gemm_enqueue(const void *key, const Gemm &g, FirstError &failure) {
     if (empty(g))
         return;
     if (goes_to_library(g)) {
         const int64_t rows = std::clamp<int64_t>(LIBRARY_PRODUCTS / (g.n * g.k), 1, g.m);
         Pool::shared().enqueue(key, ceil_div(g.m, rows), [g, rows](int64_t i) {
             gemm_library_rows(g, i * rows, std::min(rows, g.m - i * rows));
-        });
+        }, failure);
         return;
     }
     // The plan, with its packed B, is made when the first task runs: a long queue must not hold them all.
     struct Later {
         Gemm g;
-        std::once_flag made;
+        std::mutex making; // no once_flag: after an exception, some systems never let go of one
         std::unique_ptr<Plan> plan;
     };
     auto later = std::make_shared<Later>();
@@ -343,12 +342,16 @@ void gemm_enqueue(const void *key, const Gemm &g) {
     const Cut cut(g, wanted);
     const int64_t tasks = cut.alone ? 1 : cut.tasks();
     Pool::shared().enqueue(key, tasks, [later, wanted](int64_t i) {
-        std::call_once(later->made, [&] { later->plan = std::make_unique<Plan>(later->g, wanted); });
+        {
+            std::lock_guard<std::mutex> lock(later->making);
+            if (!later->plan)
+                later->plan = std::make_unique<Plan>(later->g, wanted);
+        }
         if (later->plan->alone)
             later->plan->run_all();
         else
             later->plan->run(i);
-    });
+    }, failure);
 }
 
 void fixed_reference(const Gemm &g) {

@@ -69,6 +69,24 @@ struct GemmKernels {
     int64_t bytes_of_a() const { return a_packed_bytes ? a_packed_bytes : packed_bytes; }
 };
 
+// Between enter and leave, however the task ends.
+class Entered {
+  public:
+    explicit Entered(const GemmKernels &kernels) : leave(kernels.leave) {
+        if (kernels.enter)
+            kernels.enter();
+    }
+    ~Entered() {
+        if (leave)
+            leave();
+    }
+    Entered(const Entered &) = delete;
+    Entered &operator=(const Entered &) = delete;
+
+  private:
+    void (*const leave)();
+};
+
 // Null where this build has no such code. The processor's consent is gemm.cpp's business.
 const GemmKernels *gemm_kernels_portable();
 const GemmKernels *gemm_kernels_avx2();

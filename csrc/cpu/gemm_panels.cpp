@@ -60,8 +60,7 @@ void gemm_panels(const PanelGemm &g) {
     const GemmKernels &kern = kernels(g.a.elem);
     const int64_t block = round_up(ceil_div(g.k, ceil_div(g.k, K_BLOCK)), kern.k_unit), padded = round_up(g.k, kern.k_unit);
     const bool in_place = reads_in_place(kern, g);
-    if (kern.enter)
-        kern.enter();
+    const Entered entered(kern);
     for (int64_t k = 0; k < g.k; k += block) {
         const int64_t k_count = std::min(block, g.k - k);
         Strip s;
@@ -78,8 +77,6 @@ void gemm_panels(const PanelGemm &g) {
             kern.strip(s);
         }
     }
-    if (kern.leave)
-        kern.leave();
 }
 
 } // namespace anefast

@@ -22,6 +22,11 @@ struct HalfKernels {
     void (*binary[6])(Rows z, Rows a, Rows b, int64_t rows, int64_t columns);
     // sum[j] += a[i][j], i ascending.
     void (*add_rows)(Rows a, int64_t rows, int64_t columns, double *sum);
+    // z = |a|.
+    void (*magnitudes)(Rows z, Rows a, int64_t rows, int64_t columns);
+    // most[j] = max(most[j], a[i][j]), or |a[i][j]|; as ranks (below), from LOWEST_RANK on.
+    void (*largest_rows)(Rows a, int64_t rows, int64_t columns, int16_t *most);
+    void (*greatest_rows)(Rows a, int64_t rows, int64_t columns, int16_t *most);
     // Softmax of scores * scale + mask (null: none), n halves, as host/normalise.cpp has it: probs[j] in fp16.
     // Rows have room for `room` >= n halves: what follows the n is read, without effect, and 0 in probs.
     // scale is an fp16 number; unless it is 1 its product is rounded. scratch: n floats rounded up to 16. Returns
@@ -33,6 +38,13 @@ struct HalfKernels {
     // elements; scale and room as in softmax. Returns the rounded sum. ds may be dp.
     float (*softmax_grad)(const uint16_t *p, const uint16_t *dp, float scale, int64_t n, int64_t room, uint16_t *ds);
 };
+
+// Ranks are halves as integers of the same order; any NaN is above all of them, and 0 above -0.
+constexpr int16_t LOWEST_RANK = static_cast<int16_t>(0xfc00 ^ 0x7fff); // of minus infinity
+inline uint16_t half_of_rank(int16_t rank) {
+    if (rank > 0x7c00) return 0x7e00;
+    return static_cast<uint16_t>(rank < 0 ? rank ^ 0x7fff : rank);
+}
 
 const HalfKernels &half_kernels(); // ANEFAST_ISA=portable takes the plain ones
 

@@ -84,6 +84,38 @@ static void add_rows(Rows a, int64_t rows, int64_t columns, double *sum) {
     }
 }
 
+// 16 halves as integers, and how the magnitudes and ranks of halves.h are made of them.
+typedef int16_t K __attribute__((vector_size(32)));
+static inline void magnitude_in(K &h) { h = h & 0x7fff; }
+static inline void rank_in(K &h) {
+    const K size = h & 0x7fff;
+    h = size > 0x7c00 ? size : (h < 0 ? h ^ 0x7fff : h);
+}
+
+template <void (*AS)(K &)> static inline void raise(const uint16_t *a, int64_t n, int16_t *most) {
+    K h = {}, m = {};
+    memcpy(&h, a, n * sizeof *a);
+    memcpy(&m, most, n * sizeof *most);
+    AS(h);
+    m = h > m ? h : m;
+    memcpy(most, &m, n * sizeof *most);
+}
+
+template <void (*AS)(K &)> static void raise_rows(Rows a, int64_t rows, int64_t columns, int16_t *most) {
+    constexpr int64_t LANES = sizeof(K) / sizeof(int16_t);
+    for (int64_t i = 0; i < rows; ++i, a.data += a.stride) {
+        int64_t j = 0;
+        for (; j + LANES <= columns; j += LANES) raise<AS>(a.data + j, LANES, most + j);
+        if (j < columns) raise<AS>(a.data + j, columns - j, most + j);
+    }
+}
+
+static void magnitudes(Rows z, Rows a, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; ++i, z.data += z.stride, a.data += a.stride)
+        for (int64_t j = 0; j < columns; ++j)
+            z.data[j] = a.data[j] & 0x7fff;
+}
+
 // Sums as host/blocks.h's Sum8 does: eight chains by position modulo 8, then the chains.
 struct Chains {
     D lanes[16 / WIDTH];
@@ -219,4 +251,10 @@ static float softmax_grad(const uint16_t *p, const uint16_t *dp, float scale, in
     return total;
 }
 
-static constexpr HalfKernels KERNELS{{add, sub, mul, divide, maximum, minimum}, add_rows, softmax, softmax_grad};
+static constexpr HalfKernels KERNELS{{add, sub, mul, divide, maximum, minimum},
+                                     add_rows,
+                                     magnitudes,
+                                     raise_rows<rank_in>,
+                                     raise_rows<magnitude_in>,
+                                     softmax,
+                                     softmax_grad};

@@ -29,6 +29,24 @@ half_health half_health_of(const uint16_t *h, size_t n) {
     return all;
 }
 
+half_zero half_zero_lines(const uint16_t *h, size_t outer, size_t rows, size_t columns, uint16_t *seen) {
+    half_zero all = {0, 0};
+    for (size_t o = 0; o < outer; o++) {
+        for (size_t c = 0; c < columns; c++) seen[c] = 0;
+        for (size_t r = 0; r < rows; r++, h += columns) {
+            uint16_t any = 0;
+            for (size_t c = 0; c < columns; c++) {
+                const uint16_t a = (uint16_t)(h[c] & 0x7fff);
+                any |= a;
+                seen[c] |= a;
+            }
+            all.rows += any == 0;
+        }
+        for (size_t c = 0; c < columns; c++) all.columns += seen[c] == 0;
+    }
+    return all;
+}
+
 int half_overflows(const uint16_t *h, size_t n) {
     for (size_t at = 0; at < n; at += BLOCK) {
         const size_t m = n - at < BLOCK ? n - at : BLOCK;

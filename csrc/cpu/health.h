@@ -17,6 +17,13 @@ typedef struct {
 
 half_health half_health_of(const uint16_t *h, size_t n);
 
+/* Lines of `outer` matrices (rows, columns) that are 0 throughout. `seen` has room for `columns` halves. */
+typedef struct {
+    uint64_t rows, columns;
+} half_zero;
+
+half_zero half_zero_lines(const uint16_t *h, size_t outer, size_t rows, size_t columns, uint16_t *seen);
+
 int half_overflows(const uint16_t *h, size_t n); /* whether any is inf or NaN: a fraction of that pass */
 
 #ifdef __cplusplus

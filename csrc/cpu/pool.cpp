@@ -4,6 +4,7 @@
 // A region lives on its caller's stack. A worker joins it under the mutex (`users`), takes indices from its
 // atomic counter without it, and leaves; the caller takes it off the list and waits for users == 0.
 // Jobs are coarser, so every index of a job is taken under the mutex: a worker looks for regions between two.
+// What a body throws is caught on its thread, in the region or the job, and goes on from there when it is closed.
 #include "pool.h"
 
 #include "../span.h"
@@ -53,6 +54,25 @@ template <class Ready> bool spin_until(Ready ready) {
     return false;
 }
 
+// What ends a body that waited for another one, which had failed. Never the first exception.
+struct Abandoned : std::exception {
+    const char *what() const noexcept override { return "[pool] another share of the same work failed."; }
+};
+
+// The body that this thread is in: where it, or another share of the same work, says that it failed.
+thread_local const FirstError *inside = nullptr;
+
+class Inside {
+  public:
+    explicit Inside(const FirstError &failure) : before(inside) { inside = &failure; }
+    ~Inside() { inside = before; }
+    Inside(const Inside &) = delete;
+    Inside &operator=(const Inside &) = delete;
+
+  private:
+    const FirstError *const before;
+};
+
 // Indices in one part, or in one for each thread to begin with.
 struct Region {
     Region(const Body &b, int64_t n, int wanted) : body(b), parts(static_cast<int>(std::min<int64_t>({wanted, PARTS, n}))) {
@@ -66,11 +86,18 @@ struct Region {
         return std::any_of(part, part + parts, [](const Part &p) { return p.next.load(std::memory_order_relaxed) < p.end; });
     }
 
-    void run(int slot) {
-        for (int i = 0; i < parts; ++i) {
-            Part &mine = part[(slot + i) % parts];
-            for (int64_t at; (at = mine.next.fetch_add(1, std::memory_order_relaxed)) < mine.end;)
-                body(at);
+    void run(int slot) noexcept {
+        const Inside here(failure);
+        try {
+            for (int i = 0; i < parts; ++i) {
+                Part &mine = part[(slot + i) % parts];
+                for (int64_t at; (at = mine.next.fetch_add(1, std::memory_order_relaxed)) < mine.end;)
+                    body(at);
+            }
+        } catch (...) {
+            failure.take(std::current_exception());
+            for (int i = 0; i < parts; ++i)
+                part[i].next.store(part[i].end, std::memory_order_relaxed);
         }
     }
 
@@ -83,6 +110,7 @@ struct Region {
     const int parts;
     Part part[PARTS];
     alignas(64) std::atomic<int> users{0}; // workers inside; joined under the mutex
+    FirstError failure;
 };
 
 struct Job {
@@ -90,20 +118,24 @@ struct Job {
     int64_t count, next, done;
     Body body;
     span::Ticket ticket;
+    FirstError &told;   // its owner's
+    FirstError failure; // its own
 
-    void run(int64_t index) const {
-        span::Span timed(span::Component::DW_RUN, ticket.label);
-        body(index);
+    Job(const void *key, int64_t count, Body &&body, FirstError &told)
+        : key(key), count(count), next(0), done(0), body(std::move(body)), ticket(span::ticket()), told(told) {}
+
+    void run(int64_t index) noexcept {
+        if (failure.any())
+            return;
+        const Inside here(failure);
+        try {
+            span::Span timed(span::Component::DW_RUN, ticket.label);
+            body(index);
+        } catch (...) {
+            failure.take(std::current_exception());
+        }
     }
 };
-
-thread_local bool inside_body = false;
-
-void run_region(Region &region, int slot) {
-    inside_body = true;
-    region.run(slot);
-    inside_body = false;
-}
 
 struct State {
     std::mutex mutex;
@@ -123,7 +155,7 @@ struct State {
         try {
             for (int i = 1; i < n; ++i)
                 workers.emplace_back([this, i] { serve(i); });
-        } catch (const std::system_error &) {
+        } catch (const std::exception &) { // system_error, or bad_alloc
         }
         threads = static_cast<int>(workers.size()) + 1;
     }
@@ -161,11 +193,11 @@ struct State {
         const int64_t index = job->next++;
         lock.unlock();
         if (index == 0) span::started(job->ticket);
-        inside_body = true;
         job->run(index); // a list element does not move, and stays until done == count
-        inside_body = false;
         lock.lock();
         if (++job->done == job->count) {
+            if (job->failure.any())
+                job->told.take(job->failure.error());
             Body body = std::move(job->body);
             jobs.erase(job);
             ++news; // its key is free
@@ -188,7 +220,7 @@ struct State {
                 Region &region = **open;
                 region.users.fetch_add(1, std::memory_order_relaxed);
                 lock.unlock();
-                run_region(region, slot);
+                region.run(slot);
                 // The region may be gone after the last of these, so nothing of it is touched below.
                 const bool last = region.users.fetch_sub(1, std::memory_order_acq_rel) == 1;
                 lock.lock();
@@ -212,6 +244,13 @@ struct State {
 
     void parallel(int64_t count, const Body &body, int parts) {
         Region region(body, count, parts);
+        run_and_close(region, count);
+        if (region.failure.any())
+            std::rethrow_exception(region.failure.error());
+    }
+
+    // Returns when no worker is inside any more, so that the region may go.
+    void run_and_close(Region &region, int64_t count) {
         bool wake;
         {
             std::lock_guard<std::mutex> lock(mutex);
@@ -225,7 +264,7 @@ struct State {
             else
                 work.notify_one();
         }
-        run_region(region, 0);
+        region.run(0);
         const auto left = [&] { return region.users.load(std::memory_order_acquire) == 0; };
         std::unique_lock<std::mutex> lock(mutex);
         regions.erase(std::find(regions.begin(), regions.end(), &region));
@@ -238,11 +277,11 @@ struct State {
         finished.wait(lock, left);
     }
 
-    void enqueue(const void *key, int64_t count, Body body) {
+    void enqueue(const void *key, int64_t count, Body body, FirstError &failure) {
         bool wake;
         {
             std::lock_guard<std::mutex> lock(mutex);
-            jobs.push_back(Job{key, count, 0, 0, std::move(body), span::ticket()});
+            jobs.emplace_back(key, count, std::move(body), failure);
             news.fetch_add(1, std::memory_order_release);
             wake = sleepers > 0;
         }
@@ -281,7 +320,7 @@ State &state() {
             pthread_atfork(nullptr, nullptr, [] {
                 current.store(nullptr);
                 making = new std::mutex;
-                inside_body = false;
+                inside = nullptr;
             });
 #endif
         registered = true;
@@ -317,12 +356,11 @@ namespace {
 void open_region(int64_t count, const Body &body, bool apart) {
     if (count <= 0)
         return;
-    if (count == 1 || inside_body || state().threads == 1) {
-        const bool outer = inside_body;
-        inside_body = true;
+    if (count == 1 || inside || state().threads == 1) {
+        static const FirstError none;
+        const Inside here(inside ? *inside : none);
         for (int64_t i = 0; i < count; ++i)
             body(i);
-        inside_body = outer;
         return;
     }
     state().parallel(count, body, apart ? state().threads.load() : 1);
@@ -333,17 +371,20 @@ void open_region(int64_t count, const Body &body, bool apart) {
 void Pool::parallel(int64_t count, const Body &body) { open_region(count, body, false); }
 void Pool::parallel_apart(int64_t count, const Body &body) { open_region(count, body, true); }
 
-void Pool::enqueue(const void *key, int64_t count, Body body) {
+void Pool::enqueue(const void *key, int64_t count, Body body, FirstError &failure) {
     if (count > 0)
-        state().enqueue(key, count, std::move(body));
+        state().enqueue(key, count, std::move(body), failure);
 }
 
 void Pool::drain() { state().drain(); }
 
 void wait_until(const std::atomic<int64_t> &count, int64_t least) {
-    for (int spins = 0; count.load(std::memory_order_acquire) < least; ++spins)
+    for (int spins = 0; count.load(std::memory_order_acquire) < least; ++spins) {
+        if (inside && inside->any())
+            throw Abandoned();
         if (spins > 1000)
             std::this_thread::yield(); // the one we wait for may have lost its processor
+    }
 }
 
 } // namespace anefast

@@ -78,18 +78,20 @@ Work fma(long rounds) {
 
 // The products of kernels that have more than those.
 Work products(const GemmKernels &kernels, long rounds) {
-    if (kernels.enter) kernels.enter();
-    const double flops = kernels.in_registers(rounds);
-    if (kernels.leave) kernels.leave();
-    return {flops, 1};
+    const Entered entered(kernels);
+    return {kernels.in_registers(rounds), 1};
 }
 
 // Runs body(0..threads-1) at once, one of them here.
 template <class Body> void together(int threads, const Body &body) {
-    std::vector<std::thread> others;
+    struct Others : std::vector<std::thread> {
+        ~Others() { // also where the system grants no more of them
+            for (auto &t : *this) t.join();
+        }
+    } others;
+    others.reserve(static_cast<size_t>(threads));
     for (int i = 1; i < threads; i++) others.emplace_back([&body, i] { body(i); });
     body(0);
-    for (auto &t : others) t.join();
 }
 
 #if defined(__clang__)

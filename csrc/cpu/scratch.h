@@ -59,7 +59,9 @@ class ScratchShelf {
         std::lock_guard<std::mutex> lock(mutex);
         std::unique_ptr<Scratch> one;
         if (free.empty()) {
+            free.reserve(made + 1); // so that giving one back never fails
             one = std::make_unique<Scratch>();
+            ++made;
         } else {
             one = std::move(free.back());
             free.pop_back();
@@ -68,13 +70,14 @@ class ScratchShelf {
     }
 
   private:
-    void give(Scratch *one) {
+    void give(Scratch *one) noexcept {
         std::lock_guard<std::mutex> lock(mutex);
         free.emplace_back(one);
     }
 
     ForkMutex mutex;
     std::vector<std::unique_ptr<Scratch>> free; // the last one back is the first to go
+    size_t made = 0;
 };
 
 } // namespace anefast

@@ -37,18 +37,18 @@ void sum_channel(const uint16_t *dy, const uint16_t *x, float *acc, int64_t c, i
 }
 
 void enqueue_sums(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
-                  int64_t channels, bool fresh) {
+                  int64_t channels, bool fresh, FirstError &failure) {
     const int64_t per = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, batch * seq)); // some 50 us a task
     Pool::shared().enqueue(acc, ceil_div(channels, per), [=](int64_t task) {
         for (int64_t c = task * per; c < std::min(channels, (task + 1) * per); ++c)
             sum_channel(dy, x, acc, c, batch, seq, channels, fresh);
-    });
+    }, failure);
 }
 
 } // namespace
 
 void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
-                 int64_t out_channels, int64_t in_channels, bool fresh) {
+                 int64_t out_channels, int64_t in_channels, bool fresh, FirstError &failure) {
     for (int64_t b = 0; b < batch; ++b) {
         Gemm g;
         g.m = out_channels, g.n = in_channels, g.k = seq;
@@ -57,7 +57,7 @@ void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batc
         g.c = acc, g.c_elem = Elem::f32, g.c_row_stride = in_channels;
         g.accumulate = b > 0 || !fresh;
         g.any_order = true;
-        gemm_enqueue(acc, g);
+        gemm_enqueue(acc, g, failure);
     }
 }
 
@@ -79,12 +79,13 @@ FlowingGrad weight_grad_flowing(const uint16_t *dy, const uint16_t *x, int64_t b
 }
 
 void scale_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
-                int64_t channels, bool fresh) {
-    enqueue_sums(dy, x, acc, batch, seq, channels, fresh);
+                int64_t channels, bool fresh, FirstError &failure) {
+    enqueue_sums(dy, x, acc, batch, seq, channels, fresh, failure);
 }
 
-void bias_grad(const uint16_t *dy, float *acc, int64_t batch, int64_t seq, int64_t channels, bool fresh) {
-    enqueue_sums(dy, nullptr, acc, batch, seq, channels, fresh);
+void bias_grad(const uint16_t *dy, float *acc, int64_t batch, int64_t seq, int64_t channels, bool fresh,
+               FirstError &failure) {
+    enqueue_sums(dy, nullptr, acc, batch, seq, channels, fresh, failure);
 }
 
 } // namespace anefast

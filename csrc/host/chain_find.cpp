@@ -42,13 +42,17 @@ Member member_of(const Flow &flow, const mil::Operation &op) {
         return m;
     }
     const mil::Type &type = f.values[x].type;
-    if (op.type == "reduce_sum" || op.type == "reduce_mean") {
+    if (op.type == "reduce_sum" || op.type == "reduce_mean" || op.type == "reduce_max") {
         const auto axes = f.ints(op, "axes");
         const auto far = long_axes(type.shape);
         if (axes.size() != 1 || !f.flag(op, "keep_dims", false) || far.size() < 2) return m;
         m.axis = axes[0] < 0 ? axes[0] + static_cast<int32_t>(type.shape.size()) : axes[0];
         m.mean = op.type == "reduce_mean";
-        if (static_cast<size_t>(m.axis) == far[far.size() - 2]) m.kind = Kind::sum;
+        if (static_cast<size_t>(m.axis) == far[far.size() - 2]) m.kind = op.type == "reduce_max" ? Kind::largest : Kind::sum;
+        return m;
+    }
+    if (op.type == "abs") {
+        m.kind = Kind::magnitude;
         return m;
     }
     const auto record = table().find(op.type);
@@ -70,11 +74,12 @@ bool set_levels(const Flow &flow, const Chain &chain, std::vector<Member> &membe
             const auto found = levels.find(flow.f.operand(op, name));
             if (found == levels.end()) continue;
             most = std::max(most, found->second);
-            full = full || found->second != 1;
+            full = full || found->second % 2 == 0;
         }
         const bool small = flow.f.values[op.results[0]].type.shape != chain.shape;
-        if (m.kind == Kind::sum ? most != 0 : small && full) return false;
-        m.level = small ? 1 : most > 0 ? 2 : 0;
+        if (small && full && !m.reduces()) return false;
+        m.level = most + ((most % 2 == 1) != small); // rows are odd
+        if (m.level > 2 * STAGES - 2) return false;
         levels[op.results[0]] = m.level;
     }
     return true;
@@ -147,7 +152,7 @@ class Finder {
     bool joined(const std::set<int32_t> &parts, size_t i, Chain *all) {
         const mil::Operation &op = f_.operations[i];
         const Member &m = members_[i];
-        const auto &shape = f_.values[m.kind == Kind::sum ? f_.operand(op, "x") : op.results[0]].type.shape;
+        const auto &shape = f_.values[m.reduces() ? f_.operand(op, "x") : op.results[0]].type.shape;
         all->operations = {i};
         all->axis = m.axis;
         std::vector<const std::vector<int32_t> *> shapes;
@@ -161,9 +166,9 @@ class Finder {
         all->shape = parts.empty() ? shape : *shapes[0];
         for (const auto *other : shapes)
             if (*other != all->shape) return false;
-        if (shape != all->shape) { // one row of what a sum gives?
+        if (shape != all->shape) { // one row of what a reduction gives?
             std::vector<int32_t> row = all->shape;
-            if (all->axis < 0 || m.kind == Kind::sum) return false;
+            if (all->axis < 0 || m.reduces()) return false;
             row[static_cast<size_t>(all->axis)] = 1;
             if (shape != row) return false;
         }

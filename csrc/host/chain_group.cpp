@@ -74,7 +74,7 @@ Group product_group(const Flow &flow, size_t product, const Link &before, const 
     int64_t unit = 1, share = 1; // rows of the result per row that follows; outer indices per matrix of what goes before
     if (behind.chain) {
         follows = make_kernel(flow, *behind.chain, members, inside, true);
-        if (!follows || follows->sums || !(unit = follows->rows_each(behind.values, parts.rows, parts.columns))) return {};
+        if (!follows || follows->reduces || !(unit = follows->rows_each(behind.values, parts.rows, parts.columns))) return {};
     }
     if (before.chain) {
         std::vector<size_t> own, late;

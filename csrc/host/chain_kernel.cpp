@@ -2,6 +2,7 @@
 #include "chain_kernel.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "../cpu/pool.h"
 #include "../round.h"
@@ -29,6 +30,7 @@ void ChainKernel::run_list(const std::vector<Instruction> &list, Block &block, i
             for (int64_t r = 0; r < n; r++)
                 for (int64_t c = 0; c < columns; c++) z.data[r * z.stride + c] = i.values[a.data[r * a.stride + c]];
             break;
+        case Instruction::magnitude: kernels.magnitudes(z, a, n, columns); break;
         case Instruction::spread: // one element per row
             for (int64_t r = 0; r < n; r++) std::fill_n(z.data + r * z.stride, columns, a.data[r * a.stride]);
             break;
@@ -36,8 +38,13 @@ void ChainKernel::run_list(const std::vector<Instruction> &list, Block &block, i
             for (int64_t r = 0; r < n; r++) std::copy_n(a.data + r * a.stride, columns, z.data + r * z.stride);
             break;
         case Instruction::add: kernels.add_rows(a, n, columns, block.totals[i.sum]); break;
+        case Instruction::largest: kernels.largest_rows(a, n, columns, block.most[i.sum]); break;
+        case Instruction::greatest: kernels.greatest_rows(a, n, columns, block.most[i.sum]); break;
         case Instruction::finish:
             for (int64_t c = 0; c < columns; c++) z.data[c] = half_from_double(block.totals[i.sum][c] / i.count);
+            break;
+        case Instruction::finish_largest:
+            for (int64_t c = 0; c < columns; c++) z.data[c] = half_of_rank(block.most[i.sum][c]);
         }
     }
 }
@@ -57,11 +64,14 @@ void ChainKernel::set_base(const Frame &frame, Block &block, int64_t outer, int6
 
 void ChainKernel::run_columns(Block &block, int64_t row, int64_t count, int64_t columns) const {
     const int64_t step = std::max<int64_t>(1, BLOCK_ELEMENTS / columns);
-    for (auto &total : block.totals) std::fill(total, total + (sums ? COLUMNS : 0), 0.0);
-    for (int64_t r = row; r < row + count; r += step) run_list(first, block, r, std::min(step, row + count - r), columns);
-    if (!sums) return;
-    run_list(between, block, 0, 1, columns);
-    for (int64_t r = row; r < row + count; r += step) run_list(second, block, r, std::min(step, row + count - r), columns);
+    if (reduces) {
+        std::memset(block.totals, 0, sizeof block.totals);
+        std::fill_n(block.most[0], REDUCTIONS * COLUMNS, LOWEST_RANK);
+    }
+    for (const Stage &stage : stages) {
+        for (int64_t r = row; r < row + count; r += step) run_list(stage.walk, block, r, std::min(step, row + count - r), columns);
+        run_list(stage.rows, block, 0, 1, columns);
+    }
 }
 
 void ChainKernel::run_part(const Frame &frame, Block &block, int64_t outer, int64_t row, int64_t count, int64_t begin, int64_t end) const {
@@ -73,9 +83,9 @@ void ChainKernel::run_part(const Frame &frame, Block &block, int64_t outer, int6
 
 void ChainKernel::run(const Frame &frame) const {
     const int64_t total = outer() * rows() * columns();
-    // Without sums any rows and columns make a turn.
-    const int64_t height = sums ? rows() : std::min(rows(), std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / width()));
-    const int64_t span = sums ? width() : std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / (width() * height)) * width();
+    // Without reductions any rows and columns make a turn.
+    const int64_t height = reduces ? rows() : std::min(rows(), std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / width()));
+    const int64_t span = reduces ? width() : std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / (width() * height)) * width();
     const int64_t across = ceil_div(columns(), span), down = ceil_div(rows(), height);
     auto turn = [&](int64_t i) {
         Block block;

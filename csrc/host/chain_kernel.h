@@ -23,24 +23,30 @@ struct Place {
 };
 
 struct Instruction {
-    enum Do : uint8_t { binary, lookup, spread, copy, add, finish } act = binary;
+    // The last five: into an accumulator, and out of it. greatest: the largest magnitude.
+    enum Do : uint8_t { binary, lookup, magnitude, spread, copy, add, largest, greatest, finish, finish_largest } act = binary;
     int z = -1, a = -1, b = -1; // places
     Binary op = Binary::add;
     const uint16_t *values = nullptr;
-    int sum = 0;          // which accumulator
+    int sum = 0;          // which accumulator, of its kind
     double count = 1;     // divides the sum
+};
+
+// One walk over a block of columns, then what is computed of its reductions: one row.
+struct Stage {
+    std::vector<Instruction> walk, rows;
 };
 
 class ChainKernel {
   public:
-    static constexpr int64_t BLOCK_ELEMENTS = 1024, COLUMNS = 64; // COLUMNS where there are sums: two cache lines
-    static constexpr int SLOTS = 24, SUMS = 4, PLACES = 96;
+    static constexpr int64_t BLOCK_ELEMENTS = 1024, COLUMNS = 64; // COLUMNS where there are reductions: two cache lines
+    static constexpr int SLOTS = 24, REDUCTIONS = 8, PLACES = 128;
 
     std::vector<int64_t> dims; // outer ones, rows, columns
     std::vector<Place> places;
-    std::vector<Instruction> first, between, second; // up to the sums, their rows, with them
+    std::vector<Stage> stages;
     std::vector<std::shared_ptr<const Halves>> tables;
-    bool sums = false;
+    bool reduces = false;
 
     int64_t outer() const { return std::accumulate(dims.begin(), dims.end() - 2, int64_t{1}, std::multiplies<>()); }
     int64_t rows() const { return dims[dims.size() - 2]; }
@@ -48,8 +54,8 @@ class ChainKernel {
 
     // All of it, in one parallel region.
     void run(const Frame &frame) const;
-    // On this thread, some columns of `count` rows from `first_row` on, counted over all outer indices; with sums, of
-    // whole outer indices.
+    // On this thread, some columns of `count` rows from `first_row` on, counted over all outer indices; with reductions,
+    // of whole outer indices.
     void run_rows(const Frame &frame, int64_t first_row, int64_t count, int64_t column, int64_t columns) const;
     // How many rows of `values`, which are matrices of so many rows and columns, go with each of the chain's own, one
     // after the other. 0 where they do not.
@@ -60,14 +66,15 @@ class ChainKernel {
         std::array<uint16_t *, PLACES> base; // of memory, at the block's column and the outer indices
         uint16_t slots[SLOTS][BLOCK_ELEMENTS];
         uint16_t lines[SLOTS][COLUMNS];
-        double totals[SUMS][COLUMNS];
+        double totals[REDUCTIONS][COLUMNS];
+        int16_t most[REDUCTIONS][COLUMNS]; // as HalfKernels has them
     };
 
-    int64_t width() const { return sums ? COLUMNS : std::min(columns(), BLOCK_ELEMENTS); } // of a block
+    int64_t width() const { return reduces ? COLUMNS : std::min(columns(), BLOCK_ELEMENTS); } // of a block
     Rows at(Block &block, int place, int64_t row, int64_t columns) const;
     void run_list(const std::vector<Instruction> &list, Block &block, int64_t row, int64_t n, int64_t columns) const;
     void set_base(const Frame &frame, Block &block, int64_t outer, int64_t column) const;
-    // `count` rows of `columns` columns: with sums, all there are.
+    // `count` rows of `columns` columns: with reductions, all there are.
     void run_columns(Block &block, int64_t row, int64_t count, int64_t columns) const;
     // Some rows of one outer index, by columns from `begin` to `end`.
     void run_part(const Frame &frame, Block &block, int64_t outer, int64_t row, int64_t count, int64_t begin, int64_t end) const;

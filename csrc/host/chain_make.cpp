@@ -1,4 +1,4 @@
-// From a chain to its kernel: where every value is while a block runs, and what is read, summed and written in turn.
+// From a chain to its kernel: where every value is while a block runs, and what is read, reduced and written in turn.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -16,22 +16,24 @@ class Maker {
         for (size_t i : chain.operations) maker_[f_.operations[i].results[0]] = i;
         for (size_t i : chain.moved)
             if (f_.operations[i].type == "concat") add_concat(f_.operations[i]);
-        k_.sums = chain.axis >= 0;
-        // Values that stay in the block but are read by operations with a sum are computed once more.
-        std::vector<size_t> before, rows, after;
-        for (size_t i : chain.operations) (members[i].level == 0 ? before : members[i].level == 1 ? rows : after).push_back(i);
-        write_list(before, needed(before, {}, false), k_.first);
-        for (size_t i : rows)
-            if (members[i].kind == Kind::sum) add_sum(i);
-        write_list(rows, std::set<size_t>(rows.begin(), rows.end()), k_.between);
-        std::set<size_t> late(after.begin(), after.end());
-        const auto again = needed(before, late, true);
-        std::vector<size_t> both;
-        for (size_t i : chain.operations)
-            if (late.count(i) || again.count(i)) both.push_back(i);
-        write_list(both, std::set<size_t>(both.begin(), both.end()), k_.second);
-        if (k_.places.size() > ChainKernel::PLACES || sums_ > ChainKernel::SUMS || lines_ > ChainKernel::SLOTS) fits = false;
-        walk(k_.sums ? 2 : in_rows ? 1 : 0);
+        k_.reduces = chain.axis >= 0;
+        int last = 0;
+        for (size_t i : chain.operations) last = std::max(last, members[i].stage());
+        k_.stages.resize(static_cast<size_t>(last) + 1);
+        for (Stage &stage : k_.stages) {
+            write_list(needed(), stage.walk, true);
+            std::vector<size_t> rows;
+            for (size_t i : chain.operations) {
+                if (!members[i].is_row() || members[i].stage() != stage_) continue;
+                rows.push_back(i);
+                if (members[i].reduces()) add_reduction(i, stage.walk);
+            }
+            write_list(rows, stage.rows, false);
+            stage_++;
+        }
+        if (k_.places.size() > ChainKernel::PLACES || lines_ > ChainKernel::SLOTS) fits = false;
+        if (sums_ > ChainKernel::REDUCTIONS || most_ > ChainKernel::REDUCTIONS) fits = false;
+        walk(k_.reduces ? 2 : in_rows ? 1 : 0);
     }
     ChainKernel take() { return std::move(k_); }
     bool fits = true;
@@ -45,21 +47,37 @@ class Maker {
         const auto &readers = flow_.readers(result(i));
         return std::any_of(readers.begin(), readers.end(), [&](size_t r) { return who.count(r); });
     }
-    bool summed(size_t i) const {
-        for (size_t r : flow_.readers(result(i)))
-            if (in_chain(r) && members_[r].kind == Kind::sum) return true;
-        return false;
-    }
-    bool in_chain(size_t i) const { return maker_.count(result(i)) && maker_.at(result(i)) == i; }
 
-    // Those of `list` that are asked for, and what they need; `again`: what is in memory by now is read there.
-    std::set<size_t> needed(const std::vector<size_t> &list, const std::set<size_t> &readers, bool again) const {
+    // The operation whose result is read for its magnitudes alone, which a reduction makes as it goes; or none.
+    const mil::Operation *magnitude_of(size_t reduction) const {
+        const int32_t x = f_.operand(f_.operations[reduction], "x");
+        const auto made = maker_.find(x);
+        if (members_[reduction].kind != Kind::largest || made == maker_.end() || members_[made->second].kind != Kind::magnitude) return nullptr;
+        return stored(x) ? nullptr : &f_.operations[made->second];
+    }
+    // What a reduction reads.
+    int32_t reduced(size_t reduction) const {
+        const mil::Operation *magnitude = magnitude_of(reduction);
+        return f_.operand(magnitude ? *magnitude : f_.operations[reduction], "x");
+    }
+    // Whether a reduction reads it at the end of this stage's walk.
+    bool reduced_now(int32_t v) const {
+        return std::any_of(chain_.operations.begin(), chain_.operations.end(), [&](size_t i) {
+            return members_[i].reduces() && members_[i].stage() == stage_ && reduced(i) == v;
+        });
+    }
+
+    // Full-sized values that this stage writes or reduces, and what they need of it and of those before; what is in
+    // memory by now is read there.
+    std::vector<size_t> needed() const {
         std::set<size_t> found;
-        for (auto it = list.rbegin(); it != list.rend(); ++it) {
-            const bool asked = again ? read_by(*it, readers) : wanted(*it) || summed(*it);
-            if ((asked || read_by(*it, found)) && !(again && wanted(*it))) found.insert(*it);
+        for (auto it = chain_.operations.rbegin(); it != chain_.operations.rend(); ++it) {
+            const Member &m = members_[*it];
+            if (m.is_row() || m.stage() > stage_) continue;
+            const bool now = m.stage() == stage_;
+            if ((now && wanted(*it)) || ((reduced_now(result(*it)) || read_by(*it, found)) && (now || !wanted(*it)))) found.insert(*it);
         }
-        return found;
+        return {found.begin(), found.end()};
     }
 
     void add_concat(const mil::Operation &op) {
@@ -139,7 +157,7 @@ class Maker {
 
     bool is_row(int32_t v) const {
         const auto made = maker_.find(v);
-        return made != maker_.end() && members_[made->second].level == 1;
+        return made != maker_.end() && members_[made->second].is_row();
     }
 
     // Where to read a value; `borrowed` collects slots to give back after the instruction.
@@ -159,40 +177,43 @@ class Maker {
         return i.z;
     }
 
-    void add_sum(size_t i) {
+    void add_reduction(size_t i, std::vector<Instruction> &list) {
         Instruction add;
         std::vector<int> borrowed;
-        const int32_t x = f_.operand(f_.operations[i], "x");
-        std::vector<Instruction> &list = k_.first;
-        add.act = Instruction::add;
-        add.a = sum_operand_.count(x) ? sum_operand_[x] : operand(x, false, list, borrowed);
-        add.sum = sum_of_[i] = sums_++;
+        const int32_t x = reduced(i);
+        const bool sum = members_[i].kind == Kind::sum;
+        add.act = sum ? Instruction::add : magnitude_of(i) ? Instruction::greatest : Instruction::largest;
+        add.a = walked_.count(x) ? walked_[x] : operand(x, false, list, borrowed);
+        add.sum = reduction_of_[i] = sum ? sums_++ : most_++;
         list.push_back(add);
     }
 
-    void write_list(const std::vector<size_t> &order, const std::set<size_t> &chosen, std::vector<Instruction> &list) {
+    // walks: a stage's walk, not its rows.
+    void write_list(const std::vector<size_t> &order, std::vector<Instruction> &list, bool walks) {
         held_.clear();
         free_.clear();
         slots_ = 0;
+        if (walks) walked_.clear();
         // Slots are named per list: places of earlier lists are not shared.
         for (size_t at = 0; at < order.size(); at++) {
             const size_t i = order[at];
-            if (!chosen.count(i)) continue;
             const mil::Operation &op = f_.operations[i];
             const Member &m = members_[i];
             const int32_t z = op.results[0];
-            const bool in_row = m.level == 1;
+            const bool in_row = m.is_row();
             std::vector<int> borrowed;
             Instruction todo;
-            if (m.kind == Kind::sum) {
-                todo.act = Instruction::finish;
-                todo.sum = sum_of_.at(i);
+            if (m.reduces()) {
+                todo.act = m.kind == Kind::sum ? Instruction::finish : Instruction::finish_largest;
+                todo.sum = reduction_of_.at(i);
                 if (m.mean) todo.count = chain_.shape[static_cast<size_t>(chain_.axis)];
             } else {
                 todo.a = operand(f_.operand(op, "x"), in_row, list, borrowed);
                 if (m.kind == Kind::binary) {
                     todo.op = m.binary;
                     todo.b = operand(f_.operand(op, "y"), in_row, list, borrowed);
+                } else if (m.kind == Kind::magnitude) {
+                    todo.act = Instruction::magnitude;
                 } else {
                     todo.act = Instruction::lookup;
                     todo.values = m.values->data();
@@ -202,10 +223,10 @@ class Maker {
             // Slots whose value nobody in this list reads again are free, for this very result too.
             for (const char *name : {"x", "y"}) {
                 const auto held = held_.find(f_.operand(op, name));
-                if (held == held_.end() || keeps(held->first)) continue;
+                if (held == held_.end() || (walks && reduced_now(held->first))) continue;
                 bool again = false;
                 for (size_t j = at + 1; j < order.size() && !again; j++)
-                    again = chosen.count(order[j]) && reads(order[j], held->first);
+                    again = reads(order[j], held->first);
                 if (again) continue;
                 free_.push_back(held->second);
                 held_.erase(held);
@@ -217,7 +238,7 @@ class Maker {
             if (const auto found = concats_.find(z); found != concats_.end())
                 for (const Strided &s : found->second) targets.push_back(memory(s));
             if (targets.empty()) targets.push_back(held_[z] = new_slot());
-            if (&list == &k_.first) sum_operand_[z] = targets.front();
+            if (walks) walked_[z] = targets.front();
             todo.z = targets.front();
             list.push_back(todo);
             for (size_t t = 1; t < targets.size(); t++) {
@@ -232,12 +253,6 @@ class Maker {
 
     bool reads(size_t i, int32_t v) const {
         return f_.operand(f_.operations[i], "x") == v || f_.operand(f_.operations[i], "y") == v;
-    }
-    // A sum reads it at the end of the first list.
-    bool keeps(int32_t v) const {
-        for (size_t r : flow_.readers(v))
-            if (in_chain(r) && members_[r].kind == Kind::sum) return true;
-        return false;
     }
 
     // The dimensions to walk: axes of length 1 left out, neighbours joined where all memory allows, but for the last
@@ -276,10 +291,10 @@ class Maker {
     const size_t rank_;
     std::map<int32_t, size_t> maker_;
     std::map<int32_t, std::vector<Strided>> concats_;
-    std::map<int32_t, int> held_, rows_, sum_operand_;
-    std::map<size_t, int> sum_of_;
+    std::map<int32_t, int> held_, rows_, walked_; // walked: places in the stage's walk
+    std::map<size_t, int> reduction_of_;
     std::vector<int> free_;
-    int slots_ = 0, lines_ = 0, sums_ = 0;
+    int stage_ = 0, slots_ = 0, lines_ = 0, sums_ = 0, most_ = 0;
     ChainKernel k_;
 };
 

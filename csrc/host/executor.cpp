@@ -17,6 +17,7 @@
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
 #include "../cpu/threads.h"
+#include "../fork.h"
 #include "../half.h"
 #include "../mil/parse.h"
 #include "../mil/seam.h"
@@ -42,6 +43,7 @@ struct anefast_device {
 
 struct anefast_program {
     std::mutex running; // evaluations of one program share its arena
+    std::atomic<int> generation{anefast::fork_generation()}; // of `running`
     anefast::mil::Function function; // the one that runs; steps refer to it
     anefast::host::Plan plan;
     std::vector<anefast::host::Step> steps;
@@ -60,8 +62,8 @@ namespace {
 
 using mil::fail;
 
-// Runs body(), turning what it throws into a status.
-template <class F> anefast_status guarded(anefast_error *error, F &&body) {
+// Runs body(), turning what it throws into a status: `otherwise`, where nothing better is known.
+template <class F> anefast_status guarded(const char *where, anefast_status otherwise, anefast_error *error, F &&body) {
     try {
         return body();
     } catch (const Refusal &r) {
@@ -69,9 +71,11 @@ template <class F> anefast_status guarded(anefast_error *error, F &&body) {
     } catch (const NoDescriptor &n) {
         return fail(error, ANEFAST_MIL, n.message, n.where);
     } catch (const std::bad_alloc &) {
-        return fail(error, ANEFAST_MEMORY, "[host] out of memory.");
+        return set_error(error, ANEFAST_MEMORY,
+                         "[host %s] expected memory to work in, got none. Hint: a smaller batch, shorter sequences, or a "
+                         "machine with more.", where);
     } catch (const std::exception &e) {
-        return fail(error, ANEFAST_COMPILE, std::string("[host] unexpected: ") + e.what());
+        return set_error(error, otherwise, "[host %s] failed: %s", where, e.what());
     }
 }
 
@@ -98,7 +102,7 @@ Plan placed(mil::Function &f, bool grouped, std::vector<Group> *groups, Memory *
 }
 
 anefast_status open(const char *options, anefast_device **device, anefast_error *error) {
-    return guarded(error, [&] {
+    return guarded("open", ANEFAST_UNAVAILABLE, error, [&] {
         const char *p = options ? options : "";
         int threads = 0;
         auto chip = std::make_shared<Chip>();
@@ -210,7 +214,7 @@ Step step_of(Builder b, const Chip *chip) {
 
 anefast_status compile(anefast_device *device, const char *text, size_t text_bytes, const anefast_blob *blobs,
                        size_t n_blobs, anefast_program **result, anefast_error *error) {
-    return guarded(error, [&] {
+    return guarded("compile", ANEFAST_COMPILE, error, [&] {
         auto program = std::make_unique<anefast_program>();
         // 1) parse, pick the function
         mil::Program parsed;
@@ -296,15 +300,26 @@ anefast_status surface_unlock(anefast_surface *surface, int read_only, anefast_e
     return surfaces_refuse_unlock(read_only, error);
 }
 
+// In a child of a fork, an evaluation of the parent's keeps `running` for ever.
+void renew(anefast_program *program) {
+    const int now = fork_generation();
+    if (program->generation == now) return;
+    static auto *one = new ForkMutex;
+    std::lock_guard<std::mutex> held(*one);
+    if (program->generation != now) new (&program->running) std::mutex;
+    program->generation = now;
+}
+
 anefast_status evaluate(anefast_program *program, anefast_surface *const *in, size_t n_in,
                         anefast_surface *const *out, size_t n_out, anefast_error *error) {
-    return guarded(error, [&] {
+    return guarded("evaluate", ANEFAST_EVALUATE, error, [&] {
         const std::vector<anefast_port> &inputs = program->inputs, &outputs = program->outputs;
         anefast_status status =
             surfaces_check("input", inputs.data(), inputs.size(), in, n_in, surface_bytes, error);
         if (status == ANEFAST_OK)
             status = surfaces_check("output", outputs.data(), outputs.size(), out, n_out, surface_bytes, error);
         if (status != ANEFAST_OK) return status;
+        renew(program);
         std::lock_guard<std::mutex> held(program->running);
         size_t which;
         bool is_output;

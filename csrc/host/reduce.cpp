@@ -32,6 +32,7 @@ double finish(Kind k, double acc, double count) {
     case Kind::mean: return acc / count;
     case Kind::l2: return std::sqrt(acc);
     case Kind::log_sum: return std::log(acc);
+    case Kind::max: return acc != acc ? std::numeric_limits<double>::quiet_NaN() : acc;
     default: return acc;
     }
 }
@@ -73,8 +74,9 @@ struct Reduction {
         case Kind::l2: case Kind::sum_square:
             for (size_t i = 0; i < n; i++) acc[i] += x[i] * x[i];
             break;
-        case Kind::max: // a NaN stays
-            for (size_t i = 0; i < n; i++) acc[i] = (x[i] > acc[i] || x[i] != x[i]) ? x[i] : acc[i];
+        case Kind::max: // a NaN stays, and 0 is above -0
+            for (size_t i = 0; i < n; i++)
+                acc[i] = (x[i] > acc[i] || x[i] != x[i] || (x[i] == 0 && acc[i] == 0 && !std::signbit(x[i]))) ? x[i] : acc[i];
             break;
         case Kind::min:
             for (size_t i = 0; i < n; i++) acc[i] = (x[i] < acc[i] || x[i] != x[i]) ? x[i] : acc[i];

@@ -20,12 +20,27 @@ constexpr size_t PAGE = 4096;
 struct Gate {
     ForkMutex mutex;
     std::condition_variable freed;
-    int waiting = 0;
+    int waiting = 0, generation = fork_generation();
+
+    // With the mutex held. In a child of a fork nobody waits, whatever the parent's threads do.
+    void renew() {
+        if (generation == fork_generation()) return;
+        generation = fork_generation();
+        waiting = 0;
+        new (&freed) std::condition_variable;
+    }
 };
 
 Gate &gate() { // leaked: surfaces may be released while the process exits
     static auto *g = new Gate();
     return *g;
+}
+
+// With the gate's mutex held. In a child of a fork no evaluation of the parent's ever ends.
+void renew(anefast_surface *s) {
+    if (s->generation == gate().generation) return;
+    s->generation = gate().generation;
+    s->device_readers = s->device_writers = 0;
 }
 
 } // namespace
@@ -40,6 +55,7 @@ anefast_surface *make_surface(size_t bytes) {
     }
     s->base = static_cast<uint8_t *>(std::aligned_alloc(PAGE, room ? room : PAGE));
     s->bytes = bytes;
+    s->generation = fork_generation();
     if (!s->base) {
         delete s;
         return nullptr;
@@ -57,6 +73,8 @@ void free_surface(anefast_surface *s) {
 void lock_surface(anefast_surface *s, bool read_only) {
     Gate &g = gate();
     std::unique_lock<std::mutex> held(g.mutex);
+    g.renew();
+    renew(s);
     g.waiting++;
     g.freed.wait(held, [&] { return s->device_writers == 0 && (read_only || s->device_readers == 0); });
     g.waiting--;
@@ -75,6 +93,9 @@ const char *acquire(anefast_surface *const *inputs, size_t n_inputs, anefast_sur
                     size_t n_outputs, size_t *which, bool *is_output) {
     Gate &g = gate();
     std::unique_lock<std::mutex> held(g.mutex);
+    g.renew();
+    for (size_t i = 0; i < n_inputs; i++) renew(inputs[i]);
+    for (size_t i = 0; i < n_outputs; i++) renew(outputs[i]);
     auto busy = [&] {
         for (size_t i = 0; i < n_inputs; i++)
             if (inputs[i]->device_writers) return true;

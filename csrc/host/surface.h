@@ -14,6 +14,7 @@ struct anefast_surface {
     size_t bytes = 0;
     int readers = 0, writers = 0;           // the CPU's locks
     int device_readers = 0, device_writers = 0; // evaluations under way
+    int generation = 0; // of fork.h: that of the evaluations
 };
 
 namespace anefast::host {

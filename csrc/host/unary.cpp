@@ -114,7 +114,7 @@ template <Scalar F, Parameters (*P)(const Builder &) = none> Record looked_up() 
             out[i] = EXPRESSION;                                                                   \
         }                                                                                          \
     }
-UNARY(k_abs, x < 0 ? -x : (x == 0 ? T(0) : x))
+UNARY(k_abs, std::fabs(x))
 UNARY(k_square, x *x)
 UNARY(k_relu, (x > 0 || x != x) ? x : T(0))
 UNARY(k_relu6, x > 6 ? T(6) : ((x > 0 || x != x) ? x : T(0)))

@@ -3,7 +3,7 @@
 What comes out, in one folder: `package/anefast` (to be PYTHONPATH of a child process), and the two
 fakes as libraries, IOSurface and the AppleNeuralEngine framework, which holds a host executor of
 its own to evaluate with. Nearly every object is the ordinary build's own, found in build/ and only
-linked again; a sanitized build has objects of its own, of everything but the bindings. By itself:
+linked again; a sanitized build has objects of its own. By itself:
 `python -m tests.ane.build FOLDER [--sanitize]`.
 """
 
@@ -68,9 +68,9 @@ class Fake:
 
     @property
     def objects(self) -> Path:
-        """Where setup.py puts what it compiles for this build; bindings are never sanitized."""
+        """Where setup.py puts what it compiles for this build."""
         tag = f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
-        return ROOT / "build" / (tag + "-sanitize" * self.sanitized)
+        return ROOT / "build" / (tag + "-address" * self.sanitized)
 
     @property
     def surfaces(self) -> Path:
@@ -123,7 +123,7 @@ def _package(made: Fake) -> None:
     shutil.copytree(ROOT / "anefast", package / "anefast", ignore=ignored, dirs_exist_ok=True)
     switches = {
         "ANEFAST_FAKE_ANE": str(made.folder),
-        "ANEFAST_SANITIZE": str(int(made.sanitized)),
+        "ANEFAST_SANITIZE": "address" * made.sanitized,
     }
     words = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(package)]
     environment = {"CC": "gcc", "CXX": "g++", **os.environ, **switches}

@@ -61,7 +61,8 @@ bool product(int64_t m, int64_t n, int64_t k, int kind, bool queued) {
     std::vector<float> got(m * (n + 2), 0.5f), want = got;
     Gemm g{m, n, k, a.view, b.view, got.data(), Elem::f32, n + 2, (kind & 64) != 0, true};
     const int before = calls;
-    if (queued) gemm_enqueue(got.data(), g), Pool::shared().drain();
+    FirstError failure;
+    if (queued) gemm_enqueue(got.data(), g, failure), Pool::shared().drain();
     else gemm(g);
     const bool went = calls > before;
     g.c = want.data();

@@ -3,7 +3,7 @@
 A composite's derivative is written against the composite itself, with the pieces its expansion
 also makes (rms_rstd, sigmoid...), so common-subexpression elimination joins the two: backward reads
 what forward computed. The order of operations is chosen for fp16 (largest 65504, and precision lost
-below 6e-5): squares are scaled down first, nothing is cubed.
+below 6e-5): what is squared or summed is divided by its largest magnitude first, nothing is cubed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,13 @@ import numpy as np
 
 from ..op import Array, Attrs, Op, apply, register
 from ..tensor import Shape, ShapeError, Tensor
-from .elementwise import clip, pow, sigmoid, square, tanh
-from .reduce import reduce_mean, reduce_sum
+from .elementwise import abs, clip, maximum, minimum, positive, pow, sigmoid, square, tanh
+from .reduce import reduce_max, reduce_mean
 
-LARGEST_RMS = 64.0  # the root mean square that normalisation must survive in fp16
-
-
-def square_shift(channels: int) -> int:
-    """Smallest k >= 0 such that C squares of x * 2^-k still sum below 65504 at an rms of 64."""
-    k = 0
-    while 2**k * math.sqrt(65504 / channels) < LARGEST_RMS:
-        k += 1
-    return k
+MOST = 65504.0
+LEAST = 2.0**-14  # what numbers are divided by at least: 1 / LEAST is far from overflowing
+LEAST_EPSILON = 2.0**-30  # from here on 1 / sqrt(epsilon), the largest rstd, is a half
+LEAST_ROOT = 2.0**-26  # sqrt(epsilon) at least: with it a channel of zeros has a finite rstd
 
 
 def _same(xs: Sequence[Tensor], attrs: Attrs) -> Shape:
@@ -38,9 +33,12 @@ def _channels(xs: Sequence[Tensor], attrs: Attrs) -> Shape:
     return (b, 1, *rest)
 
 
-def _channel_first(name: str, x: Tensor) -> None:
+def _normalised(name: str, x: Tensor, epsilon: float) -> Tensor:
     if x.rank != 4:
         raise ShapeError(name, "x [B, C, 1, S]", list(x.shape))
+    if not 0 <= epsilon <= 1:
+        raise ShapeError(name, "an epsilon from 0 to 1", epsilon, "1e-5 is usual")
+    return apply(name, x, epsilon=float(epsilon))
 
 
 # RMS norm, layer norm: over the channel axis
@@ -51,25 +49,76 @@ def _rstd(x: Array, epsilon: float) -> Array:
     return result
 
 
+def _largest(x: Tensor) -> Tensor:
+    """max(|x|) over channels: x over it lies in [-1, 1], and C such squares sum to at most C.
+    x: (B, C, 1, S). Returns (B, 1, 1, S)."""
+    return reduce_max(abs(x), 1)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """mean(x) over channels, whose sum does not overflow on the way."""
+    m = maximum(_largest(x), LEAST)
+    return reduce_mean(x * (1.0 / m), 1) * m
+
+
+def _rstd_parts(x: Tensor, epsilon: float, scale: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+    """(1 / m, rstd(x / m)), where m is the largest magnitude: rstd(x) is their product.
+
+    The epsilon is that of x / scale. That of x / m is (sqrt(epsilon) scale / m)^2, formed as a
+    square so that one too small for fp16 counts as well.
+    """
+    root = max(math.sqrt(epsilon), LEAST_ROOT)
+    m = maximum(_largest(x), max(root, LEAST))
+    up = 1.0 if root >= LEAST else 2.0**12  # sqrt(epsilon) up, 1 / m down: both are normal halves
+    if isinstance(scale, Tensor):
+        m = maximum(m, scale * root)
+    inverse = 1.0 / m
+    share = (inverse * (1 / up)) * (scale * (root * up))
+    xs = x * inverse
+    return inverse, pow(reduce_mean(xs * xs, 1) + share * share, -0.5)
+
+
+def _times(g: Tensor, m: Tensor, inverse: Tensor, rstd: Tensor) -> Tensor:
+    """g m inverse rstd, where all but g are rows. `inverse` is shared out, so that neither factor
+    leaves fp16 unless the product does."""
+    return g * ((rstd * minimum(inverse, 1.0)) * (m * maximum(inverse, 1.0)))
+
+
 def _expand_rstd(node: Tensor) -> Tensor:
-    x, channels = node.inputs[0], node.inputs[0].shape[1]
-    k = square_shift(channels)
-    xs = x * 2.0**-k if k else x
-    total = reduce_sum(xs * xs, 1)
-    return pow(total * (4.0**k / channels) + node.attrs["epsilon"], -0.5)
+    inverse, rstd = _rstd_parts(node.inputs[0], node.attrs["epsilon"])
+    return rstd * inverse
 
 
 def _rstd_grad(node: Tensor, dy: Tensor, i: int) -> Tensor:
     x = node.inputs[0]
     y = rms_norm(x, node.attrs["epsilon"])
-    return (dy * node) * (y * node) * (-1.0 / x.shape[1])
+    share = node * (1 / math.sqrt(x.shape[1]))
+    return (dy * share) * (y * -share)
+
+
+def _expand_rms_norm(y: Tensor) -> Tensor:
+    x, epsilon = y.inputs[0], y.attrs["epsilon"]
+    if epsilon >= LEAST_EPSILON:
+        return x * rms_rstd(x, epsilon)
+    inverse, rstd = _rstd_parts(x, epsilon)
+    return x * inverse * rstd
+
+
+def _projected(dy: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(dy - y mean(dy y)) / m and m, the largest magnitude of dy. It is limited, so that what
+    overflowed before stays infinite: 1 / infinity would make 0 of it, on chips without a NaN."""
+    m = minimum(maximum(_largest(dy), LEAST), MOST)
+    g = dy * (1.0 / m)
+    return g - y * reduce_mean(g * y, 1), m
 
 
 def _rms_norm_grad(y: Tensor, dy: Tensor, i: int) -> Tensor:
-    """dx = rstd (dy - y mean(dy y)): of the size of dy throughout, whatever the size of x."""
-    x = y.inputs[0]
-    mean = reduce_sum(dy * y, 1) * (1.0 / x.shape[1])
-    return rms_rstd(x, y.attrs["epsilon"]) * (dy - y * mean)
+    """dx = rstd (dy - y mean(dy y)): overflows only where dx itself is no half."""
+    x, epsilon = y.inputs[0], y.attrs["epsilon"]
+    g, m = _projected(dy, y)
+    if epsilon >= LEAST_EPSILON:
+        return g * (rms_rstd(x, epsilon) * m)
+    return _times(g, m, *_rstd_parts(x, epsilon))
 
 
 register(
@@ -87,21 +136,19 @@ register(
         _same,
         lambda xs, attrs: xs[0] * _rstd(xs[0], attrs["epsilon"]),
         _rms_norm_grad,
-        expand=lambda y: y.inputs[0] * rms_rstd(y.inputs[0], y.attrs["epsilon"]),
+        expand=_expand_rms_norm,
     )
 )
 
 
 def rms_rstd(x: Tensor, epsilon: float = 1e-5) -> Tensor:
     """1 / sqrt(mean(x^2) + epsilon) over channels. x: (B, C, 1, S). Returns (B, 1, 1, S)."""
-    _channel_first("rms_rstd", x)
-    return apply("rms_rstd", x, epsilon=float(epsilon))
+    return _normalised("rms_rstd", x, epsilon)
 
 
 def rms_norm(x: Tensor, epsilon: float = 1e-5) -> Tensor:
     """x * rms_rstd(x), without a gain: multiply by a parameter (1, C, 1, 1) for that."""
-    _channel_first("rms_norm", x)
-    return apply("rms_norm", x, epsilon=float(epsilon))
+    return _normalised("rms_norm", x, epsilon)
 
 
 def _layer_norm(xs: Sequence[Array], attrs: Attrs) -> Array:
@@ -110,16 +157,31 @@ def _layer_norm(xs: Sequence[Array], attrs: Attrs) -> Array:
     return result
 
 
-def _centred(x: Tensor) -> Tensor:
-    return x - reduce_mean(x, 1)
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(x - mean(x)) scale, and scale. x: (B, C, 1, S). Returns the same shape and (B, 1, 1, S).
+
+    scale: 1/2, for the difference of two halves may be no half; where x has no normal half, which
+    would lose a bit, 2^14. The mean is taken out twice, for the first one is rounded: what it
+    leaves matters where x varies little around it.
+    """
+    scale = positive(LEAST - _largest(x)) * (1 / LEAST - 0.5) + 0.5
+    x = x * scale
+    x = x - _mean(x)
+    return x - _mean(x), scale
+
+
+def _expand_layer_norm(y: Tensor) -> Tensor:
+    x, scale = _centred(y.inputs[0])
+    inverse, rstd = _rstd_parts(x, y.attrs["epsilon"], scale)
+    return x * inverse * rstd
 
 
 def _layer_norm_grad(y: Tensor, dy: Tensor, i: int) -> Tensor:
     """As rms_norm of the centred x; its mean over channels is then taken out."""
-    xc, channels = _centred(y.inputs[0]), y.shape[1]
-    rstd = rms_rstd(xc, y.attrs["epsilon"])
-    mean = reduce_sum(dy * y, 1) * (1.0 / channels)
-    return rstd * ((dy - reduce_mean(dy, 1)) - y * mean)
+    x, scale = _centred(y.inputs[0])
+    g, m = _projected(dy, y)
+    inverse, rstd = _rstd_parts(x, y.attrs["epsilon"], scale)
+    return _times(g - reduce_mean(g, 1), m, inverse, rstd * scale)
 
 
 register(
@@ -128,15 +190,14 @@ register(
         _same,
         _layer_norm,
         _layer_norm_grad,
-        expand=lambda y: rms_norm(_centred(y.inputs[0]), y.attrs["epsilon"]),
+        expand=_expand_layer_norm,
     )
 )
 
 
 def layer_norm(x: Tensor, epsilon: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + epsilon) over channels, without gain and bias. x: (B, C, 1, S)."""
-    _channel_first("layer_norm", x)
-    return apply("layer_norm", x, epsilon=float(epsilon))
+    return _normalised("layer_norm", x, epsilon)
 
 
 # Activations

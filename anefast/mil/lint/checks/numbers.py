@@ -63,6 +63,8 @@ def _range(op: Op, known: dict[int, Range]) -> Range:
         return max(x[0], of("y")[0]), max(x[1], of("y")[1])
     if op.op == "minimum":
         return min(x[0], of("y")[0]), min(x[1], of("y")[1])
+    if op.op == "mul" and (_normalises(op, "x", "y") or _normalises(op, "y", "x")):
+        return -1.0, 1.0
     if op.op == "mul" and all(map(math.isfinite, (*x, *of("y")))):
         corners = [a * b for a in x for b in of("y")]
         return min(corners), max(corners)
@@ -78,6 +80,31 @@ def _range(op: Op, known: dict[int, Range]) -> Range:
             return -math.inf, 0.0
         return x[0] - of("y")[1], x[1] - of("y")[0]
     return UNKNOWN
+
+
+def _normalises(op: Op, value: str, by: str) -> bool:
+    """Whether a product is x * (1 / max(|x|)), the maximum perhaps with a floor under it and a
+    ceiling that no half is above."""
+    x, made = op.get(value), _maker(op.get(by), "real_div")
+    one = made.get("x") if made else None
+    if made is None or one is None or not one.const or abs(one.scalar or 2.0) > 1:
+        return False
+    largest = made.get("y")
+    while limited := _maker(largest, "maximum") or _maker(largest, "minimum"):
+        sides = [limited.get("x"), limited.get("y")]
+        limit = next((v.scalar for v in sides if v is not None and v.scalar is not None), None)
+        if limited.op == "minimum" and (limit is None or limit < HALF_MAX):
+            return False
+        largest = next((v for v in sides if v is not None and not v.const), None)
+    most = _maker(largest, "reduce_max")
+    size = _maker(most.get("x"), "abs") if most else None
+    return size is not None and size.get("x") is x
+
+
+def _maker(value: Value | None, op: str) -> Op | None:
+    """The operation that makes a value, if it is of this kind."""
+    made = value.producer if value is not None else None
+    return made if made is not None and made.op == op else None
 
 
 @function_check("ANE071", "ANE079")
