@@ -68,6 +68,11 @@ def guarded(call: Callable[[], Any]) -> int:
         line = one_line(error)
         if line is None or os.environ.get("ANEFAST_TRACEBACK", "0") not in ("", "0"):
             raise
+        if isinstance(error, Failure):
+            from anefast.runtime import watchdog
+
+            if watchdog.stuck():  # the interpreter would wait for what never returns
+                watchdog.leave(line)
         print(line, file=sys.stderr)
         return 1 if isinstance(error, Failure) else 2
 

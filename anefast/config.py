@@ -300,6 +300,41 @@ class LossScaleConfig(Checked):
 
 
 @dataclass(frozen=True)
+class GuardConfig(Checked):
+    """What keeps a run safe from its device."""
+
+    # Seconds after which a call of the device counts as one that never returns: the run is saved
+    # and ends. 0: no limit. Compiles of 180 s and more are published, so there is room.
+    compile_s: float = 3600.0
+    load_s: float = 600.0  # The same for loading and unloading a program.
+    evaluate_s: float = 600.0  # The same for one evaluation, milliseconds on a chip.
+    # Updates between canaries: programs of a micro-step are replayed on the exact host, and a run
+    # whose device gives other values, with no error, ends there. One comes before every checkpoint
+    # too. 0: none. Nothing is replayed where the host itself is the device.
+    canary_every: int = 100
+    # How far a value may be off, as a part of its tensor's largest magnitude.
+    canary_tolerance: float = 0.25
+
+    def _check(self) -> None:
+        for name in ("compile_s", "load_s", "evaluate_s"):
+            value = getattr(self, name)
+            need(
+                0 <= value < float("inf"), f"guard.{name} must not be negative, got {value}",
+                "0 is no limit",
+            )  # fmt: skip
+        need(
+            self.canary_every >= 0,
+            f"guard.canary_every must not be negative, got {self.canary_every}",
+            "0 turns it off",
+        )
+        need(
+            0 < self.canary_tolerance < float("inf"),
+            f"guard.canary_tolerance must be positive, got {self.canary_tolerance}",
+            "0.25 allows a quarter of the tensor's largest magnitude",
+        )
+
+
+@dataclass(frozen=True)
 class TrainConfig(Checked):
     """One training run."""
 
@@ -343,6 +378,7 @@ class TrainConfig(Checked):
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
     def _check(self) -> None:
         for name in ("steps", "eval_batches", "keep_last", "max_compiles"):

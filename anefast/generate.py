@@ -16,11 +16,12 @@ import tyro
 
 from anefast.checkpoint import find_checkpoint
 from anefast.cli import command
-from anefast.config import ConfigError
+from anefast.config import ConfigError, GuardConfig
 from anefast.errors import shown
 from anefast.formats import open_source
 from anefast.model import Model
 from anefast.runtime import Device
+from anefast.runtime.watchdog import watching
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice
 from anefast.telemetry.screen import is_terminal, visible
 from anefast.tokenizer import Stream, open_tokenizer
@@ -46,6 +47,11 @@ class GenerateConfig:
 
 def generate(config: GenerateConfig) -> None:
     """Prints the prompt and its continuation, then the speed."""
+    with watching(GuardConfig()):
+        _generate(config)
+
+
+def _generate(config: GenerateConfig) -> None:
     choice = (config.temperature, config.top_k, config.top_p, config.seed)
     check_choice(*choice, config.tokens)
     if config.padded and not config.tokenizer:

@@ -117,7 +117,10 @@ def fit(
     resumed = checkpoint.find_checkpoint(config.resume) if config.resume else None
     out = run_of(Path(config.resume)) if resumed else Path(config.out or _new_run_name(config))
     run = RunFolder(out, resume=resumed is not None)
-    with closing(run), stopping() as stop:
+    from anefast.runtime.watchdog import watching
+
+    nothing = "Nothing was trained yet."
+    with closing(run), watching(config.guard, nothing), stopping() as stop:
         # 2) what is trained, on what
         if device is None:
             from anefast.runtime import Device

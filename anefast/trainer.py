@@ -44,6 +44,7 @@ from anefast.telemetry.timeline import Timeline
 if TYPE_CHECKING:
     from anefast.model import Model
     from anefast.runtime import TrainingStep
+    from anefast.runtime.canary import Canary
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 Say = Callable[[str], None]
@@ -87,6 +88,7 @@ class Trainer:
         self.failed = False
         self.whole = True  # False while an update changes weights and moments
         self.soundness = Soundness()
+        self.canary = self._canary()
 
     def begin(
         self, resumed: Path | None, can_restart: bool = False, surfaces: str = "exact"
@@ -142,15 +144,23 @@ class Trainer:
 
         Nothing stops while the device is an update behind: a checkpoint has the newest weights
         only, and resuming from it would not repeat the micro-steps on the ones before. A device
-        that fails ends the run with a checkpoint of its last update, and a Failure that says so.
-        Whatever else ends it, such as a callback that raises, is raised again after a checkpoint.
+        that fails ends the run with a checkpoint of its last update, and a Failure that says so;
+        one that gives wrong values ends it without, for they may be in the weights by now. Whatever
+        else ends it, such as a callback that raises, is raised again after a checkpoint.
         """
+        from anefast.runtime import watchdog
+        from anefast.runtime.canary import WrongValues
+
+        watchdog.rescued_by(self._abandon)
         try:
             if self.unfinished is not None:  # a resumed run makes up for what a failure left out
                 self._after_update(self.unfinished, 0.0, screen is not None and screen.has_bar)
             self._train(stop, screen)
         except DEVICE_ERRORS as error:
             raise Failure(f"{error} {self._rescue()}") from error
+        except WrongValues as error:
+            self.failed = True
+            raise Failure(f"{error} {self._last_good()}") from error
         except AnefastError:
             raise  # it says what to do, and where the disk refused, another try would not help
         except BaseException as error:
@@ -204,6 +214,9 @@ class Trainer:
         every = self.config.health_every
         if every and (p.step + 1) % every == 0 and not self.health:
             self._look()  # before the weights change
+        if self.canary is not None and self._is_due(p.step + 1) and self.step.compiler.settled:
+            with _C.Span(_C.Component.HEALTH):
+                self.canary.look(self.step.params, p.step + 1)
         with stop.shielded():
             with _C.Span(_C.Component.OPTIMIZER):
                 factor = 1.0 / (scale * tokens)
@@ -268,7 +281,7 @@ class Trainer:
         if seconds:
             tokens = config.optim.accumulation * config.data.batch * config.data.seq_len
             timing |= {"ms": seconds * 1e3, "tok_per_s": tokens / seconds}
-        timing |= {"peak_mem_mb": peak_memory_bytes() / 2**20, **self.step.compiler.report()}
+        timing |= {"peak_mem_mb": peak_memory_bytes() / 2**20, **self.step.report()}
         self.run.log(row, timing, self.timeline.row)
         self.soundness.update(row)
         self.unfinished = None
@@ -276,6 +289,8 @@ class Trainer:
             self.say(
                 f"step {step} skipped: gradients overflowed, loss scale now {self.scale.value:g}"
             )
+        if slow := self.step.slowness():
+            self.say(slow)
         every = max(1, config.steps // 20)
         if validates or (not bar and (step % every == 0 or step == 1)):
             self.say(progress_line(row, timing.get("tok_per_s")))
@@ -324,12 +339,18 @@ class Trainer:
 
     def close(self) -> None:
         """Ends the timeline, and the programs."""
+        from anefast.runtime import watchdog
+
         try:
             self.timeline.stop(self.run.path / SUMMARY, **self._about())
         finally:
-            # a device that failed once may fail again: the first error is the one to tell
-            with contextlib.suppress(*DEVICE_ERRORS) if self.failed else contextlib.nullcontext():
-                self.step.close()
+            if watchdog.stuck():  # a device that holds one thread would hold this one too
+                watchdog.keep(self.step)
+            else:
+                # a device that failed once may fail again: the first error is the one to tell
+                quiet = contextlib.suppress(*DEVICE_ERRORS)
+                with quiet if self.failed else contextlib.nullcontext():
+                    self.step.close()
 
     def _about(self) -> dict[str, Any]:
         """What a summary of times must say about the machine and the shapes."""
@@ -409,6 +430,38 @@ class Trainer:
                 names[step] = path.name
         self.soundness.replay(read_rows(self.run.path / METRICS), names)
 
+    def _abandon(self) -> str:
+        """`_rescue` for a watchdog, on its thread: the one that trains is in a call that never
+        returns, so nothing changes what is saved."""
+        if not self.whole:
+            kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
+            return f"Update {self.progress.step + 1} was half made and is not saved{kept}."
+        said = self._rescue()
+        self.run.sync()
+        return said
+
+    def _canary(self) -> Canary | None:
+        guard = self.config.guard
+        if not guard.canary_every or not self.step.device.foreign:
+            return None
+        from anefast.runtime.canary import Canary
+
+        return Canary(self.step.device, self.step.sequence, guard.canary_tolerance)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether the canary looks at this update: every so many, and at a session's first."""
+        assert self.canary is not None
+        return self.canary.looked < 0 or step - self.canary.looked >= self.config.guard.canary_every
+
+    def _last_good(self) -> str:
+        """What is left of a run whose device gave wrong values."""
+        if self.saved is None:
+            return "No checkpoint of this run was made from them."
+        return (
+            f"Updates after the checkpoint {self.saved} may be wrong and are not saved; continue "
+            f"from it with: python -m anefast.train --resume {self.run.path}"
+        )
+
     def save(self, val_loss: float | None = None, settles: bool = True) -> None:
         """A checkpoint of this moment: weights, moments and what has been accumulated.
 
@@ -425,6 +478,8 @@ class Trainer:
         before = _C.spans_phase(_C.Phase.SAVE)
         if settles:  # from here on this run is on the newest weights, as a resumed one is
             self.step.settle()
+            if self.canary is not None and self.canary.looked != p.step:
+                self.canary.evaluate(self.step.params, p.step)
         if best := val_loss is not None and val_loss < p.best_val:
             p.best_val = val_loss if val_loss is not None else p.best_val
         self.timeline.report(self.run.path / SUMMARY, **self._about())

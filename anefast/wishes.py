@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from anefast.config import (
     DERIVED,
     GIVEN,
     ConfigError,
+    GuardConfig,
     ModelConfig,
     TrainConfig,
     flatten,
@@ -54,6 +55,7 @@ LAWS: dict[str, Law] = {
             "steps", "eval_every", "eval_batches", "checkpoint_every", "keep_last", "device",
             "chip", "plan", "max_compiles", "on_budget", "health_every", "cache_mb", "prompt",
             "sample_tokens", "timeline", "breakdown", "trace", "sinks", "resume",
+            *(f"guard.{f.name}" for f in fields(GuardConfig)),
         ),
         _ANY,
     ),

@@ -22,7 +22,9 @@ typedef enum {
     ANEFAST_INVALID,     /* a bad argument: wrong port count, null pointer, unknown option */
     ANEFAST_MIL,         /* the MIL text or a blob was refused; line and column are set where known */
     ANEFAST_COMPILE,     /* well-formed MIL that this executor cannot compile or load */
-    ANEFAST_EVALUATE,    /* an evaluation failed: short surface, locked surface, device error */
+    ANEFAST_LOAD,        /* it compiled, and the device has no room to load it */
+    ANEFAST_EVALUATE,    /* an evaluation that was asked for wrongly: short surface, locked surface */
+    ANEFAST_DEVICE,      /* the device failed an evaluation that was in order: see `reload` */
     ANEFAST_UNAVAILABLE, /* this machine has no such device; the message says why */
     ANEFAST_MEMORY       /* an allocation failed */
 } anefast_status;
@@ -82,6 +84,10 @@ typedef struct {
     /* Whether the system still had this program compiled from before: 1, 0, or -1 where the device
      * keeps none or cannot say. */
     int (*was_cached)(const anefast_program *program);
+    /* Brings back a program that the device has lost, which ANEFAST_DEVICE may mean: loads it again or,
+     * where that fails, compiles it anew from what it was made of; *compiled says which. It is the same
+     * program afterwards, and an evaluation may be repeated: a program never writes its inputs. */
+    anefast_status (*reload)(anefast_program *program, int *compiled, anefast_error *error);
     /* Frees the program whatever the status; a failure says that the device may still hold its part. */
     anefast_status (*unload)(anefast_program *program, anefast_error *error);
 

@@ -7,7 +7,7 @@ namespace anefast::bind {
 namespace {
 
 struct Errors {
-    py::object mil, compile, evaluation, unavailable;
+    py::object mil, compile, load, evaluation, device, unavailable;
 };
 
 Errors &errors() { // leaked on purpose: exceptions may outlive the interpreter's module teardown
@@ -51,7 +51,10 @@ void init_errors(py::module_ &m) {
     errors().mil.attr("column") = 0;
     errors().compile = make(m, "CompileError", PyExc_RuntimeError,
                             "Well-formed MIL that this device cannot compile or load.");
+    errors().load = make(m, "LoadError", errors().compile.ptr(), "It compiled, and the device has no room to load it.");
     errors().evaluation = make(m, "EvaluationError", PyExc_RuntimeError, "An evaluation failed.");
+    errors().device = make(m, "DeviceError", errors().evaluation.ptr(),
+                           "The device failed an evaluation that was in order; Program.reload may help.");
     errors().unavailable = make(m, "AneUnavailable", PyExc_RuntimeError,
                                 "This machine has no such device; the message says why.");
     // Out of memory where nothing says better what for.
@@ -80,6 +83,8 @@ void raise(const anefast_error &error) {
     switch (error.status) {
     case ANEFAST_MIL: raise_mil(error.line, error.column, message);
     case ANEFAST_COMPILE: throw_python(errors().compile, message + at);
+    case ANEFAST_LOAD: throw_python(errors().load, message);
+    case ANEFAST_DEVICE: throw_python(errors().device, message);
     case ANEFAST_EVALUATE: throw_python(errors().evaluation, message);
     case ANEFAST_UNAVAILABLE: throw_python(errors().unavailable, message);
     case ANEFAST_MEMORY: throw_python(PyExc_MemoryError, message);

@@ -16,7 +16,7 @@ from anefast.data import open_data
 from anefast.runtime.health import Counts, Report
 from anefast.tokenizer import ByteTokenizer
 
-DEVICE = SimpleNamespace(description="a table in NumPy", label="emulated")
+DEVICE = SimpleNamespace(description="a table in NumPy", label="emulated", foreign=False)
 
 
 class NoCompiler:
@@ -27,9 +27,6 @@ class NoCompiler:
 
     def affords(self, updates=1):
         return True
-
-    def report(self):
-        return {}
 
 
 class BigramHealth:
@@ -83,6 +80,12 @@ class BigramStep:
 
     def evaluate(self, x, y):
         return self._losses(x, y)[2:]
+
+    def report(self):
+        return {}
+
+    def slowness(self):
+        return ""
 
     def begin_update(self):
         for g in self.grads.values():

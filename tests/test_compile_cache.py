@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("anefast._C", reason="the native module is not built", exc_type=ImportError)
 
+from anefast import _C
 from anefast.config import ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.model import Model
@@ -161,3 +162,16 @@ def test_a_budget_warns_once():
             budget.spend()
     assert budget.used == 4 and budget.limit == 500
     assert len(said) == 1 and "made 2 compiles" in said[0] and "checkpoint-restart" in said[0]
+
+
+def test_a_device_without_room_gets_idle_programs_off_and_then_says_how_many_are_in_use():
+    device = Device("host", "profile=small loaded=2")
+    cache = device.programs
+    idle, kept = cache.acquire(*conv(seed=0)), cache.acquire(*conv(seed=1))
+    idle.release()
+    other = cache.acquire(*conv(seed=2), keep=False)
+    assert cache.counters.evictions == 1 and cache.live == 2
+    with pytest.raises(_C.LoadError, match=r"at most 2 programs .* 2 programs are loaded and in"):
+        cache.acquire(*conv(seed=3))
+    kept.release()  # idle now
+    assert cache.acquire(*conv(seed=3)).native is not other.native and cache.live == 2

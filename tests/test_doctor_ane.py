@@ -71,7 +71,7 @@ def test_a_broken_device_is_found_and_passed_over(fake: Fake, tmp_path: Path) ->
     text, found = examine(fake, tmp_path, ANEFAST_FAKE_FAULTS="evaluate:0:-1")
     assert "ane is broken for training" in text and "op conv" in found["learned"]["broken"]
     failed = {r["name"]: r["said"] for r in found["results"] if r["status"] == "failed"}
-    assert failed["op conv"].startswith("EvaluationError: [ane] expected an evaluation")
+    assert failed["op conv"].startswith("DeviceError: [ane] expected an evaluation")
     assert run(fake, tmp_path, "-c", WHICH).startswith("host")
     (tmp_path / "cache" / "doctor.json").unlink()
     assert "fake framework" in run(fake, tmp_path, "-c", WHICH)

@@ -103,6 +103,11 @@ TABLE = {
     "loss_scale.dynamic": (False, YES, SAME),
     "loss_scale.growth_interval": (7, YES, SAME),
     "loss_scale.maximum": (128.0, YES, SAME),
+    "guard.compile_s": (7.0, YES, YES),
+    "guard.load_s": (7.0, YES, YES),
+    "guard.evaluate_s": (77.0, YES, YES),
+    "guard.canary_every": (7, YES, YES),
+    "guard.canary_tolerance": (0.7, YES, YES),
 }
 SETTINGS = [name for name, row in TABLE.items() if row[0] is not None]
 SHAPE = ModelConfig(dim=32, n_layers=1, n_heads=2, vocab_size=259, max_seq_len=256)

@@ -16,12 +16,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from anefast import _C
 from anefast.config import TrainConfig
-
-if TYPE_CHECKING:
-    from anefast import _C
 
 Blobs = Mapping[str, Any]  # path -> the bytes of a weight file: bytes or a uint8 array
 LIMIT_BYTES = TrainConfig.cache_mb << 20
@@ -101,14 +99,37 @@ class CompileCache:
         device raises.
         """
         if not keep:
-            return self._add(None, self._compile(text, blobs))
+            return self._add(None, self._fitted(text, blobs))
         key = key_of(text, self.options, blobs)
         with self._lock:
             if found := self._found(key):
                 self.counters.hits += 1
                 return found
-        native = self._compile(text, blobs)  # without the lock: it may take a second
+        native = self._fitted(text, blobs)  # without the lock: it may take a second
         return self._add(key, native)
+
+    def _fitted(self, text: str, blobs: Blobs) -> _C.Program:
+        """Compiles; where the device has no room for another program, idle ones make some."""
+        try:
+            return self._compile(text, blobs)
+        except _C.LoadError as error:
+            with self._lock:
+                before = self.counters.evictions
+                self._evict(-1)
+                evicted = self.counters.evictions - before
+            if not evicted:
+                raise self._crowded(error) from None
+        try:
+            return self._compile(text, blobs)
+        except _C.LoadError as error:
+            raise self._crowded(error) from None
+
+    def _crowded(self, error: _C.LoadError) -> _C.LoadError:
+        return _C.LoadError(
+            f"{error} {self.live} programs are loaded and in use, {self.nbytes / 2**20:,.1f} MiB. "
+            "Those of a step must all be, twice over in async plans; a plan with more layers in a "
+            "program has fewer."
+        )
 
     def clear(self) -> None:
         """Unloads every idle program."""

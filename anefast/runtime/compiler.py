@@ -34,14 +34,16 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from anefast import _C
 from anefast.nn import Params
+from anefast.runtime import watchdog
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import Blobs, CompileCache, Lease
+from anefast.runtime.worker import Worker
 
 log = logging.getLogger("anefast")
 
@@ -108,7 +110,7 @@ class CompileService:
         self.total = CompileLog()
         self._recent = CompileLog()
         self._pending: _Set | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: Worker | None = None
         self._micro_steps = 0  # since the update
 
     @property
@@ -128,6 +130,11 @@ class CompileService:
         if self._pending is None or self.swap_at is None:
             return self._pending is not None and not self._pending.future.done()
         return self._micro_steps < self.swap_at
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last micro-step ran on the programs of the newest weights."""
+        return self._pending is None
 
     def needs(self) -> int:
         """Compiles of this process so far, and of one more update."""
@@ -149,7 +156,7 @@ class CompileService:
             elif changed:
                 jobs = [(k, k.fill(params)) for k in changed]
                 if self._thread is None:
-                    self._thread = ThreadPoolExecutor(1, "anefast-compile")
+                    self._thread = Worker("anefast-compile")
                 pending = _Set(self.cache, jobs)
                 pending.future = self._thread.submit(pending.compile)
                 self._pending = pending  # once it has a future: a thread may not be granted
@@ -157,8 +164,9 @@ class CompileService:
     def edge(self) -> None:
         """Call before each micro-step: the new set takes over where it is due.
 
-        Raises the error of a compile that failed in the background.
+        Raises the error of a compile that failed in the background, or Hung.
         """
+        watchdog.check()
         if self._pending is not None:
             done = self._pending.future.done()
             failed = done and self._pending.future.exception() is not None
@@ -196,7 +204,7 @@ class CompileService:
         if pending is not None:
             pending.cancelled = True
         if self._thread is not None:
-            self._thread.shutdown(wait=True)
+            self._thread.close()
             self._thread = None
         if pending is not None:
             if error := pending.future.exception():
@@ -212,7 +220,7 @@ class CompileService:
         waits, began = not pending.future.done(), time.perf_counter()
         self._pending = None  # also when it failed: an error is told once
         with _C.Span(_C.Component.COMPILE_WAIT):
-            leases = pending.future.result()
+            leases = watchdog.result_of(pending.future)
         if waits and stalls:
             self._recent.stalled_steps += 1
             self._recent.stall_ms += (time.perf_counter() - began) * 1e3
@@ -277,21 +285,31 @@ def release(leases: Iterable[Lease]) -> None:
 
 def compile_kernel(cache: CompileCache, kernel: Compiled, blobs: Blobs, keep: bool) -> Lease:
     """Compiles, or finds, a kernel's program. An error names it and where its text was saved."""
+    before = _C.calls_naming(_C.spans_label(kernel.name))
     try:
         return cache.acquire(kernel.text, blobs, keep)
     except Exception as error:
-        path = save_text(kernel)
-        told: Any = f"{error} (program {kernel.name}; its MIL text is in {path})"
+        where = f"; its MIL text is in {path}" if (path := save_text(kernel)) else ""
+        told: Any = f"{error} (program {kernel.name}{where})"
         error.args = (told, *error.args[1:])  # the same object: its type and line stay
         raise
+    finally:
+        _C.calls_naming(before)
 
 
 def save_text(kernel: Compiled) -> str:
-    """Writes the text to a file that stays: in $ANEFAST_DUMP if set, else with temporary files."""
+    """Writes the text to a file that stays: in $ANEFAST_DUMP if set, else with temporary files.
+
+    "" where there is no room for it: what failed is told all the same.
+    """
     folder = os.environ.get("ANEFAST_DUMP") or None
-    if folder:
-        os.makedirs(folder, exist_ok=True)
-    handle, path = tempfile.mkstemp(".mil", f"{kernel.name}-", folder)
-    with open(handle, "w", encoding="utf-8") as file:
-        file.write(kernel.text)
+    try:
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        handle, path = tempfile.mkstemp(".mil", f"{kernel.name}-", folder)
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(kernel.text)
+    except OSError as error:
+        log.warning("[compile] the MIL text of %s could not be kept: %s", kernel.name, error)
+        return ""
     return path

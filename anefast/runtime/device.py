@@ -89,6 +89,8 @@ class Device:
         self.name: str = self._native.name
         self.description: str = self._native.description
         self.label: str = self._native.label
+        # Whether another executor than ours computes: its values and pace may go wrong unseen.
+        self.foreign = self.name != "host"
         learned = recall(self.description) or Learned()  # by python -m anefast.doctor
         self.learned: Learned = replace(learned, ports=("packed",)) if one else learned
         self._compile = counted(self._native) if budgeted else self._native.compile

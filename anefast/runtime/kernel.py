@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from anefast import _C, debug, mil
 from anefast.fuse.count import work
 from anefast.ir import Program
@@ -9,6 +11,7 @@ from anefast.nn import Params
 from anefast.runtime.cache import Blobs, Lease
 from anefast.runtime.compiler import compile_kernel
 from anefast.runtime.device import Device, Half, Surface
+from anefast.runtime.revive import PROCESS_WIDE
 from anefast.runtime.watch import name_program
 
 
@@ -28,6 +31,7 @@ class Kernel:
         # Whether the program holds parameters, so that an update means another program.
         self.baked = bool(self._layout.parameters)
         self._lease: Lease | None = None
+        self._revived = -math.inf  # when the device had lost it last
         self._span = (_C.spans_label(self.name), *work(program))
         self.compiles = 0
         name_program(self.text, self.name)
@@ -50,6 +54,7 @@ class Kernel:
 
     def adopt(self, lease: Lease) -> None:
         """Runs this program from now on; the one before is given back."""
+        check_rows(self.name, lease.native)
         before, self._lease = self._lease, lease
         self._layout.release()  # the device has its own copy, and there may be many kernels
         self.compiles += 1
@@ -63,14 +68,25 @@ class Kernel:
             lease.release()
 
     def evaluate(self, inputs: list[Surface], outputs: list[Surface]) -> None:
-        """Runs on surfaces in port order. Raises EvaluationError."""
+        """Runs on surfaces in port order, twice where the device had lost the program. Raises
+        EvaluationError."""
         self.evaluate_native([s.native for s in inputs], [s.native for s in outputs])
 
     def evaluate_native(self, inputs: list[_C.Surface], outputs: list[_C.Surface]) -> None:
         """`evaluate` of what the surfaces hold."""
         if self._lease is None:
             raise RuntimeError(f"[kernel] expected {self.name} to be loaded. Hint: call load().")
-        self._lease.native.evaluate(inputs, outputs, *self._span)
+        native = self._lease.native
+        try:
+            native.evaluate(inputs, outputs, *self._span)
+        except _C.DeviceError as error:
+            self._revived = PROCESS_WIDE.again(
+                self.name,
+                native,
+                error,
+                lambda: native.evaluate(inputs, outputs, *self._span),
+                self._revived,
+            )
 
     def run(self, **arrays: Half) -> dict[str, Half]:
         """Runs on arrays by port name, copying in and out. For tests and notebooks."""
@@ -93,3 +109,22 @@ class Kernel:
             for ports in (self.program.inputs, self.program.outputs)
         )
         return f"Kernel({self.name}: {inputs} -> {outputs})"
+
+
+def check_rows(name: str, program: _C.Program) -> None:
+    """Refuses a device that lays the rows of a port further apart than they are long.
+
+    Surfaces hold packed tensors. Rows of 32 halves are packed where rows begin every 64 bytes, as
+    on every chip that anything is published about.
+    """
+    for port in (*program.inputs, *program.outputs):
+        packed = 2
+        for size, stride in zip(reversed(port.shape), reversed(port.strides), strict=True):
+            if size > 1 and stride != packed:
+                raise ValueError(
+                    f"[device] expected rows of port {port.name} of {name} to follow one another "
+                    f"every {packed} bytes, got a device that begins them every {stride}. Hint: a "
+                    f"data.seq_len that is a multiple of {stride // 2} has such rows; ports with "
+                    "weights in them (plans packed and params) need plan weights=const."
+                )
+            packed *= size

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.fuse.level import level
 from anefast.mil import spoken
 from anefast.runtime.cache import Blobs
 
@@ -86,6 +87,9 @@ def run(device: Native, text: str, blobs: Blobs, feeds: Sequence[Bytes]) -> dict
     try:
         inputs = [device.native_surface(port.nbytes) for port in program.inputs]
         outputs = [device.native_surface(port.nbytes) for port in program.outputs]
+        sizes = {surface: surface.nbytes for surface in (*inputs, *outputs)}
+        for surface, nbytes in level([inputs, outputs], sizes).items():
+            surface.make_room(nbytes)
         for surface, port, feed in zip(inputs, program.inputs, feeds, strict=True):
             surface.lock()[: port.nbytes] = feed[: port.nbytes]
             surface.unlock()

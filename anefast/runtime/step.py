@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -35,6 +36,8 @@ from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device
 from anefast.runtime.flow import Flow, head_flows
 from anefast.runtime.health import Health
+from anefast.runtime.pace import Pace
+from anefast.runtime.revive import PROCESS_WIDE
 from anefast.runtime.sequence import Sequence
 from anefast.runtime.stream import advice, stream_scale
 
@@ -92,6 +95,7 @@ class TrainingStep:
             device.programs, self.sequence.kernels, plan.compile, swap_at
         )
         self.health = Health(graph, self.sequence)
+        self.pace = Pace()
         names = [kernel.name for kernel in self.sequence.kernels]
         self._forward = [i for i, name in enumerate(names) if name.startswith("forward.")]
         self._backward = [i for i, name in enumerate(names) if name.startswith("backward.")]
@@ -157,7 +161,9 @@ class TrainingStep:
         self.wait()  # surfaces are written again from here on
         self.compiler.edge()
         x, y = self._compact(x), self._compact(y)
+        began = time.perf_counter()
         self._run_forward(x)
+        self.pace.add(time.perf_counter() - began)
         fresh, bias = "norm" in self._old, self.family.norm_bias
         with self._h.read() as h, self._dh.write() as dh:
             overflowed = not self._told and not self.watched and _C.half_overflows(h)
@@ -194,6 +200,16 @@ class TrainingStep:
         if overflowed:
             self._say_overflow(x)
         return result
+
+    def report(self) -> dict[str, float]:
+        """What compiling and the device did since the last call, as a row of numbers."""
+        pace = {"forward_ms": 1e3 * self.pace.last, "slowdown": self.pace.slowdown}
+        return {**self.compiler.report(), "reloads": PROCESS_WIDE.count, **pace}
+
+    def slowness(self) -> str:
+        """Ends an update's timing. A line where the device became slower, once; else ""."""
+        said = self.pace.look(self.sequence.evaluations)
+        return said if self.device.foreign else ""
 
     @property
     def nll(self) -> npt.NDArray[np.float32]:

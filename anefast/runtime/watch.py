@@ -111,6 +111,9 @@ class Watched:
     nbytes = property(lambda self: self._native.nbytes)
     was_cached = property(lambda self: self._native.was_cached)
 
+    def reload(self) -> bool:
+        return self._native.reload()
+
     def unload(self) -> None:
         self._native.unload()
 

@@ -14,9 +14,13 @@
 typedef struct ane_folder ane_folder;
 
 // Makes NSTemporaryDirectory()/<hex> and writes everything into it; give it to ane_folder_release.
-// NULL with `error` filled where it cannot be written.
-ane_folder *ane_folder_create(NSString *hex, NSData *text, const anefast_blob *blobs, size_t n_blobs,
-                              anefast_error *error);
+// weights: BLOBFILE path -> the dictionary with "data" that the framework gets too. NULL with `error`
+// filled where it cannot be written, or where somebody uses a folder of that name with other contents.
+ane_folder *ane_folder_create(NSString *hex, NSData *text, NSDictionary *weights, anefast_error *error);
+// Writes again what is gone from it: systems clean their temporary folders. *missing says whether
+// anything was.
+anefast_status ane_folder_restore(ane_folder *folder, NSData *text, NSDictionary *weights, int *missing,
+                                  anefast_error *error);
 void ane_folder_release(ane_folder *folder); // removes it with its last user
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,8 @@
 static NSString *const MODEL_PATH = @"@model_path/"; // how a text names its own folder
 static NSString *const TEXT = @"model.mil";
 static NSString *const LOCK_PREFIX = @"anefast_", *const LOCK_SUFFIX = @".lock"; // around the folder's name
+
+enum { TRIES = 3 }; // of writing, beside somebody who cleans up
 
 struct ane_folder {
     struct ane_folder *next;
@@ -77,16 +80,24 @@ static void sweep(NSString *temporary) {
 
 // 2) files
 
+// Leaves errno as it is.
 static anefast_status told(anefast_error *error, NSString *path) {
     const int why = errno;
-    return set_error(error, ANEFAST_COMPILE,
-                     "[ane] expected to write %s, got: %s. Hint: the framework reads programs from the temporary "
-                     "folder; it needs room there for a copy of the weights.",
-                     [path fileSystemRepresentation], strerror(why));
+    set_error(error, ANEFAST_COMPILE,
+              "[ane] expected to write %s, got: %s. Hint: the framework reads programs from the temporary folder; it "
+              "needs room there for a copy of the weights.",
+              [path fileSystemRepresentation], strerror(why));
+    errno = why;
+    return ANEFAST_COMPILE;
 }
 
+// With those above it: the system's temporary folder may be gone too.
 static anefast_status make_folder(NSString *path, anefast_error *error) {
     if (mkdir([path fileSystemRepresentation], 0700) == 0 || errno == EEXIST) return ANEFAST_OK;
+    NSString *above = [path stringByDeletingLastPathComponent];
+    if (errno == ENOENT && [above length] > 1 && make_folder(above, error) == ANEFAST_OK &&
+        (mkdir([path fileSystemRepresentation], 0700) == 0 || errno == EEXIST))
+        return ANEFAST_OK;
     return told(error, path);
 }
 
@@ -99,49 +110,105 @@ static int write_all(int file, const char *data, size_t bytes) {
     return 0;
 }
 
-// Beside, then renamed: another thread or process may be compiling an equal program from it.
-static anefast_status write_file(NSString *path, const void *data, size_t bytes, anefast_error *error) {
-    NSString *beside = [path stringByAppendingFormat:@".%d", (int)getpid()];
-    const char *name = [beside fileSystemRepresentation];
-    const int file = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+// Beside, under a name that nobody else has, then renamed: another thread or process, even one in a
+// container with our number, may be compiling an equal program from it.
+static anefast_status write_file(NSString *path, NSData *data, anefast_error *error) {
+    char beside[PATH_MAX];
+    const int n = snprintf(beside, sizeof beside, "%s.XXXXXX", [path fileSystemRepresentation]);
+    errno = ENAMETOOLONG;
+    const int file = n < (int)sizeof beside ? mkstemp(beside) : -1; // 0600, and never another's
     if (file < 0) return told(error, path);
-    int done = write_all(file, data, bytes);
+    fcntl(file, F_SETFD, FD_CLOEXEC);
+    int done = write_all(file, [data bytes], [data length]);
     const int why = errno;
     if (close(file) != 0) done = -1;
     else errno = why;
-    if (done == 0 && rename(name, [path fileSystemRepresentation]) == 0) return ANEFAST_OK;
+    if (done == 0 && rename(beside, [path fileSystemRepresentation]) == 0) return ANEFAST_OK;
     const anefast_status status = told(error, path);
-    unlink(name);
+    const int gone = errno == ENOENT;
+    unlink(beside);
+    if (gone) errno = ENOENT;
     return status;
 }
 
-// `path` of a blob is "@model_path/weights/w.bin"; it may name folders, never leave ours.
-static anefast_status write_blob(NSString *folder, const anefast_blob *blob, anefast_error *error) {
-    NSString *path = [NSString stringWithUTF8String:blob->path];
-    NSArray *parts = nil;
-    if ([path hasPrefix:MODEL_PATH])
-        parts = [[path substringFromIndex:[MODEL_PATH length]] componentsSeparatedByString:@"/"];
-    if (![parts count] || [parts containsObject:@".."] || [parts containsObject:@"."] || [parts containsObject:@""] ||
-        [[parts objectAtIndex:0] isEqualToString:TEXT])
-        return set_error(error, ANEFAST_COMPILE, "[ane] expected a blob path like @model_path/weights/w.bin, got %s.",
-                         blob->path);
-    anefast_status status = ANEFAST_OK;
-    for (NSUInteger i = 0; i + 1 < [parts count] && status == ANEFAST_OK; i++) {
-        folder = [folder stringByAppendingPathComponent:[parts objectAtIndex:i]];
-        status = make_folder(folder, error);
+// What a program's folder holds: path inside it -> bytes. `path` of a blob is "@model_path/weights/w.bin";
+// it may name folders, never leave ours.
+static NSDictionary *files_of(NSData *text, NSDictionary *weights, anefast_error *error) {
+    NSMutableDictionary *files = [NSMutableDictionary dictionaryWithObject:text forKey:TEXT];
+    NSArray *paths = [weights allKeys];
+    for (NSUInteger i = 0; i < [paths count]; i++) {
+        NSString *path = [paths objectAtIndex:i], *inside = nil;
+        NSArray *parts = nil;
+        if ([path hasPrefix:MODEL_PATH]) {
+            inside = [path substringFromIndex:[MODEL_PATH length]];
+            parts = [inside componentsSeparatedByString:@"/"];
+        }
+        if (![parts count] || [parts containsObject:@".."] || [parts containsObject:@"."] ||
+            [parts containsObject:@""] || [[parts objectAtIndex:0] isEqualToString:TEXT]) {
+            set_error(error, ANEFAST_COMPILE, "[ane] expected a blob path like @model_path/weights/w.bin, got %s.",
+                      [path UTF8String]);
+            return nil;
+        }
+        [files setObject:[[weights objectForKey:path] objectForKey:@"data"] forKey:inside];
     }
-    if (status != ANEFAST_OK) return status;
-    return write_file([folder stringByAppendingPathComponent:[parts lastObject]], blob->data, blob->bytes, error);
+    return files;
 }
 
-static anefast_status write_folder(NSString *folder, NSData *text, const anefast_blob *blobs, size_t n_blobs,
-                                   anefast_error *error) {
+typedef enum { ABSENT, EQUAL, OTHER } found;
+
+static int holds(const char *path, const char *data, size_t bytes) {
+    char piece[1 << 14];
+    const int file = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    ssize_t n = file < 0 ? -1 : 1;
+    size_t done = 0;
+    while (n > 0) {
+        n = read(file, piece, sizeof piece);
+        if (n > 0 && ((size_t)n > bytes - done || memcmp(piece, data + done, (size_t)n))) n = -1;
+        if (n > 0) done += (size_t)n;
+    }
+    if (file >= 0) close(file);
+    return n == 0 && done == bytes;
+}
+
+static found look_at(NSString *path, NSData *data) {
+    struct stat seen;
+    const char *name = [path fileSystemRepresentation];
+    if (lstat(name, &seen) != 0) return ABSENT;
+    if (!S_ISREG(seen.st_mode) || (uint64_t)seen.st_size != [data length]) return OTHER;
+    return holds(name, [data bytes], [data length]) ? EQUAL : OTHER;
+}
+
+// Whether one of the files is there with other bytes.
+static int differs(NSString *folder, NSDictionary *files) {
+    NSArray *names = [files allKeys];
+    for (NSUInteger i = 0; i < [names count]; i++) {
+        NSString *name = [names objectAtIndex:i];
+        if (look_at([folder stringByAppendingPathComponent:name], [files objectForKey:name]) == OTHER) return 1;
+    }
+    return 0;
+}
+
+static anefast_status write_files(NSString *folder, NSDictionary *files, anefast_error *error) {
     anefast_status status = make_folder(folder, error);
-    if (status == ANEFAST_OK)
-        status = write_file([folder stringByAppendingPathComponent:TEXT], [text bytes], [text length], error);
+    NSArray *names = [files allKeys];
+    for (NSUInteger i = 0; i < [names count] && status == ANEFAST_OK; i++) {
+        NSString *name = [names objectAtIndex:i], *path = [folder stringByAppendingPathComponent:name];
+        if (look_at(path, [files objectForKey:name]) == EQUAL) continue;
+        status = make_folder([path stringByDeletingLastPathComponent], error);
+        if (status == ANEFAST_OK) status = write_file(path, [files objectForKey:name], error);
+    }
     // Also where there are no weights: every program that was seen to run had this folder.
-    if (status == ANEFAST_OK) status = make_folder([folder stringByAppendingPathComponent:@"weights"], error);
-    for (size_t i = 0; i < n_blobs && status == ANEFAST_OK; i++) status = write_blob(folder, &blobs[i], error);
+    return status ? status : make_folder([folder stringByAppendingPathComponent:@"weights"], error);
+}
+
+// Writes what is not there, and over what differs; again where a folder goes away on the way.
+static anefast_status write_folder(NSString *folder, NSDictionary *files, anefast_error *error) {
+    anefast_status status = ANEFAST_COMPILE;
+    for (int left = TRIES; left-- && status != ANEFAST_OK;) {
+        errno = 0;
+        status = write_files(folder, files, error);
+        if (status != ANEFAST_OK && errno != ENOENT) break;
+    }
     return status;
 }
 
@@ -182,23 +249,56 @@ static void leave(ane_folder *folder) {
     free(folder);
 }
 
-ane_folder *ane_folder_create(NSString *hex, NSData *text, const anefast_blob *blobs, size_t n_blobs,
-                              anefast_error *error) {
+// Ours to fill: nobody uses it, or what is in it is what we would write. Where others do and it is not,
+// the system names two programs alike, and one would be compiled from the other's weights.
+static anefast_status fill(ane_folder *folder, NSDictionary *files, anefast_error *error) {
+    if (!differs(folder->path, files)) return write_folder(folder->path, files, error);
+    const int alone = folder->users == 1 && flock(folder->lock, LOCK_EX | LOCK_NB) == 0;
+    anefast_status status =
+        alone ? write_folder(folder->path, files, error)
+              : set_error(error, ANEFAST_COMPILE,
+                          "[ane] expected %s to hold this program's files, got those of another program that is in "
+                          "use and that the system gives the same name. Hint: wait for that run to end, or set "
+                          "TMPDIR to another folder.",
+                          [folder->path fileSystemRepresentation]);
+    flock(folder->lock, LOCK_SH);
+    return status;
+}
+
+ane_folder *ane_folder_create(NSString *hex, NSData *text, NSDictionary *weights, anefast_error *error) {
     NSString *temporary = NSTemporaryDirectory();
     if (!temporary) {
         set_error(error, ANEFAST_COMPILE, "[ane] expected a temporary folder, got none from the system.");
         return NULL;
     }
+    NSDictionary *files = files_of(text, weights, error);
+    if (!files || make_folder(temporary, error) != ANEFAST_OK) return NULL;
     pthread_mutex_lock(&folders);
     if (!swept) sweep(temporary);
     swept = 1;
     ane_folder *folder = user_of([temporary stringByAppendingPathComponent:hex], error);
-    if (folder && write_folder(folder->path, text, blobs, n_blobs, error) != ANEFAST_OK) {
+    if (folder && fill(folder, files, error) != ANEFAST_OK) {
         leave(folder);
         folder = NULL;
     }
     pthread_mutex_unlock(&folders);
     return folder;
+}
+
+anefast_status ane_folder_restore(ane_folder *folder, NSData *text, NSDictionary *weights, int *missing,
+                                  anefast_error *error) {
+    NSDictionary *files = files_of(text, weights, error);
+    NSArray *names = [files allKeys];
+    anefast_status status = ANEFAST_OK;
+    *missing = 0;
+    pthread_mutex_lock(&folders);
+    for (NSUInteger i = 0; i < [names count]; i++) {
+        NSString *path = [folder->path stringByAppendingPathComponent:[names objectAtIndex:i]];
+        *missing |= access([path fileSystemRepresentation], F_OK) != 0;
+    }
+    if (*missing) status = write_folder(folder->path, files, error);
+    pthread_mutex_unlock(&folders);
+    return status;
 }
 
 void ane_folder_release(ane_folder *folder) {

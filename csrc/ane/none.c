@@ -53,6 +53,12 @@ static int none_was_cached(const anefast_program *program) {
     return -1;
 }
 
+static anefast_status none_reload(anefast_program *program, int *compiled, anefast_error *error) {
+    (void)program;
+    *compiled = 0;
+    return refuse(error);
+}
+
 static anefast_status none_unload(anefast_program *program, anefast_error *error) {
     (void)program;
     return refuse(error);
@@ -94,8 +100,8 @@ static anefast_status none_evaluate(anefast_program *program, anefast_surface *c
 static const anefast_executor NONE = {
     "ane",           none_open,           none_close,           none_describe,      none_label,
     none_compile,    none_ports,          none_ports,           none_program_bytes, none_was_cached,
-    none_unload,     none_surface_create, none_surface_release, none_surface_bytes, none_surface_lock,
-    none_surface_unlock, none_evaluate,   NULL,
+    none_reload,     none_unload,         none_surface_create,  none_surface_release, none_surface_bytes,
+    none_surface_lock, none_surface_unlock, none_evaluate, NULL,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &NONE; }

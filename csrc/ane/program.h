@@ -10,6 +10,7 @@ size_t ane_program_inputs(const anefast_program *program, const anefast_port **p
 size_t ane_program_outputs(const anefast_program *program, const anefast_port **ports);
 size_t ane_program_bytes(const anefast_program *program);
 int ane_program_was_cached(const anefast_program *program);
+anefast_status ane_program_reload(anefast_program *program, int *compiled, anefast_error *error);
 anefast_status ane_program_unload(anefast_program *program, anefast_error *error);
 anefast_status ane_program_evaluate(anefast_program *program, anefast_surface *const *inputs, size_t n_inputs,
                                     anefast_surface *const *outputs, size_t n_outputs, anefast_error *error);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../calls.h"
 #include "../surfaces.h"
 #import "errors.h"
 #import "folder.h"
@@ -16,7 +17,7 @@
 #import "private.h"
 #import "surface.h"
 
-enum { LOAD_RETRY_MS = 100 }; // a first load right after a compile was seen to fail once
+enum { RETRY_MS = 100, TRIES = 3 }; // a first load right after a compile was seen to fail once
 
 // A request, and the surfaces it was built for: ids of the inputs, then of the outputs.
 typedef struct request {
@@ -28,6 +29,10 @@ typedef struct request {
 struct anefast_program {
     pthread_mutex_t running; // evaluations of one program are one after another
     id model;
+    int gone;               // the device holds nothing of it any more
+    int forgotten;          // the service ended while it was compiled or loaded, or knows nothing of it
+    NSData *text;           // with `weights` what it was made of, which
+    NSDictionary *weights;  // the framework's own description keeps too
     ane_folder *folder;
     ane_ports ports;
     uint32_t qos;
@@ -47,14 +52,22 @@ static void drop(request *r) {
     free(r);
 }
 
+static void drop_model(anefast_program *p) {
+    [p->model release];
+    p->model = nil;
+    if (p->folder) ane_folder_release(p->folder);
+    p->folder = NULL;
+}
+
 static void free_program(anefast_program *p) {
     while (p->requests) {
         request *r = p->requests;
         p->requests = r->next;
         drop(r);
     }
-    [p->model release];
-    if (p->folder) ane_folder_release(p->folder);
+    drop_model(p);
+    [p->text release];
+    [p->weights release];
     ane_ports_free(&p->ports);
     pthread_mutex_destroy(&p->running);
     free(p);
@@ -71,10 +84,9 @@ static NSDictionary *weights_of(const anefast_blob *blobs, size_t n) {
     return weights;
 }
 
-static anefast_status make_model(anefast_program *p, NSData *text, const anefast_blob *blobs, size_t n_blobs,
-                                 anefast_error *error) {
+static anefast_status make_model(anefast_program *p, anefast_error *error) {
     NSError *cause = nil;
-    id descriptor = ane_descriptor(text, weights_of(blobs, n_blobs), &cause);
+    id descriptor = ane_descriptor(p->text, p->weights, &cause);
     if (!descriptor && !cause)
         return set_error(error, ANEFAST_MIL,
                          "[ane] expected MIL text the system's parser accepts, got no descriptor from it, and it gives "
@@ -89,18 +101,44 @@ static anefast_status make_model(anefast_program *p, NSData *text, const anefast
         [hex rangeOfString:@"/"].length)
         return ane_fail_with(error, ANEFAST_COMPILE, "an identifier of the program that can name a folder", cause);
     p->was_cached = ane_compiled_exists(p->model);
-    p->folder = ane_folder_create(hex, text, blobs, n_blobs, error);
+    p->folder = ane_folder_create(hex, p->text, p->weights, error);
     return p->folder ? ANEFAST_OK : error ? error->status : ANEFAST_COMPILE;
+}
+
+// Before the framework looks for the program's files. Whether any had to be written again.
+static int restored(anefast_program *p) {
+    int missing = 0;
+    return ane_folder_restore(p->folder, p->text, p->weights, &missing, NULL) == ANEFAST_OK && missing;
+}
+
+static void wait_a_little(void) {
+    const struct timespec wait = {0, RETRY_MS * 1000000L};
+    nanosleep(&wait, NULL);
 }
 
 static anefast_status load(anefast_program *p, anefast_error *error) {
     NSError *cause = nil;
+    call_turn(CALL_LOAD);
     if (ane_load(p->model, p->qos, &cause)) return ANEFAST_OK;
-    const struct timespec wait = {0, LOAD_RETRY_MS * 1000000L};
-    nanosleep(&wait, NULL);
+    wait_a_little();
+    restored(p);
     cause = nil;
     if (ane_load(p->model, p->qos, &cause)) return ANEFAST_OK;
-    return ane_fail_with(error, ANEFAST_COMPILE, "a compiled program to load, tried twice", cause);
+    p->forgotten = !ane_no_room(cause);
+    return ane_fail_with(error, ANEFAST_LOAD, "a compiled program to load, tried twice", cause);
+}
+
+// Again where the files went away meanwhile. Nothing else is tried again: each failed compile holds up the
+// next ones.
+static BOOL compile(anefast_program *p, NSError **cause) {
+    for (int left = TRIES; left--;) {
+        *cause = nil;
+        if (ane_compile(p->model, p->qos, cause)) return YES;
+        p->forgotten = ane_interrupted(*cause);
+        if (p->forgotten || !restored(p)) break;
+        wait_a_little(); // whoever cleans up may not be done
+    }
+    return NO;
 }
 
 static anefast_status compile_and_load(anefast_program *p, anefast_error *error) {
@@ -108,7 +146,8 @@ static anefast_status compile_and_load(anefast_program *p, anefast_error *error)
     pthread_mutex_lock(&keeping);
     const unsigned long before = compiles++;
     pthread_mutex_unlock(&keeping);
-    if (!ane_compile(p->model, p->qos, &cause)) {
+    call_turn(CALL_COMPILE);
+    if (!compile(p, &cause)) {
         char expected[96];
         snprintf(expected, sizeof expected, "the program to compile, after %lu compiles of this process", before);
         return ane_fail_with(error, ANEFAST_COMPILE, expected, cause);
@@ -120,6 +159,19 @@ static anefast_status compile_and_load(anefast_program *p, anefast_error *error)
     return status;
 }
 
+// From text and weights to a loaded program; once more where the service ended on the way, perhaps in
+// another thread's call: the next one knows nothing of what was done.
+static anefast_status build(anefast_program *p, anefast_error *error) {
+    anefast_status status = make_model(p, error);
+    p->forgotten = 0;
+    if (status == ANEFAST_OK) status = compile_and_load(p, error);
+    if (status == ANEFAST_OK || !p->forgotten) return status;
+    drop_model(p);
+    wait_a_little();
+    status = make_model(p, error);
+    return status == ANEFAST_OK ? compile_and_load(p, error) : status;
+}
+
 anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_bytes, const anefast_blob *blobs,
                                    size_t n_blobs, anefast_program **program, anefast_error *error) {
     *program = NULL;
@@ -129,10 +181,10 @@ anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_b
     p->qos = qos;
     for (size_t i = 0; i < n_blobs; i++) p->bytes += blobs[i].bytes;
     NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    p->text = [[NSData dataWithBytes:text length:text_bytes] retain];
+    p->weights = [weights_of(blobs, n_blobs) retain];
     anefast_status status = ane_ports_read(text, text_bytes, blobs, n_blobs, &p->ports, error);
-    if (status == ANEFAST_OK)
-        status = make_model(p, [NSData dataWithBytes:text length:text_bytes], blobs, n_blobs, error);
-    if (status == ANEFAST_OK) status = compile_and_load(p, error);
+    if (status == ANEFAST_OK) status = build(p, error);
     if (status == ANEFAST_OK) {
         pthread_mutex_lock(&keeping);
         p->next = loaded;
@@ -159,6 +211,15 @@ size_t ane_program_outputs(const anefast_program *program, const anefast_port **
 size_t ane_program_bytes(const anefast_program *program) { return program->bytes; }
 int ane_program_was_cached(const anefast_program *program) { return program->was_cached; }
 
+// A program that the system took away meanwhile cannot be unloaded, and need not be: it is one that loads
+// again and then unloads, or that the device does not know any more.
+static BOOL unload(anefast_program *p, NSError **cause) {
+    NSError *ignored = nil;
+    if (p->gone || ane_unload(p->model, p->qos, cause)) return YES;
+    if (!ane_load(p->model, p->qos, &ignored)) return YES;
+    return ane_unload(p->model, p->qos, &ignored);
+}
+
 anefast_status ane_program_unload(anefast_program *p, anefast_error *error) {
     anefast_status status = ANEFAST_OK;
     NSError *cause = nil;
@@ -170,14 +231,85 @@ anefast_status ane_program_unload(anefast_program *p, anefast_error *error) {
             break;
         }
     pthread_mutex_unlock(&keeping);
-    if (!ane_unload(p->model, p->qos, &cause))
+    restored(p); // it was seen to look for them
+    if (!unload(p, &cause))
         status = ane_fail_with(error, ANEFAST_EVALUATE, "a program to unload", cause);
     free_program(p);
     [pool release];
     return status;
 }
 
-// 1) requests
+// 1) programs that the device has lost
+
+// A copy of how ports are laid out, to see whether it is still so; NULL where there is no memory.
+static anefast_port *copy_of(const anefast_port *ports, size_t n) {
+    anefast_port *copy = malloc((n ? n : 1) * sizeof *copy);
+    if (copy) memcpy(copy, ports, n * sizeof *copy);
+    return copy;
+}
+
+static int same_layout(const anefast_port *a, const anefast_port *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (a[i].bytes != b[i].bytes || memcmp(a[i].strides, b[i].strides, sizeof a[i].strides)) return 0;
+    return 1;
+}
+
+// A new model of the same text and weights in place of p->model, which is kept where that fails.
+static anefast_status compile_anew(anefast_program *p, anefast_error *error) {
+    const ane_ports *ports = &p->ports;
+    anefast_port *inputs = copy_of(ports->inputs, ports->n_inputs), *outputs = copy_of(ports->outputs, ports->n_outputs);
+    id model = p->model;
+    ane_folder *folder = p->folder;
+    p->model = nil;
+    p->folder = NULL;
+    anefast_status status = inputs && outputs ? build(p, error)
+                                              : set_error(error, ANEFAST_MEMORY, "[ane] no memory to compile anew.");
+    if (status == ANEFAST_OK && !(same_layout(inputs, ports->inputs, ports->n_inputs) &&
+                                  same_layout(outputs, ports->outputs, ports->n_outputs))) {
+        NSError *ignored = nil;
+        ane_unload(p->model, p->qos, &ignored);
+        status = set_error(error, ANEFAST_COMPILE, "[ane] expected the program compiled anew to have its ports as "
+                                                   "before, got other strides. Hint: start the run again.");
+    }
+    free(inputs);
+    free(outputs);
+    if (status != ANEFAST_OK) {
+        drop_model(p);
+        p->model = model;
+        p->folder = folder;
+    } else {
+        [model release];
+        ane_folder_release(folder);
+    }
+    return status;
+}
+
+anefast_status ane_program_reload(anefast_program *p, int *compiled, anefast_error *error) {
+    anefast_status status = ANEFAST_OK;
+    NSError *ignored = nil;
+    *compiled = 0;
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    pthread_mutex_lock(&p->running);
+    pthread_mutex_lock(&keeping);
+    while (p->requests) { // of the program as it was
+        request *r = p->requests;
+        p->requests = r->next;
+        drop(r);
+    }
+    pthread_mutex_unlock(&keeping);
+    restored(p);
+    ane_unload(p->model, p->qos, &ignored); // whatever the device still has of it
+    if (!ane_load(p->model, p->qos, &ignored)) {
+        status = compile_anew(p, error);
+        *compiled = 1;
+    }
+    p->gone = status != ANEFAST_OK;
+    pthread_mutex_unlock(&p->running);
+    [pool release];
+    return status;
+}
+
+// 2) requests
 
 static void ids_of(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs,
                    uint64_t *ids) {
@@ -250,7 +382,7 @@ void ane_program_forget(const anefast_surface *surface) {
     [pool release];
 }
 
-// 2) evaluation
+// 3) evaluation
 
 static anefast_status run(anefast_program *p, anefast_surface *const *inputs, anefast_surface *const *outputs,
                           anefast_error *error) {
@@ -259,7 +391,7 @@ static anefast_status run(anefast_program *p, anefast_surface *const *inputs, an
     if (!request) return ane_fail_with(error, ANEFAST_EVALUATE, "a request for these surfaces", cause);
     const BOOL done = ane_evaluate(p->model, p->qos, request, &cause);
     [request release];
-    return done ? ANEFAST_OK : ane_fail_with(error, ANEFAST_EVALUATE, "an evaluation to succeed", cause);
+    return done ? ANEFAST_OK : ane_fail_with(error, ANEFAST_DEVICE, "an evaluation to succeed", cause);
 }
 
 anefast_status ane_program_evaluate(anefast_program *p, anefast_surface *const *inputs, size_t n_inputs,

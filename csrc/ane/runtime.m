@@ -134,6 +134,12 @@ static anefast_status device_compile(anefast_device *device, const char *text, s
     return status ? status : ane_program_compile(device->qos, text, text_bytes, blobs, n_blobs, program, error);
 }
 
+static anefast_status program_reload(anefast_program *program, int *compiled, anefast_error *error) {
+    *compiled = 0;
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_program_reload(program, compiled, error);
+}
+
 static anefast_status program_unload(anefast_program *program, anefast_error *error) {
     return ane_private_forked(NULL) ? ANEFAST_OK : ane_program_unload(program, error);
 }
@@ -186,6 +192,7 @@ static const anefast_executor ANE = {
     ane_program_outputs,
     ane_program_bytes,
     ane_program_was_cached,
+    program_reload,
     program_unload,
     surface_create,
     surface_release,

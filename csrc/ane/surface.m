@@ -11,15 +11,16 @@
 #include "../surfaces.h"
 #import "errors.h"
 
-// The least the device maps is a page of 16 KiB; several chips refuse less. More than a port needs is
-// fine everywhere.
-enum { MIN_SURFACE_BYTES = 16384 };
+// The device maps pages of 16 KiB; several chips refuse less than one, and a part of one is seen to be
+// refused too. More than a port needs is fine everywhere.
+enum { PAGE_BYTES = 16384 };
 
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t freed = PTHREAD_COND_INITIALIZER;
 static uint64_t last_id;
 
-static IOSurfaceRef create(size_t bytes) {
+static IOSurfaceRef create(size_t asked) {
+    const size_t bytes = asked > SIZE_MAX - PAGE_BYTES ? asked : (asked + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
     const CFStringRef keys[] = {kIOSurfaceWidth,       kIOSurfaceHeight,    kIOSurfaceBytesPerElement,
                                 kIOSurfaceBytesPerRow, kIOSurfaceAllocSize, kIOSurfacePixelFormat};
     const size_t values[] = {bytes, 1, 1, bytes, bytes, 0};
@@ -35,8 +36,8 @@ anefast_status ane_surface_create(size_t bytes, anefast_surface **surface, anefa
     struct anefast_surface *made = calloc(1, sizeof *made);
     if (!made) return set_error(error, ANEFAST_MEMORY, "[surface] no memory for a surface's record.");
     NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
-    made->room = bytes < MIN_SURFACE_BYTES ? MIN_SURFACE_BYTES : bytes;
-    made->ref = create(made->room);
+    made->room = bytes;
+    made->ref = create(bytes);
     [pool release];
     made->bytes = bytes;
     if (!made->ref) {

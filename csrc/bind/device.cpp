@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "../calls.h"
 #include "../span.h"
 
 namespace anefast::bind {
@@ -92,10 +93,15 @@ py::tuple as_tuple(const std::vector<int64_t> &v) {
 // or is still evaluating elsewhere) can only be reported. Touched with the GIL held.
 struct Farewell {
     bool awaited = false;
+    uint32_t label = 0;
     anefast_error error{};
 
     void say(const anefast_executor *executor, anefast_program *program) {
-        error.status = executor->unload(program, &error);
+        {
+            WithoutGil free; // for whoever watches: the device may not come back from this
+            calls::Scope under_way(CALL_UNLOAD, label);
+            error.status = executor->unload(program, &error);
+        }
         if (error.status == ANEFAST_OK || awaited) return;
         py::error_scope keep; // what is being raised already, if anything
         PyErr_SetString(PyExc_RuntimeError, error.message);
@@ -110,7 +116,17 @@ struct Program {
     std::shared_ptr<Farewell> farewell = std::make_shared<Farewell>();
     std::vector<Port> inputs, outputs;
     size_t bytes = 0;
+    uint32_t label = 0; // of its name, for calls that bring none
     std::optional<bool> was_cached;
+
+    std::shared_ptr<anefast_program> loaded() const { // kept while it is used
+        if (handle) return handle;
+        anefast_error error;
+        error.status = ANEFAST_EVALUATE;
+        std::strcpy(error.message, "[evaluate] expected a loaded program, got one that was unloaded. "
+                                   "Hint: compile it again.");
+        raise(error);
+    }
 
     void unload() {
         farewell->awaited = true;
@@ -121,21 +137,30 @@ struct Program {
         if (told.status != ANEFAST_OK) raise(told);
     }
 
+    bool reload() const {
+        const std::shared_ptr<anefast_program> held = loaded();
+        int compiled = 0;
+        anefast_error error;
+        anefast_status status;
+        {
+            WithoutGil free;
+            calls::Scope under_way(CALL_LOAD, label);
+            status = device->executor->reload(held.get(), &compiled, &error);
+        }
+        if (status != ANEFAST_OK) raise(error);
+        return compiled != 0;
+    }
+
     void evaluate(const std::vector<std::shared_ptr<Surface>> &in,
                   const std::vector<std::shared_ptr<Surface>> &out, uint32_t label, uint64_t flops,
                   uint64_t bytes) const {
         span::Span timed(span::Component::EVALUATE, label, flops, bytes);
-        std::shared_ptr<anefast_program> held = handle;
+        const std::shared_ptr<anefast_program> held = loaded();
         anefast_error error;
-        if (!held) {
-            error.status = ANEFAST_EVALUATE;
-            std::strcpy(error.message, "[evaluate] expected a loaded program, got one that was unloaded. "
-                                       "Hint: compile it again.");
-            raise(error);
-        }
         anefast_status status;
         {
             WithoutGil free;
+            calls::Scope under_way(CALL_EVALUATE, label ? label : this->label);
             std::vector<anefast_surface *> handles;
             handles.reserve(in.size() + out.size());
             for (const auto *list : {&in, &out})
@@ -150,6 +175,8 @@ struct Program {
         if (status != ANEFAST_OK) raise(error);
     }
 };
+
+thread_local uint32_t naming = 0; // the label of what this thread compiles
 
 std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const std::string &text,
                                  const py::object &blobs) {
@@ -171,11 +198,13 @@ std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const st
     const anefast_executor *executor = device->executor;
     {
         WithoutGil free;
+        calls::Scope under_way(CALL_COMPILE, naming);
         status = executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(),
                                    &handle, &error);
     }
     if (status != ANEFAST_OK) raise(error);
     program->device = device;
+    program->label = program->farewell->label = naming;
     // The deleter holds the device too: it must not close before its last program is gone.
     program->handle = {handle, [device, farewell = program->farewell](anefast_program *p) {
                            farewell->say(device->executor, p);
@@ -255,6 +284,9 @@ void init_device(py::module_ &m) {
              "Runs once, synchronously. Surfaces are in the order of inputs and outputs; the rest is for its span.")
         .def_readonly("was_cached", &Program::was_cached,
                       "Whether the system still had it compiled; None where the device cannot say.")
+        .def("reload", &Program::reload,
+             "Brings it back after DeviceError: loaded again, or compiled anew from what it was made of; True for the "
+             "latter.")
         .def("unload", &Program::unload, "Raises EvaluationError where the device fails to; it is gone all the same.");
 
     py::class_<Device, std::shared_ptr<Device>>(m, "Device", "An executor that was opened.")
@@ -269,6 +301,19 @@ void init_device(py::module_ &m) {
         .def("surface", &make_surface, py::arg("nbytes"), "Zero-filled memory for a port.")
         .def("__repr__", [](const Device &d) { return std::string("Device(") + d.executor->describe(d.handle) + ")"; });
 
+    m.def("calls_naming", [](uint32_t label) { return std::exchange(naming, label); }, py::arg("label"),
+          "Programs that this thread compiles from now on have this label's name; returns the label before.");
+    m.def("calls_under_way", [] {
+        const char *const KINDS[] = {"", "compile", "load", "evaluate", "unload"};
+        const std::vector<std::string> names = span::labels();
+        py::list all;
+        for (const calls::Call &c : calls::under_way())
+            all.append(py::make_tuple(c.thread, c.number, KINDS[c.kind], names[c.label < names.size() ? c.label : 0]));
+        return all;
+    }, "(thread, number, kind, program) of what threads are asking of a device now; the number tells one call of a "
+       "thread from the next, the program is \"\" where it has no name.");
+    m.def("calls_last_resort", &calls::last_resort, py::arg("seconds"), py::arg("line"),
+          "Ends the process with this line and exit code 1 unless called again within so many seconds; 0: no more.");
     m.def("ane_selectors", [] {
         py::list all;
         for (size_t i = 0; i < ANE_SELECTOR_COUNT; i++) {

@@ -62,10 +62,14 @@ namespace {
 
 using mil::fail;
 
+struct Crowded : Refusal {}; // it compiled, and there is no room to load it
+
 // Runs body(), turning what it throws into a status: `otherwise`, where nothing better is known.
 template <class F> anefast_status guarded(const char *where, anefast_status otherwise, anefast_error *error, F &&body) {
     try {
         return body();
+    } catch (const Crowded &c) {
+        return fail(error, ANEFAST_LOAD, c.message);
     } catch (const Refusal &r) {
         return fail(error, ANEFAST_COMPILE, r.message, r.where);
     } catch (const NoDescriptor &n) {
@@ -196,9 +200,9 @@ void take_on(const std::shared_ptr<Chip> &chip, mil::Function *f, anefast_progra
                               ". Hint: go on in a new process."};
     program->chip = chip;
     if (++chip->loaded > p.loaded && p.loaded)
-        throw Refusal{{}, said + "com.apple.appleneuralengine Code=53 \"Program load failed\": expected at most " +
-                              std::to_string(p.loaded) + " programs loaded at once" + p.cited("loaded") +
-                              ". Hint: unload some, or more layers per program."};
+        throw Crowded{{{}, said + "com.apple.appleneuralengine Code=53 \"Program load failed\": expected at most " +
+                               std::to_string(p.loaded) + " programs loaded at once" + p.cited("loaded") +
+                               ". Hint: unload some, or more layers per program."}};
     pause(p.compile_us * static_cast<int64_t>(f->operations.size()));
     add_copies(f, p);
 }
@@ -272,6 +276,11 @@ size_t outputs(const anefast_program *program, const anefast_port **ports) {
 size_t program_bytes(const anefast_program *program) { return program->constants.bytes + program->arena.bytes; }
 int was_cached(const anefast_program *) { return -1; }
 
+anefast_status reload(anefast_program *, int *compiled, anefast_error *) { // this executor loses none
+    *compiled = 0;
+    return ANEFAST_OK;
+}
+
 anefast_status unload(anefast_program *program, anefast_error *) {
     delete program;
     return ANEFAST_OK;
@@ -342,8 +351,8 @@ anefast_status evaluate(anefast_program *program, anefast_surface *const *in, si
 
 const anefast_executor HOST = {
     "host",        open,           close,           describe,      label,        compile,        inputs,   outputs,
-    program_bytes, was_cached,     unload,          surface_create, surface_release, surface_bytes, surface_lock,
-    surface_unlock, evaluate,       nullptr,
+    program_bytes, was_cached,     reload,         unload,        surface_create, surface_release, surface_bytes,
+    surface_lock,  surface_unlock, evaluate,       nullptr,
 };
 
 } // namespace

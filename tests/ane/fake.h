@@ -12,7 +12,12 @@
  * fail; a negative count is for ever. The names are those that fake_fault is called with; also from
  * the environment: ANEFAST_FAKE_FAULTS="compile:2:1 load:0:-1". */
 void fake_inject(const char *name, long first, long count);
-void fake_heal(void); /* no faults any more */
+void fake_heal(void); /* no faults any more, and no settings */
+
+/* What kind of system it is: "loaded" (most programs loaded at once), "rows" (bytes that rows are a
+ * multiple of), "slow_after" (evaluations after which each takes "slow_us" longer). 0 is none; also from
+ * the environment: ANEFAST_FAKE_SETTINGS="loaded:4 rows:128". */
+void fake_set(const char *name, long value);
 
 /* How many there are now: "surfaces", "locks", "descriptors", "models", "wrapped", "requests",
  * "loaded"; or were: "evaluations", "compiles". */
@@ -20,6 +25,8 @@ long fake_count(const char *name);
 
 /* For the fakes. */
 int fake_fault(const char *name); /* counts the call; 1 where it has to fail */
+void fake_hang(const char *fault); /* never returns where that fault is due */
+long fake_setting(const char *name);
 void fake_add(const char *name, long n);
 void fake_refuse(const char *sentence, ...) __attribute__((noreturn, format(printf, 1, 2)));
 

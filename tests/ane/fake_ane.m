@@ -4,15 +4,18 @@
 #import <Foundation/Foundation.h>
 #import <IOSurface/IOSurface.h>
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../../csrc/anefast.h"
 #include "fake.h"
 #include "fake_sizes.h"
 #include "fake_surface.h"
 
-typedef enum { FRESH, COMPILED, LOADED, LOST } State; // LOST: an unload was made to fail
+// LOST: an unload was made to fail, or the system took the program away without a word.
+typedef enum { FRESH, COMPILED, LOADED, LOST } State;
 
 @interface _ANEInMemoryModelDescriptor : NSObject {
   @public
@@ -40,6 +43,8 @@ typedef enum { FRESH, COMPILED, LOADED, LOST } State; // LOST: an unload was mad
     NSMutableArray *room;     // host surfaces of the ports, as pointers
     NSDictionary *attributes;
     int evaluating;
+    long sleeps, deaths; // of the system, when this was loaded and when it was compiled
+    NSData *stale;       // output of the evaluation before
 }
 @end
 
@@ -47,6 +52,7 @@ typedef enum { FRESH, COMPILED, LOADED, LOST } State; // LOST: an unload was mad
 @end
 
 static anefast_device *device;
+static long sleeps_of_the_system, deaths_of_the_service; // it evicts every program; it forgets them too
 static NSMutableSet *compiled; // identifiers that were compiled in this process
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 
@@ -72,6 +78,11 @@ static BOOL no(NSError **error, NSString *domain, int code, NSString *said) {
 
 static NSString *const RUNTIME = @"com.apple.appleneuralengine";
 static NSString *const COMPILER = @"com.apple.appleneuralengine.compiler";
+
+// What NSXPCConnection says when the process at its other end is gone.
+static BOOL ended(NSError **error) {
+    return no(error, @"NSCocoaErrorDomain", 4097, @"connection to service named com.apple.appleneuralengine");
+}
 
 static void throw_if(const char *fault) {
     if (fake_fault(fault))
@@ -183,12 +194,19 @@ static NSString *type_name(const char *dtype) {
     return [NSString stringWithUTF8String:dtype];
 }
 
+// Where the next row of a port begins in the device's memory.
+static size_t row_of(const anefast_port *port) {
+    const size_t rows = (size_t)fake_setting("rows"), packed = port->strides[2];
+    return rows ? (packed + rows - 1) / rows * rows : packed;
+}
+
 static NSDictionary *live_of(const anefast_port *port, NSString *suffix) {
     NSMutableDictionary *live = [NSMutableDictionary dictionary];
     [live setObject:[[NSString stringWithUTF8String:port->name] stringByAppendingString:suffix] forKey:@"Name"];
     [live setObject:type_name(port->dtype) forKey:@"Type"];
     if (port->rank != 4) return live;
     const size_t wide = fake_fault("attributes_stride") ? 2 : 1;
+    const size_t row = row_of(port), plane = row * (size_t)port->shape[2], batch = plane * (size_t)port->shape[1];
     const struct {
         NSString *key;
         size_t value;
@@ -198,10 +216,10 @@ static NSDictionary *live_of(const anefast_port *port, NSString *suffix) {
         {@"Depth", 1},
         {@"Height", (size_t)port->shape[2]},
         {@"Width", (size_t)port->shape[3]},
-        {@"BatchStride", port->strides[0] * wide},
-        {@"DepthStride", port->strides[0] * wide},
-        {@"PlaneStride", port->strides[1] * wide},
-        {@"RowStride", fake_fault("attributes_narrow") ? 2 : fake_fault("attributes_huge") ? SIZE_MAX / 4 : port->strides[2] * wide},
+        {@"BatchStride", batch * wide},
+        {@"DepthStride", batch * wide},
+        {@"PlaneStride", plane * wide},
+        {@"RowStride", fake_fault("attributes_narrow") ? 2 : fake_fault("attributes_huge") ? SIZE_MAX / 4 : row * wide},
         {@"PlaneCount", (size_t)port->shape[1]},
         {@"Interleave", fake_fault("attributes_interleave") ? 4 : 1},
     };
@@ -258,7 +276,7 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     if (fake_fault("hex_path")) return @"../outside";
     uint64_t weights = 1469598103934665603u;
     NSArray *paths = [[descriptor->weights allKeys] sortedArrayUsingSelector:@selector(compare:)];
-    for (NSUInteger i = 0; i < [paths count]; i++)
+    for (NSUInteger i = 0; i < [paths count] && !fake_setting("names_by_text"); i++)
         weights = mixed(weights, [[descriptor->weights objectForKey:[paths objectAtIndex:i]] objectForKey:@"data"]);
     return [NSString stringWithFormat:@"%016llX_0_%016llX", (unsigned long long)mixed(1469598103934665603u, descriptor->text),
                                       (unsigned long long)weights];
@@ -268,10 +286,34 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     return [NSTemporaryDirectory() stringByAppendingPathComponent:[self hexStringIdentifier]];
 }
 
-- (void)checkFile:(NSString *)name holds:(NSData *)data {
-    NSString *path = [[self folder] stringByAppendingPathComponent:name];
-    if (![[NSData dataWithContentsOfFile:path] isEqual:data])
-        fake_refuse("%s does not hold what the descriptor does", [path UTF8String]);
+// NO where one of its files is gone. The text must be what the descriptor holds, and where they are read,
+// in a compile, so must the weights: later on nobody looks at their bytes.
+- (BOOL)hasFiles:(BOOL)read {
+    NSMutableDictionary *files = [NSMutableDictionary dictionaryWithObject:descriptor->text forKey:@"model.mil"];
+    NSEnumerator *paths = [descriptor->weights keyEnumerator];
+    for (NSString *path; (path = [paths nextObject]);)
+        [files setObject:[[descriptor->weights objectForKey:path] objectForKey:@"data"]
+                  forKey:[path substringFromIndex:[@"@model_path/" length]]];
+    NSEnumerator *names = [files keyEnumerator];
+    for (NSString *name; (name = [names nextObject]);) {
+        NSString *path = [[self folder] stringByAppendingPathComponent:name];
+        NSData *held = [NSData dataWithContentsOfFile:path];
+        if (!held) return NO;
+        if ((read || [name isEqualToString:@"model.mil"]) && ![held isEqual:[files objectForKey:name]])
+            fake_refuse("%s does not hold what the descriptor does", [path UTF8String]);
+    }
+    return YES;
+}
+
+// A system that went to sleep, or whose service ended, since this was loaded.
+- (BOOL)isLost {
+    return state == LOADED && (sleeps != __atomic_load_n(&sleeps_of_the_system, __ATOMIC_SEQ_CST) ||
+                               deaths != __atomic_load_n(&deaths_of_the_service, __ATOMIC_SEQ_CST));
+}
+
+- (void)lose {
+    state = LOST;
+    fake_add("loaded", -1);
 }
 
 - (BOOL)compiledModelExists {
@@ -284,7 +326,8 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
 
 - (BOOL)compileWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
     if (state != FRESH || qos > 63 || ![options isKindOfClass:[NSDictionary class]]) fake_refuse("a compile out of order");
-    [self checkFile:@"model.mil" holds:descriptor->text];
+    if (fake_fault("clean")) [[NSFileManager defaultManager] removeItemAtPath:[self folder] error:NULL];
+    if (![self hasFiles:YES]) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
     NSArray *paths = [descriptor->weights allKeys];
     anefast_blob blobs[16];
     const NSUInteger n = [paths count];
@@ -292,10 +335,11 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     for (NSUInteger i = 0; i < n; i++) {
         NSString *path = [paths objectAtIndex:i];
         NSData *data = [[descriptor->weights objectForKey:path] objectForKey:@"data"];
-        [self checkFile:[path substringFromIndex:[@"@model_path/" length]] holds:data];
         blobs[i] = (anefast_blob){[path UTF8String], [data bytes], [data length]};
     }
+    fake_hang("hang_compile");
     throw_if("compile_raises");
+    if (fake_fault("service_compile")) return ended(error);
     if (fake_fault("compile")) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(CompilationFailure)");
     if (fake_fault("invalid")) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
     if (fake_fault("compile_posix")) return no(error, NSPOSIXErrorDomain, 13, @"Permission denied");
@@ -319,22 +363,38 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
             [room addObject:[NSValue valueWithPointer:surface]];
         }
     }
-    [[NSData data] writeToFile:[[self folder] stringByAppendingPathComponent:@"net.plist"] atomically:NO];
+    const char *plist = [[[self folder] stringByAppendingPathComponent:@"net.plist"] fileSystemRepresentation];
+    const int file = open(plist, O_WRONLY | O_CREAT, 0600); // or not: somebody may be cleaning up
+    if (file >= 0) close(file);
     pthread_mutex_lock(&guard);
     [compiled addObject:[self hexStringIdentifier]];
     pthread_mutex_unlock(&guard);
     fake_add("compiles", 1);
+    deaths = deaths_of_the_service;
     state = COMPILED;
     return YES;
 }
 
 - (BOOL)loadWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
-    if (state != COMPILED || qos > 63 || ![options isKindOfClass:[NSDictionary class]]) fake_refuse("a load out of order");
+    if ((state != COMPILED && state != LOST) || qos > 63 || ![options isKindOfClass:[NSDictionary class]])
+        fake_refuse("a load out of order");
+    fake_hang("hang_load");
     throw_if("load_raises");
+    if (fake_fault("service_load")) {
+        __atomic_add_fetch(&deaths_of_the_service, 1, __ATOMIC_SEQ_CST);
+        return ended(error);
+    }
+    if (deaths != __atomic_load_n(&deaths_of_the_service, __ATOMIC_SEQ_CST))
+        return no(error, RUNTIME, 6, @"Program load failed 0x20001 : no such program"); // the new service never saw it
+    if (![self hasFiles:NO]) return no(error, RUNTIME, 6, @"Program load failed 0x20003 : no net.plist");
+    const long most = fake_setting("loaded");
+    if (most && fake_count("loaded") >= most) return no(error, RUNTIME, 53, @"Program load failed - no memory");
     if (fake_fault("load")) return no(error, RUNTIME, 6, @"Program load failed 0x20004");
     if (fake_fault("load_memory")) return no(error, RUNTIME, 53, @"Program load failed - no memory");
+    [attributes release];
     attributes = [attributes_of(program) retain];
     fake_add("loaded", 1);
+    sleeps = sleeps_of_the_system;
     state = LOADED;
     return YES;
 }
@@ -352,16 +412,17 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     for (NSUInteger i = 0; i < [objects count]; i++) {
         anefast_surface *mine = [[room objectAtIndex:first + i] pointerValue];
         IOSurfaceRef theirs = ((_ANEIOSurfaceObject *)[objects objectAtIndex:i])->surface;
-        if (IOSurfaceGetAllocSize(theirs) < ports[i].bytes) return NO;
+        const int last = ports[i].rank - 1;
+        const size_t row = last > 0 ? ports[i].strides[last - 1] : ports[i].bytes;
+        const size_t wide = ports[i].rank == 4 ? row_of(&ports[i]) : row;
+        if (IOSurfaceGetAllocSize(theirs) < ports[i].bytes / row * wide) return NO;
         void *base, *bytes = fake_surface_begin(theirs, back);
         anefast_error error;
         if (host()->surface_lock(mine, !!back, &base, &error) != ANEFAST_OK) fake_refuse("%s", error.message);
-        const int last = ports[i].rank - 1;
-        const size_t row = last > 0 ? ports[i].strides[last - 1] : ports[i].bytes;
         const size_t used = last < 0 ? row : (size_t)ports[i].shape[last] * ports[i].strides[last];
-        for (size_t at = 0; at < ports[i].bytes; at += row) // what is between rows is nobody's
-            if (back) memcpy((char *)bytes + at, (char *)base + at, used);
-            else memcpy((char *)base + at, (char *)bytes + at, used);
+        for (size_t at = 0, there = 0; at < ports[i].bytes; at += row, there += wide) // between rows is nobody's
+            if (back) memcpy((char *)bytes + there, (char *)base + at, used);
+            else memcpy((char *)base + at, (char *)bytes + there, used);
         host()->surface_unlock(mine, !!back, &error);
         fake_surface_end(theirs, back);
     }
@@ -384,14 +445,38 @@ static BOOL equal_sizes(NSArray *objects) {
     }
 }
 
+// Values that are wrong, and nobody says so: those of the evaluation before, zeros, or one row of many.
+- (void)spoil:(anefast_surface *)surface port:(const anefast_port *)port {
+    const int old = fake_fault("wrong_old"), zero = fake_fault("wrong_zero"), row = fake_fault("wrong_row");
+    const int nan = fake_fault("wrong_nan");
+    void *base;
+    anefast_error error;
+    if (host()->surface_lock(surface, 0, &base, &error) != ANEFAST_OK) fake_refuse("%s", error.message);
+    NSData *now = [[NSData alloc] initWithBytes:base length:port->bytes];
+    if (old && [stale length] == port->bytes) memcpy(base, [stale bytes], port->bytes);
+    if (zero) memset(base, 0, port->bytes);
+    if (row) memset((char *)base + port->bytes / 128 * 64, 0x42, 64); // halves of 3.13
+    if (nan) memset(base, 0x7e, 64);
+    host()->surface_unlock(surface, 0, &error);
+    [stale release];
+    stale = now;
+}
+
 - (BOOL)evaluateWithQoS:(unsigned int)qos
                 options:(NSDictionary *)options
                 request:(_ANERequest *)request
                   error:(NSError **)error {
-    if (state != LOADED || qos > 63 || ![options isKindOfClass:[NSDictionary class]] ||
+    if ((state != LOADED && state != LOST) || qos > 63 || ![options isKindOfClass:[NSDictionary class]] ||
         ![request isKindOfClass:[_ANERequest class]])
         fake_refuse("an evaluation out of order");
     throw_if("evaluate_raises");
+    fake_hang("hang_evaluate");
+    if (fake_fault("sleep")) __atomic_add_fetch(&sleeps_of_the_system, 1, __ATOMIC_SEQ_CST);
+    if (fake_fault("service")) {
+        __atomic_add_fetch(&deaths_of_the_service, 1, __ATOMIC_SEQ_CST);
+        return ended(error);
+    }
+    if ([self isLost] || state == LOST) return no(error, RUNTIME, 8, @"ANEProgramProcessRequestDirect() Failed with status=0x15 : Program not loaded");
     if (__sync_fetch_and_add(&evaluating, 1)) fake_refuse("two evaluations of one program at once");
     NSString *const SHORT = @"ANEProgramProcessRequestDirect() Failed with status=0x1d : Program Inference error";
     const anefast_port *in, *out;
@@ -413,16 +498,22 @@ static BOOL equal_sizes(NSArray *objects) {
         anefast_error wrong;
         if (host()->evaluate(program, surfaces, n_in, surfaces + n_in, n_out, &wrong) != ANEFAST_OK)
             fake_refuse("%s", wrong.message);
+        [self spoil:surfaces[n_in] port:&out[0]];
         if (![self copySide:request->outputs ports:out from:n_in back:YES]) done = no(error, RUNTIME, 8, SHORT);
+        const long after = fake_setting("slow_after");
+        if (after && fake_count("evaluations") > after) usleep((useconds_t)fake_setting("slow_us"));
     }
     __sync_fetch_and_sub(&evaluating, 1);
     return done;
 }
 
 - (BOOL)unloadWithQoS:(unsigned int)qos error:(NSError **)error {
-    if (state != LOADED || qos > 63) fake_refuse("an unload out of order");
+    if ((state != LOADED && state != LOST) || qos > 63) fake_refuse("an unload out of order");
     if (evaluating) fake_refuse("an unload during an evaluation");
-    [self checkFile:@"model.mil" holds:descriptor->text]; // must still be there
+    fake_hang("hang_unload");
+    if ([self isLost]) [self lose];
+    if (state == LOST) return no(error, RUNTIME, 12, @"Program unload failed : not loaded");
+    if (![self hasFiles:NO]) return no(error, RUNTIME, 12, @"Program unload failed : no such model");
     state = LOST;
     fake_add("loaded", -1);
     throw_if("unload_raises");
@@ -432,7 +523,9 @@ static BOOL equal_sizes(NSArray *objects) {
 }
 
 - (void)dealloc {
+    if ([self isLost]) [self lose];
     if (state == LOADED) fake_refuse("a model was freed while loaded");
+    [stale release];
     for (NSUInteger i = 0; i < [room count]; i++) host()->surface_release([[room objectAtIndex:i] pointerValue]);
     anefast_error ignored;
     if (program) host()->unload(program, &ignored);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { ROOM = 64, NAME = 32 };
 
@@ -14,7 +15,7 @@ typedef struct {
     long value, first, count; /* a counter's value; a fault's calls left until it starts, and its length */
 } entry;
 
-static entry counters[ROOM], faults[ROOM];
+static entry counters[ROOM], faults[ROOM], settings[ROOM];
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 
 static entry *find(entry *table, const char *name, int make) {
@@ -39,7 +40,28 @@ void fake_inject(const char *name, long first, long count) {
 void fake_heal(void) {
     pthread_mutex_lock(&guard);
     memset(faults, 0, sizeof faults);
+    memset(settings, 0, sizeof settings);
     pthread_mutex_unlock(&guard);
+}
+
+void fake_set(const char *name, long value) {
+    pthread_mutex_lock(&guard);
+    find(settings, name, 1)->value = value;
+    pthread_mutex_unlock(&guard);
+}
+
+long fake_setting(const char *name) {
+    pthread_mutex_lock(&guard);
+    const entry *setting = find(settings, name, 0);
+    const long value = setting ? setting->value : 0;
+    pthread_mutex_unlock(&guard);
+    return value;
+}
+
+void fake_hang(const char *fault) {
+    if (!fake_fault(fault)) return;
+    fake_add("hung", 1);
+    for (;;) pause();
 }
 
 int fake_fault(const char *name) {
@@ -85,4 +107,6 @@ __attribute__((constructor)) static void from_environment(void) {
     long first, count;
     for (int n; at && sscanf(at, " %31[^:]:%ld:%ld%n", name, &first, &count, &n) == 3; at += n)
         fake_inject(name, first, count);
+    at = getenv("ANEFAST_FAKE_SETTINGS");
+    for (int n; at && sscanf(at, " %31[^:]:%ld%n", name, &first, &n) == 2; at += n) fake_set(name, first);
 }

@@ -50,7 +50,7 @@ IOSurfaceRef IOSurfaceCreate(CFDictionaryRef properties) {
         bytes < [[asked objectForKey:(id)kIOSurfaceBytesPerRow] unsignedLongLongValue])
         fake_refuse("IOSurfaceCreate with %s", [[asked description] UTF8String]);
     if (fake_fault("surface_create")) return NULL;
-    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
+    if (bytes % PAGE) return NULL; // as the newer ones do
     const int file = memfd_create("iosurface", 0);
     if (file < 0 || ftruncate(file, (off_t)bytes)) fake_refuse("no memory for a surface of %zu bytes", bytes);
     void *cpu = mmap(NULL, bytes, PROT_NONE, MAP_SHARED, file, 0);
@@ -74,6 +74,7 @@ kern_return_t IOSurfaceLock(IOSurfaceRef surface, IOSurfaceLockOptions options, 
     FakeSurface *s = (FakeSurface *)surface;
     if (seed) *seed = 0;
     if (options > kIOSurfaceLockReadOnly) fake_refuse("IOSurfaceLock with options %u", options);
+    fake_hang("hang_lock");
     if (fake_fault("lock")) return FAILURE;
     pthread_mutex_lock(&guard);
     if (s->device_writers || (!options && s->device_readers)) fake_refuse("a lock during an evaluation");

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
+import signal
 import sys
 import tempfile
 import warnings
@@ -35,6 +37,11 @@ BLOBFILE(path=string("@model_path/weights/weight.bin"), offset=uint64(64)))];
 """
 
 
+def weight_file(weight: float) -> bytes:
+    """What TEXT reads: so much in each place."""
+    return _C.blob_write([np.full((1, 4, 1, 32), weight, np.float16)])
+
+
 class Trial:
     """A device, its program and surfaces, each made when first asked for."""
 
@@ -44,7 +51,7 @@ class Trial:
 
     def compile(self, weight: float = 1.0, beside: str = "") -> Any:
         """beside: the name of another blob, which the text does not use."""
-        blob = _C.blob_write([np.full((1, 4, 1, 32), weight, np.float16)])
+        blob = weight_file(weight)
         blobs = {WEIGHTS: blob} | ({f"@model_path/{beside}": blob} if beside else {})
         self.program = self.device.compile(TEXT, blobs)
         return self.program
@@ -116,9 +123,16 @@ def in_the_way(make: Callable[[Path], None]) -> Iterator[None]:
             folder.unlink()
 
 
-def full_disk(folder: Path) -> None:
-    (folder / "weights").mkdir(parents=True)
-    (folder / "weights" / f"weight.bin.{os.getpid()}").symlink_to("/dev/full")
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """While it lasts, no file of a program's has room."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def failing(*names: str, **when: int) -> Callable[[], Any]:
@@ -160,6 +174,7 @@ ROWS: list[Row] = [
     ("surface short", failing(), lambda trial: trial.evaluate(254)),
     ("surface none", failing("surface_create"), Trial.surface),
     ("surface wrap nil", failing("wrap"), Trial.evaluate),
+    ("surface of a page and a half", failing(), lambda trial: trial.device.surface(24576)),
     ("surface lock", failing(), Trial.lock),
     ("surface lock at creation", failing("lock"), Trial.surface),
     ("surface unlock", failing(), Trial.unlock),
@@ -175,7 +190,7 @@ ROWS: list[Row] = [
     ("unload NO, nobody waits", failing("unload"), Trial.drop),
     ("blob outside", failing(), lambda trial: trial.compile(beside="../weight.bin")),
     ("blob over the text", failing(), lambda trial: trial.compile(beside="model.mil")),
-    ("disk full", lambda: in_the_way(full_disk), Trial.compile),
+    ("disk full", full_disk, Trial.compile),
     ("folder unwritable", lambda: in_the_way(Path.touch), Trial.compile),
     ("no engine", failing("no_ane"), lambda trial: _C.Device("ane")),
     ("option unknown", failing(), lambda trial: _C.Device("ane", "groups=on")),

@@ -1,8 +1,9 @@
 """Inside a fake build: programs' folders, beside other processes and threads. Not a test.
 
 `folders.py killed`: dies with a program loaded. `held`: loads one, waits for a line, evaluates and
-unloads. `once`: the same without waiting. `threads`: two threads with equal programs. `forked`: a
-fork with a program of its parent's. What a test asks about is printed.
+unloads. `once`: the same without waiting. `hammer`: many, one after another. `threads`: two threads
+with equal programs. `alike`: two with other weights and one name. `forked`: a fork with a program
+of its parent's. What a test asks about is printed.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import inside
 from faults import Trial
 
 from anefast import _C
 
 
-def inside() -> str:
+def seen() -> str:
     """What the temporary folder holds now."""
     return json.dumps(sorted(p.name for p in Path(tempfile.gettempdir()).iterdir()))
 
@@ -31,14 +33,14 @@ def inside() -> str:
 def killed() -> None:
     trial = Trial()
     trial.compile(2.0)
-    print(inside(), flush=True)
+    print(seen(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def held() -> None:
     trial = Trial()
     trial.compile()
-    print(inside(), flush=True)
+    print(seen(), flush=True)
     sys.stdin.readline()
     trial.evaluate()
     trial.program.unload()
@@ -47,7 +49,7 @@ def held() -> None:
 def once() -> None:
     trial = Trial()
     trial.evaluate()
-    print(inside())
+    print(seen())
     trial.program.unload()
 
 
@@ -67,6 +69,36 @@ def threads() -> None:
     for worker in workers:
         worker.join()
     print(json.dumps([str(error) for error in wrong]))
+
+
+def hammer() -> None:
+    """Compiles, evaluates and unloads equal programs, over and over, beside another process."""
+    sys.stdin.readline()
+    for i in range(60):
+        trial = Trial()
+        trial.compile(beside=f"weights/{i % 3}.bin")
+        trial.evaluate()
+        trial.program.unload()
+
+
+def alike() -> None:
+    """Two programs that differ in their weights alone, on a system that names them alike."""
+    inside.set_("names_by_text", 1)
+
+    def said(act: Callable[[], object]) -> str:
+        try:
+            act()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    first, second = Trial(), Trial()
+    told = {"first": said(first.evaluate), "both": said(lambda: second.compile(2.0))}
+    first.evaluate()
+    first.program.unload()
+    told["after"] = said(lambda: second.compile(2.0))
+    second.program.unload()
+    print(json.dumps(told))
 
 
 def forked() -> None:

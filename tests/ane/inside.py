@@ -12,6 +12,8 @@ LIVE = ("surfaces", "locks", "descriptors", "models", "wrapped", "requests", "lo
 _system = ctypes.CDLL(os.environ["ANEFAST_FAKE_LIBRARY"])
 _system.fake_inject.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_long]
 _system.fake_inject.restype = None
+_system.fake_set.argtypes = [ctypes.c_char_p, ctypes.c_long]
+_system.fake_set.restype = None
 _system.fake_heal.restype = None
 _system.fake_count.argtypes = [ctypes.c_char_p]
 _system.fake_count.restype = ctypes.c_long
@@ -22,8 +24,13 @@ def arm(name: str, first: int = 0, count: int = -1) -> None:
     _system.fake_inject(name.encode(), first, count)
 
 
+def set_(name: str, value: int) -> None:
+    """A setting of the system until `heal`; the names are in fake.h."""
+    _system.fake_set(name.encode(), value)
+
+
 def heal() -> None:
-    """Nothing fails any more."""
+    """Nothing fails any more, and the system is an ordinary one."""
     _system.fake_heal()
 
 

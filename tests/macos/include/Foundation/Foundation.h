@@ -94,8 +94,10 @@ extern NSString *const NSLocalizedDescriptionKey;
 
 @interface NSDictionary : NSObject
 + (instancetype)dictionary;
++ (instancetype)dictionaryWithObject:(id)object forKey:(id)key;
 + (instancetype)dictionaryWithObjectsAndKeys:(id)first, ... __attribute__((sentinel(0, 1)));
 - (NSUInteger)count;
+- (NSArray *)allKeys;
 - (id)objectForKey:(id)key;
 @end
 
