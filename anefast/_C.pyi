@@ -5,20 +5,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anefast.errors import AnefastError, BadInput, Failure
+
 F32 = npt.NDArray[np.float32]
 F16 = npt.NDArray[np.float16]
 I32 = npt.NDArray[np.int32]
 Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]  # anything contiguous
 
-class MILError(ValueError):
+class MILError(BadInput):
     line: int
     column: int
 
-class CompileError(RuntimeError): ...
+class CompileError(Failure): ...
 class LoadError(CompileError): ...
-class EvaluationError(RuntimeError): ...
+class EvaluationError(Failure): ...
 class DeviceError(EvaluationError): ...
-class AneUnavailable(RuntimeError): ...
+class AneUnavailable(AnefastError, RuntimeError): ...
 
 class Port:
     @property

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from anefast.config import ModelConfig, model_settings
-from anefast.errors import BadInput
-from anefast.files import parse_json, parse_toml, write_atomic
+from anefast.errors import BadInput, shown
+from anefast.files import FileError, parse_json, parse_toml, write_atomic
+from anefast.formats.safetensors import read_safetensors
 
 if TYPE_CHECKING:
     from anefast.nn import Vocabulary
@@ -237,18 +238,20 @@ def read_tensors(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The tensors of a file, in the order of `expected`, which says their names and shapes."""
     try:
-        found = load_file(path)
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"[checkpoint] cannot read {path}: {error}.") from None
+        found = read_safetensors(path)
+    except FileError as error:
+        said = str(error).partition("] ")[2]
+        raise CheckpointError(f"[checkpoint] cannot read {shown(path)}: {said}") from None
     for name in [*expected, *found]:
         want = expected.get(name)
         got = found[name].shape if name in found else None
-        if want != got or found[name].dtype != np.float32:
+        if want != got or found[name].dtype != "F32":
             raise CheckpointError(
-                f"[checkpoint] {path} holds another model: {name} expected {want or 'nothing'}, "
-                f"got {got or 'nothing'}. Hint: give the settings this run was started with."
+                f"[checkpoint] {path} holds another model: {shown(name)} expected "
+                f"{want or 'nothing'}, got {got or 'nothing'}. "
+                "Hint: give the settings this run was started with."
             )
-    return {name: found[name] for name in expected}
+    return {name: found[name].read() for name in expected}
 
 
 def _write_tensors(path: Path, arrays: Arrays) -> None:

@@ -27,7 +27,7 @@ from anefast.config import (
     merge,
     to_settings,
 )
-from anefast.errors import AnefastError, Failure, shown
+from anefast.errors import AnefastError, Failure, shown, visible
 from anefast.files import SETTINGS_BYTES, parse_toml, read_bytes, refusal
 from anefast.flags import SHORT, named, parse, repeated, spelled_out, value_of
 from anefast.presets import DEFAULT, preset_names, preset_settings
@@ -75,6 +75,11 @@ def guarded(call: Callable[[], Any]) -> int:
                 watchdog.leave(line)
         print(line, file=sys.stderr)
         return 1 if isinstance(error, Failure) else 2
+
+
+def say(*lines: str) -> None:
+    """Prints lines, with what a terminal would obey escaped: every command speaks through this."""
+    print(visible("\n".join(lines)), flush=True)
 
 
 def stand_in() -> None:

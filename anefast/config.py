@@ -147,7 +147,7 @@ def _default_hidden(dim: int) -> int:
 
 
 def _divisors(n: int) -> str:
-    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0 and d <= 64)
+    return ", ".join(str(d) for d in range(1, min(n, 64) + 1) if n % d == 0)
 
 
 def model_settings(model: ModelConfig) -> dict[str, Any]:

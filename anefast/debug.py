@@ -17,6 +17,8 @@ import logging
 import os
 import sys
 
+from anefast.errors import visible
+
 LEVELS = 6
 log = logging.getLogger("anefast.debug")
 _refused: set[str] = set()
@@ -47,4 +49,4 @@ def say(text: str) -> None:
         log.addHandler(handler)
         log.setLevel(logging.DEBUG)
         log.propagate = False
-    log.debug("%s", text)
+    log.debug("%s", visible(text))

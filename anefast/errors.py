@@ -3,10 +3,18 @@
 Each message is one line: `[where] what was expected, got what was given. Hint: what to do.` A
 command prints that line and leaves with exit code 2; with 1 for a `Failure`, where the request was
 sound and the run went wrong. Anything else that reaches a command is a defect and keeps its
-traceback.
+traceback. The native errors of csrc/bind.cpp have the same base.
 """
 
 from __future__ import annotations
+
+import re
+
+# What a terminal may obey instead of showing it: controls, and signs that turn the direction of
+# writing. Halves of a character are here as well, since no terminal can be sent one.
+_OBEYED = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class AnefastError(Exception):
@@ -22,14 +30,25 @@ class Failure(AnefastError, RuntimeError):
 
 
 def shown(text: object, limit: int = 200) -> str:
-    """`text`, which anybody may have written, on one line: control characters are escaped.
+    r"""`text`, which anybody may have written, on one line: what a terminal obeys is escaped.
 
-    >>> shown("a\\x1b[2Jb")
-    'a\\\\x1b[2Jb'
+    limit: the most characters; the end of a longer text is left out.
+
+    >>> shown("a\x1b[2Jb\n")
+    'a\\x1b[2Jb\\n'
     """
-    line = "".join(c if c.isprintable() else _escaped(c) for c in str(text))
+    line = _OBEYED.sub(_escaped, str(text)[: limit + 1])
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+def visible(text: str) -> str:
+    r"""Text of any length and several lines as a terminal may get it; line ends and tabs stay.
+
+    >>> visible("a\tb\x1b[2Jc")
+    'a\tb\\x1b[2Jc'
+    """
+    return _OBEYED.sub(lambda found: found[0] if found[0] in "\n\t" else _escaped(found), text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from anefast import llama2c
-from anefast.cli import command
+from anefast.cli import command, say
 from anefast.config import ConfigError, suggest
 from anefast.errors import shown
 from anefast.formats import save_folder, save_gguf
@@ -79,7 +79,7 @@ def export(config: ExportConfig) -> None:
         raise ConfigError(f"[export] {shown(out)} is there already. Hint: name another one.")
     model = Model.load(config.model, config.tokenizer)
     form.save(model, out, dtype)
-    print(f"written to {shown(out)}: {model.config.family}, {dtype}")
+    say(f"written to {shown(out)}: {model.config.family}, {dtype}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,13 +17,13 @@ import tyro
 from anefast.checkpoint import find_checkpoint
 from anefast.cli import command
 from anefast.config import ConfigError, GuardConfig
-from anefast.errors import shown
+from anefast.errors import shown, visible
 from anefast.formats import open_source
 from anefast.model import Model
 from anefast.runtime import Device
 from anefast.runtime.watchdog import watching
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice
-from anefast.telemetry.screen import is_terminal, visible
+from anefast.telemetry.screen import is_terminal
 from anefast.tokenizer import Stream, open_tokenizer
 from anefast.wishes import same_tokenizer
 
@@ -66,7 +66,7 @@ def _generate(config: GenerateConfig) -> None:
     shown_as = visible if is_terminal(sys.stdout) else str
     prompt = model.prompt_ids(config.prompt)
     tokens = model.stream(prompt, config.tokens, *choice, device)
-    print(f"{config.model} on {device.description} ({device.label})", file=sys.stderr)
+    print(f"{visible(config.model)} on {device.description} ({device.label})", file=sys.stderr)
     for token in prompt:
         print(shown_as(text.push(token)), end="", flush=True)
     start, made = time.perf_counter(), 0
@@ -74,7 +74,7 @@ def _generate(config: GenerateConfig) -> None:
         made += 1
         print(shown_as(text.push(token)), end="", flush=True)
     seconds = time.perf_counter() - start
-    print(text.close(), flush=True)
+    print(shown_as(text.close()), flush=True)
     rate = f": {made / seconds:.1f} tok/s" if made else ""
     print(f"{made} tokens in {seconds:.2f} s{rate}", file=sys.stderr)
 

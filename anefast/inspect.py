@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from anefast.cli import command
+from anefast.cli import command, say
 from anefast.config import ModelConfig
 from anefast.errors import BadInput, shown
 from anefast.formats import ModelSource, open_source
@@ -37,20 +37,20 @@ def inspect(config: InspectConfig) -> None:
     source = open_source(Path(config.model))
     if source is None:
         model = Model.load(config.model, config.tokenizer)
-        print("\n".join([*_shape(model.config), *_tokenizer(model.tokenizer, model.config)]))
+        say(*_shape(model.config), *_tokenizer(model.tokenizer, model.config))
         return
     if config.tokenizer:
         raise BadInput(
             f"[inspect] tokenizer {shown(config.tokenizer)} was named, but {shown(config.model)} "
             "brings its own. Hint: leave it out."
         )
-    print("\n".join([f"format:     {source.format}", *_shape(source.config), *_stored(source)]))
+    say(f"format:     {source.format}", *_shape(source.config), *_stored(source))
     source.check()
     try:
         lines = _tokenizer(source.tokenizer(), source.config)
     except (BadInput, ImportError) as error:
         lines = [f"tokenizer:  none that is read: {shown(error, 400)}"]
-    print("\n".join(lines))
+    say(*lines)
 
 
 def _shape(config: ModelConfig) -> list[str]:

@@ -16,8 +16,9 @@ from typing import Annotated, Literal
 import tyro
 
 from anefast.chips import find_chip
-from anefast.cli import command
-from anefast.errors import BadInput, Failure
+from anefast.cli import command, say
+from anefast.errors import BadInput, Failure, shown
+from anefast.files import read_bytes
 from anefast.mil.lint import LEVELS, Finding, Target, check_set, lint, report
 from anefast.mil.lint import fix as fixing
 
@@ -49,7 +50,7 @@ def run(asked: LintCommand) -> None:
             raise BadInput(
                 "[lint] --list prints every rule and looks at no text. Hint: leave out the rest."
             )
-        print(report.listing())
+        say(report.listing())
         return
     target = target_of(asked)
     paths = texts(asked.files)
@@ -67,11 +68,11 @@ def run(asked: LintCommand) -> None:
         findings += lint(sources[path], path, target)
     findings += check_set(paths, target)
     if asked.format == "json":
-        print(report.as_json(findings, len(paths), target))
+        say(report.as_json(findings, len(paths), target))
     elif asked.format == "sarif":
-        print(report.as_sarif(findings, sources))
+        say(report.as_sarif(findings, sources))
     elif findings:
-        print(report.as_text(findings, sources))
+        say(report.as_text(findings, sources))
     said = report.summary(findings, len(paths))
     said += f"; {mended} rewritten" if asked.fix else ""
     if asked.fail_on != "never" and any(
@@ -79,45 +80,43 @@ def run(asked: LintCommand) -> None:
     ):
         raise Failure(f"[lint] {said}.")
     if asked.format == "text":
-        print(said)
+        say(said)
 
 
 def target_of(asked: LintCommand) -> Target:
-    """The chip and system to lint for. ValueError in one line."""
+    """The chip and system to lint for. BadInput in one line."""
     if asked.os and not re.fullmatch(r"\d+(\.\d+){0,2}", asked.os):
-        raise ValueError(f"[lint] expected --os such as 26.2, got {asked.os!r}.")
+        raise BadInput(f"[lint] expected --os such as 26.2, got {asked.os!r}.")
     return Target(find_chip(asked.chip) if asked.chip else None, asked.os)
 
 
 def texts(files: Sequence[Path]) -> list[Path]:
-    """The texts named, and those in the folders named. ValueError where there is none."""
+    """The texts named, and those in the folders named. BadInput where there is none."""
     if not files:
-        raise ValueError(
-            "[lint] expected a MIL file or a folder, got none. Hint: --list for rules."
-        )
+        raise BadInput("[lint] expected a MIL file or a folder, got none. Hint: --list for rules.")
     found: list[Path] = []
     for file in files:
         if not file.exists():
-            raise ValueError(f"[lint] expected a file or folder, got {file}, which is not there.")
+            raise BadInput(
+                f"[lint] expected a file or folder, got {shown(file)}, which is not there."
+            )
         inside = [file]
         if file.is_dir():
             inside = sorted(p for p in file.rglob("*.mil") if not p.is_dir())
         if not inside:
-            raise ValueError(f"[lint] expected *.mil files in {file}, got none.")
+            raise BadInput(f"[lint] expected *.mil files in {shown(file)}, got none.")
         if gone := next((p for p in inside if not p.exists()), None):
-            raise ValueError(f"[lint] expected a file, got {gone}, a link to none.")
+            raise BadInput(f"[lint] expected a file, got {shown(gone)}, a link to none.")
         found += inside
     return list(dict.fromkeys(found))
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a text. ValueError or OSError where it is none."""
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"[lint] expected at most {MAX_BYTES >> 20} MB of MIL text in {path}.")
-    text = path.read_bytes()
+    """The bytes of a text. BadInput where it is none."""
+    text = read_bytes(path, MAX_BYTES, "lint")
     if b"program" not in text:
         hint = "a .mlmodelc holds it as model.mil; an .mlpackage must be compiled first"
-        raise ValueError(f"[lint] expected MIL text in {path}, got other bytes. Hint: {hint}.")
+        raise BadInput(f"[lint] expected MIL text in {shown(path)}, got other bytes. Hint: {hint}.")
     return text
 
 

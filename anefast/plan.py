@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from anefast.checks import need_choice, whole
 from anefast.chips import find_chip
-from anefast.cli import command
+from anefast.cli import command, say
 from anefast.config import ConfigError, TrainConfig
 from anefast.errors import shown
 from anefast.fuse.choose import Candidate, Choice, choose
@@ -57,7 +57,7 @@ class PlanCommand:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. Exit codes: 0, or 2 for a request that makes no sense."""
-    command(PlanCommand, lambda c: print("\n".join(report(c))), argv)
+    command(PlanCommand, lambda c: say(*report(c)), argv)
 
 
 def report(asked: PlanCommand) -> list[str]:

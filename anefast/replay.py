@@ -17,8 +17,8 @@ import tyro
 
 from anefast import _C
 from anefast.checks import real, refuse
-from anefast.cli import command
-from anefast.errors import Failure
+from anefast.cli import command, say
+from anefast.errors import BadInput, Failure, shown
 from anefast.runtime import Device
 from anefast.runtime.dump import MODEL, read
 from anefast.runtime.probe import Array, Bare, Bytes, run
@@ -42,7 +42,7 @@ def replay(config: ReplayConfig) -> None:
         refuse("replay", "--tolerance", config.tolerance, "finite and >= 0", hint)
     device = Device(config.device, chip=config.chip)
     folders = [config.folder] if (config.folder / MODEL).is_file() else programs(config.folder)
-    print(f"on {device.description}, {device.label}; tolerance {config.tolerance:g}")
+    say(f"on {device.description}, {device.label}; tolerance {config.tolerance:g}")
     exact = Bare(_C.Device("host"))
     bad = 0
     for folder in folders:
@@ -60,17 +60,17 @@ def replay(config: ReplayConfig) -> None:
             lines += [f"    {n} unlike {whose}'s: {stray}" for n, stray in off.items()]
         if lines and (inside := first_stray(device, exact, text, blobs, feeds, config.tolerance)):
             lines.append(f"    first unlike the exact host's: {inside[0]}: {inside[1]}")
-        print("\n".join([f"{folder.name}: {', '.join(agreements)}", *lines]))
+        say(f"{shown(folder.name)}: {', '.join(agreements)}", *lines)
         bad += bool(lines)
     if bad:
         raise Failure(f"[replay] {bad} of {len(folders)} programs stray.")
 
 
 def programs(root: Path) -> list[Path]:
-    """The dumped programs in a folder. ValueError where there is none."""
+    """The dumped programs in a folder. BadInput where there is none."""
     found = sorted(p.parent for p in root.glob(f"*/{MODEL}"))
     if not found:
-        raise ValueError(
+        raise BadInput(
             f"[replay] expected dumped programs in {root}, got none. Hint: ANEFAST_DUMP={root} "
             "python -m anefast.train writes some."
         )
@@ -80,7 +80,7 @@ def programs(root: Path) -> list[Path]:
 def laid_out(port: _C.Port, array: Array) -> Bytes:
     """A surface's bytes with the tensor in them."""
     if array.shape != port.shape:
-        raise ValueError(
+        raise BadInput(
             f"[replay] expected {port.name} of shape {port.shape}, got {array.shape}. "
             "Hint: the folder's files are not of one program."
         )

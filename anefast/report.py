@@ -6,6 +6,7 @@ and no script. Nothing in the run folders changes but the report itself.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Annotated
 
 import tyro
 
-from anefast.cli import command
-from anefast.errors import BadInput
-from anefast.files import write_atomic
+from anefast.cli import command, say
+from anefast.errors import BadInput, visible
+from anefast.files import make_folder, write_atomic
 from anefast.telemetry import breakdown
 from anefast.telemetry.figures import png
 from anefast.telemetry.history import History, read_history
@@ -36,24 +37,26 @@ class ReportConfig:
 def report(config: ReportConfig) -> None:
     """Writes report.html and report.png. Raises RunError for a folder that is not a run."""
     if not config.runs:
-        raise ValueError("[report] expected a run folder, got none. Hint: runs/2026-...")
+        raise BadInput("[report] expected a run folder, got none. Hint: runs/2026-...")
     if config.text and config.out:
         raise BadInput(
             "[report] --text prints and writes nothing, but --out was named. Hint: leave one out."
         )
     runs = [read_history(Path(name)) for name in config.runs]
+    for note in (note for run in runs for note in run.notes):
+        print(visible(note), file=sys.stderr)
     if config.text:
         for run in runs:
-            timed = run.summary is not None and run.summary.get("micro_steps")
+            timed = run.summary is not None and run.summary["micro_steps"]
             told = breakdown.table(run.summary) if timed and run.summary else "no times recorded"
-            print(f"{run.name}\n{told}")
+            say(run.name, told)
         return
     out = Path(config.out) if config.out else runs[0].path if len(runs) == 1 else Path()
-    out.mkdir(parents=True, exist_ok=True)
-    png(runs, out / f".{NAME}.png", "; ".join(titled(run) for run in runs[:2]))
-    (out / f".{NAME}.png").replace(out / f"{NAME}.png")
-    write_atomic(out / f"{NAME}.html", page(runs).encode())
-    print(f"{out / NAME}.html and {out / NAME}.png")
+    make_folder(out, "report")
+    sheet = png(runs, "; ".join(titled(run) for run in runs[:2]))
+    write_atomic(out / f"{NAME}.png", sheet, "report")
+    write_atomic(out / f"{NAME}.html", page(runs).encode(), "report")
+    say(f"{out / NAME}.html and {out / NAME}.png")
 
 
 def titled(run: History) -> str:

@@ -21,17 +21,21 @@ def restarts() -> int:
     return int(value) if value.isdigit() else 0
 
 
-def command(run: Path) -> list[str]:
-    """What resumes `run`, with this interpreter and its options (`python -X dev -m ...`)."""
+def command(run: Path, sinks: str = "") -> list[str]:
+    """What resumes `run`, with this interpreter and its options (`python -X dev -m ...`).
+
+    sinks: the dashboards that are fed; a resumed folder's own word for them does not count.
+    """
     words = sys.orig_argv
     options = words[1 : words.index("-m")] if "-m" in words else []
-    return [sys.executable, *options, "-m", "anefast.train", "--resume", str(run)]
+    feeding = ["--sinks", sinks] if sinks else []
+    return [sys.executable, *options, "-m", "anefast.train", "--resume", str(run), *feeding]
 
 
-def restart(run: Path) -> NoReturn:
+def restart(run: Path, sinks: str = "") -> NoReturn:
     """Replaces this process. Everything of the run must be on disk and its lock given back."""
     os.environ[COUNT] = str(restarts() + 1)
     sys.stdout.flush()
     sys.stderr.flush()
-    words = command(run)
+    words = command(run, sinks)
     os.execv(words[0], words)

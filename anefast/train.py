@@ -38,7 +38,7 @@ from anefast.cli import (
 from anefast.config import TrainConfig
 from anefast.data import TokenData
 from anefast.errors import shown as visible
-from anefast.files import write_atomic
+from anefast.files import open_new, remove, write_atomic
 from anefast.flags import repeated
 from anefast.opening import (
     check_prompt,
@@ -144,7 +144,7 @@ def fit(
                 trainer.begin(resumed, restart is not None, sizes)
                 if trainer.progress.step < config.steps:
                     with contextlib.suppress(OSError):  # it is of weights that are to change
-                        (out / SAMPLE).unlink()
+                        remove(out / SAMPLE)
                 # 3) train
                 with _screen(bar) as screen:
                     trainer.train(stop, screen)
@@ -294,7 +294,7 @@ def _check_outputs(config: TrainConfig) -> None:
     for name in checked(config.sinks):
         installed(name)
     if config.trace:
-        open(config.trace, "ab").close()  # what it holds stays until the run begins
+        open_new(config.trace, "trace", append=True, devices=True).close()  # it stays as it was
 
 
 @contextlib.contextmanager
@@ -351,7 +351,7 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
 
             def go_on(run: Path) -> NoReturn:
                 screen.close()
-                restart(run)
+                restart(run, config.sinks)
 
             result = fit(config, show=screen.say, bar=screen, restart=go_on, asked=asked)
             if config.breakdown:

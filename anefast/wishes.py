@@ -87,7 +87,7 @@ LAWS: dict[str, Law] = {
 }  # fmt: skip
 RESUMABLE = {name for name, law in LAWS.items() if law.resume == "honoured"}
 # In a run's config.toml, but about the session that wrote it: outputs go where a flag says.
-_SESSION = ("init", "resume", "out", "trace")
+_SESSION = ("init", "resume", "out", "trace", "sinks")
 
 
 def of_a_run(settings: Mapping[str, Any]) -> dict[str, Any]:

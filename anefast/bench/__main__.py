@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -19,8 +17,10 @@ from anefast.bench.table import render
 from anefast.bench.tables import MODULES, make
 from anefast.checks import need_choice
 from anefast.chips import find_chip
-from anefast.cli import command
+from anefast.cli import command, say
 from anefast.config import ConfigError, suggest
+from anefast.errors import visible
+from anefast.files import open_new, write_json
 from anefast.fuse.rates import assumptions
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.device import DEVICES
@@ -57,27 +57,27 @@ def run(asked: BenchCommand) -> None:
     find_chip(asked.chip)
     need_choice("--device", asked.device, DEVICES, "bench")
     if asked.json:
-        Path(asked.json).touch()  # an unwritable file is said now
+        open_new(asked.json, "bench", append=True).close()  # an unwritable file is said now
     quiet = PROCESS.guard(10**9, log.debug)  # how many compiles a process takes is a table here
     with guard.one_at_a_time(), quiet:
         if line := guard.look_around(asked.refuse_busy):
-            print(line, file=sys.stderr)
+            print(visible(line), file=sys.stderr)
         bench = Bench(Device(asked.device), asked.chip, asked.quick)
-        print(f"here: {bench.here}; CPU side on {_C.threads()} threads")
-        print(f"modelled: {bench.machine.rates.source}; published: {seed.SOURCE}")
+        say(f"here: {bench.here}; CPU side on {_C.threads()} threads")
+        say(f"modelled: {bench.machine.rates.source}; published: {seed.SOURCE}")
         guessed = assumptions(find_chip(asked.chip))
         for line in guessed:
-            print(f"  {line}")
+            say(f"  {line}")
         made = []
         for name in names:
             table = make(name, bench)
             made.append(table.json())
-            print("", *render(table), sep="\n", flush=True)
+            say("", *render(table))
     if asked.json:
         about = {"here": bench.here, "threads": _C.threads(), "quick": asked.quick}
         about["published"] = seed.SOURCE
         about["modelled"] = " ".join([bench.machine.rates.source, *guessed])
-        Path(asked.json).write_text(json.dumps(about | {"tables": made}, indent=1) + "\n", "utf-8")
+        write_json(asked.json, about | {"tables": made}, "bench")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import numpy as np
 
 from anefast import _C
 from anefast.config import ModelConfig
+from anefast.files import make_folder, read_json, write_atomic
 from anefast.fuse import find_plan
 from anefast.nn import init_params
 from anefast.runtime import TrainingStep
@@ -155,10 +156,11 @@ def read(path: Path) -> dict[str, Any]:
     """A saved baseline; none where there is no file."""
     if not path.exists():
         return {}
-    saved: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    saved: dict[str, Any] = read_json(path, where="bench")
     return saved
 
 
 def write(path: Path, counts: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n", "utf-8")
+    make_folder(path.parent, "bench")
+    text = json.dumps(counts, indent=1, sort_keys=True) + "\n"
+    write_atomic(path, text.encode(), "bench")

@@ -7,7 +7,6 @@ is why only they are judged. The lock is the user's, across folders and processe
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import tempfile
 import time
@@ -15,10 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anefast.errors import AnefastError
+from anefast.files import Locked, lock, read_text
+
 BUSY = 0.25  # of all CPUs, taken by others
 
 
-class Busy(RuntimeError):
+class Busy(AnefastError, RuntimeError):
     """Another benchmark runs, or the machine is busy. One line."""
 
 
@@ -26,14 +28,13 @@ class Busy(RuntimeError):
 def one_at_a_time(path: Path | None = None) -> Iterator[None]:
     """Holds the lock while the context lasts. Busy where another process has it."""
     path = path or Path(tempfile.gettempdir()) / f"anefast-bench-{os.getuid()}.lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(
-                f"[bench] another benchmark is running: it holds {path}. Hint: wait for it."
-            ) from None
+        handle = lock(path, "bench")
+    except Locked:
+        raise Busy(
+            f"[bench] another benchmark is running: it holds {path}. Hint: wait for it."
+        ) from None
+    try:
         yield
     finally:
         os.close(handle)
@@ -70,7 +71,9 @@ def look_around(refuse: bool = False, share: float | None = None) -> str:
 def _ticks() -> tuple[int, int] | None:
     """(busy, all) CPU time of the machine since it started, where Linux says so."""
     with contextlib.suppress(OSError, ValueError):
-        fields = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        fields = [
+            int(n) for n in read_text("/proc/stat", where="bench").split("\n")[0].split()[1:9]
+        ]
         idle = fields[3] + fields[4]
         return sum(fields) - idle, sum(fields)
     return None

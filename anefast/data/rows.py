@@ -71,7 +71,7 @@ def _lines(name: str, blocks: Iterator[str]) -> Rows:
         if not line.strip():
             continue
         try:
-            row = parse_json(line)
+            row = parse_json(line, strict=False)
         except ValueError as error:
             raise DataError(
                 "JSON on every line",
@@ -176,7 +176,7 @@ def _by_line(blocks: Iterable[str]) -> Iterator[str]:
 
 def _is_row(line: str) -> bool:
     try:
-        return isinstance(parse_json(line), dict | str)
+        return isinstance(parse_json(line, strict=False), dict | str)
     except ValueError:
         return False
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from anefast.cli import command
+from anefast.cli import command, say
 from anefast.config import ConfigError
 from anefast.doctor import apart, machine, registry, report
 from anefast.doctor.result import Result
@@ -86,7 +86,7 @@ def examine(asked: DoctorCommand) -> report.Report:
 
 
 def _print(lines: Sequence[str]) -> None:
-    print("\n".join(lines), flush=True)
+    say(*lines)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from anefast import _C
+from anefast.files import FileError, read_text
 
 FRAMEWORK = "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework"
 
@@ -90,8 +91,8 @@ def _sysctl(name: str) -> bytes:
 
 def cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
+        lines = read_text("/proc/cpuinfo", where="doctor").splitlines()
+    except FileError:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()

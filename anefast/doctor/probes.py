@@ -25,6 +25,7 @@ from anefast.config import ModelConfig
 from anefast.doctor import checks as usual
 from anefast.doctor.result import Check, Found, Number, Wrong
 from anefast.doctor.subject import REFUSALS, Subject, error_of
+from anefast.files import FileError, open_new, read_text
 from anefast.mil.spelling import Dialect
 from anefast.nn import init_ffn, init_params
 from anefast.presets import preset_settings
@@ -200,14 +201,15 @@ def overwrite(text: str, blobs: dict[str, bytes]) -> int:
     done = 0
     for found in Path(tempfile.gettempdir()).glob("*/model.mil"):
         try:
-            if found.stat().st_uid != os.getuid() or found.read_text("utf-8") != text:
+            if found.stat().st_uid != os.getuid() or read_text(found, len(text)) != text:
                 continue
             for path, data in blobs.items():
-                file = found.parent / path.removeprefix("@model_path/")
-                if file.is_file() and file.stat().st_size == len(data):
-                    file.write_bytes(data)
+                name = found.parent / path.removeprefix("@model_path/")
+                if name.is_file() and name.stat().st_size == len(data):
+                    with open_new(name, "doctor") as file:  # in place: it may be mapped
+                        file.write(data)
                     done += 1
-        except (OSError, UnicodeDecodeError):
+        except (OSError, FileError):
             continue
     return done
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from anefast.chips import SEED
 from anefast.doctor.result import Number, Result
+from anefast.files import write_json
 from anefast.runtime.learned import Learned
 
 FORMAT = 1  # of the document, counted up when a field means something else
@@ -68,8 +69,8 @@ def _without_home(text: str) -> str:
 
 
 def write(report: Report, path: Path) -> None:
-    """The document as a file. OSError where it cannot be written."""
-    path.write_text(json.dumps(report.plain(), indent=1, allow_nan=False) + "\n", "utf-8")
+    """The document as a file. FileError where it cannot be written."""
+    write_json(path, report.plain(), "doctor")
 
 
 # Text.

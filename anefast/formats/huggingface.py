@@ -100,8 +100,7 @@ def save_folder(
     texts[CONFIG] = (json.dumps(settings, indent=2) + "\n").encode()
     if dtype == "F16":
         check_fp16(params, WHERE)
-    with files.guarding("make", folder, WHERE):
-        folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder, WHERE)
     written = list(to_file(places, params))
     shapes = {name: shape for name, shape, _ in written}
     with files.replacing(folder / WEIGHTS, WHERE) as file:

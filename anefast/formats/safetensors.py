@@ -43,7 +43,7 @@ def read_safetensors(path: files.AnyPath) -> dict[str, Stored]:
     if length > min(HEADER_MOST, len(whole) - 8):
         raise _bad(path, f"a header of at most {len(whole) - 8:,} bytes, got {length:,}")
     try:
-        header = files.parse_json(whole[8 : 8 + length].tobytes(), unique=True)
+        header = files.parse_json(whole[8 : 8 + length].tobytes())
     except ValueError as error:
         raise _bad(path, f"a JSON header, got {shown(error)}") from None
     if not isinstance(header, dict):
@@ -122,7 +122,7 @@ def _stored(path: files.AnyPath, name: str, about: Any, data: Bytes) -> Stored:
             raise TypeError
     except (KeyError, TypeError, ValueError):
         raise _bad(path, f"{said} a dtype, a shape and data_offsets") from None
-    if dtype not in SIZES:
+    if not isinstance(dtype, str) or dtype not in SIZES:
         raise _bad(path, f"{said} type F32, F16 or BF16, got {shown(dtype)}")
     if not begin <= end <= len(data) or end - begin != math.prod(shape) * SIZES[dtype]:
         raise _bad(path, f"{said} its {dtype} numbers of shape {list(shape)} inside the file")

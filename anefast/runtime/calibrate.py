@@ -9,7 +9,7 @@ decides alike from run to run. Delete the file to measure again. What a rate is 
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import platform
@@ -22,7 +22,7 @@ import numpy as np
 
 from anefast import _C, ir
 from anefast.config import ModelConfig
-from anefast.files import parse_json
+from anefast.files import FileError, make_folder, read_json, write_json
 from anefast.fuse import Region, find_plan
 from anefast.fuse.count import Counter, StepCount
 from anefast.fuse.timing import Rates
@@ -32,13 +32,24 @@ from anefast.runtime.kernel import Kernel
 from anefast.runtime.learned import cache_folder
 from anefast.runtime.sequence import Sequence, stage
 from anefast.runtime.taken import first_taken
+from anefast.schema import flag, line, number, record, table
 
 log = logging.getLogger("anefast")
 
 SHORTEST = 0.02  # s that one figure is measured for, at least
 FORMAT = 2  # of the cached file, counted up when rates mean something else
+SECONDS, PER_SECOND = number(0, 1e6), number(1, 1e30)  # what a figure of the file may be
+DIVISORS = {"flops", "stream", "fill", "cpu_flops"} | {
+    f"{what}_bytes" for what in ("value", "port", "copied", "staged")
+}
 LAYER = ModelConfig(dim=256, n_layers=1, n_heads=4, hidden_dim=704, vocab_size=32)
 SEQ = 256
+
+
+_RATES = record(
+    {f.name: PER_SECOND if f.name in DIVISORS else SECONDS for f in fields(Rates)}
+    | {"label": line(80), "source": line(), "fill_limit": number(0), "beside": flag}
+)
 
 
 def calibrate(device: Device, cache: Path | None = None) -> Rates:
@@ -218,22 +229,23 @@ def _weight_gradients(device: Device) -> float:
 
 
 def _read(path: Path) -> dict[str, Rates]:
-    """Calibrations in the file; a file that is absent or damaged holds none."""
-    names = {f.name for f in fields(Rates)}
+    """Sound calibrations in the file; what is damaged is measured again."""
     try:
-        found = parse_json(path.read_text("utf-8"))
-        return {k: Rates(**v) for k, v in found.items() if set(v) == names}
-    except (OSError, ValueError, TypeError, AttributeError):
+        found = read_json(path, where="calibration", form=table(lambda value: value))
+    except FileError as error:
+        log.debug("no calibration: %s", error)
         return {}
+    known = {}
+    for key, value in found.items():
+        with contextlib.suppress(ValueError):
+            known[key] = Rates(**_RATES(value))
+    return known
 
 
 def _write(path: Path, known: dict[str, Rates]) -> None:
     """Remembers; a cache that cannot be written costs time and nothing else."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({k: asdict(v) for k, v in known.items()}, indent=1)
-        temporary.write_text(text + "\n", "utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        log.debug("calibration not remembered in %s: %s", path, error.strerror)
+        make_folder(path.parent, "calibration")
+        write_json(path, {k: asdict(v) for k, v in known.items()}, "calibration")
+    except FileError as error:
+        log.debug("calibration not remembered: %s", error)

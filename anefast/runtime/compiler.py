@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from anefast import _C
+from anefast.files import FileError, make_folder, open_unused
 from anefast.nn import Params
 from anefast.runtime import watchdog
 from anefast.runtime.budget import PROCESS
@@ -288,9 +290,14 @@ def compile_kernel(cache: CompileCache, kernel: Compiled, blobs: Blobs, keep: bo
     before = _C.calls_naming(_C.spans_label(kernel.name))
     try:
         return cache.acquire(kernel.text, blobs, keep)
+    except FileError:
+        raise
     except Exception as error:
-        where = f"; its MIL text is in {path}" if (path := save_text(kernel)) else ""
-        told: Any = f"{error} (program {kernel.name}{where})"
+        try:
+            where = f"is in {save_text(kernel)}"
+        except FileError as refused:
+            where = f"was not saved: {refused}"
+        told: Any = f"{error} (program {kernel.name}; its MIL text {where})"
         error.args = (told, *error.args[1:])  # the same object: its type and line stay
         raise
     finally:
@@ -298,18 +305,11 @@ def compile_kernel(cache: CompileCache, kernel: Compiled, blobs: Blobs, keep: bo
 
 
 def save_text(kernel: Compiled) -> str:
-    """Writes the text to a file that stays: in $ANEFAST_DUMP if set, else with temporary files.
-
-    "" where there is no room for it: what failed is told all the same.
-    """
+    """Writes the text to a file that stays: in $ANEFAST_DUMP if set, else with temporary files."""
     folder = os.environ.get("ANEFAST_DUMP") or None
-    try:
-        if folder:
-            os.makedirs(folder, exist_ok=True)
-        handle, path = tempfile.mkstemp(".mil", f"{kernel.name}-", folder)
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(kernel.text)
-    except OSError as error:
-        log.warning("[compile] the MIL text of %s could not be kept: %s", kernel.name, error)
-        return ""
-    return path
+    if folder:
+        make_folder(folder, "dump")
+    plain = re.sub(r"[^\w.-]", "_", kernel.name)
+    with open_unused(folder or tempfile.gettempdir(), f"{plain}-", ".mil", "dump") as file:
+        file.write(kernel.text.encode())
+        return str(file.name)

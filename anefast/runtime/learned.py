@@ -7,25 +7,30 @@ device.py asks. Who writes it is anefast/doctor.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import math
 import os
 import sys
-import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from anefast.files import parse_json
+from anefast.errors import shown
+from anefast.files import MIB, FileError, make_folder, read_json, write_json
+from anefast.schema import line, number, record, several, table
 
 log = logging.getLogger("anefast")
 
 FORMAT = 1  # of the file, counted up when a field means something else
-MOST_BYTES = 1 << 20  # a larger file is not ours
-MOST_WORDS = 64
+MOST_BYTES = 1 * MIB  # a larger file is not ours
+
+_words = several(line(80), 64)
+_ENTRY = record(
+    {},
+    {
+        **dict.fromkeys(("broken", "dialects", "weights", "ports", "seen"), _words),
+        "dispatch_us": number(0),
+    },
+)
+_FILE = record({"format": lambda value: value, "devices": table(lambda value: value)})
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,7 @@ def learned_file() -> Path:
 
 def recall(description: str, path: Path | None = None) -> Learned | None:
     """What was learned about the device that describes itself so; None where nothing was."""
-    entry = _read(path or learned_file()).get(_key(description))
-    return _learned(entry) if isinstance(entry, dict) else None
+    return _read(path or learned_file()).get(_key(description))
 
 
 def remember(description: str, learned: Learned, path: Path | None = None) -> bool:
@@ -82,21 +86,13 @@ def remember(description: str, learned: Learned, path: Path | None = None) -> bo
     The file is replaced as a whole, so a reader never sees half of one.
     """
     path = path or learned_file()
-    known = {k: v for k, v in _read(path).items() if isinstance(v, dict) and _learned(v)}
-    known[_key(description)] = asdict(learned)
-    text = json.dumps({"format": FORMAT, "devices": known}, indent=1)
-    part = None
+    known = {**_read(path), _key(description): learned}
+    plain = {"format": FORMAT, "devices": {key: asdict(value) for key, value in known.items()}}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        log.debug("learned facts not stored in %s: %s", path, error)
-        with contextlib.suppress(OSError):
-            if part is not None:
-                os.unlink(part)
+        make_folder(path.parent, "doctor")
+        write_json(path, plain, "doctor")
+    except FileError as error:
+        log.debug("learned facts not stored: %s", error)
         return False
     return True
 
@@ -108,37 +104,20 @@ def _key(description: str) -> str:
     return f"anefast {__version__}: {description}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Learned]:
+    """What the file holds by key; entries and files of another form are passed over."""
     try:
-        with open(path, "rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-        if len(raw) > MOST_BYTES:
-            raise ValueError("it is too large")
-        known = parse_json(raw)
-        if not isinstance(known, dict) or known.get("format") != FORMAT:
-            raise ValueError(f"it is not of format {FORMAT}")
-        devices = known.get("devices")
-        return devices if isinstance(devices, dict) else {}
-    except FileNotFoundError:
+        known = read_json(path, MOST_BYTES, "doctor", form=_FILE)
+    except FileError as error:
+        log.debug("learned facts are passed over: %s", error)
         return {}
-    except (OSError, ValueError) as error:
-        log.debug("learned facts in %s are passed over: %s", path, error)
-        return {}
-
-
-def _learned(entry: Mapping[str, Any]) -> Learned | None:
-    """The entry as facts; None where any part has another form."""
-    words: dict[str, tuple[str, ...]] = {}
-    for name in ("broken", "dialects", "weights", "ports", "seen"):
-        given = entry.get(name, [])
-        if not isinstance(given, list) or len(given) > MOST_WORDS:
-            return None
-        if not all(isinstance(w, str) and len(w) < 80 and w.isprintable() for w in given):
-            return None
-        words[name] = tuple(given)
-    dispatch = entry.get("dispatch_us", 0.0)
-    if isinstance(dispatch, bool) or not isinstance(dispatch, int | float):
-        return None
-    if not math.isfinite(dispatch) or dispatch < 0:
-        return None
-    return Learned(**words, dispatch_us=float(dispatch))
+    found = {}
+    for key, entry in known["devices"].items() if known["format"] == FORMAT else ():
+        try:
+            facts = _ENTRY(entry)
+        except ValueError as error:
+            log.debug("a learned fact in %s is passed over: %s", shown(path), error)
+            continue
+        words = {name: tuple(v) for name, v in facts.items() if name != "dispatch_us"}
+        found[key] = Learned(**words, dispatch_us=facts.get("dispatch_us", 0.0))
+    return found

@@ -8,6 +8,7 @@ and nothing else, so they work on any device. Unset, no program is wrapped.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -19,6 +20,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from anefast import _C, debug
+from anefast.files import FileError
 from anefast.runtime import dump
 from anefast.runtime.cache import Blobs
 from anefast.runtime.probe import Array, Bare, Bytes, Native, content, elements, run, values
@@ -134,7 +136,8 @@ class Watched:
             self._native.evaluate(inputs, outputs, label, flops, bytes)
         except Exception as error:
             if self._folder and feeds:
-                dump.write_evaluation(self._folder, self._fed(feeds), {}, str(error))
+                with contextlib.suppress(FileError):  # the first error is the one to tell
+                    dump.write_evaluation(self._folder, self._fed(feeds), {}, str(error))
             raise
         seconds = time.perf_counter() - began
         if self._watch.level >= 2:

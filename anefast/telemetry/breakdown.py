@@ -17,6 +17,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anefast.schema import line as line_of
+from anefast.schema import number, record, several, whole
+
 PHASES = ("forward", "backward", "update", "between", "validation", "save")
 MOST_PROGRAMS, NAMES = 12, 32  # rows, and the width of what they are called
 ACCUMULATION = (
@@ -25,6 +28,31 @@ ACCUMULATION = (
 )
 
 Summary = Mapping[str, Any]
+
+# What a summary must look like that is read from a file.
+_COUNTED = {"ms": number(0), "count": whole(1), "flops": number(0), "bytes": number(0)}
+_BESIDE = {"component": line_of(80), "ms": number(0), "count": whole(1)}
+_PARTS = record(
+    {
+        "ms": number(0),
+        "python_ms": number(0),
+        "components": several(record({"phase": line_of(80), "component": line_of(80), **_COUNTED})),
+        "beside": several(record(_BESIDE)),
+        "programs": several(record({"name": line_of(400), **_COUNTED})),
+    }
+)
+SUMMARY = record(
+    {
+        "label": line_of(80),
+        "device": line_of(400),
+        "first_step": whole(),
+        "last_step": whole(),
+        "micro_steps": whole(),
+        "updates": _PARTS,
+        "between": _PARTS,
+        "lost": whole(),
+    }
+)
 
 
 def line(summary: Summary) -> str:

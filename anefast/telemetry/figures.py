@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from anefast.errors import shown
 from anefast.telemetry.history import History, Series, phase_of
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -28,6 +29,7 @@ PHASES = {
     "python": "#9aa5b1",
 }
 MOST_POINTS = 1200  # of a line; more would only make the file larger
+MOST_SMOOTHED = 20_000  # points of a line that are smoothed one by one
 MOST_BARS = 14
 
 Draw = Callable[[Any, Sequence[History]], None]
@@ -37,7 +39,7 @@ def draw_loss(ax: Any, runs: Sequence[History]) -> None:
     for run, colour in zip(runs, colours(runs), strict=True):
         train, val = run.series("train/loss"), run.series("val/loss")
         several = len(runs) > 1
-        smooth_line(ax, train, colour, run.name if several else "training", raw=not several)
+        smooth_line(ax, train, colour, plain(run.name) if several else "training", not several)
         if val:
             ax.plot(
                 val.steps, val.values, "o-" if len(val.steps) < 60 else "-", ms=4, lw=1.2,
@@ -63,8 +65,8 @@ def draw_norm(ax: Any, runs: Sequence[History]) -> None:
         s = run.series("grad_norm")
         smooth_line(ax, s, colour, raw=len(runs) == 1)
         if positive := [v for v in s.values if v > 0]:
-            lowest, highest = min(lowest, *positive), max(highest, *positive)
-        bad = [r["step"] for r in run.metrics if r.get("overflow")]
+            lowest, highest = min(lowest, min(positive)), max(highest, max(positive))
+        bad = run.overflows
         if bad:
             ax.plot(bad, [0.02] * len(bad), "^", color="#c23b4a", ms=5, clip_on=False,
                     transform=ax.get_xaxis_transform(), label="overflow, skipped")  # fmt: skip
@@ -121,11 +123,11 @@ def draw_parts(ax: Any, runs: Sequence[History]) -> None:
         for row, name in enumerate(told):
             ms, y = s.get(name, 0), row - 0.4 + height * (i + 0.5)
             shade = colour if len(runs) > 1 else PHASES.get(phase_of(name), FAINT)
-            ax.barh(y, ms, height * 0.9, color=shade, label=run.name if row == 0 else None)
+            ax.barh(y, ms, height * 0.9, color=shade, label=plain(run.name) if row == 0 else None)
             share = f"  {100 * ms / total:.0f}%" if len(runs) == 1 else ""
             ax.text(ms + widest / 90, y, f"{ms:.3g}{share}", va="center", color=INK,
                     fontsize=max(6, 9.5 - len(runs)))  # fmt: skip
-    ax.set_yticks(range(len(told)), [spelled(n) for n in told])
+    ax.set_yticks(range(len(told)), [plain(spelled(n)) for n in told])
     ax.invert_yaxis()
     ax.set_xlim(0, widest * 1.2 or 1)
     finish(ax, "Where a micro-step goes", "", legend=len(runs) > 1)
@@ -150,20 +152,24 @@ def svg(name: str, runs: Sequence[History]) -> str:
     figure = new_figure(size)
     draw(figure.add_subplot(), runs)
     out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": "anefast"})
+    save(figure, out, format="svg", metadata={"Date": None, "Creator": "anefast"})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def png(runs: Sequence[History], path: Path, title: str) -> None:
+def png(runs: Sequence[History], title: str) -> bytes:
     """Every panel on one sheet."""
     figure = new_figure((12.5, 15))
-    figure.suptitle(title + "\n", x=0.01, ha="left", fontsize=13, color=INK, fontweight="bold")
+    figure.suptitle(
+        plain(title) + "\n", x=0.01, ha="left", fontsize=13, color=INK, fontweight="bold"
+    )
     rows = (("loss",), ("lr", "norm"), ("speed", "time"), ("parts",))
     parts = figure.subfigures(len(rows), 1, height_ratios=(1.35, 1, 1, 1.5), hspace=0.04)
     for part, names in zip(parts, rows, strict=True):
         for name, ax in zip(names, part.subplots(1, len(names), squeeze=False)[0], strict=True):
             PANELS[name][0](ax, runs)
-    figure.savefig(path, format="png", dpi=110)
+    out = io.BytesIO()
+    save(figure, out, format="png", dpi=110)
+    return out.getvalue()
 
 
 def new_figure(size: tuple[float, float]) -> Any:
@@ -175,6 +181,20 @@ def new_figure(size: tuple[float, float]) -> Any:
             "Hint: pip install 'anefast[plot]'."
         ) from None
     return Figure(figsize=size, layout="constrained", facecolor="white")
+
+
+def save(figure: Any, out: io.BytesIO, **how: Any) -> None:
+    """Draws it; a name may have characters that the font has not, which is nobody's fault."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(out, **how)
+
+
+def plain(text: str) -> str:
+    """Text that anybody may have written, as matplotlib shows it unread: it takes what stands
+    between dollars as a formula, and leaves out a label that begins with an underscore."""
+    line = shown(text, 60).replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line
 
 
 def finish(ax: Any, title: str, unit: str, legend: bool = False) -> None:
@@ -202,6 +222,8 @@ def smooth_line(
     """A mean over some neighbours, the raw values faint beneath."""
     if not s:
         return
+    if len(s.steps) > MOST_SMOOTHED:
+        s = thin(s, MOST_SMOOTHED)
     width = max(1, len(s.values) // 60)
     values = np.array(s.values)
     padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
@@ -213,19 +235,19 @@ def smooth_line(
     ax.plot(t.steps, t.values, color=colour, lw=1.8, label=label)
 
 
-def thin(s: Series) -> Series:
-    """At most MOST_POINTS of it, each a mean."""
-    steps, values = binned(np.array(s.steps, float), np.array([s.values]))
+def thin(s: Series, most: int = MOST_POINTS) -> Series:
+    """At most so many points of it, each a mean."""
+    steps, values = binned(np.array(s.steps, float), np.array([s.values]), most)
     return Series(steps.tolist(), values[0].tolist())
 
 
 def binned(
-    steps: npt.NDArray[np.float64], rows: npt.NDArray[np.float64]
+    steps: npt.NDArray[np.float64], rows: npt.NDArray[np.float64], most: int = MOST_POINTS
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Means over stretches so long that MOST_POINTS are left; rows (n, points)."""
-    if len(steps) <= MOST_POINTS:
+    """Means over stretches so long that at most `most` are left; rows (n, points)."""
+    if len(steps) <= most:
         return steps, rows
-    edges = np.linspace(0, len(steps), MOST_POINTS + 1).astype(int)
+    edges = np.linspace(0, len(steps), most + 1).astype(int)
     sizes = np.diff(edges)
     means = np.add.reduceat(np.vstack([steps, rows]), edges[:-1], axis=1) / sizes
     return means[0], means[1:]
@@ -238,7 +260,7 @@ def colours(runs: Sequence[History]) -> list[str]:
 def labels(runs: Sequence[History]) -> str:
     """' (emulated)', as no time goes without."""
     found = list(dict.fromkeys(run.label for run in runs if run.label))
-    return f" ({', '.join(found)})" if found else ""
+    return plain(f" ({', '.join(found)})") if found else ""
 
 
 def spelled(name: str) -> str:

@@ -1,20 +1,47 @@
-"""A run folder read back: finished, interrupted or still going. Nothing in it is changed."""
+"""A run folder read back: finished, interrupted or still going. Nothing in it is changed.
+
+Whoever wrote the folder is not trusted: every value has its form and its bounds (schema.py), links
+are not followed, and of the rows only the numbers that are asked for are kept. What is damaged is
+left out and named in `notes`; only a folder without readable settings is refused.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anefast.config import flatten
-from anefast.files import parse_json
-from anefast.telemetry.rows import METRICS, TIMINGS, Row, read_rows
-from anefast.telemetry.run import ENVIRONMENT, LOCK, read_config
+from anefast.checks import coerce
+from anefast.config import flatten, keys
+from anefast.errors import shown, visible
+from anefast.files import MIB, FileError, parse_json, read_bytes, read_json, read_lines
+from anefast.schema import Check, flag, maybe, number, record, table, whole
+from anefast.telemetry import breakdown
+from anefast.telemetry.rows import METRICS, TIMINGS, RunError
+from anefast.telemetry.run import CONFIG, ENVIRONMENT, LOCK, read_config, read_sessions
 
 SUMMARY = "breakdown.json"
 SAMPLE = "sample.txt"
+SPANS = "spans_ms"
+
+LONGEST_ROW = 1 << 16  # bytes
+MOST_NAMES = 200  # of spans in a run: phases times components
+MOST_STEPS = 10**12
+
+METRIC_NAMES = ("train/loss", "val/loss", "lr", "grad_norm", "tokens")
+TIMING_NAMES = ("ms", "tok_per_s")
+METRIC_ROW = record(
+    {"step": whole(0, MOST_STEPS)},
+    {"overflow": flag, **dict.fromkeys(METRIC_NAMES, maybe(number()))},
+)
+TIMING_ROW = record(
+    {"step": whole(0, MOST_STEPS)},
+    {SPANS: table(number(0), MOST_NAMES), **dict.fromkeys(TIMING_NAMES, maybe(number()))},
+)
 
 
 @dataclass(frozen=True)
@@ -32,26 +59,63 @@ class Series:
         return self.values[-1] if self.values else math.nan
 
 
+class Columns:
+    """The numbers of a row file by name, as compact as numbers can be."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.step = -1  # of the last row
+        self._columns: dict[str, tuple[array[int], array[float]]] = {}
+
+    def __getitem__(self, name: str) -> Series:
+        steps, values = self._columns.get(name, ((), ()))
+        return Series(list(steps), list(values))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
+
+    def names(self, folder: str) -> list[str]:
+        """What follows 'folder/' in the names that begin so."""
+        start = folder + "/"
+        return [name.removeprefix(start) for name in self._columns if name.startswith(start)]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Takes a row that was checked. ValueError where it does not follow the one before."""
+        step = row["step"]
+        if step <= self.step:
+            raise ValueError(f"step {step:,} comes after step {self.step:,}")
+        for name, value in _numbers(row):
+            if name not in self._columns:
+                if len(self._columns) > MOST_NAMES:
+                    raise ValueError(f"the file has more than {MOST_NAMES} names")
+                self._columns[name] = array("q"), array("d")
+            steps, values = self._columns[name]
+            steps.append(step)
+            values.append(value)
+        self.rows, self.step = self.rows + 1, step
+
+
 @dataclass(frozen=True)
 class History:
     """What a run folder holds, as far as it got."""
 
     path: Path
     settings: dict[str, Any]  # by dotted name
-    metrics: list[Row]
-    timings: list[Row]
+    metrics: Columns
+    timings: Columns
     sessions: list[dict[str, Any]]  # environments, one for each time it was started or resumed
     summary: dict[str, Any] | None  # of the last session, see timeline.py
     sample: str
+    notes: list[str]  # what is damaged and was left out
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return shown(self.path.resolve().name)
 
     @property
     def step(self) -> int:
         """Updates made."""
-        return int(self.metrics[-1]["step"]) if self.metrics else 0
+        return max(0, self.metrics.step)
 
     @property
     def steps(self) -> int:
@@ -68,40 +132,47 @@ class History:
     @property
     def label(self) -> str:
         """What its times may be called: 'measured' or 'emulated'."""
-        return str(self.sessions[-1].get("label", "")) if self.sessions else ""
+        return shown(self.sessions[-1].get("label", "")) if self.sessions else ""
 
     @property
     def device(self) -> str:
-        return str(self.sessions[-1].get("device", "")) if self.sessions else ""
+        return shown(self.sessions[-1].get("device", "")) if self.sessions else ""
 
     @property
     def accumulation(self) -> int:
-        return int(self.settings.get("optim.accumulation", 1))
+        return max(1, int(self.settings.get("optim.accumulation", 1)))
 
     def series(self, name: str) -> Series:
         """Of metrics.jsonl or timings.jsonl, whichever has it."""
-        rows = self.metrics if any(name in row for row in self.metrics[:3]) else self.timings
-        if not any(name in row for row in rows):
-            rows = self.metrics
-        return series((row["step"], row.get(name)) for row in rows)
+        return self.timings[name] if name in self.timings else self.metrics[name]
+
+    @property
+    def overflows(self) -> list[int]:
+        """The updates that were skipped since their gradients overflowed."""
+        found = self.metrics["overflow"]
+        return [step for step, value in zip(found.steps, found.values, strict=True) if value]
 
     def spent(self) -> dict[str, float]:
         """Mean milliseconds of a micro-step by 'phase/component', over all updates with times."""
-        rows = [row["spans_ms"] for row in self.timings if row.get("spans_ms")]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        each = len(rows) * self.accumulation
-        return {n: math.fsum(row.get(n, 0) for row in rows) / each for n in names}
+        columns = {name: self.timings[f"{SPANS}/{name}"] for name in self.timings.names(SPANS)}
+        timed = {step for column in columns.values() for step in column.steps}
+        each = len(timed) * self.accumulation
+        return {name: math.fsum(column.values) / each for name, column in columns.items()}
 
     def phases(self) -> dict[str, Series]:
         """Milliseconds of an update by phase, over the updates."""
-        rows = [(row["step"], row["spans_ms"]) for row in self.timings if row.get("spans_ms")]
-        names = list(dict.fromkeys(phase_of(name) for _, row in rows for name in row))
+        names = self.timings.names(SPANS)
+        sums: dict[str, dict[int, float]] = {phase_of(name): {} for name in names}
+        timed: set[int] = set()
+        for name in names:
+            column, of_phase = self.timings[f"{SPANS}/{name}"], sums[phase_of(name)]
+            timed.update(column.steps)
+            for step, ms in zip(column.steps, column.values, strict=True):
+                of_phase[step] = of_phase.get(step, 0.0) + ms
+        steps = sorted(timed)
         return {
-            phase: series(
-                (step, sum(ms for name, ms in row.items() if phase_of(name) == phase))
-                for step, row in rows
-            )
-            for phase in names
+            phase: Series(steps, [ms.get(step, 0.0) for step in steps])
+            for phase, ms in sums.items()
         }
 
 
@@ -110,41 +181,98 @@ def phase_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def series(points: Any) -> Series:
-    found = [(s, v) for s, v in points if isinstance(v, (int, float)) and math.isfinite(v)]
-    return Series([s for s, _ in found], [float(v) for _, v in found])
-
-
 def read_history(path: Path) -> History:
     """RunError where `path` is no run folder; files that are not there yet count as empty."""
-    settings = flatten(read_config(path))
-    metrics, timings = (
-        read_rows(path / name) if (path / name).is_file() else [] for name in (METRICS, TIMINGS)
-    )
-    sample = path / SAMPLE
+    settings = _settings(path)
+    notes: list[str] = []
+    most = 10_000 + 10 * settings.get("steps", 0)  # more rows are of no run of so many updates
     return History(
         path,
         settings,
-        metrics,
-        timings,
-        sessions=_json(path / ENVIRONMENT).get("sessions", []),
-        summary=_json(path / SUMMARY) or None,
-        sample=sample.read_text("utf-8", "replace").strip("\n") if sample.is_file() else "",
+        _columns(path / METRICS, METRIC_ROW, most, notes),
+        _columns(path / TIMINGS, TIMING_ROW, most, notes),
+        sessions=_or_left_out(path / ENVIRONMENT, read_sessions, notes) or [],
+        summary=_or_left_out(path / SUMMARY, _read_summary, notes),
+        sample=_or_left_out(path / SAMPLE, _read_sample, notes) or "",
+        notes=notes,
     )
 
 
 def owner_lives(lock: Path) -> bool:
     """Whether the process that last held a run's lock is there; the lock is not touched."""
     try:
-        os.kill(int(lock.read_text()), 0)
-    except (OSError, ValueError):
+        os.kill(max(1, int(read_bytes(lock, 20, "run", follow=False))), 0)
+    except PermissionError:  # it is somebody else's
+        return True
+    except (OSError, ValueError, OverflowError):
         return False
     return True
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _settings(run: Path) -> dict[str, Any]:
+    """The settings that this version knows, by dotted name."""
+    kinds = keys()
     try:
-        found = parse_json(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        found = {
+            name: coerce(value, kinds[name], name)
+            for name, value in flatten(read_config(run)).items()
+            if name in kinds
+        }
+        if not 0 <= found.get("steps", 0) <= MOST_STEPS:
+            raise ValueError(f"steps is {shown(found['steps'], 30)}")
+    except (FileError, RunError):
+        raise
+    except ValueError as error:
+        said = shown(str(error).removeprefix("[config] "), 300).rstrip(".")
+        raise RunError(f"[run] {shown(run / CONFIG)} is damaged: {said}.") from None
+    return found
+
+
+def _columns(path: Path, form: Check, most: int, notes: list[str]) -> Columns:
+    """The rows of a file up to one that is damaged; a last one that is half written is passed."""
+    found = Columns()
+    if not os.path.lexists(path):
+        return found
+    try:
+        for line in read_lines(path, LONGEST_ROW, "run", follow=False):
+            try:
+                found.add(form(parse_json(line)))
+                if found.rows > most:
+                    raise ValueError(f"the run has no more than {most:,}")
+            except ValueError as error:
+                if line.endswith(b"\n"):
+                    notes.append(
+                        f"[run] row {found.rows + 1:,} of {shown(path)} is damaged: "
+                        f"{shown(error)}. It and what follows are left out."
+                    )
+                break
+    except FileError as error:
+        notes.append(f"{error} What follows row {found.rows:,} is left out.")
+    return found
+
+
+def _numbers(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{key}", ms) for key, ms in value.items())
+        elif value is not None and name != "step":
+            yield name, float(value)
+
+
+def _or_left_out(path: Path, read: Callable[[Path], Any], notes: list[str]) -> Any:
+    """What `read` gives; None where there is no file, or with a note where it is damaged."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        return read(path)
+    except (FileError, RunError) as error:
+        notes.append(f"{str(error).partition(' Hint:')[0]} It is left out.")
+        return None
+
+
+def _read_summary(path: Path) -> Any:
+    return read_json(path, where="run", follow=False, form=breakdown.SUMMARY)
+
+
+def _read_sample(path: Path) -> str:
+    return visible(read_bytes(path, MIB, "run", follow=False).decode("utf-8", "replace")).strip()

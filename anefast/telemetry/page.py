@@ -12,6 +12,7 @@ from html import escape
 from typing import Any
 
 from anefast import _C
+from anefast.errors import shown, visible
 from anefast.telemetry import breakdown
 from anefast.telemetry.figures import PANELS, colours, svg
 from anefast.telemetry.history import History
@@ -58,7 +59,7 @@ def summary(run: History) -> str:
         ("training loss", number(train.last)),
         ("validation loss", number(val.last)),
         ("best validation", number(best)),
-        ("tokens", f"{int(run.series('tokens').last or 0):,}" if run.metrics else "0"),
+        ("tokens", f"{int(run.series('tokens').last):,}" if run.series("tokens") else "0"),
         (
             f"tokens/s, {run.label or 'unlabelled'}",
             f"{sum(recent) / len(recent):,.0f}" if recent else "-",
@@ -68,8 +69,8 @@ def summary(run: History) -> str:
     s = run.settings
     facts = ", ".join(
         [
-            f"preset {s.get('preset')}",
-            f"plan {s.get('plan')}",
+            f"preset {shown(s.get('preset'))}",
+            f"plan {shown(s.get('plan'))}",
             f"batch {s.get('data.batch')} of {s.get('data.seq_len')} tokens",
             f"accumulation {s.get('optim.accumulation')}",
         ]
@@ -78,8 +79,13 @@ def summary(run: History) -> str:
         f'<section class="run"><h2>{escape(run.name)} <em class="{run.state}">{run.state}</em></h2>'
         f"<p>{escape(facts)}<br>{escape(run.device)}"
         f"{escape(f'; times are {run.label}') if run.label else ''}</p>"
-        f'<div class="cards">{boxes}</div></section>'
+        f'<div class="cards">{boxes}</div>{notes(run)}</section>'
     )
+
+
+def notes(run: History) -> str:
+    """What of the run could not be read."""
+    return "".join(f"<p>{escape(note)}</p>" for note in run.notes)
 
 
 def legend(runs: Sequence[History]) -> str:
@@ -97,7 +103,7 @@ def differences(runs: Sequence[History]) -> str:
     """The settings in which the runs are not alike."""
     names = sorted({name for run in runs for name in run.settings} - {"out", "resume", "trace"})
     rows = [
-        [name, *(str(run.settings.get(name, "-")) for run in runs)]
+        [name, *(shown(run.settings.get(name, "-")) for run in runs)]
         for name in names
         if len({str(run.settings.get(name)) for run in runs}) > 1
     ]
@@ -108,17 +114,16 @@ def differences(runs: Sequence[History]) -> str:
 
 def times(run: History, named: bool) -> str:
     """The breakdown table of the last session."""
-    if not run.summary or not run.summary.get("micro_steps"):
+    if not run.summary or not run.summary["micro_steps"]:
         return ""
     of = f" of {escape(run.name)}" if named else ""
     steps = f"updates {run.summary['first_step']} to {run.summary['last_step']}"
-    label = run.summary.get("label", "")
+    label, device = (shown(run.summary[name]) for name in ("label", "device"))
     return (
         f"<h2>Time{of}, component by component</h2>"
-        f"<p>{escape(steps)} of its last session, {escape(label)} on "
-        f"{escape(run.summary.get('device', ''))}. What the training thread did adds up to the "
-        f"whole; Python is what no span accounts for.</p>"
-        f"<pre>{escape(breakdown.table(run.summary))}</pre>"
+        f"<p>{escape(steps)} of its last session, {escape(label)} on {escape(device)}. What the "
+        f"training thread did adds up to the whole; Python is what no span accounts for.</p>"
+        f"<pre>{escape(visible(breakdown.table(run.summary)))}</pre>"
     )
 
 

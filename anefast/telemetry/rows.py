@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anefast.errors import BadInput
-from anefast.files import parse_json
+from anefast.files import open_new, open_regular, parse_json
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 
@@ -35,7 +35,7 @@ class RowFiles:
         for name in (METRICS, TIMINGS):
             if (folder / name).exists():
                 drop_rows_after(folder / name, step)
-        self._files = [open(folder / name, "ab", buffering=0) for name in (METRICS, TIMINGS)]
+        self._files = [open_new(folder / name, "run", append=True) for name in (METRICS, TIMINGS)]
 
     def write(self, metrics: Row, timings: Row) -> None:
         """Appends a row to each file; numbers that are not finite become null. RunError."""
@@ -80,7 +80,7 @@ def read_rows(path: Path) -> list[Row]:
 def drop_rows_after(path: Path, step: int) -> None:
     """Cuts the file after the last row of update `step`, or at a row that is damaged."""
     keep = 0
-    with open(path, "rb") as file:
+    with open_regular(path, where="run", follow=False) as file:
         for line in file:
             try:
                 if parse_json(line)["step"] > step or not line.endswith(b"\n"):

@@ -7,9 +7,7 @@ on disk before a checkpoint is. Weights are checkpoint.py's.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -21,12 +19,30 @@ from typing import Any
 import numpy as np
 
 from anefast.config import TrainConfig, to_settings
-from anefast.files import parse_json, parse_toml, write_atomic
+from anefast.errors import shown
+from anefast.files import (
+    FileError,
+    Locked,
+    guarding,
+    lock,
+    make_folder,
+    read_json,
+    read_text,
+    read_toml,
+    refusal,
+    remove,
+    write_atomic,
+    write_json,
+)
+from anefast.schema import line, record, several
 from anefast.telemetry.background import Background
 from anefast.telemetry.rows import Row, RowFiles, RunError
 from anefast.telemetry.sinks import Sinks
 
 LOCK, CONFIG, ENVIRONMENT = "run.lock", "config.toml", "env.json"
+MOST_SESSIONS = 200  # in env.json: the first one and the newest
+
+_SESSION = record({}, {"label": line(80), "device": line()})
 
 
 class RunFolder:
@@ -48,10 +64,11 @@ class RunFolder:
         if not resume and path.is_dir() and not (path / LOCK).exists():
             _check_unused(path)  # before a lock is left in a folder that is somebody's own
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path, "run")
             self._lock = _lock(path)
-        except OSError as error:
-            raise RunError(f"[run] cannot use {path}: {error.strerror}.") from None
+        except FileError as error:
+            told = refusal("use", path, error, "run") if error.errno else error
+            raise RunError(str(told)) from None
         if not resume:
             try:
                 _check_unused(path)
@@ -71,10 +88,10 @@ class RunFolder:
         settings = {**to_settings(config), "resume": "", "trace": ""}
         if (self.path / CONFIG).is_file():
             settings["init"] = read_config(self.path).get("init", "")
-        write_atomic(self.path / CONFIG, tomli_w.dumps(settings).encode())
+        write_atomic(self.path / CONFIG, tomli_w.dumps(settings).encode(), "run")
         sessions = read_sessions(self.path / ENVIRONMENT)
-        text = json.dumps({"sessions": [*sessions, environment]}, indent=2) + "\n"
-        write_atomic(self.path / ENVIRONMENT, text.encode())
+        kept = [*sessions[:1], *sessions[1:][-(MOST_SESSIONS - 2) :], environment]
+        write_json(self.path / ENVIRONMENT, {"sessions": kept}, "run", indent=2)
         return sessions[-1] if sessions else {}
 
     def open_logs(self, step: int, sinks: Sinks | None = None) -> None:
@@ -124,37 +141,42 @@ class RunFolder:
             self._files.close()
         self._files = self._sinks = None
         if self._made and not (self.path / CONFIG).exists():
-            (self.path / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, FileError):
+                remove(self.path / LOCK)
                 self.path.rmdir()
-        os.ftruncate(self._lock, 0)  # nobody works here any more
-        os.close(self._lock)
+        with contextlib.suppress(OSError):  # the lock goes with the process at the latest
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
 
 
 def read_config(run: Path) -> dict[str, Any]:
     """The settings in a run's config.toml. RunError when there is none."""
-    try:
-        return parse_toml((run / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError):
+    if not os.path.lexists(run / CONFIG):
         raise RunError(
-            f"[run] {run} is not a run: it has no readable {CONFIG}. Hint: name a run folder."
-        ) from None
+            f"[run] {shown(run)} is not a run: it has no readable {CONFIG}. "
+            "Hint: name a run folder."
+        )
+    return read_toml(run / CONFIG, where="run", follow=False)
 
 
 def read_sessions(file: Path) -> list[dict[str, Any]]:
     """What an env.json says of each session; [] where there is none. RunError: it is damaged."""
-    if not file.is_file():
+    if not os.path.lexists(file):
         return []
+    hint = "Hint: move it away; training needs nothing in it."
     try:
-        sessions = parse_json(file.read_text(encoding="utf-8"))["sessions"]
-        if not all(isinstance(session, dict) for session in sessions):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RunError(
-            f"[run] expected {file} to list the run's sessions, got something else. "
-            "Hint: move it away; training needs nothing in it."
-        ) from None
-    return list(sessions)
+        form = record({"sessions": several(_session)})
+        found = read_json(file, where="run", follow=False, form=form)
+    except FileError as error:
+        raise RunError(f"{str(error).partition(' Hint:')[0]} {hint}") from None
+    sessions: list[dict[str, Any]] = found["sessions"]
+    return sessions
+
+
+def _session(value: Any) -> Any:
+    """What is asked of a session has its form; the rest is kept as it is."""
+    _SESSION(value)
+    return value
 
 
 def environment(argv: list[str], **more: Any) -> dict[str, Any]:
@@ -182,9 +204,8 @@ def peak_memory_bytes() -> int:
 
     Linux begins a new program's `ru_maxrss` with its parent's, but not its VmHWM.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    if os.path.exists("/proc/self/status"):
+        return int(read_text("/proc/self/status").split("VmHWM:")[1].split()[0]) * 1024
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -192,28 +213,29 @@ def peak_memory_bytes() -> int:
 
 
 def _check_unused(path: Path) -> None:
-    if held := sorted(p.name for p in path.iterdir() if p.name != LOCK):
+    with guarding("list", path, "run"):
+        held = sorted(name for name in os.listdir(path) if name != LOCK)
+    if held:
         run = (path / CONFIG).is_file()
         continues = f"--resume {path} continues this run; " if run else ""
         raise RunError(
-            f"[run] {path} already holds {held[0]}. Hint: {continues}another --out starts afresh."
+            f"[run] {path} already holds {shown(held[0])}. "
+            f"Hint: {continues}another --out starts afresh."
         )
 
 
 def _lock(path: Path) -> int:
     """A lock the kernel releases however the process ends. RunError when somebody has it."""
-    handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
-        os.close(handle)
+        handle = lock(path / LOCK, "run")
+    except Locked as held:
         raise RunError(
-            f"[run] {path} is in use by process {owner}. "
+            f"[run] {path} is in use by process {shown(held) or 'unknown'}. "
             "Hint: wait for it, or choose another --out."
         ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    with guarding("write", path / LOCK, "run"):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
     return handle
 
 

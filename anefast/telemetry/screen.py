@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import threading
 import time
@@ -19,13 +18,11 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from anefast.errors import visible
+
 REFRESH_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0  # how long `close` waits for a terminal that takes nothing
 CHUNK_BYTES = 512
-
-# What a terminal may obey instead of showing it, but for line ends and tabs: controls, and signs
-# that turn the direction of writing.
-OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Stream(Protocol):
@@ -39,15 +36,6 @@ def is_terminal(stream: object) -> bool:
     """Whether a person looks at it; False for a stream that cannot say."""
     ask = getattr(stream, "isatty", None)
     return ask is not None and bool(ask())
-
-
-def visible(text: str) -> str:
-    r"""Text as it may be shown on a terminal, whoever wrote it: a model makes any byte.
-
-    >>> visible("a\tb\x1b[2Jc")
-    'a\tb\\x1b[2Jc'
-    """
-    return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Bar(tqdm):  # type: ignore[type-arg]

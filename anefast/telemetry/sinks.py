@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from anefast.errors import BadInput
+from anefast.errors import BadInput, shown
+from anefast.files import make_folder
 from anefast.telemetry.rows import Row
 
 log = logging.getLogger("anefast")
@@ -37,6 +38,7 @@ class TensorBoard:
     """Event files in RUN/tensorboard: `tensorboard --logdir RUN`."""
 
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
+        make_folder(run / "tensorboard", "sinks", inside=run)
         self._writer = installed("tensorboard").SummaryWriter(str(run / "tensorboard"))
         lines = [f"    {k} = {v!r}" for k, v in config.items()]
         self._writer.add_text("config", "\n".join(lines), 0)
@@ -62,6 +64,7 @@ class Tracked:
         if library == "wandb":  # the network only where the environment says so
             mode = os.environ.get("WANDB_MODE", "offline")
             quiet = module.Settings(silent=True, console="off", disable_git=True)
+            make_folder(run / "wandb", "sinks", inside=run)
             options |= {"dir": str(run), "mode": mode, "settings": quiet}
         else:
             options |= {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
@@ -119,7 +122,7 @@ class Sinks:
             call()
         except Exception as error:  # somebody else's code: anything may come
             self._sinks.pop(name, None)
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = shown(" ".join(str(error).split())) or type(error).__name__
             log.warning("sink %s is left out from here on: %s", name, said)
 
 

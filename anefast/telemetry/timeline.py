@@ -10,7 +10,6 @@ What the components are: csrc/span.h. How the sums are printed: breakdown.py.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
-from anefast.files import write_atomic
+from anefast.files import write_json
 from anefast.telemetry.background import Background
 from anefast.telemetry.trace import Trace
 
@@ -124,7 +123,7 @@ class Timeline:
     def start(self, background: Background) -> None:
         """Begins to record. Where another run of this process does, this one goes without.
 
-        OSError when the trace cannot be written.
+        FileError when the trace cannot be written.
         """
         if not self._wanted:
             return
@@ -240,7 +239,7 @@ class Timeline:
         return self._current
 
     def _report(self, path: Path, more: dict[str, Any]) -> None:
-        write_atomic(path, (json.dumps(more | self.summary(), indent=1) + "\n").encode())
+        write_json(path, more | self.summary(), "run")
 
 
 def summary(sums: Sums) -> dict[str, Any]:

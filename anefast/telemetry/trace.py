@@ -7,6 +7,7 @@ overlap each other, so they are asynchronous events; everything else nests on it
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -18,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.errors import shown
+from anefast.files import open_new
 
 log = logging.getLogger("anefast")
 
@@ -26,10 +29,12 @@ QUEUE_TRACK = 1 << 16  # past every thread number
 
 
 class Trace:
-    """An open trace file. OSError where it cannot be opened."""
+    """An open trace file. FileError where it cannot be opened."""
 
     def __init__(self, path: str, thread: int, origin_ns: int) -> None:
-        self._file = open(path, "w", encoding="utf-8")
+        self._path = path
+        file = open_new(path, "trace", devices=True)
+        self._file = io.TextIOWrapper(io.BufferedWriter(file), encoding="utf-8")
         self._origin, self._pid, self._thread = origin_ns, os.getpid(), thread
         self._named: set[int] = set()
         self._events = self._jobs = 0
@@ -61,7 +66,7 @@ class Trace:
             yield
         except OSError as error:
             reason = os.strerror(error.errno or 0)
-            log.warning("the trace ends here: cannot write %s: %s", self._file.name, reason)
+            log.warning("the trace ends here: cannot write %s: %s", shown(self._path), reason)
             with suppress(OSError):
                 self._file.close()
 

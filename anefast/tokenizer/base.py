@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast.errors import BadInput
-from anefast.files import write_atomic
+from anefast.files import make_folder, write_atomic
 
 
 class TokenizerError(BadInput):
@@ -198,6 +198,6 @@ def check_id(token: int, vocab_size: int, name: str) -> None:
 
 def write(path: Path, content: bytes) -> Path:
     """Replaces a file of a tokenizer, in a folder that is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "tokenizer")
     write_atomic(path, content, "tokenizer")
     return path

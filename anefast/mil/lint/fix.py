@@ -8,11 +8,11 @@ device has no finite result to keep.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from anefast.errors import BadInput, shown
+from anefast.files import write_atomic
 from anefast.mil.lint.checks import Finding, Target
 from anefast.mil.lint.edits import Edit
 from anefast.mil.lint.engine import check
@@ -69,16 +69,10 @@ def apply(text: bytes, findings: Sequence[Finding]) -> tuple[bytes, list[Finding
 
 
 def write(path: Path, text: bytes) -> None:
-    """Replaces a file at once: whoever reads it sees the old text or the new. Links stay links."""
-    path = path.resolve()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o7777)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Replaces a file at once: whoever reads it sees the old text or the new. BadInput for a link:
+    what it leads to may be somebody else's."""
+    if path.is_symlink():
+        raise BadInput(
+            f"[lint] expected a file to rewrite, {shown(path)} is a link. Hint: name the file."
+        )
+    write_atomic(path, text, "lint")

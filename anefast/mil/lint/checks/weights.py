@@ -6,6 +6,8 @@ text that has no folder is not judged. The format is documented in csrc/blob.c.
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from anefast.files import FileError, open_regular
 from anefast.mil.lint.checks.base import Finding, Target, found, source_check
 from anefast.mil.lint.edits import Edit, dialect_of
 from anefast.mil.lint.source import Source, Value
@@ -27,7 +30,8 @@ FORMATS = {  # dtype -> its number in a record, bytes per element
 CODES = {name: code for name, (code, _) in FORMATS.items()}
 BYTES = {name: size for name, (_, size) in FORMATS.items()}
 MAX_RECORDS = 1 << 16  # that are counted
-CHUNK = 1 << 22  # elements looked at together
+CHUNK = 1 << 22  # bytes looked at together
+MOST_LOOKED_AT = 4 << 30  # bytes of a record: no weight comes near this
 BUDGET = 8 << 20
 COMPILED = ("net.plist", "data", "model.hwx", "coremldata.bin")  # what a compile leaves behind
 
@@ -52,7 +56,7 @@ class WeightFile:
     version: int
 
     def record(self, offset: int) -> Record | None:
-        with self.path.open("rb") as file:
+        with open_regular(self.path, where="lint") as file:
             return self._read(file, offset)
 
     def _read(self, file: BinaryIO, offset: int) -> Record | None:
@@ -65,7 +69,7 @@ class WeightFile:
     def records(self) -> Iterator[Record]:
         """Records as a reader walks them: the next begins at the first 64 behind the data."""
         offset, read = ALIGN, 0
-        with self.path.open("rb") as file:
+        with open_regular(self.path, where="lint") as file:
             while read < MAX_RECORDS and (record := self._read(file, offset)):
                 if record.sentinel != SENTINEL or record.data + record.size > self.bytes:
                     return
@@ -74,13 +78,14 @@ class WeightFile:
                 offset, read = max(end, offset + ALIGN), read + 1
 
 
-def opened(path: Path) -> WeightFile | None:
+def opened(path: Path) -> WeightFile | str:
+    """The file, or what is wrong with it."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError:
-        return None
+        with open_regular(path, where="lint") as file:
+            head, size = file.read(8), os.fstat(file.fileno()).st_size
+    except FileError as error:
+        gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        return "is not there" if gone else "cannot be read, or is no file"
     count, version = struct.unpack("<II", head) if len(head) == 8 else (0, 0)
     return WeightFile(path, size, count, version)
 
@@ -109,8 +114,8 @@ def blobs(source: Source, target: Target) -> Iterator[Finding]:
         if path is None:
             continue
         file = opened(path)
-        if file is None:
-            yield found("ANE081", blob.at, f"{path} is not there")
+        if isinstance(file, str):
+            yield found("ANE081", blob.at, f"{path} {file}")
             continue
         yield from _file(source, file, values)
 
@@ -189,15 +194,17 @@ def _record(source: Source, file: WeightFile, value: Value) -> Iterator[Finding]
 
 
 def finite(path: Path, record: Record, dtype: str) -> bool:
-    """Whether every element of a record is finite."""
-    half = dtype == "fp16"
-    raw = np.memmap(
-        path, "<u2" if half else "<u4", "r", record.data, (record.size // (2 if half else 4),)
-    )
-    exponent = 0x7C00 if half else 0x7F800000
-    return not any(
-        bool(((raw[i : i + CHUNK] & exponent) == exponent).any()) for i in range(0, len(raw), CHUNK)
-    )
+    """Whether every element of a record is finite, as far as MOST_LOOKED_AT goes."""
+    kind, exponent = ("<u2", 0x7C00) if dtype == "fp16" else ("<u4", 0x7F800000)
+    with open_regular(path, where="lint") as file:
+        file.seek(record.data)
+        left = min(record.size, MOST_LOOKED_AT)
+        while left and (raw := file.read(min(left, CHUNK))):
+            left -= len(raw)
+            bits = np.frombuffer(raw, kind, len(raw) // int(kind[2]))
+            if bool(((bits & exponent) == exponent).any()):
+                return False
+    return True
 
 
 @source_check("ANE088")
@@ -228,7 +235,7 @@ def changed(source: Source, target: Target) -> Iterator[Finding]:
 def same(a: Path, b: Path) -> bool:
     if a.stat().st_size != b.stat().st_size:
         return False
-    with a.open("rb") as one, b.open("rb") as other:
+    with open_regular(a, where="lint") as one, open_regular(b, where="lint") as other:
         while chunk := one.read(1 << 20):
             if chunk != other.read(1 << 20):
                 return False

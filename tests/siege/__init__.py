@@ -1,0 +1,1 @@
+"""What tries to break the project: damaged and hostile files; see mutate.py."""
