@@ -12,11 +12,11 @@ dialect is none either, as far as it spells the same types at greater length.
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 
+from anefast.files import read_toml
 from anefast.mil.lint.source import Function, Op, Value, read
 
 BINARY = ("add", "sub", "mul", "real_div", "pow", "maximum", "minimum")
@@ -48,9 +48,8 @@ class Seen:
 @functools.cache
 def known() -> dict[str, Seen]:
     """Every form of ours in the table."""
-    text = files(__package__).joinpath("forms.toml").read_text("utf-8")
-    return {form: Seen(tuple(e.get("seen", ())), e.get("note", ""))
-            for form, e in tomllib.loads(text).items()}  # fmt: skip
+    table = read_toml(Path(__file__).with_name("forms.toml"))
+    return {form: Seen(tuple(e.get("seen", ())), e.get("note", "")) for form, e in table.items()}
 
 
 def forms_of(text: str) -> set[str]:
