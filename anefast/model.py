@@ -25,7 +25,9 @@ from anefast.errors import BadInput, shown
 from anefast.formats import open_source
 from anefast.fuse import find_plan
 from anefast.nn import Params, Vocabulary, init_params
-from anefast.runtime import Device, Inference, TrainingStep, resolve
+from anefast.runtime import Device, Inference, TrainingStep
+from anefast.runtime.auto import candidates
+from anefast.runtime.taken import first_taken
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice, sample
 from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
 
@@ -137,7 +139,8 @@ class Model:
 
         swap_at: for a plan that compiles async, how many micro-steps after an update its programs
         take over (None: when ready). load=False leaves the first compile to `update_weights`.
-        accumulation: micro-steps per update, by which `auto` weighs compiling. vocabulary: train
+        accumulation: micro-steps per update, by which `auto` weighs compiling; where the
+        device refuses what it chose, the next best is tried, with a warning. vocabulary: train
         over these ids only (nn/vocabulary.py). flows: for updates of one micro-step without
         clipping, gradients that are never stored (runtime/flow.py). Raises ValueError naming the
         limit where the device cannot hold the plan.
@@ -148,12 +151,16 @@ class Model:
             what = f"a multiple of {ROW_MULTIPLE} up to {self.config.max_seq_len}"
             refuse("step", "seq", seq, what, hint)
         whole("step", "accumulation", accumulation, 1)
-        device = opened(device)
-        spec, _ = resolve(plan, self.config, device, batch, seq, accumulation)
-        cut = find_plan(spec)
-        return TrainingStep(
-            self.config, self.params, device, batch, seq, cut, swap_at, load, vocabulary, flows
-        )
+        on = opened(device)
+        specs, _ = candidates(plan, self.config, on, batch, seq, accumulation)
+        _, step = first_taken(
+            specs,
+            lambda spec: TrainingStep(
+                self.config, self.params, on, batch, seq, find_plan(spec),
+                swap_at, load, vocabulary, flows,
+            ),
+        )  # fmt: skip
+        return step
 
     def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:
         """Forward programs for next-token logits, compiled as lengths are met."""

@@ -196,15 +196,15 @@ def with_stream(
     return config.replace(model=model.config, loss_scale=loss)
 
 
-def with_plan(config: TrainConfig, model: Model, device: Device, say: Say) -> TrainConfig:
-    """The config with what `auto` stands for on this device, which is what the run records."""
-    from anefast.runtime import resolve
+def plans_of(config: TrainConfig, model: Model, device: Device, say: Say) -> list[str]:
+    """What `auto` stands for on this device, and what to fall back to; any other plan as it is."""
+    from anefast.runtime.auto import candidates
 
     c, n = config.data, config.optim.accumulation
-    plan, why = resolve(config.plan, model.config, device, c.batch, c.seq_len, n)
+    plans, why = candidates(config.plan, model.config, device, c.batch, c.seq_len, n)
     if why:
-        say(f"plan {config.plan} -> {plan}: {why}")
-    return config.replace(plan=plan)
+        say(f"plan {config.plan} -> {plans[0]}: {why}")
+    return plans
 
 
 def vocabulary_of(

@@ -43,9 +43,9 @@ from anefast.flags import repeated
 from anefast.opening import (
     check_prompt,
     open_run,
+    plans_of,
     vocabulary_of,
     with_device,
-    with_plan,
     with_stream,
 )
 from anefast.progress import Row
@@ -61,7 +61,7 @@ from anefast.wishes import check_pairs
 
 if TYPE_CHECKING:
     from anefast.model import Model
-    from anefast.runtime import Device
+    from anefast.runtime import Device, TrainingStep
 
 log = logging.getLogger("anefast")
 
@@ -132,18 +132,16 @@ def fit(
         config = with_device(config, device, asked)
         if config.init and resumed is None:
             config = with_stream(config, model, data, asked, say)
-        config = with_plan(config, model, device, say)
+        plans = plans_of(config, model, device, say)
         model.vocabulary = vocabulary_of(config, model, data, say)
-        step = model.training_step(
-            device=device, batch=config.data.batch, seq=config.data.seq_len, plan=config.plan,
-            swap_at=_swap_at(config), load=resumed is None, vocabulary=model.vocabulary,
-            flows=config.optim.flows,
-        )  # fmt: skip
+        plan, step = _step(config, plans, model, device, load=resumed is None)
+        config = config.replace(plan=plan)
+        sizes = getattr(device, "surfaces", "exact")  # a caller's stand-in for a device has none
         with step.compiler.budget.guard(config.max_compiles, say):
             trainer = Trainer(config, run, model, data, step, say, on_step)
             with _closing(trainer, say):
                 stop.saves = True
-                trainer.begin(resumed, can_restart=restart is not None)
+                trainer.begin(resumed, restart is not None, sizes)
                 if trainer.progress.step < config.steps:
                     with contextlib.suppress(OSError):  # it is of weights that are to change
                         remove(out / SAMPLE)
@@ -201,6 +199,23 @@ def _closing(trainer: Trainer, say: Say) -> Iterator[None]:
         trainer.close()
     except Exception as error:
         say(f"the run is whole, but ending it failed: {_told(error)}")
+
+
+def _step(
+    config: TrainConfig, plans: list[str], model: Model, device: Device, load: bool
+) -> tuple[str, TrainingStep]:
+    """The first plan that the device takes, which the run records, and the step under it."""
+    from anefast.runtime.taken import first_taken
+
+    def make(plan: str) -> TrainingStep:
+        asked = config.replace(plan=plan)
+        return model.training_step(
+            device=device, batch=config.data.batch, seq=config.data.seq_len, plan=plan,
+            swap_at=_swap_at(asked), load=load, vocabulary=model.vocabulary,
+            flows=config.optim.flows,
+        )  # fmt: skip
+
+    return first_taken(plans, make)
 
 
 def _told(error: Exception) -> str:

@@ -90,15 +90,23 @@ class Trainer:
         self.soundness = Soundness()
         self.canary = self._canary()
 
-    def begin(self, resumed: Path | None, can_restart: bool = False) -> None:
-        """Restores a checkpoint if there is one, notes what this run is, measures the start."""
+    def begin(
+        self, resumed: Path | None, can_restart: bool = False, surfaces: str = "exact"
+    ) -> None:
+        """Restores a checkpoint if there is one, notes what this run is, measures the start.
+
+        surfaces: of which sizes they are (`Device.surfaces`), for the record."""
         checkpoint.sweep(self.run.path)
         if resumed is not None:
             self._restore(resumed)
             self._check_steps()
         device = self.step.device
         seen = environment(
-            sys.argv, device=device.description, label=device.label, restarts=restarts()
+            sys.argv,
+            device=device.description,
+            label=device.label,
+            surfaces=surfaces,
+            restarts=restarts(),
         )
         steps = read_config(self.run.path).get("steps", 0) if resumed is not None else 0
         before = self.run.begin(self.config, seen)

@@ -106,6 +106,11 @@ typedef struct {
     anefast_status (*evaluate)(anefast_program *program, anefast_surface *const *inputs,
                                size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs,
                                anefast_error *error);
+
+    /* Makes a surface that nobody uses at least so large behind the scenes; surface_bytes stays. The
+     * caller names the largest surface that stands on one side of a program with this one. NULL where
+     * the device does not mind surfaces of unequal size. */
+    anefast_status (*surface_room)(anefast_surface *surface, size_t bytes, anefast_error *error);
 } anefast_executor;
 
 const anefast_executor *anefast_host_executor(void);

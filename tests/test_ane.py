@@ -88,6 +88,21 @@ def test_training_is_that_of_the_host_byte_for_byte(fake: Fake, tmp_path: Path) 
     check_training(fake, tmp_path, PLANS)
 
 
+def test_training_over_a_system_that_wants_ports_in_order_of_size_and_surfaces_equal(
+    fake: Fake, tmp_path: Path
+) -> None:
+    plans = ("unfused", "all,weights=params", "layer,recompute,ports=packed", "layer,ports=padded")
+    strict = {"ANEFAST_FAKE_SIZES": "1"}
+    found = json.loads(child(fake, tmp_path, "training.py", "wide", *plans, **strict))
+    assert found["same"] == dict.fromkeys(plans, True)
+    assert found["surfaces"] == "equal" and found["alive"] == {}
+    refused = json.loads(child(fake, tmp_path, "sizes.py", **strict))
+    assert "status=0x1d" in refused["unequal"]  # it does want that
+    assert refused["equal"] == 64.0 and refused["turned"] == 0.0
+    assert "to make room for 1048576 bytes, got one that is locked" in refused["locked"]
+    assert refused["kept"] == [4096, 4096, 7]
+
+
 SAVED = {
     "evaluate": 2, "evaluate raises": 2, "lock": 2, "compile": 3, "unload": 3, "validation": 3,
     "compile, async": 3, "validation, async": 3,
@@ -268,6 +283,38 @@ def test_a_missing_selector_is_named(fake: Fake, tmp_path: Path, selector: str) 
 def test_a_missing_class_is_named(fake: Fake, tmp_path: Path, name: str) -> None:
     said = opened(fake, tmp_path, without(fake, tmp_path, name))
     assert f"[{name} " in said and "a framework without that class" in said, said
+
+
+REQUESTS = """
+import numpy as np
+from anefast import Device, ir
+from anefast.runtime import Kernel
+x = ir.input("a0_x", (1, 32, 1, 32))
+kernel = Kernel(Device("ane"), ir.Program.cut("half", [("a0_x", x)], [("b0_y", x * 0.5)]), "ios18")
+kernel.load({})
+print(kernel.run(a0_x=np.full(x.shape, 3, np.float16))["b0_y"].max())
+kernel.unload()
+kernel.device.programs.clear()
+"""
+
+
+def test_another_maker_of_requests_serves_where_the_first_is_missing(
+    fake: Fake, tmp_path: Path
+) -> None:
+    first = next(s for owner, _, s, _ in table() if owner == "_ANERequest")
+    path = Path(without(fake, tmp_path, first))
+    binary = path.read_bytes()
+    assert binary.count(b":hiddenEvents:\0") >= 1
+    path.write_bytes(binary.replace(b":hiddenEvents:\0", b":sharedEvents:\0"))
+    done = subprocess.run(
+        [sys.executable, "-c", REQUESTS],
+        cwd=tmp_path,
+        env=fake.environment(tmp_path / "temporary", ANEFAST_FAKE_ANE_PATH=str(path)),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0 and done.stdout == "1.5\n", done.stderr
 
 
 def test_optional_names_may_be_missing(fake: Fake, tmp_path: Path) -> None:

@@ -230,6 +230,89 @@ def test_softmax_of_a_mask(host: Any) -> None:
     same_bits(run_op(host, "softmax", want, x=In(x), axis=-1), want)
 
 
+HEADS = (2, 3, 33, 20)
+ATTENTION = {
+    "plain": ((2, 3, 45, 20), (2, 3, 45, 28), None),
+    "mask": ((2, 3, 45, 20), (2, 3, 45, 20), (1, 3, 33, 45)),
+    "mask of one row": ((2, 3, 40, 20), (2, 3, 40, 4), (45 - 5,)),
+    "bool mask": ((2, 3, 45, 20), (2, 3, 45, 28), (33, 45)),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_in_one_operation(host: Any, name: str) -> None:
+    key, value, mask = ATTENTION[name]
+    q, k, v = normal(*HEADS, seed=21), normal(*key, seed=22), normal(*value, seed=23)
+    scores = wide(q) @ np.swapaxes(wide(k), -1, -2) / math.sqrt(HEADS[-1])
+    given: dict[str, Any] = {}
+    if mask:
+        m = normal(*mask, seed=24)
+        given = {"attn_mask": In(m > -0.5 if name == "bool mask" else m)}
+        scores = np.where(m > -0.5, scores, -np.inf) if name == "bool mask" else scores + wide(m)
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    want = half(e / e.sum(-1, keepdims=True) @ wide(v))
+    kind = "scaled_dot_product_attention"
+    assert (
+        ulps(run_op(host, kind, want, query=In(q), key=In(k), value=In(v), **given), want).max()
+        <= 1
+    )
+
+
+@pytest.mark.parametrize("equation", [
+    "nchw,nwhu->nchu", "chw,whr->chr", "ab,bc->ac", "ab,ab->b", "ab,cd->dacb", "abc,b->ca",
+])  # fmt: skip
+def test_einsum(host: Any, equation: str) -> None:
+    size = dict(zip("nchwurabd", (2, 3, 5, 4, 6, 7, 8, 9, 3), strict=True))
+    left, right = equation.split("->")[0].split(",")
+    x, y = (normal(*(size[i] for i in side), seed=s) for s, side in enumerate((left, right)))
+    want = half(np.einsum(equation, wide(x), wide(y)))
+    assert (
+        ulps(run_op(host, "einsum", want, values=(In(x), In(y)), equation=equation), want).max()
+        <= 1
+    )
+
+
+@pytest.mark.parametrize(("equation", "why"), [
+    ("ab,bc", "a comma and an arrow"), ("aab,bc->ac", "once in each operand"),
+    ("ab,bc->ad", "indices that the operands have"), ("abc,bc->ac", "an axis for each letter"),
+    ("ab,ac->bc", "one size for the index a"), ("a.,bc->ac", "of letters"),
+])  # fmt: skip
+def test_an_einsum_that_makes_no_sense(host: Any, equation: str, why: str) -> None:
+    x, y = normal(4, 6), normal(6, 5)
+    with pytest.raises(_C.MILError, match=why):
+        run_op(host, "einsum", x, values=(In(x), In(y)), equation=equation)
+
+
+@pytest.mark.parametrize(("axis", "many"), [(0, True), (1, True), (-1, False)])
+def test_weights_stored_as_integers(host: Any, axis: int, many: bool) -> None:
+    rng = np.random.default_rng(3)
+    data = rng.integers(-128, 128, (6, 8, 1, 1)).astype(np.int8)
+    n = data.shape[axis] if many else 1
+    scale, zero = normal(n, seed=4), rng.integers(-20, 20, n).astype(np.int8)
+    along = [1] * 4
+    along[axis] = n
+    want = half((wide(data) - wide(zero).reshape(along)) * wide(scale).reshape(along))
+
+    def tensor(kind: str, a: np.ndarray) -> str:
+        said = repr(a.tolist()).replace("'", "")
+        return f"{kind}({a[0]})" if not many else f"tensor<{kind}, {list(a.shape)}>({said})"
+
+    x = np.ones((1, 8, 1, 32), np.float16)
+    text = f"""program(1.3)
+{{
+    func main<ios18>(tensor<fp16, [1, 8, 1, 32]> x) {{
+        tensor<fp16, [6, 8, 1, 1]> w = constexpr_affine_dequantize()[axis = int32({axis}), \
+name = string("w"), quantized_data = tensor<int8, [6, 8, 1, 1]>({data.tolist()}), \
+scale = {tensor("fp16", scale)}, zero_point = {tensor("int8", zero)}];
+        tensor<fp16, [1, 6, 1, 32]> y = conv(weight = w, x = x)[name = string("y")];
+    }} -> (y);
+}}
+"""
+    got = run(host, text, {}, {"x": x})["y"]
+    total = half(wide(want).sum(1).reshape(1, 6, 1, 1) * np.ones((1, 1, 1, 32)))
+    assert ulps(got, total).max() <= 2
+
+
 @pytest.mark.parametrize(("shape", "axes"), [((2, 48, 1, 96), [1]), ((2, 3, 4, 40), [2, 3])])
 def test_layer_norm(host: Any, shape: Any, axes: list[int]) -> None:
     x = normal(*shape, seed=9, scale=3) + np.float16(1)

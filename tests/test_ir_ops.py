@@ -121,6 +121,14 @@ ROWS = {
     "layer_norm": Row(ir.layer_norm, (X,), lambda x: rms(x - x.mean(1, keepdims=True)),
                       tolerance=8e-3),
     "rope": Row(lambda x: ir.rope(x, ir.constant(COS), ir.constant(SIN)), (X,), rotated),
+    "rope on axis 3": Row(
+        lambda x: ir.rope(x, ir.constant(COS), ir.constant(SIN), "axis3"), (X,), rotated,
+        covers="rope",
+    ),
+    "rope by conv": Row(
+        lambda x: ir.rope(x, ir.constant(COS), ir.constant(SIN), "conv"), (X,), rotated,
+        covers="rope",
+    ),
     "silu": Row(ir.silu, (X,), lambda x: x / (1 + np.exp(-x)), (-4, 4)),
     "gelu": Row(ir.gelu, (X,), lambda x: x / (1 + np.exp(-math.sqrt(8 / math.pi)
                 * (x + 0.044715 * x**3))), (-4, 4), tolerance=8e-3),

@@ -316,3 +316,76 @@ def test_outline_agrees_with_check():
     for name, dtype, shape in main["outputs"]:
         (value,) = [v for v in seen["values"] if v["name"] == name]
         assert (value["dtype"], value["shape"]) == (dtype, shape)
+
+
+# Small inputs of every kind that coremlc and others write
+
+CASES = Path(__file__).parent.parent.parent / "shared" / "cases" / "mil"
+
+
+@pytest.mark.parametrize(
+    ("name", "chip", "wanted", "refused"),
+    [
+        ("function-attributes", "m4", set(), ""),
+        ("op-attributes-dict-list", "m4", set(), ""),
+        ("two-functions", "m4", set(), ""),
+        ("mask-ops", "m4", set(), ""),
+        ("sdpa-causal", "m4", set(), ""),
+        ("matmul-32000-terms", "m4", set(), ""),
+        ("matmul-32000-terms", "m3", {("ANE028", "error"), ("ANE038", "warning")}, ""),
+        ("state-input", "m4", {("ANE060", "error"), ("ANE060", "warning")}, "state ports are not"),
+        ("flexible-shape", "m4", {("ANE011", "error")}, "compile with fixed shapes"),
+        ("op-opset-suffix-tensor-buffer", "m4", {("ANE001", "error")}, "not the tensor_buffer"),
+    ],
+)
+def test_a_case(name, chip, wanted, refused):
+    path = CASES / f"{name}.mil"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    text = path.read_bytes()
+    found = lint(text, None, Target(CHIPS[chip]))
+    assert {(f.rule.id, f.level) for f in found if f.level != "note"} == wanted
+    device = _C.Device("host")
+    if refused:
+        with pytest.raises(_C.MILError, match=refused):
+            device.compile(text.decode(), {})
+    else:
+        device.compile(text.decode(), {}).unload()
+
+
+def test_a_product_that_is_too_wide_for_a_conv_only():
+    def found(terms: int, chip: str, call: str) -> list[tuple[str, str]]:
+        text = f"""program(1.3)
+{{
+    func main<ios18>(tensor<fp16, [1, 1, 32, {terms}]> a, tensor<fp16, [1, 1, {terms}, 32]> b) {{
+        bool n = const()[name = string("n"), val = bool(false)];
+        tensor<fp16, [1, 1, 32, 32]> c = {call}[name = string("c")];
+    }} -> (c);
+}}
+"""
+        all_found = lint(text.encode(), None, Target(CHIPS[chip]))
+        return [(f.rule.id, f.level) for f in all_found if f.rule.id == "ANE038"]
+
+    call = "matmul(transpose_x = n, transpose_y = n, x = a, y = b)"
+    assert found(16384, "m1", call) == [] == found(32768, "m4", call)
+    assert found(16416, "m1", call) == [("ANE038", "warning")]
+    assert found(32800, "m4", call) == [("ANE038", "error")]
+
+
+def test_uneven_ports_are_told_by_order():
+    def level(params: str) -> list[str]:
+        text = f"""program(1.3)
+{{
+    func main<ios18>({params}) {{
+        tensor<fp16, [1, 8, 1, 32]> z = mul(x = a, y = b)[name = string("z")];
+    }} -> (z);
+}}
+"""
+        found = lint(text.encode(), None, Target(CHIPS["m1"]))
+        return [f.level for f in found if f.rule.id == "ANE094"]
+
+    small, large = "tensor<fp16, [1, 1, 1, 32]>", "tensor<fp16, [1, 8, 1, 32]>"
+    assert level(f"{small} a, {large} b") == ["note"]
+    assert level(f"{large} a, {small} b") == ["warning"]
+    assert level(f"{large} b, {small} a") == ["note"]  # bound as a, b
+    assert level(f"{large} a, {large} b") == []

@@ -39,20 +39,20 @@ program(1.3)
 {"coremltools-version", "9.0"}})]
 {
     func main<ios18>(tensor<fp16, [1, 64, 1, 32]> a0_x) {
-        tensor<fp16, [96, 64, 1, 1]> layers_0_ffn_w1 = const()[name = string("layers.0.ffn.w1"), \
+        tensor<fp16, [96, 64, 1, 1]> layers_0_ffn_w1 = const()[name = string("layers_0_ffn_w1"), \
 val = tensor<fp16, [96, 64, 1, 1]>(BLOBFILE(path = string("@model_path/weights/weight.bin"), \
 offset = uint64(64)))];
-        tensor<int32, [2]> strides_1_1 = const()[name = string("strides_1_1"), \
-val = tensor<int32, [2]>([1, 1])];
-        string pad_type_valid = const()[name = string("pad_type_valid"), val = string("valid")];
-        tensor<int32, [4]> pad_0_0_0_0 = const()[name = string("pad_0_0_0_0"), \
-val = tensor<int32, [4]>([0, 0, 0, 0])];
         tensor<int32, [2]> dilations_1_1 = const()[name = string("dilations_1_1"), \
 val = tensor<int32, [2]>([1, 1])];
         int32 groups_1 = const()[name = string("groups_1"), val = int32(1)];
-        tensor<fp16, [1, 96, 1, 32]> layers_0_ffn_conv_0 = conv(x = a0_x, \
-weight = layers_0_ffn_w1, strides = strides_1_1, pad_type = pad_type_valid, pad = pad_0_0_0_0, \
-dilations = dilations_1_1, groups = groups_1)[name = string("layers.0.ffn.conv_0")];
+        tensor<int32, [4]> pad_0_0_0_0 = const()[name = string("pad_0_0_0_0"), \
+val = tensor<int32, [4]>([0, 0, 0, 0])];
+        string pad_type_valid = const()[name = string("pad_type_valid"), val = string("valid")];
+        tensor<int32, [2]> strides_1_1 = const()[name = string("strides_1_1"), \
+val = tensor<int32, [2]>([1, 1])];
+        tensor<fp16, [1, 96, 1, 32]> layers_0_ffn_conv_0 = conv(dilations = dilations_1_1, \
+groups = groups_1, pad = pad_0_0_0_0, pad_type = pad_type_valid, strides = strides_1_1, \
+weight = layers_0_ffn_w1, x = a0_x)[name = string("layers_0_ffn_conv_0")];
         fp16 c_0_09998 = const()[name = string("c_0_09998"), val = fp16(0x1.998p-4)];
         tensor<fp16, [1, 96, 1, 32]> z0_y = mul(x = layers_0_ffn_conv_0, y = c_0_09998)\
 [name = string("mul_0")];
@@ -121,7 +121,24 @@ def test_text_is_deterministic_and_each_name_is_defined_once_before_use(dialect)
         defined.add(name)
     labels = re.findall(r'\[name = (?:string|tensor<string, \[\]>)\("([^"]+)"\)', text)
     assert len(labels) == len(set(labels))
-    assert "layers.0.attn.scores.backward.matmul_0" in labels
+    sizes = {
+        name: int(np.prod([int(d) for d in shape.split(",") if d]))
+        for shape, name in re.findall(r"\[([\d, ]*)\]> (\w+)", text)
+    } | dict.fromkeys(re.findall(r"\n\s+fp16 (\w+) =", text), 1)
+    assert "layers_0_attn_scores_backward_matmul_0" in labels
+    assert not re.search(r"name = [^)]*\.", text)
+    assert "softmax(axis = axis_m1" in text
+    for kind, x, y in re.findall(r" (mul|add)\(x = (\w+), y = (\w+)\)", text):
+        assert sizes[x] >= sizes[y], (kind, x, y)
+
+
+def test_names_of_the_text_are_spoken_with_dots():
+    assert (
+        mil.spoken("layers_11_ffn_backward_reduce_sum_0") == "layers.11.ffn.backward.reduce_sum_0"
+    )
+    assert mil.spoken("first_2_attn_out_conv_1") == "first+2.attn.out.conv_1"
+    assert mil.spoken("first_ffn_mul_0") == "first.ffn.mul_0"
+    assert mil.spoken("attn_weights") == "attn_weights"
 
 
 def parse(text: str) -> dict:

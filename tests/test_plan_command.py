@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from anefast import _C
@@ -26,6 +28,24 @@ def test_stories110m_on_a_chip_that_is_not_here():
     assert any("axis 111616 > 16384" in line for line in refused)
     assert sum(line.startswith("* plan") for line in told) == 1
     assert all(len(line) <= WIDTH for line in told), max(told, key=len)
+
+
+def test_what_modelled_times_leave_out_is_said_beside_what_was_published():
+    told = lines(model="stories110m", chip="m1-pro")
+    whole = " ".join(told)
+    assert "published unfused: 169.4 ms, 3.15 steps/s" in whole and "left out of the times" in whole
+    assert re.search(r"modelled here 1[0-9] and\s+1[0-9] % less", whole)
+    other = " ".join(lines(model="stories15m", chip="m1-pro"))
+    assert "left out of the times" in other and "published unfused" not in other
+
+
+@pytest.mark.parametrize("chip", ["m1", "m1-pro", "m2", "m3", "m4", "m4-max", "m5"])
+def test_many_and_mixed_ports_are_a_caution_on_every_chip(chip):
+    told = lines(model="stories15m", chip=chip)
+    cautions = [line for line in told if line.startswith("? ") and ":" in line]
+    assert any("many ports" in line for line in cautions), told
+    winner = next(line for line in told if line.startswith("* plan"))
+    assert "ports=packed" in winner
 
 
 def test_what_planning_costs(monkeypatch):

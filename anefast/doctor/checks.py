@@ -1,4 +1,4 @@
-"""What training rests on, tried small: dialects, dispatch, surfaces, ports, weights, compiles."""
+"""What training rests on, tried small: dialects, dispatch, surfaces, weights, compiles."""
 
 from __future__ import annotations
 
@@ -111,32 +111,6 @@ def sorted_ports(side: str) -> Callable[[Subject], Found]:
     return run
 
 
-def ports(mode: str) -> Callable[[Subject], Found]:
-    """Two values in and two out, each in a surface of its own or side by side in one."""
-
-    def run(subject: Subject) -> Found:
-        shape, both = (1, 32, 1, 64), (1, 64, 1, 64)
-        rng = np.random.default_rng(1)
-        x, y = (rng.uniform(-1, 1, shape).astype(np.float16) for _ in range(2))
-        if mode == "several":
-            a, b = ir.input("a0_x", shape), ir.input("a1_y", shape)
-            kernel = subject.kernel({"a0_x": a, "a1_y": b}, {"b0_s": a + b, "b1_p": a * b})
-            found = kernel.run(a0_x=x, a1_y=y)
-            got = np.concatenate([found["b0_s"], found["b1_p"]], 1)
-        else:
-            whole = ir.input("a0_x", both)
-            a = ir.slice_by_size(whole, (0, 0, 0, 0), shape)
-            b = ir.slice_by_size(whole, (0, 32, 0, 0), shape)
-            kernel = subject.kernel({"a0_x": whole}, {"b0_y": ir.concat([a + b, a * b], 1)})
-            got = kernel.run(a0_x=np.concatenate([x, y], 1))["b0_y"]
-        kernel.unload()
-        if error_of(got, np.concatenate([x + y, x * y], 1)) > NEAR:
-            raise Wrong("the values are wrong: ports are bound or laid out differently")
-        return Found("taken, and the values are right", facts={"ports": (mode,)})
-
-    return run
-
-
 # Weights.
 
 
@@ -233,7 +207,6 @@ def checks() -> list[Check]:
         Check("short surface", "surfaces", short_surface),
         Check("sorted outputs", "surfaces", sorted_ports("outputs")),
         Check("sorted inputs", "surfaces", sorted_ports("inputs")),
-        *(Check(f"ports {mode}", "ports", ports(mode)) for mode in ("several", "packed")),
         *(Check(f"weights {w}", "weights", weights(w)) for w in ("const", "packed", "params")),
         Check("compile count", "programs", compiles, alone=True),
     ]

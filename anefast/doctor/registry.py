@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anefast.doctor import checks, ops, probes
+from anefast.doctor import checks, ops, ports, probes
 from anefast.doctor.result import Check, Result
 from anefast.runtime.learned import Learned
 
 
 def usual() -> list[Check]:
     """What every run tries."""
-    return [*ops.checks(), *checks.checks()]
+    return [*ops.checks(), *checks.checks(), *ports.checks()]
 
 
 def probing() -> list[Check]:
     """What --probe adds: minutes on a device, the published measurements made again."""
-    return probes.checks()
+    return [*probes.checks(), *ports.probes()]
 
 
 def everything() -> list[Check]:
@@ -38,7 +38,7 @@ def learn(results: Sequence[Result]) -> Learned:
     ]
     if "ports several" in passed and "sorted inputs" in tried - passed:
         broken.append("sorted inputs")
-    if not any_of("ports several", "ports packed"):
+    if not any_of("ports several", "ports packed", "ports padded"):
         broken.append("ports")
     if not any_of("weights const", "weights packed", "weights params"):
         broken.append("weights")
@@ -53,4 +53,5 @@ def learn(results: Sequence[Result]) -> Learned:
         facts.get("weights", ()),
         facts.get("ports", ()),
         latency[0] if latency else 0.0,
+        facts.get("seen", ()),
     )

@@ -52,6 +52,7 @@ class Report:
                 "dialects": list(self.learned.dialects),
                 "weights": list(self.learned.weights),
                 "ports": list(self.learned.ports),
+                "seen": list(self.learned.seen),
                 "dispatch_us": self.learned.dispatch_us,
             },
         }
@@ -167,8 +168,8 @@ def verdict(report: Report) -> list[str]:
         return [f"{name} is broken for training: {', '.join(learned.broken)}{passed_over}"]
     return [
         f"{name} works: dialects {_list(learned.dialects)}; weights {_list(learned.weights)}; "
-        f"ports {_list(learned.ports)}; dispatch {digits(learned.dispatch_us)} us "
-        f"({report.device['label']})"
+        f"ports {_list(learned.ports)}; also {_list(learned.seen)}; "
+        f"dispatch {digits(learned.dispatch_us)} us ({report.device['label']})"
     ]
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from anefast.config import ModelConfig
 from anefast.fuse.cost import Cost, Rates, fastest
 from anefast.fuse.count import Counter
-from anefast.fuse.legal import HOST, MAX_COMPILES, Target, Violation, caution, check
+from anefast.fuse.legal import MAX_COMPILES, Target, Violation, caution, check, crowded, most_ports
 from anefast.fuse.plan import AUTO, WORDS, find_plan
 
+FALLBACKS = 6  # after each the compile service of a Mac may need its time
 PARTS = 4  # layers per program of the plan between one layer and all
 
 
@@ -25,7 +26,12 @@ class Candidate:
     spec: str
     cost: Cost | None
     refused: tuple[Violation, ...] = ()
-    caution: str = ""
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def caution(self) -> str:
+        """The first; empty where there is none."""
+        return next(iter(self.cautions), "")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Choice:
     candidates: tuple[Candidate, ...]
     winner: Candidate
     accumulation: int
+    padded: bool = False  # whether ports=padded may serve where ports=packed is refused
+    ropes: tuple[str, ...] = ()  # forms of rotary embedding beside the default that may serve
 
     @property
     def spec(self) -> str:
@@ -47,6 +55,35 @@ class Choice:
         sure = not self.winner.caution
         unfused = (c for c in self.candidates if c.cost and c.spec.startswith("unfused"))
         return next((c.cost for c in unfused if not (sure and c.caution)), None)
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """What to try where a device refuses the winner, likeliest first; FALLBACKS at most.
+
+        The best of each way to hand over values and weights comes before the second best of any,
+        because what is refused is more often a way than a depth.
+        """
+        legal = [c for c in self.candidates if c.cost is not None and c is not self.winner]
+        legal.sort(key=lambda c: (bool(c.caution), ports_of(c), self._seconds(c)))
+        specs: list[str] = []
+        for spec in [self.spec, *(c.spec for c in legal)]:
+            specs.append(spec)
+            if spec == self.spec and "rope=" not in spec:
+                specs += [f"{spec},rope={rope}" for rope in self.ropes]
+            if self.padded and "ports=packed" in spec:
+                free = specs[-1] if self.ropes else spec  # of concat, as far as that goes
+                specs.append(free.replace("ports=packed", "ports=padded"))
+        turns: dict[tuple[str, str, str], int] = {}
+        turn: dict[str, int] = {}
+        for spec in specs:
+            plan = find_plan(spec)
+            way = plan.ports, plan.weights, plan.rope
+            turn[spec] = turns[way] = turns.get(way, -1) + 1
+        return sorted(specs[1:], key=lambda spec: turn[spec])[:FALLBACKS]
+
+    def _seconds(self, candidate: Candidate) -> float:
+        assert candidate.cost is not None
+        return candidate.cost.per_micro_step(self.accumulation)
 
     def reason(self) -> str:
         """Half a line for a log: what was gained over the unfused baseline, and by which clock."""
@@ -76,15 +113,16 @@ def candidate_specs(layers: int, target: Target, words: str = "") -> list[str]:
     def options(field: str, values: Sequence[str]) -> Sequence[str]:
         return [""] if field in fields else values
 
-    # Packed ports only cost copies, unless a program with several inputs may be refused. Weights
-    # that are inputs of their own make several in any case.
-    doubted = bool(target.chip.several_inputs) and target is not HOST
-    one_input = doubted or bool(target.ports and "several" not in target.ports)
+    # Packed ports only cost copies, unless a program with several may be refused, as nobody has
+    # seen ours run. Weights that are inputs of their own make several in any case.
+    taken = target.ports
+    one_port = target.doubts_ports or bool(taken and "several" not in taken)
+    pack = "ports=padded" if taken and "packed" not in taken else "ports=packed"
     specs = []
     for depth in depths:
         for weights in options("weights", ["", "weights=params", "weights=packed"]):
-            both = one_input and weights == ""
-            ports = ["", "ports=packed"] if both else ["ports=packed" if one_input else ""]
+            both = one_port and weights == ""
+            ports = ["", pack] if both else [pack if one_port else ""]
             for port in options("ports", [""] if weights == "weights=params" else ports):
                 for reads in options("reads", ["", "recompute"]):
                     specs.append(",".join(w for w in [depth, reads, port, weights, *given] if w))
@@ -117,12 +155,23 @@ def choose(
         raise ValueError(
             f"[plan] no plan can run on {target.name}: {first.message} ({first.source})"
         )
-    sure = [c for c in legal if not c.caution] or legal
+    sure = [c for c in legal if not c.caution]
+    if not sure:
+        fewest = min(ports_of(c) for c in legal)
+        sure = [c for c in legal if ports_of(c) == fewest]
     costs = [c.cost for c in sure if c.cost is not None]
     linear = [c for c in costs if not c.count.probs_bytes]
     best = fastest(linear or costs, accumulation)
     winner = next(c for c in sure if c.cost is best)
-    return Choice(candidates, winner, accumulation)
+    padded = not target.ports or "padded" in target.seen
+    ropes = () if target.ropes else ("conv",)
+    return Choice(candidates, winner, accumulation, padded, ropes)
+
+
+def ports_of(candidate: Candidate) -> int:
+    """Ports on the fullest side of any of its programs."""
+    assert candidate.cost is not None
+    return most_ports(p.lowered for p in candidate.cost.count.programs)
 
 
 def weigh(
@@ -132,4 +181,5 @@ def weigh(
     refused, count = check(find_plan(spec), counter, target, max_compiles)
     if refused or count is None:
         return Candidate(spec, None, tuple(refused))
-    return Candidate(spec, Cost(count, rates), (), caution(count, target))
+    doubts = tuple(filter(None, (caution(count, target), crowded(count, target))))
+    return Candidate(spec, Cost(count, rates), (), doubts)

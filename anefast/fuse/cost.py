@@ -30,7 +30,7 @@ class Memory:
     gradients: int
     moments: int
     taps: int  # surfaces of values that cross programs or feed weight gradients
-    ports: int  # surfaces of packed ports and of weights that are data
+    ports: int  # surfaces of packed ports and of weights that are data; what makes sizes equal
     programs: int  # weight files, of which the host keeps no causal masks; twice with async
     scratch: int  # inside programs
     logits: int  # of the tokens that the classifier takes at once, on the CPU
@@ -123,7 +123,7 @@ class Cost:
             gradients=numbers,
             moments=2 * numbers,
             taps=count.tap_bytes,
-            ports=count.packed_bytes + count.weight_surface_bytes,
+            ports=count.packed_bytes + count.weight_surface_bytes + count.room_bytes,
             programs=count.weight_bytes + (stale if behind else 0),
             scratch=sum(p.scratch_bytes for p in count.distinct),
             logits=FLOAT * kept_logits(count.config.vocab_size, count.batch * count.seq),

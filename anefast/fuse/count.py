@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse.cut import Schedule, cut
+from anefast.fuse.level import level
 from anefast.fuse.lower import Lowered, Port, lower
 from anefast.fuse.plan import Plan
 from anefast.fuse.recompute import recompute
 from anefast.fuse.timing import Product
-from anefast.ir import Program, Tensor, baked
+from anefast.ir import Graph, Program, Tensor, baked
 from anefast.mil import emit
 from anefast.nn import count_params, training_graph
 
@@ -85,6 +86,7 @@ class StepCount:
     probs_bytes: int  # of them attention probabilities, which grow with the square of the sequence
     packed_bytes: int  # surfaces of packed ports
     weight_surface_bytes: int  # surfaces of weights that are inputs of their own
+    room_bytes: int  # what surfaces hold more, where those of a side are made equally large
     staged_bytes: int  # weights as data, written once per update
     grad_flops: tuple[int, ...]  # per program: weight gradients ready after it, on the CPU
 
@@ -130,7 +132,7 @@ class StepCount:
 
     @property
     def surface_bytes(self) -> int:
-        return self.tap_bytes + self.packed_bytes + self.weight_surface_bytes
+        return self.tap_bytes + self.packed_bytes + self.weight_surface_bytes + self.room_bytes
 
     @property
     def parameter_count(self) -> int:
@@ -151,7 +153,7 @@ class Counter:
 
     def __init__(self, config: ModelConfig, batch: int, seq: int) -> None:
         self.config, self.batch, self.seq = config, batch, seq
-        self._graph = training_graph(config, batch, seq)
+        self._graphs: dict[str, Graph] = {}
         self._cuts: dict[tuple[object, ...], Schedule] = {}
         self._scratch: dict[str, int] = {}
 
@@ -166,6 +168,7 @@ class Counter:
             self.seq,
             tuple(count_program(low, self._scratch) for low in lowered),
             **held,
+            room_bytes=room(lowered) if plan.surfaces == "equal" else 0,
             grad_flops=tuple(
                 sum(
                     2 * math.prod(node.shape) * self.batch * self.seq
@@ -178,9 +181,13 @@ class Counter:
 
     def schedule(self, plan: Plan) -> Schedule:
         """The cut of this plan, before ports and weights are laid out."""
-        key = (plan.forward, plan.backward, plan.reads)
+        key = (plan.forward, plan.backward, plan.reads, plan.rope)
         if key not in self._cuts:
-            self._cuts[key] = cut(recompute(self._graph, plan), plan.key)
+            if plan.rope not in self._graphs:
+                self._graphs[plan.rope] = training_graph(
+                    self.config, self.batch, self.seq, plan.rope
+                )
+            self._cuts[key] = cut(recompute(self._graphs[plan.rope], plan), plan.key)
         return self._cuts[key]
 
 
@@ -280,6 +287,17 @@ def surfaces(lowered: Iterable[Lowered]) -> dict[str, int]:
         "weight_surface_bytes": sum(weights.values()),
         "staged_bytes": staged,
     }
+
+
+def room(lowered: Iterable[Lowered]) -> int:
+    """What surfaces must hold beyond their own bytes to be equal on each side of each program."""
+    sizes: dict[Hashable, int] = {}
+    sides: list[list[Hashable]] = []
+    for side in (side for low in lowered for side in (low.inputs, low.outputs)):
+        keys: list[Hashable] = [port.shared or alone(port) or id(port) for port in side]
+        sizes |= {key: HALF * math.prod(port.shape) for key, port in zip(keys, side, strict=True)}
+        sides.append(keys)
+    return sum(level(sides, sizes).values()) - sum(sizes.values())
 
 
 def alone(port: Port) -> str:

@@ -7,6 +7,7 @@ other, so the plan may be asked for, but `auto` prefers one without.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -17,6 +18,15 @@ from anefast.fuse.count import Counter, StepCount
 from anefast.fuse.lower import Lowered, Port
 from anefast.fuse.plan import Plan
 
+# (inputs, outputs) of one program that were seen to work: in others' texts, or here by doctor.
+PEERS = (5, 8), "the texts of maderix/ANE, Orion and others"
+UNEQUAL = (
+    "mechramc/Orion (M4 Max) has status 0x1d where they are not equal, imperatormk/ane-train (M1) "
+    "zeros where inputs do not rise in bytes and outputs fall. Ours are sorted so, and their "
+    "surfaces made equal; python -m anefast.doctor tries it"
+)
+SEEN = "python -m anefast.doctor on this machine"
+MANY = {"many": ((64, 181), SEEN), "mixed": ((12, 16), SEEN)}
 MAX_COMPILES = 500  # per process, a guard: 119 to 312 and more were seen
 
 
@@ -36,7 +46,7 @@ class Target:
     """What programs are for: a chip's limits, or the host's own, which has the newest chip's.
 
     dialects, weights, ports: what this very device was seen to take, in a plan's words; empty
-    where nobody looked.
+    where nobody looked. seen: what else, as runtime/learned.py names it.
     """
 
     name: str
@@ -44,17 +54,39 @@ class Target:
     dialects: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
 
     def fitted(self, plan: Plan) -> Plan:
-        """`plan` with this target's dialect, and its longest axis, by which ports are split."""
+        """`plan` with this target's dialect, its longest axis, by which ports are split, the
+        sizes of its surfaces, and a form of rotary embedding that it was seen to take."""
         dialect: str = self.chip.dialect
         if self.dialects and dialect not in self.dialects:
             dialect = self.dialects[0]
-        return replace(plan, max_axis=int(self.chip.max_axis.value), dialect=dialect)  # type: ignore[arg-type]
+        exact = self is HOST or "exact" in self.seen
+        rope: str = plan.rope
+        if self.ropes and rope not in self.ropes and "rope=" not in plan.name:
+            rope = self.ropes[0]
+        return replace(
+            plan,
+            max_axis=int(self.chip.max_axis.value),
+            dialect=dialect,  # type: ignore[arg-type]
+            surfaces="exact" if exact else "equal",
+            rope=rope,  # type: ignore[arg-type]
+        )
+
+    @property
+    def ropes(self) -> tuple[str, ...]:
+        """Forms of rotary embedding that this device was seen to take; empty: nobody looked."""
+        return tuple(w.removeprefix("rope=") for w in self.seen if w.startswith("rope="))
+
+    @property
+    def doubts_ports(self) -> bool:
+        """Whether a program with several ports of several sizes may fail here, as far as is known.
+        It is public evidence that says so of every chip; doctor says otherwise of a device."""
+        return self is not HOST and "mixed" not in self.seen
 
 
 HOST = Target("host", CHIPS["m5"])
-SEEN = "python -m anefast.doctor on this machine"
 
 
 class Known(Protocol):
@@ -66,6 +98,8 @@ class Known(Protocol):
     def weights(self) -> tuple[str, ...]: ...
     @property
     def ports(self) -> tuple[str, ...]: ...
+    @property
+    def seen(self) -> tuple[str, ...]: ...
 
 
 class Described(Protocol):
@@ -85,7 +119,7 @@ def target_of(device: Described) -> Target:
         return HOST
     chip = device.chip or chip_of(device.description)
     known = device.learned
-    return Target(chip.name, chip, known.dialects, known.weights, known.ports)
+    return Target(chip.name, chip, known.dialects, known.weights, known.ports, known.seen)
 
 
 def check(
@@ -135,7 +169,9 @@ def violations(programs: Iterable[Lowered], target: Target) -> list[Violation]:
 
 def unseen(plan: Plan, target: Target) -> Iterable[Violation]:
     """Ways of `plan` to hand over values and weights that failed when this device was examined."""
-    for word, taken in (("weights", target.weights), ("ports", target.ports)):
+    ports = target.ports and (*target.ports, *("padded" for w in target.seen if w == "padded"))
+    asked = (("weights", target.weights), ("ports", ports), ("rope", target.ropes))
+    for word, taken in asked:
         got = getattr(plan, word)
         if taken and got not in taken:
             yield Violation(
@@ -172,6 +208,31 @@ def caution(count: StepCount, target: Target) -> str:
             f"packed ports: what {chip.name} slices out of them turns to inf above "
             f"{chip.slice_cap.value:.0f} ({chip.slice_cap.source})"
         )
+    return ""
+
+
+def most_ports(programs: Iterable[Lowered]) -> int:
+    """Ports on the fullest side of any of these programs."""
+    return max(len(side) for p in programs for side in (p.inputs, p.outputs))
+
+
+def crowded(count: StepCount, target: Target) -> str:
+    """Why a legal plan has more ports, or ports of more sizes, than is sure to work on any chip;
+    empty: it has not, or doctor saw as many work here."""
+    if target is HOST:
+        return ""
+    programs = [p.lowered for p in count.programs]
+    seen, whose = MANY.get(next((w for w in MANY if w in target.seen), ""), PEERS)
+    got = tuple(max(len(getattr(p, side)) for p in programs) for side in ("inputs", "outputs"))
+    if got[0] > seen[0] or got[1] > seen[1]:
+        return (
+            f"many ports: a program with {got[0]} inputs or {got[1]} outputs, and no more than "
+            f"{seen[0]} and {seen[1]} were seen to work ({whose})"
+        )
+    sides = [side for p in programs for side in (p.inputs, p.outputs)]
+    sizes = max(len({math.prod(port.shape) for port in side}) for side in sides)
+    if sizes > 1 and target.doubts_ports:
+        return f"ports of {sizes} sizes on one side of a program: {UNEQUAL}"
     return ""
 
 

@@ -9,7 +9,7 @@ baked `conv` and a `matmul` with the weight as data are the same chain of multip
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from anefast import ir
@@ -20,6 +20,7 @@ from anefast.ir import Program, Tensor, rebuild
 Shape = tuple[int, ...]
 
 ROW = 32  # halves in the 64 bytes that device rows are padded to
+HALF = 2  # bytes of an fp16 number
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,14 @@ def lower(program: Program, plan: Plan) -> Lowered:
     """
     max_axis = plan.max_axis
     parameters = [t for t in program.nodes if t.op == "parameter"]
-    inputs = activation_ports("a", [t for _, t in program.inputs], plan, max_axis)
+    held_in = activation_ports([t for _, t in program.inputs], plan, max_axis)
     if parameters and plan.weights == "packed":
-        inputs = with_weights(inputs, parameters, max_axis)
+        held_in = with_weights(held_in, parameters, max_axis)
     elif parameters and plan.weights == "params":
-        inputs += named([parameter_port(t) for t in parameters], "w")
-    outputs = activation_ports("z", [t for _, t in program.outputs], plan, max_axis)
+        held_in = [parameter_port(t) for t in parameters] + held_in
+    inputs = named(sorted(held_in, key=nbytes), "a")
+    held_out = activation_ports([t for _, t in program.outputs], plan, max_axis)
+    outputs = named(sorted(held_out, key=nbytes, reverse=True), "z")
 
     feeds = [ir.input(port.name, port.shape) for port in inputs]
     held = {
@@ -71,7 +74,8 @@ def lower(program: Program, plan: Plan) -> Lowered:
         for region in port.regions
     }
     done = rebuilt(program, held)
-    results = [joined([done[r.value] for r in port.regions], port) for port in outputs]
+    join = padded if plan.ports == "padded" else concatenated
+    results = [joined([done[r.value] for r in port.regions], port, join) for port in outputs]
     lowered = Program.cut(
         program.name,
         [(port.name, feed) for port, feed in zip(inputs, feeds, strict=True)],
@@ -88,13 +92,10 @@ def lower_all(schedule: Schedule, plan: Plan) -> list[Lowered]:
 # Ports
 
 
-def activation_ports(
-    letter: str, values: Sequence[Tensor], plan: Plan, max_axis: int
-) -> list[Port]:
+def activation_ports(values: Sequence[Tensor], plan: Plan, max_axis: int) -> list[Port]:
     """One port per value, or as few as the channel axis allows, values side by side on it."""
     if plan.ports == "several" or len(values) == 1:
-        whole = [Port("", t.shape, (Region(t, (0,) * t.rank, t.shape),), t) for t in values]
-        return named(whole, letter)
+        return [Port("", t.shape, (Region(t, (0,) * t.rank, t.shape),), t) for t in values]
     packs: list[list[Region]] = [[]]
     channels = 0
     batch = min(t.shape[0] for t in values)  # some have a row of the batch for each head
@@ -106,7 +107,7 @@ def activation_ports(
             channels = 0
         packs[-1].append(Region(t, (0, channels, 0, 0), size))
         channels += size[1]
-    return named([packed(regions) for regions in packs], letter)
+    return [packed(regions) for regions in packs]
 
 
 def packed(regions: list[Region]) -> Port:
@@ -119,8 +120,18 @@ def packed(regions: list[Region]) -> Port:
     return Port("", (batch, last.begin[1] + last.size[1], 1, seq), tuple(regions))
 
 
+def nbytes(port: Port) -> int:
+    """Bytes of a port. Its last axis is a multiple of ROW, so rows have no gaps between them."""
+    return HALF * math.prod(port.shape)
+
+
 def named(ports: list[Port], letter: str) -> list[Port]:
-    """Names that sort in this order: the ANE binds surfaces by sorted name."""
+    """Names that sort in this order: the ANE binds surfaces by sorted name.
+
+    The order itself is by size, because imperatormk/ane-train saw an M1 return zeros without an
+    error where inputs did not rise in bytes, or outputs did not fall. Of inputs of one size,
+    weights come first, as its products want them. No report needs another order.
+    """
     digits = len(str(len(ports) - 1))
     return [
         Port(f"{letter}{i:0{digits}}_{label(p)}", p.shape, p.regions, p.shared)
@@ -203,12 +214,36 @@ def taken(feed: Tensor, port: Port, region: Region) -> Tensor:
     return whole
 
 
-def joined(values: list[Tensor], port: Port) -> Tensor:
+Join = Callable[[list[Tensor]], Tensor]
+
+
+def joined(values: list[Tensor], port: Port, join: Join) -> Tensor:
     """The result that fills an output port."""
     if port.shared is not None:
         return values[0]
     blocks = [ir.reshape(t, r.size) for t, r in zip(values, port.regions, strict=True)]
+    return join(blocks)
+
+
+def concatenated(blocks: list[Tensor]) -> Tensor:
+    """Blocks side by side on the channel axis."""
     return ir.concat(blocks, axis=1)
+
+
+def padded(blocks: list[Tensor]) -> Tensor:
+    """The same without concat: each of two neighbours padded to the size of both, then added.
+
+    The padding is -0, for x + -0 is x for every x, +0 and -0 among them: not a bit changes.
+    """
+    while len(blocks) > 1:
+        pairs = zip(blocks[::2], blocks[1::2], strict=False)
+        rest = blocks[len(blocks) // 2 * 2 :]
+        blocks = [
+            ir.pad(a, (0, 0, 0, b.shape[1], 0, 0, 0, 0), -0.0)
+            + ir.pad(b, (0, 0, a.shape[1], 0, 0, 0, 0, 0), -0.0)
+            for a, b in pairs
+        ] + rest
+    return blocks[0]
 
 
 def rebuilt(program: Program, held: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:

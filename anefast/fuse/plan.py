@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from anefast.checks import instance, need_choice, whole
-from anefast.ir import Tensor
+from anefast.ir import RopeForm, Tensor
 
 AUTO = "auto"
 Depth = int | Literal["half", "all"]  # layers per program
@@ -22,6 +22,10 @@ WORDS: dict[str, dict[str, str]] = {  # what a plan may be told besides its dept
     "recompute": {"reads": "recompute"},
     "ports=several": {"ports": "several"},
     "ports=packed": {"ports": "packed"},
+    "ports=padded": {"ports": "padded"},
+    "rope=slices": {"rope": "slices"},
+    "rope=axis3": {"rope": "axis3"},
+    "rope=conv": {"rope": "conv"},
     "weights=const": {"weights": "const"},
     "weights=packed": {"weights": "packed"},
     "weights=params": {"weights": "params"},
@@ -40,23 +44,29 @@ class Plan:
     reads: backward reads what forward returns (`save`), or gets the inputs of the forward
         programs and computes the rest again (`recompute`).
     ports: `several`, one surface per value, or `packed`, one input and one output surface per
-        program, values side by side on the channel axis.
+        program, values side by side on the channel axis. `padded` is packed without the concat
+        that one report says is refused: outputs are padded to their places and added.
+    rope: how rotary embedding is written (ir/ops/rope.py): `slices`, `axis3` or `conv`.
     weights: `const` are baked and compiled again after every update; `packed` ride in the input
         surface beside the activations; `params` are inputs of their own.
     compile: `sync` waits for new programs; `async` trains on with the last weights meanwhile, at
         most one update stale.
     max_axis: the longest axis of a port that the target takes: 16384 up to M3, 65536 from M4.
+    surfaces: `exact`, each as large as its port, or `equal`, all of a side of a program as large as
+        the largest. The device does so by itself; here it is for what memory comes to.
     """
 
     name: str
     forward: Depth = "half"
     backward: Depth = "half"
     reads: Literal["save", "recompute"] = "save"
-    ports: Literal["several", "packed"] = "several"
+    ports: Literal["several", "packed", "padded"] = "several"
+    rope: RopeForm = "slices"
     weights: Literal["const", "packed", "params"] = "const"
     compile: Literal["sync", "async"] = "sync"
     dialect: Literal["ios18", "ios16"] = "ios18"
     max_axis: int = 65536
+    surfaces: Literal["exact", "equal"] = "exact"
 
     def __post_init__(self) -> None:
         for name in ("forward", "backward"):

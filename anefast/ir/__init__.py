@@ -11,7 +11,7 @@ from .grad import gradients, terms, unbroadcast
 from .graph import Graph, Program, baked, is_device, reach
 from .interpret import interpret
 from .op import OPS, Op, apply
-from .ops.composite import gelu, layer_norm, rms_norm, rms_rstd, rope, silu
+from .ops.composite import gelu, layer_norm, rms_norm, rms_rstd, silu
 from .ops.elementwise import (
     abs,
     add,
@@ -46,7 +46,18 @@ from .ops.layout import (
 )
 from .ops.linear import conv, matmul
 from .ops.reduce import reduce_max, reduce_mean, reduce_sum, softmax
-from .passes import expand, fold, rebuild, recompute, rewrite, share, simplify, substitute
+from .ops.rope import RopeForm, rope
+from .passes import (
+    expand,
+    fold,
+    rebuild,
+    recompute,
+    rewrite,
+    share,
+    simplify,
+    substitute,
+    with_rope,
+)
 from .tensor import ShapeError, Tensor, constant, input, parameter, place, scope
 
 __all__ = [
@@ -54,6 +65,7 @@ __all__ = [
     "Graph",
     "Op",
     "Program",
+    "RopeForm",
     "ShapeError",
     "Tensor",
     "abs",
@@ -117,4 +129,5 @@ __all__ = [
     "tile",
     "transpose",
     "unbroadcast",
+    "with_rope",
 ]

@@ -29,28 +29,39 @@ class Const:
     """One constant argument of a MIL op.
 
     Its value is the attribute `attr` (the argument's own name unless given) or, for arguments that
-    never vary, the fixed `value`.
+    never vary, the fixed `value`. `last`: an axis, or axes, written -1 where it is the last.
     """
 
     argument: str
     kind: Literal["bool", "int", "ints", "float", "string"]
     attr: str = ""
     value: Any = None
+    last: bool = False
 
     def of(self, node: Tensor) -> Any:
-        return self.value if self.value is not None else node.attrs[self.attr or self.argument]
+        if self.value is not None:
+            return self.value
+        value = node.attrs[self.attr or self.argument]
+        final = len(node.inputs[0].shape) - 1
+        if not self.last:
+            return value
+        if isinstance(value, tuple):
+            return tuple(-1 if axis == final else axis for axis in value)
+        return -1 if value == final else value
 
 
 @dataclass(frozen=True)
 class Mil:
-    """How an op is spelled: argument names of its inputs, then its constants, in print order.
+    """How an op is spelled: argument names of its inputs, and its constants.
 
-    `variadic`: all inputs go into the one tuple argument, as concat's values=(a, b).
+    `variadic`: all inputs go into the one tuple argument, as concat's values=(a, b). `commutes`:
+    its two inputs may change places.
     """
 
     operands: tuple[str, ...]
     consts: tuple[Const, ...] = ()
     variadic: bool = False
+    commutes: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from anefast import debug
 
 from .graph import Graph
 from .op import OPS
+from .ops.rope import RopeForm
 from .tensor import Tensor, constant, digest, place
 
 Build = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
@@ -39,6 +40,20 @@ def rebuild(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
     return Tensor(
         node.op, inputs, node.attrs, node.shape, node.dtype, node.name, node.scope, node.direction
     )
+
+
+def with_rope(graph: Graph, form: RopeForm) -> Graph:
+    """`graph` with every rotary embedding in it to be written in this form."""
+
+    def build(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        if node.op != "rope":
+            return rebuild(node, inputs)
+        return Tensor(
+            node.op, inputs, {**node.attrs, "form": form}, node.shape, node.dtype, node.name,
+            node.scope, node.direction,
+        )  # fmt: skip
+
+    return graph if form == "slices" else rewrite(graph, build)
 
 
 def rewrite(graph: Graph, build: Build) -> Graph:

@@ -2,6 +2,6 @@
 
 from anefast.mil import rules
 from anefast.mil.pack import BlobLayout, Entry, write
-from anefast.mil.text import Text, emit
+from anefast.mil.text import Text, emit, spoken
 
-__all__ = ["BlobLayout", "Entry", "Text", "emit", "rules", "write"]
+__all__ = ["BlobLayout", "Entry", "Text", "emit", "rules", "spoken", "write"]

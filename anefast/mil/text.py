@@ -1,6 +1,8 @@
 """Graph to MIL text: one statement per node, in the graph's order.
 
-The op records say how each op is spelled, so this file names no op. Same program, same bytes;
+The op records say how each op is spelled, so this file names no op. Where spelling is free it is
+that of programs seen to run: arguments in order of their names, the larger operand of an addition
+or multiplication first, no dots in names. Same program, same bytes;
 weights are referred to by their place in the weight file, never by value. Reads with spelling.py
 (how) and pack.py (the file).
 """
@@ -17,6 +19,10 @@ from anefast.mil.pack import PATH, BlobLayout, Entry
 from anefast.mil.spelling import DIALECTS, Dialect, identifier, suffix, to_half
 
 LAYER = re.compile(r"layers\.(\d+)")
+# A label as it stands in the text: layers_0_attn_qkv_backward_mul_1.
+WRITTEN = re.compile(
+    r"(layers_\d+|first(?:_\d+)?)_(attn|ffn)(?:_(qkv|scores|out))?(?:_(backward))?_([a-z].*)"
+)
 
 
 class Text(NamedTuple):
@@ -57,7 +63,7 @@ class _Writer:
         for kind, name, value, label in self.body:
             if isinstance(value, int):  # an entry of the weight file, its offset known only now
                 spelled = of.blob(kind, PATH, layout.offsets[value])
-                value = f"const()[name = {of.string(label)}, val = {spelled}]"
+                value = f"const()[name = {of.string(identifier(label))}, val = {spelled}]"
             lines.append(f"        {kind} {name} = {value};")
         results = ", ".join(name for name, _ in self.program.outputs)
         return Text("\n".join([*lines, f"    }} -> ({results});", "}", ""]), layout)
@@ -68,17 +74,22 @@ class _Writer:
         record = OPS[node.op].mil
         if record is None:
             raise ValueError(f"[emit] expected simple device ops, got {node!r}. Hint: ir.simplify.")
-        inputs = [self.operand(x) for x in node.inputs]
+        operands = node.inputs
+        if record.commutes and operands[0].size < operands[1].size:
+            operands = operands[::-1]
+        inputs = [self.operand(x) for x in operands]
         if record.variadic:
-            arguments = [f"{record.operands[0]} = ({', '.join(inputs)})"]
+            given = {record.operands[0]: f"({', '.join(inputs)})"}
         else:
-            pairs = zip(record.operands, inputs, strict=True)
-            arguments = [f"{argument} = {value}" for argument, value in pairs]
-        arguments += [f"{c.argument} = {self.argument(c, node)}" for c in record.consts]
+            given = dict(zip(record.operands, inputs, strict=True))
+        for c in sorted(record.consts, key=lambda c: c.argument):
+            given[c.argument] = self.argument(c, node)
+        arguments = [f"{argument} = {value}" for argument, value in sorted(given.items())]
         label = self.label(node)
         name = self.ports.get(node) or self.unique(label)
         self.ids[node] = name
-        call = f"{node.op}({', '.join(arguments)})[name = {self.dialect.string(label)}]"
+        title = self.dialect.string(identifier(label))
+        call = f"{node.op}({', '.join(arguments)})[name = {title}]"
         self.body.append((self.dialect.type(node.dtype, node.shape), name, call, label))
 
     def label(self, node: Tensor) -> str:
@@ -152,6 +163,20 @@ class _Writer:
             self.body.append((of, self.consts[key], len(self.entries), label))
             self.entries.append(entry)
         return self.consts[key]
+
+
+def spoken(name: str) -> str:
+    """A name in the text as messages have it, with the dots of its scope; others as they are.
+
+    >>> spoken("layers_0_attn_qkv_backward_mul_1"), spoken("w1")
+    ('layers.0.attn.qkv.backward.mul_1', 'w1')
+    """
+    found = WRITTEN.fullmatch(name)
+    if found is None:
+        return name
+    layer, *path = found.groups()
+    layer = layer.replace("_", "." if layer.startswith("layers") else "+")
+    return ".".join([layer, *filter(None, path)])
 
 
 def first_layer(program: Program) -> int | None:

@@ -20,13 +20,17 @@ def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None = None) -> ir.Ten
     return family_of(config).trunk(x, config, past)
 
 
-def forward_graph(config: ModelConfig, batch: int, seq: int) -> ir.Graph:
+def forward_graph(
+    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
+) -> ir.Graph:
     """Inference: input `x`, output `h`, both fp16 [B, C, 1, S]."""
     x = ir.input("x", (batch, config.dim, 1, seq))
-    return ir.simplify(ir.Graph([x], {"h": trunk(x, config)}))
+    return ir.simplify(ir.with_rope(ir.Graph([x], {"h": trunk(x, config)}), rope))
 
 
-def decode_graph(config: ModelConfig, chunk: int, cached: int) -> ir.Graph:
+def decode_graph(
+    config: ModelConfig, chunk: int, cached: int, form: ir.RopeForm = "slices"
+) -> ir.Graph:
     """Inference of `chunk` positions behind `cached` columns of keys and values.
 
     Inputs, in order: `x` [1, C, 1, T] and `mask`, `rope.H.cos` and `rope.H.sin` for query heads
@@ -53,7 +57,7 @@ def decode_graph(config: ModelConfig, chunk: int, cached: int) -> ir.Graph:
         outputs |= {f"{name}.k": k, f"{name}.v": v}
     inputs = [x, mask, *(t for pair in rope.values() for t in pair)]
     inputs += [*keys.values(), *values.values()]
-    return ir.simplify(ir.Graph(inputs, outputs))
+    return ir.simplify(ir.with_rope(ir.Graph(inputs, outputs), form))
 
 
 def rotated_heads(config: ModelConfig) -> tuple[int, ...]:
@@ -63,7 +67,9 @@ def rotated_heads(config: ModelConfig) -> tuple[int, ...]:
     return tuple(dict.fromkeys((config.n_heads, config.n_kv_heads)))
 
 
-def training_graph(config: ModelConfig, batch: int, seq: int) -> ir.Graph:
+def training_graph(
+    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
+) -> ir.Graph:
     """Training: inputs `x`, `dh`; outputs `h`, `dx` and `grad.NAME` for each trunk parameter.
 
     `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`. Where the stream is
@@ -76,4 +82,4 @@ def training_graph(config: ModelConfig, batch: int, seq: int) -> ir.Graph:
     dx, *grads = ir.gradients([h], [dh], [x, *parameters])
     outputs = {"h": h, "dx": dx}
     outputs |= {GRAD + str(p.name): g for p, g in zip(parameters, grads, strict=True)}
-    return ir.simplify(ir.Graph([x, dh], outputs))
+    return ir.simplify(ir.with_rope(ir.Graph([x, dh], outputs), rope))

@@ -23,8 +23,16 @@ def resolve(
     The first call on a machine takes a second or two more: it calibrates. Raises ValueError where
     no plan is legal.
     """
+    specs, reason = candidates(spec, config, device, batch, seq, accumulation)
+    return specs[0], reason
+
+
+def candidates(
+    spec: str, config: ModelConfig, device: Device, batch: int, seq: int, accumulation: int
+) -> tuple[list[str], str]:
+    """As `resolve`, with the specs to fall back to behind the first where a compile is refused."""
     instance("plan", "plan", spec, str, "'auto' or 'all', for example")
     if not is_auto(spec):
-        return spec, ""
+        return [spec], ""
     choice = choose(config, batch, seq, accumulation, target_of(device), calibrate(device), spec)
-    return choice.spec, choice.reason()
+    return [choice.spec, *choice.fallbacks], choice.reason()

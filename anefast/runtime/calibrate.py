@@ -24,13 +24,14 @@ from anefast import _C, ir
 from anefast.config import ModelConfig
 from anefast.files import FileError, make_folder, read_json, write_json
 from anefast.fuse import Region, find_plan
-from anefast.fuse.count import Counter
+from anefast.fuse.count import Counter, StepCount
 from anefast.fuse.timing import Rates
 from anefast.nn import Params, init_params
 from anefast.runtime.device import Device
 from anefast.runtime.kernel import Kernel
 from anefast.runtime.learned import cache_folder
 from anefast.runtime.sequence import Sequence, stage
+from anefast.runtime.taken import first_taken
 from anefast.schema import flag, line, number, record, table
 
 log = logging.getLogger("anefast")
@@ -102,10 +103,21 @@ def measure(device: Device) -> Rates:
     weight_bytes = heavy_bytes / _over(weights.seconds(), dispatch)
     # 3) a real layer, forward and backward: what is left is moving values
     packed = device.learned.ports == ("packed",)
-    counter, whole = Counter(LAYER, 1, SEQ), find_plan("all,ports=packed" if packed else "all")
-    count = counter.count(whole)
-    layer = Sequence(device, (p.lowered for p in count.programs), whole.dialect)
-    params = init_params(LAYER, 0)
+    counter, params = Counter(LAYER, 1, SEQ), init_params(LAYER, 0)
+
+    def loaded(spec: str) -> tuple[StepCount, Sequence]:
+        plan = find_plan(spec)
+        count = counter.count(plan)
+        made = Sequence(device, (p.lowered for p in count.programs), plan.dialect)
+        try:
+            made.load(params)
+        except Exception:
+            made.close()
+            raise
+        return count, made
+
+    ways = [*(["all"] if not packed else []), "all,ports=packed", "all,ports=padded,rope=conv"]
+    _, (count, layer) = first_taken(ways, loaded)
     compile_layer = best(lambda: layer.load(params))
     spent = best(lambda: layer.run(range(count.evaluations)))
     layer.close()

@@ -10,8 +10,9 @@ import contextlib
 import ctypes
 import difflib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from anefast import _C, debug, environment
 from anefast.checks import instance, whole
 from anefast.chips import Chip, find_profile
+from anefast.fuse.level import level
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
 from anefast.runtime.learned import Learned, recall
@@ -65,7 +67,7 @@ class Device:
             raise ValueError(f"[device] expected one of {', '.join(DEVICES)}, got {name!r}.{hint}")
         self.chip: Chip | None = None  # that is emulated
         self.profile = chip  # its name and switches
-        ports: tuple[str, ...] = ()  # it takes; empty: not said
+        one = False  # whether programs may have one input only
         if chip:
             if name == "ane":
                 raise ValueError(
@@ -74,7 +76,7 @@ class Device:
                 )
             profile = find_profile(chip)
             name, self.chip, options = "host", profile.chip, f"{options} {profile.options}".strip()
-            ports = ("packed",) if profile.value("inputs") == "one" else ()
+            one = profile.value("inputs") == "one"
         steady_heap()
         if name == "auto":
             asked = options.split()
@@ -90,7 +92,7 @@ class Device:
         # Whether another executor than ours computes: its values and pace may go wrong unseen.
         self.foreign = self.name != "host"
         learned = recall(self.description) or Learned()  # by python -m anefast.doctor
-        self.learned: Learned = replace(learned, ports=ports) if ports else learned
+        self.learned: Learned = replace(learned, ports=("packed",)) if one else learned
         self._compile = counted(self._native) if budgeted else self._native.compile
         if watch := Watch.asked():
             self._compile = watch.over(self, self.description, self._compile)
@@ -113,6 +115,25 @@ class Device:
     def native_surface(self, nbytes: int) -> _C.Surface:
         """A zero-filled surface of so many bytes."""
         return self._native.surface(nbytes)
+
+    @property
+    def surfaces(self) -> Literal["equal", "exact"]:
+        """Whether the surfaces on one side of a program are made equally large, which costs memory.
+
+        Always `exact` where the device does not mind, and where doctor saw that it does not.
+        """
+        minds = self._native.equal_surfaces and "exact" not in self.learned.seen
+        return "equal" if minds else "exact"
+
+    def level(self, sides: Iterable[list[Surface]]) -> None:
+        """Makes the surfaces of each side, all inputs or all outputs of a program, equally large
+        if the device wants that. They are not to be in use."""
+        if self.surfaces == "exact":
+            return
+        natives = [[s.native for s in side] for side in sides]
+        sizes = {s: s.nbytes for side in natives for s in side}
+        for surface, nbytes in level(natives, sizes).items():
+            surface.make_room(nbytes)
 
     def surface(self, shape: tuple[int, ...]) -> Surface:
         """A zero-filled surface for one fp16 tensor of `shape`; the last axis a multiple of 32."""

@@ -130,7 +130,8 @@ def fused_transformer(
     """
     instance("fused", "config", config, ModelConfig, "ModelConfig(dim=128, ...)")
     _check_seq(seq)
-    return Fused(forward_graph(config, 1, seq), params, device, plan)
+    cut = target_of(device).fitted(find_plan(plan) if isinstance(plan, str) else plan)
+    return Fused(forward_graph(config, 1, seq, cut.rope), params, device, cut)
 
 
 def _check_seq(seq: int) -> None:

@@ -170,7 +170,7 @@ class Inference:
         return new
 
     def _compiled(self, length: int) -> Bucket:
-        graph = decode_graph(self.config, CHUNK, length)
+        graph = decode_graph(self.config, CHUNK, length, self.plan.rope)
         programs = lower_all(cut(graph, self.plan.key), self.plan)
         sequence = Sequence(self.device, programs, self.plan.dialect)
         sequence.load(self.params)

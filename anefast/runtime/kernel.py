@@ -92,6 +92,7 @@ class Kernel:
         """Runs on arrays by port name, copying in and out. For tests and notebooks."""
         inputs = [self.device.surface(t.shape) for _, t in self.program.inputs]
         outputs = [self.device.surface(t.shape) for _, t in self.program.outputs]
+        self.device.level([inputs, outputs])
         for (port, _), surface in zip(self.program.inputs, inputs, strict=True):
             with surface.write() as data:
                 data[:] = arrays[port]

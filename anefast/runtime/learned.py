@@ -25,7 +25,10 @@ MOST_BYTES = 1 * MIB  # a larger file is not ours
 _words = several(line(80), 64)
 _ENTRY = record(
     {},
-    {**dict.fromkeys(("broken", "dialects", "weights", "ports"), _words), "dispatch_us": number(0)},
+    {
+        **dict.fromkeys(("broken", "dialects", "weights", "ports", "seen"), _words),
+        "dispatch_us": number(0),
+    },
 )
 _FILE = record({"format": lambda value: value, "devices": table(lambda value: value)})
 
@@ -38,6 +41,9 @@ class Learned:
     dialects, weights, ports: what its compiler took and computed rightly, in a plan's words
         ("ios18"; "const", "packed", "params"; "several", "packed").
     dispatch_us: what an evaluation costs besides its work; 0 where it was not measured.
+    seen: what else was seen to work, of what reports contradict each other in: "padded" ports,
+        ports of "mixed" sizes, "many" ports, "exact" surfaces, each as large as its port, and
+        forms of rotary embedding, "rope=slices" or another.
     """
 
     broken: tuple[str, ...] = ()
@@ -45,6 +51,7 @@ class Learned:
     weights: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
     dispatch_us: float = 0.0
+    seen: tuple[str, ...] = ()
 
     @property
     def objection(self) -> str:

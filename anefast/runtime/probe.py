@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
+from anefast.fuse.level import level
+from anefast.mil import spoken
 from anefast.runtime.cache import Blobs
 
 Bytes = npt.NDArray[np.uint8]
@@ -54,7 +56,7 @@ class Value:
 
 def graph_names(text: str) -> dict[str, str]:
     """Variable of the text -> the name its operation carries, the graph's own."""
-    return {m[1]: m[2] for line in text.splitlines() if (m := STATEMENT.search(line))}
+    return {m[1]: spoken(m[2]) for line in text.splitlines() if (m := STATEMENT.search(line))}
 
 
 def tapped(text: str) -> str:
@@ -85,6 +87,9 @@ def run(device: Native, text: str, blobs: Blobs, feeds: Sequence[Bytes]) -> dict
     try:
         inputs = [device.native_surface(port.nbytes) for port in program.inputs]
         outputs = [device.native_surface(port.nbytes) for port in program.outputs]
+        sizes = {surface: surface.nbytes for surface in (*inputs, *outputs)}
+        for surface, nbytes in level([inputs, outputs], sizes).items():
+            surface.make_room(nbytes)
         for surface, port, feed in zip(inputs, program.inputs, feeds, strict=True):
             surface.lock()[: port.nbytes] = feed[: port.nbytes]
             surface.unlock()

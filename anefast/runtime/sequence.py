@@ -52,6 +52,7 @@ class Sequence:
         self._weights: dict[str, Surface] = {}  # ports that are one whole parameter, by its name
         self._staged: list[tuple[Region, Surface]] = []
         self.bound = [self._bind(lowered, dialect) for lowered in programs]
+        device.level(side for bound in self.bound for side in (bound.inputs, bound.outputs))
         self.kernels = [bound.kernel for bound in self.bound]
 
     def load(self, params: Params) -> None:

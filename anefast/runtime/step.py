@@ -85,8 +85,8 @@ class TrainingStep:
         self._old: set[str] = set()  # gradients that are still those of the update before
         self._shape = (batch, seq)
         target = target_of(device)
-        plan = target.fitted(plan)
-        graph = recompute(training_graph(config, batch, seq), plan)
+        self.plan = plan = target.fitted(plan)
+        graph = recompute(training_graph(config, batch, seq, plan.rope), plan)
         schedule = cut(graph, plan.key)
         programs = lower_all(schedule, plan)
         refuse(programs, plan, target)
@@ -124,7 +124,11 @@ class TrainingStep:
         self.say: Callable[[str], None] = log.warning
         self.watched = self._told = False
         if load:
-            self.update_weights()
+            try:
+                self.update_weights()
+            except Exception:
+                self.close()  # a device may refuse one program and hold those before it
+                raise
 
     def update_weights(self) -> None:
         """Takes over changed `params`: baked weights by compiling, others by rewriting."""

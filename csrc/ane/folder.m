@@ -197,7 +197,8 @@ static anefast_status write_files(NSString *folder, NSDictionary *files, anefast
         status = make_folder([path stringByDeletingLastPathComponent], error);
         if (status == ANEFAST_OK) status = write_file(path, [files objectForKey:name], error);
     }
-    return status;
+    // Also where there are no weights: every program that was seen to run had this folder.
+    return status ? status : make_folder([folder stringByAppendingPathComponent:@"weights"], error);
 }
 
 // Writes what is not there, and over what differs; again where a folder goes away on the way.

@@ -20,6 +20,9 @@ static ane_selector table[ANE_SELECTOR_COUNT] = {
 };
 static Class classes[ANE_SELECTOR_COUNT];
 static SEL selectors[ANE_SELECTOR_COUNT];
+static const char *const OTHER_REQUESTS[] = {ANE_REQUEST_WITH_EVENTS, ANE_REQUEST_WITH_HANDLE};
+enum { OTHERS = sizeof OTHER_REQUESTS / sizeof *OTHER_REQUESTS };
+static SEL others[OTHERS]; // NULL where the framework has none
 static int opened;
 static pid_t opener;
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
@@ -42,6 +45,17 @@ static anefast_status unavailable(anefast_error *error, const char *expected, co
                      expected, got);
 }
 
+// Whether there is any other maker of requests.
+static int look_up_others(Class request) {
+    int found = 0;
+    for (int i = 0; i < OTHERS; i++) {
+        SEL name = sel_registerName(OTHER_REQUESTS[i]);
+        others[i] = request && class_getClassMethod(request, name) ? name : NULL;
+        found |= others[i] != NULL;
+    }
+    return found;
+}
+
 static anefast_status look_up(anefast_error *error) {
     char expected[512], got[256];
     if (!dlopen(framework_path(), RTLD_NOW | RTLD_LOCAL)) {
@@ -59,7 +73,8 @@ static anefast_status look_up(anefast_error *error) {
                                         : class_getInstanceMethod(classes[i], selectors[i]);
         entry->found = method != NULL;
         entry->types = method ? method_getTypeEncoding(method) : "";
-        if (entry->required && !method) {
+        const int other = i == ANE_REQUEST && look_up_others(classes[i]);
+        if (entry->required && !method && !other) {
             if (missing < 0) missing = i;
             else more++;
         }
@@ -177,10 +192,17 @@ id ane_wrap(IOSurfaceRef surface, NSError **error) {
 }
 
 id ane_request(NSArray *inputs, NSArray *input_indices, NSArray *outputs, NSArray *output_indices, NSError **error) {
+    const id class = (id)classes[ANE_REQUEST], first = [NSNumber numberWithInt:0];
     id found = nil;
-    CALL(found = ((id(*)(id, SEL, id, id, id, id, id, id, id))objc_msgSend)(
-             (id)classes[ANE_REQUEST], selectors[ANE_REQUEST], inputs, input_indices, outputs, output_indices, nil,
-             nil, [NSNumber numberWithInt:0]))
+    if (table[ANE_REQUEST].found)
+        CALL(found = ((id(*)(id, SEL, id, id, id, id, id, id, id))objc_msgSend)(
+                 class, selectors[ANE_REQUEST], inputs, input_indices, outputs, output_indices, nil, nil, first))
+    if (!found && others[0])
+        CALL(found = ((id(*)(id, SEL, id, id, id, id, id, id, id, id))objc_msgSend)(
+                 class, others[0], inputs, input_indices, outputs, output_indices, nil, nil, first, nil))
+    if (!found && others[1])
+        CALL(found = ((id(*)(id, SEL, id, id, id, id, id, id, id, id, id))objc_msgSend)(
+                 class, others[1], inputs, input_indices, outputs, output_indices, nil, nil, first, nil, nil))
     return found;
 }
 

@@ -158,6 +158,13 @@ static anefast_status surface_create(anefast_device *device, size_t bytes, anefa
     return status ? status : ane_surface_create(bytes, surface, error);
 }
 
+static anefast_status surface_room(anefast_surface *surface, size_t bytes, anefast_error *error) {
+    const anefast_status status = ane_private_forked(error);
+    if (status) return status;
+    ane_program_forget(surface); // its requests hold the IOSurface that goes
+    return ane_surface_room(surface, bytes, error);
+}
+
 static void surface_release(anefast_surface *surface) {
     if (!surface || ane_private_forked(NULL)) return;
     ane_program_forget(surface);
@@ -193,6 +200,7 @@ static const anefast_executor ANE = {
     surface_lock,
     surface_unlock,
     program_evaluate,
+    surface_room,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &ANE; }

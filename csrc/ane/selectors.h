@@ -31,6 +31,12 @@ extern "C" {
     X(ARCHITECTURE, "_ANEDeviceInfo", '+', "aneArchitectureType", 0)                                           \
     X(CORES, "_ANEDeviceInfo", '+', "numANECores", 0)
 
+/* Other makers of a request, which are tried in turn where REQUEST is not there or makes none. They take
+ * one and two arguments more, events and a handle, which may be nil. Seen by jafreck/ironmill. */
+#define ANE_REQUEST_WITH_EVENTS \
+    "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:sharedEvents:"
+#define ANE_REQUEST_WITH_HANDLE ANE_REQUEST_WITH_EVENTS "transactionHandle:"
+
 enum {
 #define X(key, owner, kind, selector, required) ANE_##key,
     ANE_SELECTORS(X)

@@ -12,7 +12,8 @@
 
 struct anefast_surface {
     IOSurfaceRef ref;
-    size_t bytes; // asked for; the IOSurface may be larger
+    size_t bytes; // asked for
+    size_t room;  // of the IOSurface: as much, or more
     uint64_t id;  // never used twice, unlike an address
     int readers, writers;               // the CPU's locks
     int device_readers, device_writers; // evaluations under way
@@ -21,6 +22,8 @@ struct anefast_surface {
 anefast_status ane_surface_create(size_t bytes, anefast_surface **surface, anefast_error *error);
 // Frees it. Whoever keeps requests for it must have dropped them (program.h).
 void ane_surface_free(anefast_surface *surface);
+// Exchanges the IOSurface for one of at least `bytes`, content kept. The surface gets a new id.
+anefast_status ane_surface_room(anefast_surface *surface, size_t bytes, anefast_error *error);
 size_t ane_surface_bytes(const anefast_surface *surface);
 anefast_status ane_surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error);
 anefast_status ane_surface_unlock(anefast_surface *surface, int read_only, anefast_error *error);

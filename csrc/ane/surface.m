@@ -36,6 +36,7 @@ anefast_status ane_surface_create(size_t bytes, anefast_surface **surface, anefa
     struct anefast_surface *made = calloc(1, sizeof *made);
     if (!made) return set_error(error, ANEFAST_MEMORY, "[surface] no memory for a surface's record.");
     NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    made->room = bytes;
     made->ref = create(bytes);
     [pool release];
     made->bytes = bytes;
@@ -71,6 +72,54 @@ void ane_surface_free(anefast_surface *surface) {
     CFRelease(surface->ref);
     [pool release];
     free(surface);
+}
+
+// Moves what a surface holds into another IOSurface; both are locked for that alone.
+static kern_return_t move(IOSurfaceRef from, IOSurfaceRef to, size_t bytes) {
+    kern_return_t result = IOSurfaceLock(from, kIOSurfaceLockReadOnly, NULL);
+    if (result) return result;
+    result = IOSurfaceLock(to, 0, NULL);
+    if (!result) {
+        memcpy(IOSurfaceGetBaseAddress(to), IOSurfaceGetBaseAddress(from), bytes);
+        result = IOSurfaceUnlock(to, 0, NULL);
+    }
+    const kern_return_t unlocked = IOSurfaceUnlock(from, kIOSurfaceLockReadOnly, NULL);
+    return result ? result : unlocked;
+}
+
+static anefast_status exchange(anefast_surface *surface, size_t bytes, anefast_error *error) {
+    if (surface->readers || surface->writers || surface->device_readers || surface->device_writers)
+        return set_error(error, ANEFAST_INVALID,
+                         "[surface] expected a surface that nobody uses, to make room for %zu bytes, got one that is "
+                         "locked or in an evaluation.",
+                         bytes);
+    IOSurfaceRef larger = create(bytes);
+    if (!larger)
+        return set_error(error, ANEFAST_MEMORY,
+                         "[surface] expected an IOSurface of %zu bytes, as large as the largest beside it, got none "
+                         "from the system. Hint: fewer layers per program have fewer surfaces.",
+                         bytes);
+    const kern_return_t result = move(surface->ref, larger, surface->bytes);
+    if (result) {
+        CFRelease(larger);
+        return set_error(error, ANEFAST_EVALUATE, "[surface] expected a surface to be copied, got IOSurface status 0x%x.",
+                         (unsigned)result);
+    }
+    CFRelease(surface->ref);
+    surface->ref = larger;
+    surface->room = bytes;
+    surface->id = ++last_id;
+    return ANEFAST_OK;
+}
+
+anefast_status ane_surface_room(anefast_surface *surface, size_t bytes, anefast_error *error) {
+    if (surface->room >= bytes) return ANEFAST_OK;
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    pthread_mutex_lock(&gate);
+    const anefast_status status = exchange(surface, bytes, error);
+    pthread_mutex_unlock(&gate);
+    [pool release];
+    return status;
 }
 
 size_t ane_surface_bytes(const anefast_surface *surface) { return surface->bytes; }

@@ -229,6 +229,12 @@ std::shared_ptr<Surface> make_surface(const std::shared_ptr<Device> &device, siz
     return surface;
 }
 
+void make_room(const Surface &surface, size_t bytes) {
+    const auto room = surface.device->executor->surface_room;
+    anefast_error error;
+    if (room && room(surface.handle, bytes, &error) != ANEFAST_OK) raise(error);
+}
+
 py::array lock(const py::object &self, bool read_only) {
     auto &surface = self.cast<Surface &>();
     void *base = surface.lock(read_only);
@@ -262,6 +268,8 @@ void init_device(py::module_ &m) {
     py::class_<Surface, std::shared_ptr<Surface>>(
         m, "Surface", "Memory a device reads and writes; the CPU may touch it only while locked.")
         .def_property_readonly("nbytes", &Surface::bytes)
+        .def("make_room", &make_room, py::arg("nbytes"),
+             "Makes it that large inside, where the device wants surfaces of one size; nothing may use it meanwhile.")
         .def("lock", &lock, py::arg("read_only") = false,
              "Returns the bytes as a uint8 array, to use until unlock with the same read_only.")
         .def("unlock", &Surface::unlock, py::arg("read_only") = false)
@@ -286,6 +294,8 @@ void init_device(py::module_ &m) {
         .def_property_readonly("name", [](const Device &d) { return d.executor->name; })
         .def_property_readonly("description", [](const Device &d) { return d.executor->describe(d.handle); })
         .def_property_readonly("label", [](const Device &d) { return d.executor->label(d.handle); })
+        .def_property_readonly("equal_surfaces", [](const Device &d) { return d.executor->surface_room != nullptr; },
+                               "Whether make_room does anything here.")
         .def("compile", &compile, py::arg("text"), py::arg("blobs"),
              "Compiles and loads MIL text; blobs map BLOBFILE paths to whole files, which are copied.")
         .def("surface", &make_surface, py::arg("nbytes"), "Zero-filled memory for a port.")

@@ -352,7 +352,7 @@ anefast_status evaluate(anefast_program *program, anefast_surface *const *in, si
 const anefast_executor HOST = {
     "host",        open,           close,           describe,      label,        compile,        inputs,   outputs,
     program_bytes, was_cached,     reload,         unload,        surface_create, surface_release, surface_bytes,
-    surface_lock,  surface_unlock, evaluate,
+    surface_lock,  surface_unlock, evaluate,       nullptr,
 };
 
 } // namespace

@@ -48,6 +48,7 @@ const Table &table() {
         add_normalisers(*t);
         add_linear(*t);
         add_layout(*t);
+        add_composed(*t);
         add_profile(*t);
         return t;
     }();

@@ -77,6 +77,7 @@ void add_reductions(Table &t);
 void add_normalisers(Table &t);
 void add_linear(Table &t);
 void add_layout(Table &t);
+void add_composed(Table &t);
 
 const Table &table();
 

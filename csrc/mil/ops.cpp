@@ -94,6 +94,7 @@ std::vector<OpRecord> records() {
         {"linear", 15, NUMBER, NUMBER, {in("x"), weight("weight"), may_weight("bias")}, rules::linear},
         {"scaled_dot_product_attention", 18, FLOAT, FLOAT,
          {in("query"), in("key"), in("value"), may("attn_mask", Role::mask)}, rules::attention},
+        {"einsum", 15, FLOAT, FLOAT, {needs("values", Role::tuple), needs("equation", Role::text)}, rules::einsum},
 
         // movement
         {"reshape", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("shape", Role::ints)}, rules::reshape},

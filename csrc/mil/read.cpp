@@ -311,6 +311,10 @@ private:
         OperationMark mark;
         mark.known = record;
         std::vector<Position> positions;
+        if (lexer_.accept("<")) { // op<ios17>: the opset it is taken from, as coremlc writes once operations are placed
+            opset_number(lexer_.expect(Token::name, "the opset of an operation"));
+            lexer_.expect(">", "after the opset of an operation");
+        }
         lexer_.expect("(", "after the operation");
         if (!lexer_.now().is(")")) {
             do argument(record, lexer_.expect(Token::name, "an argument name"), &op, &positions, &mark);

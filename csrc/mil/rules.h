@@ -26,6 +26,6 @@ Types slice_by_size(const Call &), slice_by_index(const Call &), reverse(const C
 Types gather(const Call &), gather_along_axis(const Call &);
 
 // rules_product.cpp: sums of products
-Types conv(const Call &), matmul(const Call &), linear(const Call &), attention(const Call &);
+Types conv(const Call &), matmul(const Call &), linear(const Call &), attention(const Call &), einsum(const Call &);
 
 } // namespace anefast::mil::rules

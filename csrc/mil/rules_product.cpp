@@ -1,4 +1,5 @@
 // Type rules of convolution, matrix products and attention. See rules.h.
+#include "einsum.h"
 #include "rules.h"
 
 namespace anefast::mil::rules {
@@ -108,4 +109,53 @@ Types attention(const Call &call) {
     return {out};
 }
 
+// values: two tensors, equation: "nchw,nwhu->nchu".
+Types einsum(const Call &call) {
+    const std::vector<int32_t> &ids = call.op.find("values")->values;
+    if (ids.size() != 2) call.wrong("values", "two values of einsum", std::to_string(ids.size()));
+    const std::string text = call.text("equation", "");
+    const Equation e = equation_of(text);
+    if (!e.wrong.empty()) call.wrong("equation", "an equation of einsum such as nchw,nwhu->nchu, " + e.wrong, quoted(text));
+    const Type &x = call.function.values[static_cast<size_t>(ids[0])].type, &y = call.function.values[static_cast<size_t>(ids[1])].type;
+    if (x.shape.size() != e.x.size() || y.shape.size() != e.y.size())
+        call.wrong("values", "values of einsum with an axis for each letter of " + quoted(text), described(x) + " and " + described(y));
+    for (size_t i = 0; i < e.x.size(); i++) {
+        const size_t other = e.y.find(e.x[i]);
+        if (other != std::string::npos && x.shape[i] != y.shape[other])
+            call.wrong("values", std::string("one size for the index ") + e.x[i] + " of " + quoted(text), described(x) + " and " + described(y));
+    }
+    Type out{x.dtype, {}};
+    for (const char letter : e.z) {
+        const size_t at = e.x.find(letter);
+        out.shape.push_back(at != std::string::npos ? x.shape[at] : y.shape[e.y.find(letter)]);
+    }
+    return {out};
+}
+
 } // namespace anefast::mil::rules
+
+namespace anefast::mil {
+
+Equation equation_of(const std::string &text) {
+    Equation e;
+    const size_t comma = text.find(','), arrow = text.find("->");
+    if (comma == std::string::npos || arrow == std::string::npos || comma > arrow) {
+        e.wrong = "with a comma and an arrow";
+        return e;
+    }
+    e.x = text.substr(0, comma);
+    e.y = text.substr(comma + 1, arrow - comma - 1);
+    e.z = text.substr(arrow + 2);
+    for (const std::string *letters : {&e.x, &e.y, &e.z})
+        for (size_t i = 0; i < letters->size(); i++) {
+            const char c = (*letters)[i];
+            if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))) e.wrong = "of letters";
+            else if (letters->find(c) != i) e.wrong = "naming an index once in each operand";
+            else if (letters == &e.z && (e.x + e.y).find(c) == std::string::npos) e.wrong = "whose result is of indices that the operands have";
+        }
+    for (const char c : e.x + e.y)
+        if ((e.z + e.summed).find(c) == std::string::npos) e.summed += c;
+    return e;
+}
+
+} // namespace anefast::mil

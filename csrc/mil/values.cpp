@@ -313,7 +313,7 @@ bool element_type(Lexer &lexer, const Token &token, DType *dtype) {
 bool starts_type(const Token &token) {
     DType dtype;
     return token.kind == Token::name &&
-           (token.spelling == "tensor" || token.spelling == "state" || find_dtype(token.spelling, &dtype) || is_foreign(token.spelling));
+           (token.spelling == "tensor" || token.spelling == "state" || token.spelling == "tensor_buffer" || find_dtype(token.spelling, &dtype) || is_foreign(token.spelling));
 }
 
 Type parse_type(Lexer &lexer) {
@@ -324,6 +324,12 @@ Type parse_type(Lexer &lexer) {
         lexer.expect("<", "after state");
         word = lexer.expect(Token::name, what);
     }
+    if (word.spelling == "state")
+        fail(word.where, "a tensor, for state ports are not supported (pass the state as an input, and return what it becomes)",
+             described(word));
+    if (word.spelling == "tensor_buffer")
+        fail(word.where, "a tensor, not the tensor_buffer that coremlc writes for operations already placed on a device (take the "
+                         "model.mil of before that step)", described(word));
     Type type;
     if (word.spelling != "tensor") {
         if (!element_type(lexer, word, &type.dtype)) fail(word.where, what, described(word));
@@ -341,7 +347,7 @@ Type parse_type(Lexer &lexer) {
             const Token token = lexer.now();
             const bool open = token.is("?") || token.kind == Token::name;
             if (open) {
-                lexer.complain(Fault::dynamic, token.where, "a fixed dimension (shapes are static)", described(token));
+                lexer.complain(Fault::dynamic, token.where, "a fixed dimension (shapes are static: compile with fixed shapes)", described(token));
                 lexer.take();
             } else {
                 lexer.expect(Token::number, "a dimension");

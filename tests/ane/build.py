@@ -140,11 +140,13 @@ def _framework(made: Fake, flags: list[str]) -> None:
         for p in sorted((objects / "csrc").rglob("*.o"))
         if p.relative_to(objects / "csrc").parts[0].split(".")[0] not in NOT_IN_THE_FRAMEWORK
     ]
-    mine = objects / "fake_ane.o"
-    run([*OBJC, *flags, "-fvisibility=hidden", "-c", HERE / "fake_ane.m", "-o", mine])
+    mine = [objects / "fake_ane.o", objects / "fake_sizes.o"]
+    for made_of in mine:
+        source = HERE / f"{made_of.stem}.m"
+        run([*OBJC, *flags, "-fvisibility=hidden", "-c", source, "-o", made_of])
     link = [f"-L{made.folder}", f"-Wl,-rpath,{made.folder}", "-lfakeiosurface", *LIBRARIES]
     link += ["-lstdc++", "-lm", "-pthread", "-Wl,-z,defs" if not made.sanitized else "-pthread"]
-    run([*flags, "-shared", mine, *executor, "-o", made.framework, *link])
+    run([*flags, "-shared", *mine, *executor, "-o", made.framework, *link])
 
 
 def run(words: list[str | Path]) -> None:

@@ -11,6 +11,7 @@
 
 #include "../../csrc/anefast.h"
 #include "fake.h"
+#include "fake_sizes.h"
 #include "fake_surface.h"
 
 // LOST: an unload was made to fail, or the system took the program away without a word.
@@ -157,6 +158,25 @@ static void check_side(NSArray *objects, NSArray *indices) {
     made->inputs = [inputs copy];
     made->outputs = [outputs copy];
     return made;
+}
+// Another maker, which a system may have in the place of the first. A test that wants it spells its name
+// right in a copy of this library: sharedEvents.
++ (id)requestWithInputs:(NSArray *)inputs
+           inputIndices:(NSArray *)inputIndices
+                outputs:(NSArray *)outputs
+          outputIndices:(NSArray *)outputIndices
+          weightsBuffer:(id)weights
+              perfStats:(id)stats
+         procedureIndex:(NSNumber *)procedure
+           hiddenEvents:(id)events {
+    if (events) fake_refuse("a request with events");
+    return [self requestWithInputs:inputs
+                      inputIndices:inputIndices
+                           outputs:outputs
+                     outputIndices:outputIndices
+                     weightsBuffer:weights
+                         perfStats:stats
+                    procedureIndex:procedure];
 }
 - (void)dealloc {
     [inputs release];
@@ -409,6 +429,22 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     return YES;
 }
 
+static BOOL equal_sizes(NSArray *objects) {
+    IOSurfaceRef surfaces[256];
+    const size_t n = [objects count] < 256 ? [objects count] : 256;
+    for (size_t i = 0; i < n; i++) surfaces[i] = ((_ANEIOSurfaceObject *)[objects objectAtIndex:i])->surface;
+    return fake_sizes_equal(surfaces, n);
+}
+
+// What comes out where the device bound nothing: no error, and zeros.
+- (void)clearSide:(NSArray *)objects ports:(const anefast_port *)ports {
+    for (NSUInteger i = 0; i < [objects count]; i++) {
+        IOSurfaceRef theirs = ((_ANEIOSurfaceObject *)[objects objectAtIndex:i])->surface;
+        memset(fake_surface_begin(theirs, YES), 0, ports[i].bytes);
+        fake_surface_end(theirs, YES);
+    }
+}
+
 // Values that are wrong, and nobody says so: those of the evaluation before, zeros, or one row of many.
 - (void)spoil:(anefast_surface *)surface port:(const anefast_port *)port {
     const int old = fake_fault("wrong_old"), zero = fake_fault("wrong_zero"), row = fake_fault("wrong_row");
@@ -448,10 +484,13 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     if ([request->inputs count] != n_in || [request->outputs count] != n_out) fake_refuse("a request of another program");
     fake_add("evaluations", 1);
     BOOL done = YES;
-    if (fake_fault("evaluate") || ![self copySide:request->inputs ports:in from:0 back:NO]) {
+    if (fake_fault("evaluate") || !equal_sizes(request->inputs) || !equal_sizes(request->outputs) ||
+        ![self copySide:request->inputs ports:in from:0 back:NO]) {
         done = no(error, RUNTIME, 8, SHORT);
     } else if (fake_fault("evaluate_index")) {
         done = no(error, RUNTIME, 8, @"ANEProgramProcessRequestDirect() Failed with status=0x2 : Program Inference error");
+    } else if (!fake_sizes_in_order(in, n_in, out, n_out)) {
+        [self clearSide:request->outputs ports:out];
     } else {
         anefast_surface *surfaces[256];
         if ([room count] > 256) fake_refuse("more than 256 ports");

@@ -1,9 +1,10 @@
 """Inside a fake build: training runs, with faults in the middle. Not a test.
 
 `same PLAN...`: each plan on "ane" and on "host"; prints whether their metrics are byte for byte
-the same, and how many evaluations the fake carried out. `faults`: runs that a fault ends, and what
-became of them: the error, the checkpoint, and the metrics after resuming beside those of a run that
-nothing ended.
+the same, and how many evaluations the fake carried out. `wide PLAN...`: the same with a model whose
+surfaces are larger than a page, of many sizes, with a sample at the end. `faults`: runs that a
+fault ends, and what became of them: the error, the checkpoint, and the metrics after resuming
+beside those of a run that nothing ended.
 """
 
 from __future__ import annotations
@@ -45,21 +46,30 @@ def metrics(folder: Path) -> str:
     return (folder / "metrics.jsonl").read_text()
 
 
-def same(plans: list[str], folder: Path) -> dict[str, Any]:
+WIDE: dict[str, Any] = {
+    "model": ModelConfig(dim=256, n_layers=2, n_heads=4, n_kv_heads=2, max_seq_len=64),
+    "sample_tokens": 40,
+}
+
+
+def same(plans: list[str], folder: Path, **more: Any) -> dict[str, Any]:
     results = {}
     for i, plan in enumerate(plans):
-        runs = []
+        runs: list[str] = []
+        samples: list[str] = []
         for device in ("ane", "host"):
             out = folder / f"{i}{device}"
-            anefast.fit(config(out, device, plan))
+            samples.append(anefast.fit(config(out, device, plan, **more)).sample)
             runs.append(metrics(out))
-        results[plan] = runs[0] == runs[1] and len(runs[0].splitlines()) == STEPS + 1
+        rows = len(runs[0].splitlines())
+        results[plan] = runs[0] == runs[1] and samples[0] == samples[1] and rows == STEPS + 1
     environment = json.loads((folder / "0ane" / "env.json").read_text())["sessions"][0]
     gc.collect()
     return {
         "same": results,
         "evaluations": inside.count("evaluations"),
         "device": [environment["device"], environment["label"]],
+        "surfaces": environment["surfaces"],
         "alive": inside.alive(),
     }
 
@@ -116,8 +126,8 @@ def whole(folder: Path, plan: str, eval_every: int) -> str:
 
 def main() -> None:
     folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
-    if sys.argv[1] == "same":
-        result = same(sys.argv[2:], folder)
+    if sys.argv[1] in ("same", "wide"):
+        result = same(sys.argv[2:], folder, **(WIDE if sys.argv[1] == "wide" else {}))
     else:
         result = {name: broken(name, folder / str(i)) for i, name in enumerate(BROKEN)}
     json.dump(result, sys.stdout)

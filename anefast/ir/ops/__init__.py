@@ -1,5 +1,5 @@
 """Every op the graph knows, a file per family. Importing this fills op.OPS."""
 
-from . import composite, cpu, elementwise, layout, linear, reduce
+from . import composite, cpu, elementwise, layout, linear, reduce, rope
 
-__all__ = ["composite", "cpu", "elementwise", "layout", "linear", "reduce"]
+__all__ = ["composite", "cpu", "elementwise", "layout", "linear", "reduce", "rope"]

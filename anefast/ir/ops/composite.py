@@ -16,7 +16,6 @@ import numpy as np
 from ..op import Array, Attrs, Op, apply, register
 from ..tensor import Shape, ShapeError, Tensor
 from .elementwise import abs, clip, maximum, minimum, positive, pow, sigmoid, square, tanh
-from .layout import concat, reshape, slice_by_size
 from .reduce import reduce_max, reduce_mean
 
 MOST = 65504.0
@@ -199,53 +198,6 @@ register(
 def layer_norm(x: Tensor, epsilon: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + epsilon) over channels, without gain and bias. x: (B, C, 1, S)."""
     return _normalised("layer_norm", x, epsilon)
-
-
-# Rotary position embedding, llama2.c's order: channels 2i and 2i+1 are the pair i
-
-
-def _rope_shape(xs: Sequence[Tensor], attrs: Attrs) -> Shape:
-    x, cos, sin = xs
-    if x.rank != 4 or x.shape[1] % 2 or x.shape[2] != 1:
-        raise ShapeError("rope", "x [B, H*D, 1, S] with an even number of channels", list(x.shape))
-    table = (1, x.shape[1] // 2, 1, x.shape[3])
-    for t in (cos, sin):
-        if t.shape != table:
-            hint = "one row per pair of channels, all heads: tile the table of one head"
-            raise ShapeError("rope", f"cos and sin {list(table)}", list(t.shape), hint)
-    return x.shape
-
-
-def _rope(xs: Sequence[Array], attrs: Attrs) -> Array:
-    x, cos, sin = xs
-    e, o = x[:, 0::2], x[:, 1::2]
-    y = np.empty_like(x)
-    y[:, 0::2] = e * cos - o * sin
-    y[:, 1::2] = e * sin + o * cos
-    return y
-
-
-def _rope_grad(y: Tensor, dy: Tensor, i: int) -> Tensor:
-    if i != 0:
-        raise ShapeError("rope", "cos and sin that are not differentiated", repr(y.inputs[i]))
-    return rope(dy, y.inputs[1], -y.inputs[2])
-
-
-def _expand_rope(node: Tensor) -> Tensor:
-    x, cos, sin = node.inputs
-    b, c, _, s = x.shape
-    pairs = reshape(x, (b, c // 2, 2, s))
-    e = slice_by_size(pairs, (0, 0, 0, 0), (b, c // 2, 1, s))
-    o = slice_by_size(pairs, (0, 0, 1, 0), (b, c // 2, 1, s))
-    return reshape(concat([e * cos - o * sin, e * sin + o * cos], 2), (b, c, 1, s))
-
-
-register(Op("rope", _rope_shape, _rope, _rope_grad, expand=_expand_rope))
-
-
-def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of channels by its angle. x: (B, H*D, 1, S); cos, sin: (1, H*D/2, 1, S)."""
-    return apply("rope", x, cos, sin)
 
 
 # Activations

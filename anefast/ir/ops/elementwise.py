@@ -30,7 +30,7 @@ def _binary(
             meaning=lambda xs, attrs: f(xs[0], xs[1]),
             grad=grad,
             parameter_grad=parameter_grad,
-            mil=Mil(("x", "y")),
+            mil=Mil(("x", "y"), commutes=name in ("add", "mul", "maximum", "minimum")),
         )
     )
 

@@ -12,7 +12,7 @@ from ..tensor import Shape, ShapeError, Tensor
 from .elementwise import positive
 from .layout import broadcast_to, reshape
 
-_MIL = Mil(("x",), (Const("axes", "ints"), Const("keep_dims", "bool")))
+_MIL = Mil(("x",), (Const("axes", "ints", last=True), Const("keep_dims", "bool")))
 
 
 def _shape(xs: Sequence[Tensor], attrs: Attrs) -> Shape:
@@ -94,7 +94,7 @@ register(
         lambda xs, attrs: xs[0].shape,
         _softmax,
         _softmax_grad,
-        mil=Mil(("x",), (Const("axis", "int"),)),
+        mil=Mil(("x",), (Const("axis", "int", last=True),)),
     )
 )
 

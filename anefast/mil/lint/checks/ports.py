@@ -36,11 +36,13 @@ def dtypes(source: Source, function: Function, target: Target) -> Iterator[Findi
 
 @function_check("ANE024")
 def rows(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    # A dimension that is not known (ANE011) is read as 1.
+    open_sizes = any(problem.fault == "dynamic" for problem in source.problems)
     for value, at, side in ports(function):
         size = BYTES.get(value.dtype)
-        if size is None:
-            continue
         last = value.shape[-1] if value.shape else 1
+        if size is None or (last == 1 and open_sizes):
+            continue
         if last * size % ROW_BYTES:
             wanted = -(-last * size // ROW_BYTES) * ROW_BYTES // size
             yield found(
@@ -54,10 +56,24 @@ def rows(source: Source, function: Function, target: Target) -> Iterator[Finding
 def sizes(source: Source, function: Function, target: Target) -> Iterator[Finding]:
     for wanted in ("input", "result"):
         side = [(value, at) for value, at, which in ports(function) if which == wanted]
-        packed = {value.size * BYTES.get(value.dtype, 1) for value, _ in side}
+        side.sort(key=lambda port: port[0].name)  # as they are bound
+        packed = [value.size * BYTES.get(value.dtype, 1) for value, _ in side]
+        count = len({*packed})
+        if count < 2:
+            continue
         partial = [at for value, at in side if value.shape and _padded(value)]
-        if len(packed) > 1 and partial:
-            yield found("ANE094", partial[0], f"{wanted}s of {len(packed)} sizes, rows padded")
+        falls = wanted == "result"
+        if partial:
+            yield found("ANE094", partial[0], f"{wanted}s of {count} sizes, rows padded")
+        elif packed != sorted(packed, reverse=falls):
+            at = next(a for (_, a), n, m in zip(side, packed, sorted(packed, reverse=falls),
+                                                strict=True) if n != m)  # fmt: skip
+            said = (
+                f"{wanted}s of {count} sizes, which do not {'fall' if falls else 'rise'} in bytes"
+            )
+            yield found("ANE094", at, said)
+        else:
+            yield replace(found("ANE094", side[0][1], f"{wanted}s of {count} sizes"), level="note")
 
 
 def _padded(value: Value) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from anefast.chips import Chip
 from anefast.mil.lint.checks.base import Finding, Target, found, function_check, source_check
@@ -200,9 +201,22 @@ def dialect(source: Source, target: Target) -> Iterator[Finding]:
     yield found("ANE013", source.at(source.version_span[0]), what, *edits)
 
 
+def is_state(source: Source, port: Value) -> bool:
+    """Whether a parameter is a state, which is no surface in the list of inputs."""
+    return source.spelled(port.span).startswith("state")
+
+
+@function_check("ANE060")
+def states(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for port in function.inputs:
+        if is_state(source, port):
+            said = f"state ports are not supported: pass {port.name} as an input"
+            yield replace(found("ANE060", port.at, said), level="error")
+
+
 @function_check("ANE018")
 def port_order(source: Source, function: Function, target: Target) -> Iterator[Finding]:
-    inputs = [(v.name, v.at, v.span) for v in function.inputs]
+    inputs = [(v.name, v.at, v.span) for v in function.inputs if not is_state(source, v)]
     outputs = [(v.name, at, span) for v, at, span in function.outputs]
     for side, ports in (("inputs", inputs), ("results", outputs)):
         names = [name for name, _, _ in ports]
@@ -213,7 +227,8 @@ def port_order(source: Source, function: Function, target: Target) -> Iterator[F
         )
         order = {name: source.spelled(span) for name, _, span in ports}
         edits = []
-        if len(order) == len(ports) and all(span[1] for _, _, span in ports):
+        whole = side == "results" or len(ports) == len(function.inputs)  # no state between them
+        if whole and len(order) == len(ports) and all(span[1] for _, _, span in ports):
             begin, end = ports[0][2][0], ports[-1][2][1]
             edits = [Edit((begin, end), ", ".join(order[n] for n in sorted(names)))]
         yield found(
