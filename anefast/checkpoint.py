@@ -1,22 +1,25 @@
 """Checkpoints: a folder per save, complete or absent, checked when it is read.
 
-    step_000500/  model.safetensors  optim.safetensors  state.json  tokenizer.*
+    step_000500/  model.safetensors  optim.safetensors  state.json  session.json  tokenizer.*
 
 A checkpoint is written under a temporary name, every file and folder is fsynced, and one rename
 makes it appear; a full disk or a power cut leaves the ones before it whole. state.json carries the
-sha256 of the other files. One saved in the middle of an accumulation is called step_000500_micro007
-and also holds the gradients so far. Which state a run needs is train.py's business; the run folder
-around it is telemetry.py.
+sha256 of the tensors and the tokenizer and a checksum of itself. It is a function of the config and
+the data; what differs from session to session is in session.json. One saved in the middle of an
+accumulation is called step_000500_micro007 and also holds the gradients so far. Which state a run
+needs is run_state.py's business; the run folder around it is telemetry/.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,17 +30,35 @@ from safetensors.numpy import save_file
 
 from anefast.config import ModelConfig, model_settings
 from anefast.errors import BadInput, shown
-from anefast.files import FileError, parse_json, parse_toml, write_atomic
+from anefast.files import (
+    TEMPORARY,
+    FileError,
+    checksum,
+    guarding,
+    make_folder,
+    open_regular,
+    read_bytes,
+    read_json,
+    read_toml,
+    refusal,
+    remove,
+    remove_tree,
+    rename,
+    write_atomic,
+    write_json,
+)
 from anefast.formats.safetensors import read_safetensors
 
 if TYPE_CHECKING:
     from anefast.nn import Vocabulary
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
-FORMAT = 1
-MODEL, OPTIM, STATE = "model.safetensors", "optim.safetensors", "state.json"
+FORMAT = 2  # 1 had no checksum of state.json, and no session.json
+MODEL, OPTIM = "model.safetensors", "optim.safetensors"
+STATE, SESSION = "state.json", "session.json"
 VOCABULARY = "compact_vocab"  # in the state, where a run has one: Vocabulary.text
 TRAINED_LENGTH = "trained_length"  # in the state: tokens per sequence that were trained on
+CHECKSUM = "checksum"  # in both JSON files: of everything else in them
 LATEST, BEST = "latest", "best.json"
 _NAME = re.compile(r"step_(\d{6,})(?:_micro(\d{3,}))?")
 
@@ -57,6 +78,18 @@ def checkpoint_name(step: int, micro: int = 0) -> str:
     return f"step_{step:06d}" + (f"_micro{micro:03d}" if micro else "")
 
 
+def place(name: str) -> tuple[int, int] | None:
+    """The inverse of `checkpoint_name`; None for another name."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    at = int(found[1]), int(found[2] or 0)
+    return at if checkpoint_name(*at) == name else None
+
+
+# ---- writing ----
+
+
 def save(
     run: Path,
     model: ModelConfig,
@@ -64,128 +97,273 @@ def save(
     optim: Arrays,
     state: Mapping[str, Any],
     tokenizer: Saves | None = None,
+    session: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a checkpoint into `run`, returns its folder; `state` has at least `step` and `micro`.
 
-    params, optim: fp32 arrays by name, any memory order. Raises CheckpointError when the disk
-    refuses; nothing that was there before is touched.
+    params, optim: fp32 arrays by name, any memory order. session: what is not a function of the
+    config and the data. Raises CheckpointError when the disk refuses; nothing that was there before
+    is touched.
     """
     folder = run / checkpoint_name(state["step"], state["micro"])
     temporary = run / f".{folder.name}.tmp"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         temporary.mkdir()
         _write_tensors(temporary / MODEL, params)
         _write_tensors(temporary / OPTIM, optim)
         if tokenizer is not None:
             tokenizer.save(temporary)
-        described = {
-            "format": FORMAT,
-            "model": model_settings(model),
-            **state,
-            "sha256": {p.name: _sha256(p) for p in sorted(temporary.iterdir())},
-        }
-        (temporary / STATE).write_text(json.dumps(described, indent=2) + "\n")
+        hashes = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
+        described = {"format": FORMAT, "model": model_settings(model), **state, "sha256": hashes}
+        of_state = _write_sealed(temporary / STATE, described)
+        _write_sealed(temporary / SESSION, {STATE: of_state, **(session or {})})
         for path in (*temporary.iterdir(), temporary):
             _fsync(path)
         _appear(temporary, folder)
-        _point(run / LATEST, folder.name)
         _fsync(run)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        last = [c.name for c in checkpoints(run)]
-        kept = f"{last[-1]} is whole" if last else "there is no earlier one"
-        raise CheckpointError(
-            f"[checkpoint] cannot write {folder}: {reason}. Hint: free some space; {kept}."
-        ) from None
+    except (OSError, SafetensorError, FileError) as error:
+        _remove(temporary)
+        needed = sum(a.nbytes for a in (*params.values(), *optim.values()))
+        raise _refused(folder, error, needed) from None
+    _point(run / LATEST, folder.name)
     return folder
 
 
-def place(name: str) -> tuple[int, int]:
-    """The inverse of `checkpoint_name`; the name must be one."""
-    match = _NAME.fullmatch(name)
-    assert match is not None
-    return int(match[1]), int(match[2] or 0)
+def _write_sealed(path: Path, content: Mapping[str, Any]) -> str:
+    """Writes JSON with its checksum in it. Returns the checksum."""
+    seal = checksum(content)
+    write_json(path, {**content, CHECKSUM: seal}, "checkpoint", indent=2)
+    return seal
 
 
-def prune(run: Path, keep_last: int, sound: str = "") -> None:
-    """Removes all checkpoints but the newest `keep_last`, the best one and that called `sound`."""
-    kept = {best_checkpoint(run), sound}
+def _refused(folder: Path, error: Exception, needed: int) -> CheckpointError:
+    """What to say when a checkpoint could not be written: why, what it takes, what is left."""
+    if isinstance(error, SafetensorError) and (told := re.search(r"\bcode: (\d+)", str(error))):
+        error = OSError(int(told[1]), os.strerror(int(told[1])))  # hidden in its text
+    if isinstance(error, OSError) and not isinstance(error, FileError):
+        error = refusal("write", folder, error, "checkpoint")
+    problem, _, remedy = str(error).partition(" Hint: ")
+    if not problem.startswith("["):
+        problem = f"[checkpoint] cannot write {shown(folder)}: {shown(problem)}."
+    space = ""
+    if any(os.strerror(number) in problem for number in (errno.ENOSPC, errno.EDQUOT)):
+        free = shutil.disk_usage(folder.parent).free
+        space = f" It takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free."
+    before = whole_one(folder.parent)
+    kept = "there is no earlier checkpoint"
+    if before is not None:
+        kept = f"{before.name} is whole, --resume {shown(folder.parent)} goes on from there"
+    remedy = remedy.rstrip(".") or "check the disk"
+    return CheckpointError(f"{problem}{space} Hint: {remedy}; {kept}.")
+
+
+def mark_best(run: Path, name: str, val_loss: float) -> None:
+    """Notes for people which checkpoint has the lowest validation loss so far. FileError.
+
+    What counts is in the state of every checkpoint, which appears with it.
+    """
+    row = {"checkpoint": name, "val/loss": val_loss}
+    content = (json.dumps(row) + "\n").encode()
+    try:
+        said = read_bytes(run / BEST, len(content), "checkpoint", follow=False)
+    except FileError:  # there is none yet, or it is something else
+        said = b""
+    if said != content:
+        write_atomic(run / BEST, content, "checkpoint")
+
+
+def prune(run: Path, keep_last: int, kept: Collection[str] = ()) -> list[str]:
+    """Removes all but the newest `keep_last` checkpoints and those called one of `kept`.
+
+    Returns the names of what the system refuses to remove.
+    """
+    refused = []
     for old in checkpoints(run)[:-keep_last]:
         if old.name not in kept:
             gone = old.with_name(f".{old.name}.gone")  # never half a checkpoint under its real name
-            os.replace(old, gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            try:
+                rename(old, gone, "checkpoint")
+            except FileError:
+                refused.append(old.name)
+            _remove(gone)
+    return refused
 
 
 def sweep(run: Path) -> None:
-    """Removes what an interrupted save or prune left. Only for the owner of the run's lock."""
-    for path in (*run.glob(".step_*.tmp"), *run.glob(".step_*.gone")):
-        shutil.rmtree(path, ignore_errors=True)
+    """Ends what an interrupted save or prune began. Only for the owner of the run's lock."""
+    for old in run.glob(".step_*.old"):
+        folder = run / old.name[1:].removesuffix(".old")
+        if folder.exists():
+            _remove(old)
+        else:  # the new one had not taken its place yet
+            rename(old, folder, "checkpoint")
+    for path in run.iterdir():
+        if path.match(".step_*.tmp") or path.match(".step_*.gone") or _is_temporary(path):
+            _remove(path)
 
 
-def mark_best(run: Path, checkpoint: Path, val_loss: float) -> None:
-    """Notes that `checkpoint` has the lowest validation loss so far."""
-    row = {"checkpoint": checkpoint.name, "val/loss": val_loss}
-    write_atomic(run / BEST, (json.dumps(row) + "\n").encode())
+def set_later_aside(run: Path, name: str) -> str:
+    """Moves checkpoints newer than `name` to a folder of their own, and returns its name or "".
+
+    A run that goes on from an older one leaves them behind: they are not its future any more, and
+    would pass for its newest.
+    """
+    newer = [c for c in _folders(run) if place(c.name) > place(name)]  # type: ignore[operator]
+    if not newer:
+        return ""
+    number = 1
+    while (aside := run / f"later-{number}").exists():
+        number += 1
+    make_folder(aside, "checkpoint")
+    for folder in reversed(newer):  # so that what a crash leaves is a run, up to some update
+        rename(folder, aside / folder.name, "checkpoint")
+    _point(run / LATEST, name)
+    return aside.name
 
 
-def best_checkpoint(run: Path) -> str | None:
-    """The name in best.json, if it says one."""
-    try:
-        return str(parse_json((run / BEST).read_text())["checkpoint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+# ---- finding ----
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = []
-    for path in run.iterdir() if run.is_dir() else ():
-        if (m := _NAME.fullmatch(path.name)) and (path / STATE).is_file():
-            found.append((int(m[1]), int(m[2] or 0), path))
-    return [path for *_, path in sorted(found)]
+    return [path for path in _folders(run) if (path / STATE).is_file()]
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """`path` if it is a checkpoint, else the newest in the run `path`. CheckpointError if none."""
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"[checkpoint] there is no {path}. Hint: name a run or a checkpoint.")
-    if (path / STATE).is_file():
+        raise CheckpointError(
+            f"[checkpoint] there is no {shown(path)}. Hint: name a run or a checkpoint."
+        )
+    if (path / STATE).is_file() or place(path.name) is not None:
         return path.resolve() if path.is_symlink() else path
-    found = checkpoints(path)
-    if not found:
-        raise CheckpointError(f"[checkpoint] expected a run with checkpoints, {path} has none.")
-    return found[-1]
+    found = newest(path)
+    if found is None:
+        raise CheckpointError(
+            f"[checkpoint] expected a run with checkpoints, {shown(path)} has none."
+        )
+    return found
 
 
-def load_state(folder: Path) -> dict[str, Any]:
-    """state.json of a checkpoint, after every other file's sha256 was found to match."""
+def newest(run: Path) -> Path | None:
+    """The newest checkpoint of a run, damaged or not; None where there is none yet."""
+    found = _folders(run)
+    return found[-1] if found else None
+
+
+def best_checkpoint(run: Path) -> str | None:
+    """The name of the checkpoint with the lowest validation loss, if one says which it is."""
+    for folder in reversed(checkpoints(run)):
+        try:
+            state = read_json(folder / STATE, where="checkpoint")
+            if isinstance(state, dict) and (name := state.get("best")):
+                return str(name)
+        except FileError:
+            continue
     try:
-        state = parse_json((folder / STATE).read_text("utf-8"))
+        return str(read_json(run / BEST, where="checkpoint")["checkpoint"])
+    except (FileError, KeyError, TypeError):
+        return None
+
+
+def whole_one(run: Path, but: Path | None = None) -> Path | None:
+    """The newest checkpoint of a run, `but` for one, that is found whole when it is read."""
+    for folder in reversed(checkpoints(run)):
+        if but is None or folder.name != but.name:
+            try:
+                _checked(folder)
+                return folder
+            except (CheckpointError, FileError):
+                continue
+    return None
+
+
+def _folders(run: Path) -> list[Path]:
+    """What is called like a checkpoint and may be a damaged one, oldest first."""
+    found: list[tuple[tuple[int, int], Path]] = []
+    for path in run.iterdir() if run.is_dir() else ():
+        if (at := place(path.name)) is not None and path.is_dir():
+            found.append((at, path))
+    return [path for _, path in sorted(found)]
+
+
+# ---- reading ----
+
+
+def load_state(folder: Path, files: bool = True) -> dict[str, Any]:
+    """state.json of a checkpoint, after everything in it was found to be as it was saved.
+
+    files=False: a moment ago; large files are not read again. CheckpointError; it names another
+    checkpoint of the run that is whole.
+    """
+    try:
+        return _checked(folder) if files else _unsealed(folder / STATE)
+    except (CheckpointError, FileError) as error:
+        problem = str(error).partition(" Hint:")[0]
+        other = whole_one(folder.parent, folder)
+        hint = "no other checkpoint beside it is whole"
+        if other is not None:
+            hint = f"{other.name} is whole; `--resume {shown(other)}` goes on from there"
+        raise CheckpointError(f"{problem} Hint: {hint}.") from None
+
+
+def load_session(folder: Path) -> dict[str, Any]:
+    """session.json of a checkpoint; {} for an old one, which has none. After `load_state`."""
+    path = folder / SESSION
+    return _unsealed(path) if path.is_file() else {}
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    state = _unsealed(folder / STATE)
+    try:
         form, hashes = state["format"], dict(state["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        at = checkpoint_name(state["step"], state["micro"])
+    except (ValueError, KeyError, TypeError):
         raise CheckpointError(
-            f"[checkpoint] {folder} has no readable {STATE}. Hint: use another checkpoint."
+            f"[checkpoint] {shown(folder / STATE)} does not describe a checkpoint."
         ) from None
-    if form != FORMAT:
+    if form not in (1, FORMAT):
         raise CheckpointError(
-            f"[checkpoint] {folder} expected format {FORMAT}, got {form}. Hint: update anefast."
+            f"[checkpoint] {shown(folder)} expected format {FORMAT}, got {shown(form)}. "
+            "Hint: update anefast."
+        )
+    if _NAME.fullmatch(folder.name) and folder.name != at:
+        raise CheckpointError(
+            f"[checkpoint] {shown(folder)} is another one: {STATE} in it is that of {shown(at)}."
         )
     for name in {MODEL, OPTIM} | set(hashes):
         path = folder / Path(name).name
         if not path.is_file():
-            raise CheckpointError(
-                f"[checkpoint] {path} is missing. Hint: use another checkpoint of this run."
-            )
+            raise CheckpointError(f"[checkpoint] {shown(path)} is missing.")
         if _sha256(path) != hashes.get(name):
             raise CheckpointError(
-                f"[checkpoint] {path} is damaged: its sha256 is not the one in {STATE}. "
-                "Hint: use another checkpoint of this run."
+                f"[checkpoint] {shown(path)} is damaged: its sha256 is not the one in {STATE}."
             )
-    return dict(state)
+    if form > 1:
+        session = _unsealed(folder / SESSION)
+        if session.get(STATE) != checksum({k: v for k, v in state.items() if k != CHECKSUM}):
+            raise CheckpointError(
+                f"[checkpoint] {shown(folder / SESSION)} is of another checkpoint, or of another "
+                "run."
+            )
+    return state
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    """What a JSON file with a checksum holds. CheckpointError, FileError."""
+    content = read_json(path, where="checkpoint")
+    if not isinstance(content, dict):
+        raise CheckpointError(f"[checkpoint] expected {shown(path)} to hold a table.")
+    rest = {k: v for k, v in content.items() if k != CHECKSUM}
+    form = content.get("format")
+    old = type(form) is int and form == 1 and CHECKSUM not in content
+    if not old and content.get(CHECKSUM) != checksum(rest):
+        raise CheckpointError(
+            f"[checkpoint] {shown(path)} is damaged: its checksum is another one."
+        )
+    return rest
 
 
 def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, Any]]:
@@ -196,14 +374,18 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, A
     from anefast.nn import shapes
 
     folder = find_checkpoint(folder)
-    state = load_state(folder)
+    config = model_of(folder, load_state(folder))
+    return config, read_tensors(folder / MODEL, shapes(config))
+
+
+def model_of(folder: Path, state: Mapping[str, Any]) -> ModelConfig:
+    """The shape that the state of a checkpoint describes. CheckpointError."""
     try:
-        config = ModelConfig(**state["model"])
+        return ModelConfig(**state["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"[checkpoint] {folder / STATE} does not describe a model: {error}"
+            f"[checkpoint] {shown(folder / STATE)} does not describe a model: {shown(error)}"
         ) from None
-    return config, read_tensors(folder / MODEL, shapes(config))
 
 
 def load_vocabulary(folder: Path) -> Vocabulary | None:
@@ -211,12 +393,12 @@ def load_vocabulary(folder: Path) -> Vocabulary | None:
     from anefast.nn import Vocabulary
 
     try:
-        state = parse_json((folder / STATE).read_text("utf-8"))
+        state = read_json(folder / STATE, where="checkpoint")
         text, size = state.get(VOCABULARY), int(state["model"]["vocab_size"])
         return Vocabulary.from_text(text, size) if text is not None else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(
-            f"[checkpoint] {folder / STATE} has no readable {VOCABULARY}. "
+            f"[checkpoint] {shown(folder / STATE)} has no readable {VOCABULARY}. "
             "Hint: use another checkpoint."
         ) from None
 
@@ -224,11 +406,11 @@ def load_vocabulary(folder: Path) -> Vocabulary | None:
 def load_trained_length(folder: Path) -> int:
     """Tokens per sequence that a checkpoint was trained on; 0 where neither it nor its run says."""
     try:
-        said = parse_json((folder / STATE).read_text("utf-8")).get(TRAINED_LENGTH)
+        said = read_json(folder / STATE, where="checkpoint").get(TRAINED_LENGTH)
         if said is None:  # of before it was kept
-            run = parse_toml((folder.resolve().parent / "config.toml").read_text("utf-8"))
+            run = read_toml(folder.resolve().parent / "config.toml", where="checkpoint")
             said = run.get("data", {}).get("seq_len")
-    except (OSError, ValueError, AttributeError):
+    except (ValueError, AttributeError):
         return 0
     return said if isinstance(said, int) and said > 0 else 0
 
@@ -254,6 +436,9 @@ def read_tensors(
     return {name: found[name].read() for name in expected}
 
 
+# ---- files and folders ----
+
+
 def _write_tensors(path: Path, arrays: Arrays) -> None:
     # safetensors writes memory as it lies: a transposed array would come back scrambled, without an
     # error
@@ -261,31 +446,48 @@ def _write_tensors(path: Path, arrays: Arrays) -> None:
 
 
 def _appear(temporary: Path, folder: Path) -> None:
-    """Renames, also over a checkpoint of that name: a run stopped where it resumed saves again."""
+    """Renames, also over a checkpoint of that name: a run stopped where it resumed saves again.
+
+    Between the two renames there is none under that name; `sweep` puts the old one back.
+    """
     if folder.exists():
-        gone = folder.with_name(f".{folder.name}.gone")
-        shutil.rmtree(gone, ignore_errors=True)
-        os.replace(folder, gone)
-        os.replace(temporary, folder)
-        shutil.rmtree(gone, ignore_errors=True)
+        old = folder.with_name(f".{folder.name}.old")
+        _remove(old)
+        rename(folder, old, "checkpoint")
+        rename(temporary, folder, "checkpoint")
+        _remove(old)
     else:
-        os.replace(temporary, folder)
+        rename(temporary, folder, "checkpoint")
 
 
 def _point(link: Path, name: str) -> None:
     """`latest` is for people: nothing here reads it, so a file system without links is fine."""
     temporary = link.with_name(f".{link.name}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         temporary.symlink_to(name)
-        os.replace(temporary, link)
+        rename(temporary, link)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _is_temporary(path: Path) -> bool:
+    return TEMPORARY.fullmatch(path.name) is not None or path.name == f".{LATEST}.tmp"
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a link or a folder, as far as the system lets us."""
+    if not remove_tree(path):
+        with contextlib.suppress(FileError):
+            remove(path)
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with open_regular(path, where="checkpoint") as file, guarding("read", path, "checkpoint"):
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _fsync(path: Path) -> None:

@@ -345,6 +345,9 @@ class TrainConfig(Checked):
     eval_every: int = 50  # Updates between validations; 0: only at the start and the end.
     eval_batches: int = 8  # Micro-batches in one validation.
     checkpoint_every: int = 0  # Updates between checkpoints; 0: whenever it validates.
+    # Minutes after which a checkpoint is made besides, between micro-steps; 0: none. The run is the
+    # same with and without.
+    checkpoint_minutes: float = 10.0
     keep_last: int = 3  # Newest checkpoints to keep; the best one is kept besides.
     seed: int = 0  # Decides the initial weights, and the closing sample.
     device: str = "auto"  # "auto", "host" or "ane".
@@ -384,7 +387,10 @@ class TrainConfig(Checked):
         for name in ("steps", "eval_batches", "keep_last", "max_compiles"):
             value = getattr(self, name)
             need(value >= 1, f"{name} must be at least 1, got {value}", "see --help")
-        for name in ("eval_every", "checkpoint_every", "sample_tokens", "cache_mb", "health_every"):
+        for name in (
+            "eval_every", "checkpoint_every", "checkpoint_minutes", "sample_tokens", "cache_mb",
+            "health_every",
+        ):  # fmt: skip
             value = getattr(self, name)
             need(value >= 0, f"{name} must not be negative, got {value}", "see --help")
         _need_seed("seed", self.seed)

@@ -16,9 +16,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import select
 import shutil
@@ -42,6 +44,8 @@ FIRST_WRITER_SECONDS = 5.0  # how long an empty pipe is waited for
 MOST_HOLE = 16 * GIB  # a larger file that was hardly written is refused: reading it takes for ever
 SETTINGS_BYTES = 1 * MIB  # no TOML file or small JSON of ours comes near this
 TOML_CHARACTERS = 1 << 16
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")  # names of files while they are written
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -265,6 +269,16 @@ def parse_toml(text: str) -> dict[str, Any]:
     if len(text) > TOML_CHARACTERS:
         raise ValueError(f"it has {len(text):,} characters, and {TOML_CHARACTERS:,} are the most")
     return dict(_loads(tomllib.loads, text))
+
+
+def checksum(value: Any) -> str:
+    """The sha256 of a JSON value, however it is spelled.
+
+    >>> checksum({"a": 1, "b": 2}) == checksum(parse_json('{"b":  2, "a": 1}'))
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_atomic(path: AnyPath, content: bytes, where: str = "file") -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anefast import checkpoint
-from anefast.cli import run_of
 from anefast.config import (
     GIVEN,
     ConfigError,
@@ -26,9 +25,9 @@ from anefast.config import (
 from anefast.data import TokenData, open_data
 from anefast.errors import shown
 from anefast.formats import open_source
+from anefast.run_state import Say
 from anefast.telemetry import read_config
 from anefast.tokenizer import Tokenizer, open_tokenizer
-from anefast.trainer import Say
 from anefast.wishes import (
     RESUMABLE,
     meet_device,
@@ -51,8 +50,12 @@ def open_run(
     data: TokenData | None,
     resumed: Path | None,
     asked: Collection[str],
+    run: Path | None = None,
 ) -> tuple[TrainConfig, Model, TokenData]:
-    """The model and the data, and the config with what they are in it."""
+    """The model and the data, and the config with what they are in it.
+
+    resumed: the checkpoint to go on from. run: the run that goes on, also where it has none yet.
+    """
     c = config.data
     _check_given(config, model, data, resumed)
     tokenizer: str | Tokenizer = c.tokenizer
@@ -104,8 +107,9 @@ def open_run(
     shape = model.config if model is not None else _with_vocabulary(config.model, data.tokenizer)
     config = config.replace(model=shape, data=c)
     check_length(config)
+    if run is not None:
+        config = _check_same(config, run)
     if resumed is not None:
-        config = _check_same(config, run_of(resumed))
         trained = checkpoint.load_trained_length(resumed)
     if model is None:
         from anefast.model import Model as Opened

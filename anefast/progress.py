@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 Row = dict[str, Any]
+_KINDS = {int: "a whole number", float: "a number", str: "text"}
 NOT_FINITE: dict[Any, float] = {str(v): v for v in (math.inf, -math.inf, math.nan)}
 
 
@@ -23,18 +24,48 @@ class Progress:
     first_val: float = math.nan
     last_val: float = math.nan
     best_val: float = math.inf
+    best: str = ""  # the checkpoint that has it
     fingerprint: str = ""  # of the data
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
-        """From a checkpoint's state, or KeyError, TypeError, ValueError. Old ones have None for
-        what a field starts with."""
+        """From a checkpoint's state. ValueError names what is missing or of another kind.
+
+        Old checkpoints have None for what a field starts with, and do not name the best one.
+        """
         known: dict[str, Any] = {}
         for field in fields(cls):
-            value = state[field.name]
-            if value is not None:
-                known[field.name] = float(value) if isinstance(field.default, float) else value
+            if field.name not in state and field.name != "best":
+                raise ValueError(f"{field.name} is missing")
+            value = state.get(field.name)
+            if value is None:
+                continue
+            value = NOT_FINITE.get(value, value) if isinstance(field.default, float) else value
+            kind = type(field.default)
+            if kind is float and type(value) is int:
+                value = float(value)
+            if type(value) is not kind:
+                raise ValueError(f"expected {field.name} to be {_KINDS[kind]}")
+            known[field.name] = value
         return cls(**known)
+
+    def check(self, micro_steps: int, tokens: int) -> None:
+        """ValueError for numbers that no run comes to.
+
+        micro_steps: of an update. tokens: the most of a micro-step.
+        """
+        for name, most in (
+            ("step", None),
+            ("micro", micro_steps),
+            ("tokens", self.step * micro_steps * tokens),
+            ("loss_tokens", self.micro * tokens),
+        ):
+            value = getattr(self, name)
+            if value < 0 or (most is not None and value > most):
+                end = f" and at most {most:,}" if most is not None else ""
+                raise ValueError(f"expected {name} to be at least 0{end}, got {value:,}")
+        if self.loss_sum and not self.micro:
+            raise ValueError(f"expected a loss_sum of 0 between updates, got {self.loss_sum}")
 
 
 def finite(row: Mapping[str, Any]) -> Row:

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from anefast import checkpoint
 from anefast.checks import refuse
 from anefast.cli import (
     describe_origins,
@@ -50,13 +49,14 @@ from anefast.opening import (
 )
 from anefast.progress import Row
 from anefast.restart import restart
+from anefast.run_state import Say, check_config, where_to_go_on
 from anefast.signals import Stop, stopping
-from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_rows
+from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
 from anefast.telemetry import breakdown as shown
 from anefast.telemetry.history import SAMPLE
 from anefast.telemetry.screen import Direct, Screen, is_terminal
 from anefast.telemetry.sinks import checked, installed
-from anefast.trainer import Say, Trainer, batches_of
+from anefast.trainer import Trainer, batches_of
 from anefast.wishes import check_pairs
 
 if TYPE_CHECKING:
@@ -114,23 +114,29 @@ def fit(
     check_pairs(config, asked)
     _check_outputs(config)
     # 1) where the run lives; nobody else writes there until we are done
-    resumed = checkpoint.find_checkpoint(config.resume) if config.resume else None
-    out = run_of(Path(config.resume)) if resumed else Path(config.out or _new_run_name(config))
-    run = RunFolder(out, resume=resumed is not None)
+    resumes = config.resume
+    out = run_of(Path(resumes)) if resumes else Path(config.out or _new_run_name(config))
+    run = RunFolder(out, resume=bool(resumes))
     from anefast.runtime.watchdog import watching
 
     nothing = "Nothing was trained yet."
     with closing(run), watching(config.guard, nothing), stopping() as stop:
+        resumed = where_to_go_on(run, resumes, say)
+        if resumes:
+            check_config(out, resumed)
+            if resumed is None:
+                config = config.replace(resume="", init=read_config(out).get("init", ""))
         # 2) what is trained, on what
         if device is None:
             from anefast.runtime import Device
 
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
-        config, model, data = open_run(config, model, data, resumed, asked)
+        taken_up = out if resumes else None
+        config, model, data = open_run(config, model, data, resumed, asked, taken_up)
         batches_of(config, data)  # too little data is said before anything is compiled
         check_prompt(config, model)
         config = with_device(config, device, asked)
-        if config.init and resumed is None:
+        if config.init and not resumes:
             config = with_stream(config, model, data, asked, say)
         plans = plans_of(config, model, device, say)
         model.vocabulary = vocabulary_of(config, model, data, say)
@@ -230,7 +236,7 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
     p, say, run, config = trainer.progress, trainer.say, trainer.run.path, trainer.config
     trainer.run.sync()
     try:
-        rows = read_rows(run / METRICS)
+        rows = read_rows(run / METRICS, say)
     except (OSError, ValueError) as error:
         say(f"the losses are left out: {_told(error)}")
         rows = []

@@ -1,7 +1,7 @@
-"""The trainer: the updates of one run, and all that a checkpoint of it holds.
+"""The trainer: the updates of one run.
 
-Read train.py first: it opens what this trains, and says how it went. What a training step does
-inside is runtime/step.py.
+Read train.py first: it opens what this trains, and says how it went. What a checkpoint of it holds
+is run_state.py; what a training step does inside is runtime/step.py.
 """
 
 from __future__ import annotations
@@ -11,32 +11,30 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from anefast import _C, checkpoint
+from anefast import _C
 from anefast.config import ConfigError, TrainConfig, flatten, to_settings
 from anefast.data import Batches, Order, TokenData
 from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change
-from anefast.optim import AdamW, LossScale, learning_rate
-from anefast.progress import Progress, Row, finite, progress_line, with_infinities
+from anefast.optim import learning_rate
+from anefast.progress import Row, progress_line
 from anefast.restart import restarts
+from anefast.run_state import RunState, Say
 from anefast.signals import Stop
-from anefast.soundness import Soundness
 from anefast.telemetry import (
-    METRICS,
     RunFolder,
     environment,
     peak_memory_bytes,
     read_config,
-    read_rows,
 )
 from anefast.telemetry.history import SUMMARY
+from anefast.telemetry.run import ENVIRONMENT
 from anefast.telemetry.screen import Screen
 from anefast.telemetry.sinks import Sinks
 from anefast.telemetry.timeline import Timeline
@@ -46,14 +44,11 @@ if TYPE_CHECKING:
     from anefast.runtime import TrainingStep
     from anefast.runtime.canary import Canary
 
-Arrays = Mapping[str, npt.NDArray[np.float32]]
-Say = Callable[[str], None]
 DEVICE_ERRORS = (_C.CompileError, _C.EvaluationError, _C.MILError, _C.AneUnavailable)
-UNFINISHED = "unfinished"  # in the state of a checkpoint, where a failed device left one: a row
 HOPELESS_OVERFLOWS = 30  # this many in a row halve any loss scale to nothing: it is not the scale
 
 
-class Trainer:
+class Trainer(RunState):
     """The objects of one run while it lasts."""
 
     def __init__(
@@ -66,28 +61,18 @@ class Trainer:
         say: Say,
         on_step: Callable[[Row], None] | None,
     ) -> None:
-        self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
-        self.say, self.on_step = say, on_step
+        super().__init__(config, run, model, data, step, say)
+        self.on_step = on_step
         step.say, step.watched = say, bool(config.health_every)
         c = config.data
         self.batches = batches_of(config, data)
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))
-        self.optimizer = AdamW(step.params, config.optim)
-        self.scale = LossScale(config.loss_scale)
-        self.progress = Progress(fingerprint=data.fingerprint)
-        self.overflows = 0  # in a row
-        self.saved: Path | None = None
         self.out_of_compiles = False  # going on is another process's business
         self.seconds, self.trained = 0.0, 0  # in this session
         self.timeline = Timeline(config.timeline, config.trace)
-        self.health: Row = {}  # what was seen of the next update's, for its row
         self.told: set[str] = set()  # advice on numeric health, once each
         self.note = ""  # what the bar says beside its numbers
-        # Of an update whose validation, logging and checkpoint are still to come.
-        self.unfinished: Row | None = None
-        self.failed = False
         self.whole = True  # False while an update changes weights and moments
-        self.soundness = Soundness()
         self.canary = self._canary()
 
     def begin(
@@ -96,9 +81,8 @@ class Trainer:
         """Restores a checkpoint if there is one, notes what this run is, measures the start.
 
         surfaces: of which sizes they are (`Device.surfaces`), for the record."""
-        checkpoint.sweep(self.run.path)
         if resumed is not None:
-            self._restore(resumed)
+            self.restore(resumed)
             self._check_steps()
         device = self.step.device
         seen = environment(
@@ -109,11 +93,11 @@ class Trainer:
             restarts=restarts(),
         )
         steps = read_config(self.run.path).get("steps", 0) if resumed is not None else 0
+        if resumed is not None and not (self.run.path / ENVIRONMENT).exists():
+            self.say(f"{self.run.path / ENVIRONMENT} is missing: earlier sessions are not known")
         before = self.run.begin(self.config, seen)
         sinks = Sinks(self.config.sinks, self.run.path, flatten(to_settings(self.config)))
-        self.run.open_logs(self.progress.step - bool(self.unfinished), sinks)
-        if resumed is not None:
-            self._judge_again()
+        self.open_logs(resumed, sinks)
         self.timeline.start(self.run.background)
         self.say(f"device: {device.description}; programs are {device.label}")
         self.say(f"data: {self.data.description}; {len(self.data.train):,} tokens to train on")
@@ -137,6 +121,11 @@ class Trainer:
             self.run.log({"step": 0, "tokens": 0, "val/loss": self.evaluate()}, {"step": 0})
             self.progress.first_val = self.progress.last_val
             self.say(f"step 0 val {self.progress.first_val:.4f}")
+            if self.began_with not in (None, self.progress.first_val):
+                self.say(
+                    f"it was {self.began_with} when the run began before: its data, the weights "
+                    "that it begins from, or the device have changed"
+                )
         self._check_budget(can_restart)
 
     def train(self, stop: Stop, screen: Screen | None = None) -> None:
@@ -157,7 +146,7 @@ class Trainer:
                 self._after_update(self.unfinished, 0.0, screen is not None and screen.has_bar)
             self._train(stop, screen)
         except DEVICE_ERRORS as error:
-            raise Failure(f"{error} {self._rescue()}") from error
+            raise Failure(f"{error} {self.rescue()}") from error
         except WrongValues as error:
             self.failed = True
             raise Failure(f"{error} {self._last_good()}") from error
@@ -181,6 +170,9 @@ class Trainer:
                     break
                 if stop.checkpoint and not self.step.compiler.stale:
                     self._on_request(stop)
+                if self.wants_saving and not self.step.compiler.stale:
+                    self.step.wait()
+                    self.save()
                 at = p.step * accumulation + p.micro
                 if screen is not None:
                     screen.show(at, total, self.note)
@@ -370,25 +362,6 @@ class Trainer:
         self.progress.last_val = total / max(1, count)
         return self.progress.last_val
 
-    def _rescue(self) -> str:
-        """Saves the last whole update before the run ends. Says what was saved and where.
-
-        The micro-steps of the update under way are left out, one of them being half done; a resumed
-        run repeats them.
-        """
-        self.failed = True
-        p = self.progress
-        p.micro, p.loss_sum, p.loss_tokens, self.health = 0, 0.0, 0, {}
-        try:
-            if self.unfinished is not None:  # as far as it is known; resuming writes it again
-                self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
-            self.save(settles=False)
-        except (OSError, ValueError, Failure) as error:
-            kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
-            return f"Saving update {p.step} failed too: {error}{kept}"
-        again = f"python -m anefast.train --resume {self.run.path}"
-        return f"Update {p.step} is saved; continue with: {again}"
-
     def _tell(self, row: Row) -> None:
         """Calls the caller's function; what it raises goes on after a checkpoint."""
         if self.on_step is None:
@@ -411,7 +384,7 @@ class Trainer:
         if not self.whole:
             told = f"update {self.progress.step + 1} was half made and nothing was saved"
         else:
-            told = self._rescue()
+            told = self.rescue()
         told = f"[train] {told[0].lower()}{told[1:]}"
         error.add_note(told)
         self.say(f"stopped by {type(error).__name__}: {told}")
@@ -421,22 +394,13 @@ class Trainer:
         name = self.soundness.newest
         return f"; --init {self.run.path / name} begins before it went wrong" if name else ""
 
-    def _judge_again(self) -> None:
-        """Which checkpoint of a resumed run is the newest sound one."""
-        names = {}
-        for path in checkpoint.checkpoints(self.run.path):
-            step, micro = checkpoint.place(path.name)
-            if not micro and step <= self.progress.step:
-                names[step] = path.name
-        self.soundness.replay(read_rows(self.run.path / METRICS), names)
-
     def _abandon(self) -> str:
-        """`_rescue` for a watchdog, on its thread: the one that trains is in a call that never
+        """`rescue` for a watchdog, on its thread: the one that trains is in a call that never
         returns, so nothing changes what is saved."""
         if not self.whole:
             kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
             return f"Update {self.progress.step + 1} was half made and is not saved{kept}."
-        said = self._rescue()
+        said = self.rescue()
         self.run.sync()
         return said
 
@@ -462,108 +426,16 @@ class Trainer:
             f"from it with: python -m anefast.train --resume {self.run.path}"
         )
 
+    def settle(self) -> None:
+        """See RunState; the canary looks at what is about to be saved."""
+        super().settle()
+        if self.canary is not None and self.canary.looked != self.progress.step:
+            self.canary.evaluate(self.step.params, self.progress.step)
+
     def save(self, val_loss: float | None = None, settles: bool = True) -> None:
-        """A checkpoint of this moment: weights, moments and what has been accumulated.
-
-        settles: first have the device on the newest weights, which are what is saved.
-        """
-        p, name = self.progress, checkpoint.checkpoint_name
-        if self.saved is not None and self.saved.name == name(p.step, p.micro):
-            return
-        if self.optimizer.torn:
-            raise Failure(
-                f"[train] expected whole weights to save, got update {p.step + 1} broken off in "
-                "the middle. Hint: resume from the last checkpoint."
-            )
-        before = _C.spans_phase(_C.Phase.SAVE)
-        if settles:  # from here on this run is on the newest weights, as a resumed one is
-            self.step.settle()
-            if self.canary is not None and self.canary.looked != p.step:
-                self.canary.evaluate(self.step.params, p.step)
-        if best := val_loss is not None and val_loss < p.best_val:
-            p.best_val = val_loss if val_loss is not None else p.best_val
+        """See RunState; the times so far are written as well."""
+        super().save(val_loss, settles)
         self.timeline.report(self.run.path / SUMMARY, **self._about())
-        self.run.sync()
-        state = {
-            **finite(asdict(p)),
-            "optimizer_step": self.optimizer.step,
-            "loss_scale": self.scale.state(),
-            "overflows": self.overflows,
-            "health": self.health,
-        }
-        state[checkpoint.TRAINED_LENGTH] = self.model.trained_length
-        if self.unfinished is not None:
-            state[UNFINISHED] = finite(self.unfinished)
-        if (vocabulary := self.step.vocabulary) is not None:
-            state[checkpoint.VOCABULARY] = vocabulary.text()
-        with _C.Span(_C.Component.CHECKPOINT):
-            groups = self._optimizer_groups(with_grads=p.micro > 0)
-            arrays = {f"{g}.{n}": a for g in groups for n, a in self._full(groups[g]).items()}
-            self.saved = checkpoint.save(
-                self.run.path, self.model.config, self._full(self.step.params, self.model.params),
-                arrays, state,
-                self.model.tokenizer,
-            )  # fmt: skip
-            if best:
-                checkpoint.mark_best(self.run.path, self.saved, p.best_val)
-            if not p.micro:
-                self.soundness.saved(self.saved.name)
-            checkpoint.prune(self.run.path, self.config.keep_last, self.soundness.newest)
-        _C.spans_phase(before)
-
-    def _restore(self, folder: Path) -> None:
-        """The inverse of `save`, into the arrays that the step and the optimiser already have."""
-        state = checkpoint.load_state(folder)
-        try:
-            p = Progress.of(state)
-            self.optimizer.step = int(state["optimizer_step"])
-            self.scale.restore(state["loss_scale"])
-            self.overflows = int(state["overflows"])
-            self.health = dict(state.get("health", {}))  # checkpoints of before have none
-            if UNFINISHED in state:
-                self.unfinished = with_infinities(state[UNFINISHED])
-        except (KeyError, TypeError, ValueError):
-            raise checkpoint.CheckpointError(
-                f"[checkpoint] {folder}/state.json does not hold a training run."
-            ) from None
-        if p.micro >= self.config.optim.accumulation:
-            raise ConfigError(
-                f"[train] {folder} is {p.micro} micro-steps into an update, got optim.accumulation "
-                f"{self.config.optim.accumulation}. Hint: resume with more."
-            )
-        if not self.data.matches(p.fingerprint):
-            raise ConfigError(
-                f"[train] the data is not what {folder} was trained on. "
-                "Hint: resume with the same files, or start a new run with --init."
-            )
-        p.fingerprint = self.data.fingerprint  # runs of before recorded a sample of the data
-        shapes = {name: a.shape for name, a in self.model.params.items()}
-        for name, value in checkpoint.read_tensors(folder / checkpoint.MODEL, shapes).items():
-            self.model.params[name][...] = value
-        self._take(self.step.params, self.model.params)
-        groups = self._optimizer_groups(with_grads=p.micro > 0)
-        expected = {f"{g}.{name}": shape for g in groups for name, shape in shapes.items()}
-        read = checkpoint.read_tensors(folder / checkpoint.OPTIM, expected)
-        for g, arrays in groups.items():
-            self._take(arrays, {name: read[f"{g}.{name}"] for name in shapes})
-        self.step.update_weights()
-        self.progress = p
-        self.saved = folder if self.unfinished is None else None  # saved again when it is whole
-
-    def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
-        groups: dict[str, Arrays] = {"mean": self.optimizer.mean, "square": self.optimizer.square}
-        return groups | {"grad": self.step.grads} if with_grads else groups
-
-    def _full(self, arrays: Arrays, tables: Arrays | None = None) -> Arrays:
-        """`arrays` as a checkpoint has them; with a compact vocabulary, spread over `tables`."""
-        vocabulary = self.step.vocabulary
-        return arrays if vocabulary is None else vocabulary.spread(arrays, tables)
-
-    def _take(self, arrays: Arrays, full: Arrays) -> None:
-        """The inverse of `_full`, into `arrays`."""
-        vocabulary = self.step.vocabulary
-        for name, value in (full if vocabulary is None else vocabulary.rows(full)).items():
-            arrays[name][...] = value
 
 
 def arithmetic(description: str) -> str:

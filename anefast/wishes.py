@@ -53,6 +53,7 @@ LAWS: dict[str, Law] = {
     **dict.fromkeys(
         (
             "steps", "eval_every", "eval_batches", "checkpoint_every", "keep_last", "device",
+            "checkpoint_minutes",
             "chip", "plan", "max_compiles", "on_budget", "health_every", "cache_mb", "prompt",
             "sample_tokens", "timeline", "breakdown", "trace", "sinks", "resume",
             *(f"guard.{f.name}" for f in fields(GuardConfig)),

@@ -15,6 +15,8 @@ from anefast.config import ModelConfig, TrainConfig
 from anefast.nn import init_params
 from anefast.tokenizer import ByteTokenizer
 
+from .sealed import edit_state
+
 MODEL = ModelConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=259, max_seq_len=32)
 PARAMS = init_params(MODEL, 0)
 
@@ -56,8 +58,7 @@ def test_newest_by_step_then_micro(tmp_path):
     ]
     assert checkpoint.find_checkpoint(tmp_path).name == "step_1000000"
     assert checkpoint.find_checkpoint(tmp_path / "latest").name == "step_000002"
-    checkpoint.mark_best(tmp_path, tmp_path / "step_000009", 1.5)
-    checkpoint.prune(tmp_path, 1)
+    assert checkpoint.prune(tmp_path, 1, {"step_000009"}) == []
     names = [c.name for c in checkpoint.checkpoints(tmp_path)]
     assert names == ["step_000009", "step_1000000"]
 
@@ -85,7 +86,8 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch, after):
         monkeypatch.setattr(checkpoint, "_appear", refuse)
     elif after == 2:
         monkeypatch.setattr(checkpoint, "_fsync", refuse)
-    with pytest.raises(CheckpointError, match=r"No space left.*step_000001 is whole") as caught:
+    told = r"No space left.*takes [\d.]+ MB, [\d,.]+ MB are free.*step_000001 is whole"
+    with pytest.raises(CheckpointError, match=told) as caught:
         save(tmp_path, 2)
     assert "\n" not in str(caught.value)
     assert [c.name for c in checkpoint.checkpoints(tmp_path)] == ["step_000001"]
@@ -101,6 +103,18 @@ def test_saving_the_same_step_again_replaces_it(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step_000003"]
 
 
+def test_a_crash_between_two_renames_costs_no_checkpoint(tmp_path):
+    """Saving again under a name: the old one is put back, or goes where the new one is there."""
+    folder = save(tmp_path, 3, tokens=1)
+    folder.rename(tmp_path / ".step_000003.old")
+    (tmp_path / ".step_000003.tmp").mkdir()
+    checkpoint.sweep(tmp_path)
+    assert checkpoint.load_state(folder)["tokens"] == 1
+    shutil.copytree(folder, tmp_path / ".step_000003.old")
+    checkpoint.sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step_000003"]
+
+
 def flip(path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -112,17 +126,33 @@ BROKEN = {
     "optim damaged": (lambda f: flip(f / "optim.safetensors"), "optim.safetensors is damaged"),
     "model cut": (lambda f: (f / "model.safetensors").write_bytes(b"12"), "is damaged"),
     "tokenizer damaged": (lambda f: flip(f / "tokenizer.json"), "tokenizer.json is damaged"),
-    "state cut": (lambda f: (f / "state.json").write_text('{"format": 1, '), "no readable"),
-    "state is a list": (lambda f: (f / "state.json").write_text("[]"), "no readable"),
-    "newer format": (lambda f: edit(f, format=2), "expected format 1, got 2"),
-    "no model": (lambda f: edit(f, model={"dim": 3}), "does not describe a model"),
-    "another shape": (lambda f: edit(f, model={"dim": 32, "n_layers": 2}), "holds another model"),
+    "state cut": (lambda f: (f / "state.json").write_text('{"format": 1, '), "to hold JSON"),
+    "state is a list": (lambda f: (f / "state.json").write_text("[]"), "to hold a table"),
+    "state missing": (lambda f: (f / "state.json").unlink(), r"state\.json: No such file"),
+    "state changed": (lambda f: unseal(f, tokens=9), "its checksum is another"),
+    "checksum stripped": (lambda f: unseal(f, checksum=None), "its checksum is another"),
+    "session missing": (lambda f: (f / "session.json").unlink(), r"session\.json: No such file"),
+    "session cut": (lambda f: (f / "session.json").write_text("{}"), "its checksum is another"),
+    "format is a truth": (
+        lambda f: unseal(f, format=True, checksum=None),
+        "its checksum",
+    ),
+    "newer format": (lambda f: edit_state(f, format=3), "expected format 2, got 3"),
+    "another step": (lambda f: edit_state(f, step=2), "is another one: .* that of step_000002"),
+    "no model": (lambda f: edit_state(f, model={"dim": 3}), "does not describe a model"),
+    "another shape": (
+        lambda f: edit_state(f, model={"dim": 32, "n_layers": 2}),
+        "holds another model",
+    ),
 }
 
 
-def edit(folder, **changes):
-    state = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps({**state, **changes}))
+def unseal(folder, **changes):
+    """Changes state.json without its checksum, or takes a None out."""
+    state = json.loads((folder / "state.json").read_text()) | changes
+    (folder / "state.json").write_text(
+        json.dumps({k: v for k, v in state.items() if v is not None})
+    )
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -140,26 +170,18 @@ def test_no_checkpoint_at_all(tmp_path):
         checkpoint.find_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="there is no"):
         checkpoint.find_checkpoint(tmp_path / "nowhere")
-    (tmp_path / "step_000001").mkdir()  # no state.json: not a checkpoint
+    (tmp_path / "step_1").mkdir()  # not as we name them
     with pytest.raises(CheckpointError, match="has none"):
         checkpoint.find_checkpoint(tmp_path)
+    (tmp_path / "step_000001").mkdir()  # one that lost its state: older ones do not stand in
+    with pytest.raises(CheckpointError, match=r"step_000001.state\.json"):
+        checkpoint.load_model(tmp_path)
 
 
 def test_a_file_that_is_no_safetensors(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"Once upon a time")
     with pytest.raises(CheckpointError, match="cannot read"):
         checkpoint.read_tensors(tmp_path / "x.safetensors", {})
-
-
-def test_rows_past_a_step_and_damaged_rows_are_cut(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    rows = [json.dumps({"step": s}) + "\n" for s in range(5)]
-    path.write_text("".join(rows) + '{"step": 5')
-    telemetry.drop_rows_after(path, 3)
-    assert path.read_text() == "".join(rows[:4])
-    path.write_text("".join(rows[:2]) + "garbage\n" + rows[2])
-    telemetry.drop_rows_after(path, 4)
-    assert path.read_text() == "".join(rows[:2])
 
 
 def test_run_folder_keeps_its_config_and_every_session(tmp_path):

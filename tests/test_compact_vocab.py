@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -14,6 +12,7 @@ from anefast.nn import Vocabulary, init_params
 from anefast.runtime import Device
 from anefast.train import fit
 from tests.reference import loss_and_grads, relative_error
+from tests.sealed import edit_state
 from tests.test_resume import everything
 from tests.test_resume_model import stop_at
 
@@ -92,10 +91,9 @@ def test_only_present_ids_are_generated(tmp_path):
 
 def test_a_damaged_vocabulary_is_one_line(tmp_path):
     fit(config(tmp_path / "run", steps=1, sample_tokens=0))
-    state = checkpoint.find_checkpoint(tmp_path / "run") / checkpoint.STATE
     for text in ("zz", "00", 5, "00" * 33):
-        said = json.loads(state.read_text()) | {checkpoint.VOCABULARY: text}
-        state.write_text(json.dumps(said))
+        folder = checkpoint.find_checkpoint(tmp_path / "run")
+        edit_state(folder, **{checkpoint.VOCABULARY: text})
         with pytest.raises(checkpoint.CheckpointError, match="no readable compact_vocab"):
             anefast.Model.load(tmp_path / "run")
 

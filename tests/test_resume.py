@@ -322,11 +322,12 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
 
 
 def test_changed_data_is_noticed(tmp_path):
-    run(tmp_path / "run", stop_after=3)
-    text = (tmp_path / "run" / "config.toml").read_text()
-    (tmp_path / "run" / "config.toml").write_text(text.replace("stories:30", "stories:31"))
+    text = tmp_path / "text.txt"
+    text.write_text("Once there was a cat. " * 200)
+    run(tmp_path / "run", stop_after=3, data={"source": str(text)})
+    text.write_text("Once there was a dog. " * 200)
     with pytest.raises(ConfigError, match="the data is not what"):
-        run(tmp_path / "run", resume=str(tmp_path / "run"), data={"source": "stories:31"})
+        run(tmp_path / "run", resume=str(tmp_path / "run"), data={"source": str(text)})
 
 
 def test_a_used_folder_is_left_alone(tmp_path):

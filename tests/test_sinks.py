@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from anefast.telemetry.rows import CRC
 from anefast.telemetry.sinks import SinkError, Sinks, checked, numbers
 from anefast.train import fit
 
@@ -23,10 +24,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def rows(run):
-    """metrics and timings of each update, as one flat row of numbers."""
+    """metrics and timings of each update, as one flat row of the numbers that are shown."""
     files = [(run / name).read_text().splitlines() for name in ("metrics.jsonl", "timings.jsonl")]
     both = [[json.loads(line) for line in lines] for lines in files]
-    return {m["step"]: numbers(t | m) for m, t in zip(*both, strict=True)}
+    found = {m["step"]: numbers(t | m) for m, t in zip(*both, strict=True)}
+    return {step: {k: v for k, v in row.items() if k != CRC} for step, row in found.items()}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

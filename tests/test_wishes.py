@@ -42,6 +42,7 @@ TABLE = {
     "eval_every": (7, YES, YES),
     "eval_batches": (7, YES, YES),
     "checkpoint_every": (7, YES, YES),
+    "checkpoint_minutes": (7.0, YES, YES),
     "keep_last": (7, YES, YES),
     "seed": (7, YES, SAME),
     "device": ("host", YES, YES),

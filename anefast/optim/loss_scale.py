@@ -7,6 +7,7 @@ bits.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from anefast.config import LossScaleConfig
@@ -47,6 +48,13 @@ class LossScale:
         return {"value": self.value, "good_updates": self.good_updates}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-        self.value = float(state["value"])
-        self.good_updates = int(state["good_updates"])
+        """The inverse of `state`. ValueError for what this scale never comes to."""
+        value, good = state["value"], state["good_updates"]
+        lowest, highest = min(SMALLEST, self.config.initial), self.config.maximum
+        if type(value) not in (int, float) or not lowest <= value <= highest:
+            raise ValueError(f"expected a loss scale from {lowest} to {highest}, got {value!r}")
+        if math.frexp(value)[0] != 0.5:
+            raise ValueError(f"expected a power of two as the loss scale, got {value!r}")
+        if type(good) is not int or not 0 <= good <= self.config.growth_interval:
+            raise ValueError(f"expected good_updates of a loss scale, got {good!r}")
+        self.value, self.good_updates = float(value), good

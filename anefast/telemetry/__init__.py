@@ -1,11 +1,12 @@
 """What a run leaves behind, and how it is told.
 
-run.py is the folder, rows.py its row files, background.py the thread that writes them, timeline.py
-where the time went, trace.py the same for a trace viewer, breakdown.py the table, sinks.py the
-dashboards, screen.py the terminal, figures.py and page.py the report.
+run.py is the folder, rows.py its row files, mend.py what becomes of damaged ones, background.py the
+thread that writes them, timeline.py where the time went, trace.py the same for a trace viewer,
+breakdown.py the table, sinks.py the dashboards, screen.py the terminal, figures.py and page.py the
+report.
 """
 
-from anefast.telemetry.rows import METRICS, TIMINGS, RunError, drop_rows_after, read_rows
+from anefast.telemetry.rows import METRICS, TIMINGS, RunError, read_rows
 from anefast.telemetry.run import (
     RunFolder,
     environment,
@@ -18,7 +19,6 @@ __all__ = [
     "TIMINGS",
     "RunError",
     "RunFolder",
-    "drop_rows_after",
     "environment",
     "peak_memory_bytes",
     "read_config",

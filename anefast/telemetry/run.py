@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ import numpy as np
 from anefast.config import TrainConfig, to_settings
 from anefast.errors import shown
 from anefast.files import (
+    TEMPORARY,
     FileError,
     Locked,
+    checksum,
     guarding,
     lock,
     make_folder,
+    parse_toml,
     read_json,
     read_text,
     read_toml,
@@ -36,10 +39,12 @@ from anefast.files import (
 )
 from anefast.schema import line, record, several
 from anefast.telemetry.background import Background
-from anefast.telemetry.rows import Row, RowFiles, RunError
+from anefast.telemetry.mend import kept_rows
+from anefast.telemetry.rows import METRICS, TIMINGS, Mark, Row, RowFiles, RunError
 from anefast.telemetry.sinks import Sinks
 
 LOCK, CONFIG, ENVIRONMENT = "run.lock", "config.toml", "env.json"
+SEAL = "# sha256 of these settings: "  # the last line of config.toml
 MOST_SESSIONS = 200  # in env.json: the first one and the newest
 
 _SESSION = record({}, {"label": line(80), "device": line()})
@@ -59,6 +64,7 @@ class RunFolder:
             )
         self._files: RowFiles | None = None
         self._sinks: Sinks | None = None
+        self.settings: dict[str, Any] = {}  # in config.toml, after `begin`
         self._made = False
         made = not path.exists()
         if not resume and path.is_dir() and not (path / LOCK).exists():
@@ -88,19 +94,35 @@ class RunFolder:
         settings = {**to_settings(config), "resume": "", "trace": ""}
         if (self.path / CONFIG).is_file():
             settings["init"] = read_config(self.path).get("init", "")
-        write_atomic(self.path / CONFIG, tomli_w.dumps(settings).encode(), "run")
+        text = tomli_w.dumps(settings)
+        self.settings = parse_toml(text)
+        text += f"{SEAL}{checksum(self.settings)}\n"
+        write_atomic(self.path / CONFIG, text.encode(), "run")
         sessions = read_sessions(self.path / ENVIRONMENT)
         kept = [*sessions[:1], *sessions[1:][-(MOST_SESSIONS - 2) :], environment]
         write_json(self.path / ENVIRONMENT, {"sessions": kept}, "run", indent=2)
         return sessions[-1] if sessions else {}
 
-    def open_logs(self, step: int, sinks: Sinks | None = None) -> None:
+    def open_logs(
+        self,
+        step: int = -1,
+        sinks: Sinks | None = None,
+        marks: Mapping[str, Mark] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Opens the row files after dropping rows past `step`, where training goes on.
 
-        sinks: get every row as well; they are closed with the folder.
+        sinks: get every row as well; they are closed with the folder. marks: what the files must
+        begin with, by name; `say` gets a line about one that does not (mend.py).
         """
-        self._files, self._sinks = RowFiles(self.path, step), sinks
+        self._files = RowFiles(self.path, kept_rows(self.path, step, marks, say))
+        self._sinks = sinks
         self.background = Background("anefast-writer")
+
+    def marks(self) -> dict[str, Row]:
+        """What the row files hold, by name. After `sync`."""
+        files = self._files
+        return {METRICS: files.metrics.mark(), TIMINGS: files.timings.mark()} if files else {}
 
     def log(self, metrics: Row, timings: Row, more: Callable[[], Row] = dict) -> None:
         """A row for each file, soon: written in the background, as the sinks are fed.
@@ -159,6 +181,12 @@ def read_config(run: Path) -> dict[str, Any]:
     return read_toml(run / CONFIG, where="run", follow=False)
 
 
+def is_as_written(run: Path) -> bool:
+    """Whether a run's config.toml is known to hold the settings that the run wrote."""
+    last = read_text(run / CONFIG, where="run", follow=False).rstrip().rpartition("\n")[2]
+    return last == SEAL + checksum(read_config(run))
+
+
 def read_sessions(file: Path) -> list[dict[str, Any]]:
     """What an env.json says of each session; [] where there is none. RunError: it is damaged."""
     if not os.path.lexists(file):
@@ -214,7 +242,8 @@ def peak_memory_bytes() -> int:
 
 def _check_unused(path: Path) -> None:
     with guarding("list", path, "run"):
-        held = sorted(name for name in os.listdir(path) if name != LOCK)
+        names = sorted(os.listdir(path))
+    held = [name for name in names if name != LOCK and not TEMPORARY.fullmatch(name)]
     if held:
         run = (path / CONFIG).is_file()
         continues = f"--resume {path} continues this run; " if run else ""

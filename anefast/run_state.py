@@ -1,0 +1,367 @@
+"""The state of a run while it lasts: how it is saved, taken up again, and rescued.
+
+RunState is what a checkpoint holds, as live objects. checkpoint.py is the folder of files, and
+trainer.py what moves the state from update to update.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anefast import _C, checkpoint
+from anefast.checkpoint import CheckpointError
+from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, model_settings
+from anefast.data import TokenData
+from anefast.errors import Failure, shown
+from anefast.optim import AdamW, LossScale
+from anefast.progress import Progress, Row, finite, with_infinities
+from anefast.soundness import Soundness
+from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
+from anefast.telemetry.rows import Mark
+from anefast.telemetry.run import CONFIG, is_as_written
+from anefast.telemetry.sinks import Sinks
+from anefast.wishes import RESUMABLE
+
+if TYPE_CHECKING:
+    from anefast.model import Model
+    from anefast.runtime import TrainingStep
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+Say = Callable[[str], None]
+UNFINISHED = "unfinished"  # in the state of a checkpoint, where a failed device left one: a row
+ROWS = "rows"  # the mark of metrics.jsonl in the state, that of timings.jsonl in the session
+SETTINGS = "settings"  # in the session: of config.toml
+# Of a session, not of a run: they may differ between config.toml and a checkpoint.
+OF_A_SESSION = {"out", "resume", "init", "trace"}
+
+clock = time.monotonic  # what checkpoints by minutes go by
+
+
+def where_to_go_on(run: RunFolder, resume: str, say: Say) -> Path | None:
+    """The checkpoint to go on from, None for a new run and for one that was stopped before its
+    first. CheckpointError when it is damaged: an older one never takes its place in silence."""
+    checkpoint.sweep(run.path)
+    if not resume:
+        return None
+    named = Path(resume)
+    if (named / checkpoint.STATE).is_file() or checkpoint.place(named.name):
+        found = checkpoint.find_checkpoint(named)
+    elif (newest := checkpoint.newest(run.path)) is not None:
+        found = newest
+        latest = run.path / checkpoint.LATEST
+        if latest.is_symlink() and not latest.exists():
+            gone = shown(os.readlink(latest))
+            say(f"{gone} is gone from {shown(run.path)}: {found.name} is the newest")
+    else:
+        _check_never_saved(run.path)
+        say(f"{shown(run.path)} was stopped before its first checkpoint: it begins again")
+        return None
+    checkpoint.load_state(found)
+    return found
+
+
+def _check_never_saved(run: Path) -> None:
+    """Refuses a run whose checkpoints were removed: to begin it again would drop its rows."""
+    for name in (checkpoint.LATEST, checkpoint.BEST):
+        if os.path.lexists(run / name):
+            raise CheckpointError(
+                f"[checkpoint] expected a checkpoint in {shown(run)}, where {name} says that there "
+                "was one, got none. Hint: start a new run: "
+                f"python -m anefast.train {shown(run / CONFIG)} --out ANOTHER_FOLDER"
+            )
+
+
+def check_config(run: Path, folder: Path | None) -> None:
+    """Refuses a config.toml that is not as the run wrote it.
+
+    folder: the checkpoint to go on from. A setting that makes another run must be as it was there;
+    one that may change in a run changes by a flag, not by an accident of the file.
+    """
+    written = is_as_written(run)
+    if folder is None:
+        if not written:
+            raise ConfigError(
+                f"[train] {shown(run / CONFIG)} is not known to be as the run wrote it, and there "
+                "is no checkpoint to compare it with. Hint: start a new run with it: "
+                f"python -m anefast.train {shown(run / CONFIG)} --out ANOTHER_FOLDER"
+            )
+        return
+    now = flatten(read_config(run))
+    for name, value in flatten(checkpoint.load_session(folder).get(SETTINGS, {})).items():
+        if name in OF_A_SESSION or now.get(name) == value:
+            continue
+        if not written or name not in RESUMABLE | {"preset"}:
+            raise ConfigError(
+                f"[train] expected {name} {shown(value)} in {shown(run / CONFIG)}, as when "
+                f"{folder.name} was saved, got {shown(now.get(name, 'nothing'))}. "
+                "Hint: put it back; what may change in a run is changed by a flag."
+            )
+
+
+class RunState:
+    """Everything of a run that a checkpoint holds."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        model: Model,
+        data: TokenData,
+        step: TrainingStep,
+        say: Say,
+    ) -> None:
+        self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
+        self.say = say
+        self.optimizer = AdamW(step.params, config.optim)
+        self.scale = LossScale(config.loss_scale)
+        self.progress = Progress(fingerprint=data.fingerprint)
+        self.overflows = 0  # in a row
+        self.health: Row = {}  # what was seen of the next update's, for its row
+        # Of an update whose validation, logging and checkpoint are still to come.
+        self.unfinished: Row | None = None
+        self.saved: Path | None = None
+        self.saved_at = clock()
+        self.failed = False
+        self.soundness = Soundness()
+        self.began_with: float | None = None  # validation of a start before this one
+        self._marks: dict[str, Mark] | None = None  # of the row files, at the restored checkpoint
+
+    @property
+    def wants_saving(self) -> bool:
+        """Whether the last checkpoint is so long ago that another one should be made.
+
+        It is made between micro-steps, where no stale programs run, and changes nothing in the run.
+        """
+        minutes = self.config.checkpoint_minutes
+        return minutes > 0 and clock() - self.saved_at >= 60 * minutes
+
+    def settle(self) -> None:
+        """Brings the device to the newest weights."""
+        self.step.settle()
+
+    def save(self, val_loss: float | None = None, settles: bool = True) -> None:
+        """A checkpoint of this moment: weights, moments and what has been accumulated.
+
+        settles: first have the device on the newest weights, which are what is saved.
+        """
+        p = self.progress
+        self.saved_at = clock()
+        name = checkpoint.checkpoint_name(p.step, p.micro)
+        if self.saved is not None and self.saved.name == name:
+            return
+        if self.optimizer.torn:
+            raise Failure(
+                f"[train] expected whole weights to save, got update {p.step + 1} broken off in "
+                "the middle. Hint: resume from the last checkpoint."
+            )
+        before = _C.spans_phase(_C.Phase.SAVE)
+        if settles:  # from here on this run is on the newest weights, as a resumed one is
+            self.settle()
+        if val_loss is not None and val_loss < p.best_val:
+            p.best_val, p.best = val_loss, name
+        self.run.sync()
+        marks = self.run.marks()
+        state = {
+            **finite(asdict(p)),
+            "optimizer_step": self.optimizer.step,
+            "loss_scale": self.scale.state(),
+            "overflows": self.overflows,
+            "health": finite(self.health),
+            ROWS: marks[METRICS],
+        }
+        state[checkpoint.TRAINED_LENGTH] = self.model.trained_length
+        if self.unfinished is not None:
+            state[UNFINISHED] = finite(self.unfinished)
+        if (vocabulary := self.step.vocabulary) is not None:
+            state[checkpoint.VOCABULARY] = vocabulary.text()
+        with _C.Span(_C.Component.CHECKPOINT):
+            groups = self._optimizer_groups(with_grads=p.micro > 0)
+            arrays = {f"{g}.{n}": a for g in groups for n, a in self._full(groups[g]).items()}
+            self.saved = checkpoint.save(
+                self.run.path, self.model.config, self._full(self.step.params, self.model.params),
+                arrays, state,
+                self.model.tokenizer,
+                {ROWS: marks[TIMINGS], SETTINGS: self.run.settings},
+            )  # fmt: skip
+            if not p.micro:
+                self.soundness.saved(name)
+            self._tidy()
+        self.saved_at = clock()
+        _C.spans_phase(before)
+
+    def _tidy(self) -> None:
+        """What follows a checkpoint. None of it is worth the run, so a refusal is only said."""
+        p = self.progress
+        try:
+            if p.best:
+                checkpoint.mark_best(self.run.path, p.best, p.best_val)
+        except ValueError as error:
+            self.say(f"{error} The checkpoints say it as well.")
+        kept = {p.best, self.soundness.newest}
+        refused = checkpoint.prune(self.run.path, self.config.keep_last, kept)
+        if refused:
+            self.say(f"could not remove {', '.join(refused)}, which are no longer needed")
+
+    def restore(self, folder: Path) -> None:
+        """The inverse of `save`, into the arrays that the step and the optimiser already have.
+
+        folder: of a checkpoint that `where_to_go_on` has read.
+        """
+        state = checkpoint.load_state(folder, files=False)
+        session = checkpoint.load_session(folder)
+        config = self.config
+        try:
+            p = Progress.of(state)
+            self._take_numbers(state, p)
+            if session:
+                self._marks = {METRICS: Mark.of(state[ROWS]), TIMINGS: Mark.of(session[ROWS])}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(
+                f"[checkpoint] {shown(folder / checkpoint.STATE)} does not hold a training run: "
+                f"{shown(error)}."
+            ) from None
+        if p.micro >= config.optim.accumulation:
+            raise ConfigError(
+                f"[train] {folder} is {p.micro} micro-steps into an update, got optim.accumulation "
+                f"{config.optim.accumulation}. Hint: resume with more."
+            )
+        if not self.data.matches(p.fingerprint):
+            raise ConfigError(
+                f"[train] the data is not what {folder} was trained on. "
+                "Hint: resume with the same files, or start a new run with --init."
+            )
+        p.fingerprint = self.data.fingerprint  # runs of before recorded a sample of the data
+        self._check_model(folder, checkpoint.model_of(folder, state))
+        shapes = {name: a.shape for name, a in self.model.params.items()}
+        for name, value in checkpoint.read_tensors(folder / checkpoint.MODEL, shapes).items():
+            self.model.params[name][...] = value
+        self._take(self.step.params, self.model.params)
+        groups = self._optimizer_groups(with_grads=p.micro > 0)
+        expected = {f"{g}.{name}": shape for g in groups for name, shape in shapes.items()}
+        read = checkpoint.read_tensors(folder / checkpoint.OPTIM, expected)
+        for g, arrays in groups.items():
+            self._take(arrays, {name: read[f"{g}.{name}"] for name in shapes})
+        self.step.update_weights()
+        self._find_best(p)
+        self.progress = p
+        self.saved = folder if self.unfinished is None else None  # saved again when it is whole
+        self.saved_at = clock()
+
+    def _check_model(self, folder: Path, model: ModelConfig) -> None:
+        """Refuses a checkpoint of another model, also where its weights would fit."""
+        was, now = model_settings(model), model_settings(self.model.config)
+        for name, value in was.items():
+            if value != now[name]:
+                raise ConfigError(
+                    f"[train] {shown(folder)} is of another model: its {name} is {shown(value)}, "
+                    f"got {shown(now[name])}. Hint: resume with the model that the run was "
+                    "started with."
+                )
+
+    def _find_best(self, p: Progress) -> None:
+        """Checks that the best checkpoint is there; without it, the next ones are the best."""
+        if p.best_val == math.inf:
+            return
+        if not p.best:  # a checkpoint of before does not name it
+            p.best = checkpoint.best_checkpoint(self.run.path) or ""
+        if not (self.run.path / p.best / checkpoint.STATE).is_file():
+            name = shown(p.best or "which no file names")
+            self.say(f"the best checkpoint, {name}, is gone: the best of the coming ones is kept")
+            p.best, p.best_val = "", math.inf
+
+    def _take_numbers(self, state: Mapping[str, Any], p: Progress) -> None:
+        """Everything but the arrays, checked. KeyError, TypeError or ValueError."""
+        config = self.config
+        p.check(config.optim.accumulation, config.data.batch * config.data.seq_len)
+        steps, overflows = (_whole(state, n, p.step) for n in ("optimizer_step", "overflows"))
+        if steps + overflows > p.step:
+            raise ValueError(f"{steps} and {overflows} skipped ones are more than {p.step} updates")
+        self.scale.restore(state["loss_scale"])
+        self.optimizer.step, self.overflows = steps, overflows
+        self.health = with_infinities(state.get("health", {}))  # checkpoints of before have none
+        if UNFINISHED in state:
+            self.unfinished = with_infinities(state[UNFINISHED])
+            if self.unfinished["step"] != p.step:
+                raise ValueError("its unfinished update is another one")
+
+    def open_logs(self, folder: Path | None, sinks: Sinks) -> None:
+        """Opens the run's row files behind what `folder`, the restored checkpoint, counts on."""
+        if folder is None:
+            self.began_with = _first_validation(self.run.path / METRICS)
+            self.run.open_logs(-1, sinks)
+            return
+        later = checkpoint.set_later_aside(self.run.path, folder.name)
+        if later:
+            self.say(f"checkpoints past {folder.name} are in {shown(self.run.path / later)} now")
+        step = self.progress.step - bool(self.unfinished)
+        self.run.open_logs(step, sinks, self._marks, self.say)
+        self._judge_again()
+        self._tidy()
+
+    def _judge_again(self) -> None:
+        """Which checkpoint of a resumed run is the newest sound one."""
+        names = {}
+        for path in checkpoint.checkpoints(self.run.path):
+            at = checkpoint.place(path.name)
+            if at is not None and not at[1] and at[0] <= self.progress.step:
+                names[at[0]] = path.name
+        self.soundness.replay(read_rows(self.run.path / METRICS), names)
+
+    def rescue(self) -> str:
+        """Saves the last whole update before the run ends. Says what was saved and where.
+
+        The micro-steps of the update under way are left out, one of them being half done; a resumed
+        run repeats them.
+        """
+        self.failed = True
+        p = self.progress
+        p.micro, p.loss_sum, p.loss_tokens, self.health = 0, 0.0, 0, {}
+        try:
+            if self.unfinished is not None:  # as far as it is known; resuming writes it again
+                self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
+            self.save(settles=False)
+        except (OSError, ValueError, Failure) as error:
+            kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
+            return f"Saving update {p.step} failed too: {error}{kept}"
+        again = f"python -m anefast.train --resume {self.run.path}"
+        return f"Update {p.step} is saved; continue with: {again}"
+
+    def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
+        groups: dict[str, Arrays] = {"mean": self.optimizer.mean, "square": self.optimizer.square}
+        return groups | {"grad": self.step.grads} if with_grads else groups
+
+    def _full(self, arrays: Arrays, tables: Arrays | None = None) -> Arrays:
+        """`arrays` as a checkpoint has them; with a compact vocabulary, spread over `tables`."""
+        vocabulary = self.step.vocabulary
+        return arrays if vocabulary is None else vocabulary.spread(arrays, tables)
+
+    def _take(self, arrays: Arrays, full: Arrays) -> None:
+        """The inverse of `_full`, into `arrays`."""
+        vocabulary = self.step.vocabulary
+        for name, value in (full if vocabulary is None else vocabulary.rows(full)).items():
+            arrays[name][...] = value
+
+
+def _first_validation(metrics: Path) -> float | None:
+    """The validation loss before training, where an earlier start of the run wrote it."""
+    with contextlib.suppress(ValueError):
+        for row in read_rows(metrics)[:1]:
+            return row.get("val/loss")
+    return None
+
+
+def _whole(state: Mapping[str, Any], name: str, most: int) -> int:
+    value = state[name]
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"expected {name} to be a whole number from 0 to {most:,}")
+    return value
