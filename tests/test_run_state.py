@@ -12,6 +12,7 @@ from anefast import checkpoint, run_state
 from anefast.checkpoint import CheckpointError
 from anefast.config import ConfigError
 from anefast.telemetry import read_rows
+from anefast.telemetry.history import read_history
 from anefast.telemetry.mend import kept_rows
 from anefast.telemetry.rows import RowFiles
 from anefast.train import fit
@@ -409,3 +410,13 @@ def test_reading_rows_says_what_it_leaves_out(tmp_path):
     said: list[str] = []
     assert [row["step"] for row in read_rows(path, said.append)] == [0, 1, 2, 3, 4, 5]
     assert said == [f"{path}: lines 3 to 4 cannot be read and left out here"]
+
+
+def test_a_report_keeps_the_rows_behind_a_damaged_one(copy):
+    path = copy / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"?" + lines[3], *lines[4:]]))
+    found = read_history(copy)
+    assert found.step == 10 and found.series("train/loss").steps == [1, 2, 4, 5, 6, 7, 8, 9, 10]
+    assert len(found.notes) == 1 and "a row is damaged" in found.notes[0]
+    assert "left out, line 4" in found.notes[0]

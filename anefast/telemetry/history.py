@@ -229,25 +229,30 @@ def _settings(run: Path) -> dict[str, Any]:
 
 
 def _columns(path: Path, form: Check, most: int, notes: list[str]) -> Columns:
-    """The rows of a file up to one that is damaged; a last one that is half written is passed."""
+    """The rows of a file without those that are damaged; a half-written last one is passed."""
     found = Columns()
     if not os.path.lexists(path):
         return found
+    damaged, first = 0, ""
     try:
-        for line in read_lines(path, LONGEST_ROW, "run", follow=False):
+        for number, line in enumerate(read_lines(path, LONGEST_ROW, "run", follow=False), 1):
             try:
                 found.add(form(parse_json(line)))
-                if found.rows > most:
-                    raise ValueError(f"the run has no more than {most:,}")
             except ValueError as error:
                 if line.endswith(b"\n"):
-                    notes.append(
-                        f"[run] row {found.rows + 1:,} of {shown(path)} is damaged: "
-                        f"{shown(error)}. It and what follows are left out."
-                    )
+                    damaged += 1
+                    first = first or f"line {number:,}: {shown(error)}"
+            if found.rows > most:
+                notes.append(
+                    f"[run] {shown(path)} goes on, but the run has no more than {most:,} rows. "
+                    "The others are left out."
+                )
                 break
     except FileError as error:
         notes.append(f"{error} What follows row {found.rows:,} is left out.")
+    if damaged:
+        rows = "a row is" if damaged == 1 else f"{damaged:,} rows are"
+        notes.append(f"[run] {rows} damaged in {shown(path)} and left out, {first}.")
     return found
 
 
