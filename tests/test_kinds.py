@@ -202,7 +202,7 @@ def test_json_and_tables_of_tokenizers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="SentencePiece"):
         open_tokenizer(tmp_path / "only")
     (tmp_path / "none" / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is a Hugging Face model"):
+    with pytest.raises(ValueError, match="expected model_type llama"):
         Model.load(tmp_path / "none")
 
 

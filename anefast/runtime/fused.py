@@ -41,10 +41,8 @@ class Fused:
     """
 
     def __init__(self, graph: Graph, params: Params, device: Device, plan: Plan | str) -> None:
-        instance("fused", "device", device, Device, "Device('host')")
+        self.plan = _fitted(device, plan)
         instance("fused", "params", params, dict, "init_params or init_ffn draws them")
-        plan = plan if isinstance(plan, Plan) else find_plan(plan)
-        self.plan = target_of(device).fitted(plan)
         start = time.perf_counter()
         programs = lower_all(cut(graph, self.plan.key), self.plan)
         self.sequence = Sequence(device, programs, self.plan.dialect)
@@ -123,15 +121,21 @@ def fused_ffn(
 def fused_transformer(
     config: ModelConfig, params: Params, seq: int, device: Device, plan: Plan | str = "all"
 ) -> Fused:
-    """Every layer of a Llama trunk: norm, attention, residual, norm, gated SiLU FFN, residual.
+    """Every layer of a model's trunk, as its family has them.
 
     seq: a multiple of 32. params: fp32 by name, of a whole model; embedding, last norm and
     classifier are not used here: `x` is the embedded sequence and `h` the last residual stream.
     """
     instance("fused", "config", config, ModelConfig, "ModelConfig(dim=128, ...)")
     _check_seq(seq)
-    cut = target_of(device).fitted(find_plan(plan) if isinstance(plan, str) else plan)
-    return Fused(forward_graph(config, 1, seq, cut.rope), params, device, cut)
+    fitted = _fitted(device, plan)
+    return Fused(forward_graph(config, 1, seq, fitted.rope), params, device, fitted)
+
+
+def _fitted(device: Device, plan: Plan | str) -> Plan:
+    """The plan as this device takes it. ValueError for what is none."""
+    instance("fused", "device", device, Device, "Device('host')")
+    return target_of(device).fitted(plan if isinstance(plan, Plan) else find_plan(plan))
 
 
 def _check_seq(seq: int) -> None:
