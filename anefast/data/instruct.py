@@ -47,7 +47,7 @@ def examples(file: File, tokenizer: Tokenizer) -> Iterator[Example]:
     chat: Chat | None = None
     for row, where in reader(blocks):
         if isinstance(row, dict) and MESSAGES in row:
-            chat = chat or _chat_of(tokenizer)
+            chat = chat or _chat_of(tokenizer, where)
             yield _turns(_messages(row[MESSAGES], where, chat), chat, where)
         else:
             yield _pair(row, where, tokenizer)
@@ -73,12 +73,12 @@ def _pair(row: Any, where: str, tokenizer: Tokenizer) -> Example:
     return Example([*begun, *told], [False] * len(begun) + [True] * len(told))
 
 
-def _chat_of(tokenizer: Tokenizer) -> Chat:
+def _chat_of(tokenizer: Tokenizer, where: str) -> Chat:
     found = Chat.of(tokenizer)
     if found is None:
         raise DataError(
             "a tokenizer with a chat template",
-            f"{tokenizer.name} has none",
+            f"{where} is a chat and {tokenizer.name} has none",
             f"write rows of {PROMPT} and {COMPLETION}, or use the model's own tokenizer files",
         )
     return found
