@@ -5,11 +5,41 @@ Most families are this file with a style. Names: transformers' and llama.cpp's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from anefast import ir
 from anefast.config import ModelConfig
-from anefast.nn.family import Parameter
-from anefast.nn.foreign import Place
+from anefast.nn.family import Family, Parameter
+from anefast.nn.foreign import GGUFNames, HuggingFace, Place, Settings
 from anefast.nn.layers import Past, Style, attention, feed_forward, scaled
+
+
+def family(
+    name: str,
+    style: Style,
+    architecture: str,
+    read: Callable[[Settings, bool], dict[str, Any]],
+    write: Callable[[ModelConfig], dict[str, Any]],
+) -> Family:
+    """A family of one style with RMSNorm and rotations, which files call by its own name.
+
+    architecture, read, write: of its config.json; see `HuggingFace`. Rows of queries and keys are
+    half-split in both formats.
+    """
+    where = partial(places, style=style, split=True)
+    return Family(
+        name,
+        partial(parameters, style=style),
+        lambda x, config, past: trunk(x, config, past, style),
+        hugging_face=HuggingFace(
+            (name,), architecture, read, write, partial(where, hugging_face=True)
+        ),
+        gguf=GGUFNames(
+            name, "attention.layer_norm_rms_epsilon", partial(where, hugging_face=False)
+        ),
+    )
 
 
 def parameters(config: ModelConfig, style: Style) -> dict[str, Parameter]:
