@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +96,25 @@ def test_transformers_reads_what_we_write(folder: Path, monkeypatch: pytest.Monk
     inference = ours.inference(anefast.Device("host"))
     assert np.abs(inference.logits(ids) - want).max() < 0.05
     inference.close()
+
+
+def test_names_of_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's double brings the folder; without it, and without a network, one line says so."""
+    asked = []
+
+    def bring(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        if name == "nobody/nothing":
+            raise OSError("no\nnetwork")
+        return str(folder)
+
+    monkeypatch.setitem(
+        sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=bring)
+    )
+    assert anefast.Model.load("hf:somebody/model@v2").config.family == "qwen3"
+    assert asked == [("somebody/model", "v2")]
+    with pytest.raises(ValueError, match=r"^\[model\] expected hf:nobody/nothing .*no network"):
+        anefast.Model.load("hf:nobody/nothing")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match="pip install huggingface_hub"):
+        anefast.Model.load("hf:somebody/model")

@@ -12,6 +12,7 @@ from anefast import files
 
 from .gguf import MAGIC
 from .gguf_model import open_gguf, save_gguf
+from .hub import local
 from .huggingface import HuggingFaceError, is_folder, open_folder, save_folder
 from .source import ModelSource, ModelSourceError
 
@@ -30,8 +31,11 @@ __all__ = [
 def open_source(path: Path) -> ModelSource | None:
     """The model at `path` where it is a Hugging Face folder or a GGUF file, None elsewhere.
 
+    `hf:owner/name` is fetched from the hub (hub.py).
+
     FileError in one line where it is one of these and cannot be read.
     """
+    path = local(path)
     if path.is_dir():
         return open_folder(path) if is_folder(path) else None
     if not path.is_file():
