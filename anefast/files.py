@@ -112,7 +112,12 @@ def open_regular(
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     with guarding("read", path, where):
-        handle = os.open(path, flags)
+        try:
+            handle = os.open(path, flags)
+        except ValueError:  # a NUL or half a surrogate pair, out of a file that names others
+            raise FileError(
+                f"[{where}] cannot read {shown(path)}: no file has such a name. Hint: mend it."
+            ) from None
     try:
         about = os.fstat(handle)
         kind = next((name for test, name in _KINDS if test(about.st_mode)), None)

@@ -148,7 +148,9 @@ SAFETENSORS = [
     (header({"a": tensor(shape=(2**40, 2**40))}, bytes(8)), "inside the file"),
     (header({"a": tensor(offsets=(8, 16))}, bytes(8)), "inside the file"),
     (header({"a": tensor(), "b": tensor()}, bytes(8)), "each byte once"),
+    (header({"a": tensor(), "b": tensor()}, bytes(16)), "each byte once"),
     (SOUND + b"x", "each byte once"),
+    (header({"a": tensor(shape=(2**40,) * 3000)}, bytes(8)), r"shape \[.{,197}\.\.\. inside"),
     (header({"\x1b[2J": tensor("X")}, bytes(8)), r"\\x1b\[2J"),
 ]
 
@@ -169,6 +171,9 @@ def test_shards_that_do_not_belong_together(tmp_path: Path) -> None:
         ({"a": "one.safetensors"}, None),
         ({"a": "one.safetensors", "b": "one.safetensors"}, "b in one.safetensors"),
         ({"a": "../one.safetensors"}, "files beside it"),
+        ({"a": ""}, "files beside it"),
+        ({"a": "\0"}, "no file has such a name"),
+        ({"a": "\ud800"}, "no file has such a name"),
         ({"b": "one.safetensors"}, "to list a"),
         ({"a": 5}, "a weight_map"),
         ({"a": "two.safetensors"}, "cannot read"),
@@ -242,7 +247,11 @@ CONFIGS = [
     ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "got dynamic"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor"),
     ({"rope_scaling": "linear"}, "expected rope_scaling to be a table"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 1, got 0.5"),
+    ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 1, got 0.5"),
+    ({"num_hidden_layers": 2_000_000}, "at most 0 layers, as there are tensors, got 2,000,000"),
     ({"rms_norm_eps": 0}, "rms_norm_eps"),
+    ({"rms_norm_eps": 10**400}, "rms_norm_eps"),
     ({"rms_norm_eps": True}, "rms_norm_eps"),
     ({"attention_bias": "yes"}, "attention_bias to be true or false"),
     ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window False, got True"),
@@ -277,6 +286,13 @@ def test_tensors_that_are_missing_too_many_or_of_another_shape(tmp_path: Path) -
     weights.write_bytes(whole)
     with pytest.raises(FileError, match=r"no tensor model\.layers\.1\."):
         huggingface.open_folder(tmp_path).load()
+
+
+@pytest.mark.parametrize("scaling", ["linear:1.23456789", "llama3:8,1,4,1048577"])
+def test_scaling_keeps_every_digit(tmp_path: Path, scaling: str) -> None:
+    config = SMALL["qwen2"].replace(rope_scaling=scaling)
+    huggingface.save_folder(tmp_path, config, awake(config))
+    assert huggingface.open_folder(tmp_path).config == config
 
 
 def test_a_copy_of_the_embedding_is_no_classifier(tmp_path: Path) -> None:

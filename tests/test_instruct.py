@@ -227,6 +227,28 @@ def test_templates_that_go_wrong(tmp_path: Path, chatty: Path, template: str, sa
     assert "\n" not in str(caught.value)
 
 
+def test_templates_get_what_transformers_gives_them(chatty: Path) -> None:
+    """Its tag around what the assistant says, tools that are None, its `tojson`."""
+    transformers = pytest.importorskip("transformers")
+    from anefast.tokenizer import open_tokenizer
+    from anefast.tokenizer.chat import Chat
+
+    template = (
+        "{% if tools is none and documents is none %}{% for m in messages %}{{ m.role }}: "
+        "{% generation %}{{ m | tojson(sort_keys=true, separators=(',', ':')) }}\n"
+        "{%- endgeneration %}|{% endfor %}{% endif %}"
+    )
+    settings = json.loads((chatty / "tokenizer_config.json").read_text())
+    (chatty / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"chat_template": template})
+    )
+    chat = Chat.of(open_tokenizer(chatty))
+    judge = transformers.PreTrainedTokenizerFast.from_pretrained(chatty)
+    turns = talk("Hi <b>é</b>", "Hello")["messages"]
+    assert chat is not None
+    assert chat.write(turns) == judge.apply_chat_template(turns, tokenize=False) != ""
+
+
 def test_a_template_goes_with_the_run(tmp_path: Path, chatty: Path) -> None:
     """Into checkpoints and exports, and back out of them."""
     from anefast.tokenizer import open_tokenizer

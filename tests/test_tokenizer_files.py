@@ -77,6 +77,51 @@ def test_transformers_agrees(data_dir: Path, name: str) -> None:
         assert tokenizer.decode(row["ids"]) == row["text"]
 
 
+def pieces(scheme: str) -> BPETokenizer:
+    """SentencePiece's BPE, which puts a space in front of a text in one of two ways."""
+    inner = library.Tokenizer(library.models.BPE(byte_fallback=True, unk_token="<unk>"))
+    decoders, normalizers = library.decoders, library.normalizers
+    if scheme == "prepend":
+        spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        inner.normalizer = normalizers.Sequence(spaces)
+    else:
+        inner.pre_tokenizer = library.pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    inner.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, show_progress=False, limit_alphabet=40
+    )
+    inner.train_from_iterator(["The cat sat on the mat. It was [happy]!"] * 9, trainer)
+    return BPETokenizer(inner.to_str(), scheme)
+
+
+@pytest.mark.parametrize("scheme", ["prepend", "first", "always"])
+def test_the_rest_of_a_text_begins_with_no_space_of_ours(scheme: str) -> None:
+    tokenizer = pieces(scheme)
+    ids = tokenizer.encode("The", bos=False) + tokenizer.encode_rest(" cat")
+    assert "".join(map(tokenizer.text_of, ids)) == "▁The▁cat"
+    whole = "<s>[The] cat</s><s>It"
+    parts = [tokenizer.encode_marked("<s>[The]"), tokenizer.encode_marked(" cat</s><s>It", False)]
+    spelled = ["".join(map(tokenizer.text_of, found)) for found in (sum(parts, []),)]
+    assert spelled == ["".join(map(tokenizer.text_of, tokenizer.encode_marked(whole)))]
+    with pytest.raises(TokenizerError, match="UTF-8 can hold"):
+        tokenizer.encode_rest("\ud800")
+
+
+@pytest.mark.parametrize("highest", [1 << 20, 2**32 - 1])
+def test_an_id_out_of_all_bounds_is_refused(highest: int) -> None:
+    description = trained().description()
+    description["model"]["vocab"]["a"] = highest
+    with pytest.raises(TokenizerError, match=r"ids below 1,048,576 in far, got"):
+        BPETokenizer(json.dumps(description), "far", Marks("<|endoftext|>", "<|endoftext|>"))
+
+
+def test_a_mark_that_no_text_has_is_refused() -> None:
+    with pytest.raises(TokenizerError, match="expected the bos token"):
+        BPETokenizer(json.dumps(trained().description()), "odd", Marks("\ud800"))
+
+
 @pytest.mark.parametrize("old", [True, False])
 def test_merges_are_read_in_both_spellings(old: bool) -> None:
     tokenizer = trained()

@@ -119,7 +119,7 @@ def _turns(turns: list[dict[str, str]], chat: Chat, where: str) -> Example:
 
     def take(end: int, is_learnt: bool) -> None:
         nonlocal at
-        found = chat.encode(whole[at:end])
+        found = chat.encode(whole[at:end], begins=at == 0)
         ids.extend(found)
         learnt.extend([is_learnt] * len(found))
         at = end

@@ -18,14 +18,14 @@ from anefast.config import ConfigError, ModelConfig
 from anefast.errors import shown
 from anefast.nn import FAMILIES, family_of, rope_frequencies
 from anefast.nn.family import Family
-from anefast.nn.foreign import GGUFNames, Settings
+from anefast.nn.foreign import GGUFNames, Settings, decimal
 from anefast.tokenizer import Tokenizer
 from anefast.tokenizer.gguf import pairs_of, tokenizer_of
 
 from .gguf import GGUF, GGUFError, read_gguf
 from .gguf_write import TYPES, write_gguf
 from .huggingface import check_fp16
-from .source import ModelSource, to_file
+from .source import ModelSource, check_depth, to_file
 from .stored import Array
 
 WHERE = "gguf"
@@ -46,6 +46,7 @@ def open_gguf(path: Path) -> ModelSource:
     try:
         family, spelled = _family_named(found.values.get("general.architecture"))
         config = _config_of(found, family, spelled)
+        check_depth(config, found.tensors)
     except ConfigError as error:
         raise GGUFError(f"[{WHERE}] {shown(path)}: {error}") from None
     places = spelled.places(config)
@@ -127,7 +128,7 @@ def _config_of(found: GGUF, family: Family, spelled: GGUFNames) -> ModelConfig:
 def _rope_scaling(found: GGUF, settings: Settings) -> str:
     kind = settings.table.get("rope.scaling.type", "none")
     if kind == "linear":
-        return f"linear:{settings.number('rope.scaling.factor'):g}"
+        return f"linear:{decimal(_short(settings.number('rope.scaling.factor')))}"
     if kind != "none":
         raise ConfigError(f"expected rope.scaling.type none or linear, got {shown(kind)}.")
     if DIVISORS not in found.tensors:

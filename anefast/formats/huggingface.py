@@ -25,7 +25,7 @@ from anefast.tokenizer import Tokenizer, open_tokenizer
 from anefast.tokenizer.huggingface import files_of
 
 from .safetensors import read_safetensors, read_sharded, write_safetensors
-from .source import ModelSource, to_file
+from .source import ModelSource, check_depth, to_file
 from .stored import Array, Tensors
 
 WHERE = "huggingface"
@@ -54,6 +54,7 @@ def open_folder(folder: Path) -> ModelSource:
         tensors = _tensors(folder, spelled)
         values = spelled.read(Settings(table), HEAD in tensors)
         config = ModelConfig(family=family.name, **values)
+        check_depth(config, tensors)
     except ConfigError as error:
         raise HuggingFaceError(f"[{WHERE}] {shown(folder / CONFIG)}: {error}") from None
     if config.tied and HEAD in tensors:

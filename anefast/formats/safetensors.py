@@ -54,7 +54,9 @@ def read_safetensors(path: files.AnyPath) -> dict[str, Stored]:
         for name, about in header.items()
         if name != "__metadata__"
     }
-    if sum(t.nbytes for t in found.values()) != len(data):
+    spans = sorted(tuple(header[name]["data_offsets"]) for name in found)
+    ends = [0, *(end for _, end in spans)]
+    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != len(data):
         raise _bad(path, f"tensors that fill {len(data):,} bytes of data, each byte once")
     return found
 
@@ -67,7 +69,7 @@ def read_sharded(index: Path) -> dict[str, Stored]:
         raise _bad(index, "a weight_map of tensors and files")
     found: dict[str, Stored] = {}
     for file in sorted(set(names.values())):
-        if Path(file).name != file:
+        if not file or Path(file).name != file:
             raise _bad(index, f"files beside it, got {shown(file)}")
         shard = read_safetensors(index.with_name(file))
         for name, tensor in shard.items():
@@ -125,7 +127,9 @@ def _stored(path: files.AnyPath, name: str, about: Any, data: Bytes) -> Stored:
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise _bad(path, f"{said} type F32, F16 or BF16, got {shown(dtype)}")
     if not begin <= end <= len(data) or end - begin != math.prod(shape) * SIZES[dtype]:
-        raise _bad(path, f"{said} its {dtype} numbers of shape {list(shape)} inside the file")
+        raise _bad(
+            path, f"{said} its {dtype} numbers of shape {shown(list(shape))} inside the file"
+        )
 
     def read() -> Array:
         raw = data[begin:end]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anefast.config import ModelConfig
+from anefast.config import ConfigError, ModelConfig
 from anefast.errors import shown
 from anefast.files import FileError
 from anefast.nn import Params, shapes
@@ -60,6 +60,15 @@ class ModelSource:
         return ModelSourceError(
             f"[model] expected {shown(self.path)} to hold {expected}. "
             "Hint: it belongs to another model, or is damaged."
+        )
+
+
+def check_depth(config: ModelConfig, tensors: Tensors) -> None:
+    """ConfigError for more layers than there are tensors, before a table of them all is made."""
+    if config.n_layers > len(tensors):
+        raise ConfigError(
+            f"expected at most {len(tensors)} layers, as there are tensors, "
+            f"got {config.n_layers:,}."
         )
 
 

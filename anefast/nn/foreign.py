@@ -5,7 +5,7 @@ Readers and writers (`anefast/formats`) are written against these records, famil
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ class Settings:
         if (
             not isinstance(value, (int, float))
             or isinstance(value, bool)
-            or not 0 < value < math.inf
+            or not 0 < value <= sys.float_info.max
         ):
             raise ConfigError(f"expected {key} to be a positive number, got {shown(value)}.")
         return float(value)
@@ -113,6 +113,8 @@ def read_rope(settings: Settings) -> dict[str, Any]:
     """rope_theta and rope_scaling; transformers 5 keeps both in `rope_parameters`."""
     rope = settings.within("rope_parameters")
     scaling = settings.within("rope_scaling") if settings.table.get("rope_scaling") else rope
+    for table in (settings, rope, scaling):
+        table.require("partial_rotary_factor", 1)
     theta = rope if "rope_theta" in rope.table else settings
     return {
         "rope_theta": theta.number("rope_theta", 10000.0),
@@ -136,13 +138,18 @@ def write_rope(config: ModelConfig) -> dict[str, Any]:
     return {"rope_theta": config.rope_theta, "rope_scaling": table}
 
 
+def decimal(value: float) -> str:
+    """A number with every digit that it has, whole ones without a point."""
+    return repr(value).removesuffix(".0")
+
+
 def _scaling(table: Settings) -> str:
     kind = table.table.get("rope_type", table.table.get("type", "default"))
     if kind == "default":
         return ""
     if kind == "linear":
-        return f"linear:{table.number('factor'):g}"
+        return f"linear:{decimal(table.number('factor'))}"
     if kind == "llama3":
         keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        return "llama3:" + ",".join(f"{table.number(key):g}" for key in keys)
+        return "llama3:" + ",".join(decimal(table.number(key)) for key in keys)
     raise ConfigError(f"expected rope_scaling default, linear or llama3, got {shown(kind)}.")

@@ -22,7 +22,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ LLAMA3_PATTERN = (
 )
 QWEN_PATTERN = LLAMA3_PATTERN.replace("{1,3}", "")
 _WORD_PATTERNS = {GPT2_PATTERN, LLAMA3_PATTERN, QWEN_PATTERN}
+MOST_IDS = 1 << 20  # the largest real vocabularies have a quarter of them
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SENTENCEPIECE = {"Replace", "Metaspace", "ByteFallback", "Fuse", "Strip"}
 _TEMPLATE = "TemplateProcessing"
@@ -157,6 +158,11 @@ class BPETokenizer(Pieces):
             self._inner.model.dropout = None  # which would draw another encoding each time
         ids = self._inner.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1
+        if self.vocab_size > MOST_IDS:
+            raise TokenizerError(
+                f"[tokenizer] expected ids below {MOST_IDS:,} in {name}, "
+                f"got {self.vocab_size - 1:,}. Hint: it is damaged; fetch it again."
+            )
         self.unused = frozenset(range(self.vocab_size)) - set(ids)
         self.bos_id = self._mark("bos", marks.bos, marks.bos_names, marks.eos)
         self.eos_id = self._mark("eos", marks.eos, EOS_NAMES, marks.bos)
@@ -197,6 +203,8 @@ class BPETokenizer(Pieces):
 
     def _id(self, token: str | int) -> int | None:
         if isinstance(token, str):
+            if any("\ud800" <= character <= "\udfff" for character in token):
+                return None  # which the library panics on
             found = self._inner.token_to_id(token)
             return None if found is None else int(found)
         return token if 0 <= token < self.vocab_size and token not in self.unused else None
@@ -230,7 +238,28 @@ class BPETokenizer(Pieces):
         return at
 
     def encode_rest(self, text: str) -> list[int]:
-        return self.encode(text, bos=False)
+        utf8(text)
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        ids: list[int] = self._going_on.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _going_on(self) -> Any:
+        """The tokenizer without the space that it puts in front of a text."""
+        description = json.loads(self._inner.to_str())
+        steps = _flat(description.get("normalizer"), "normalizers")
+        parts = _flat(description.get("pre_tokenizer"), "pretokenizers")
+        if not any(s.get("type") == "Prepend" for s in steps) and not any(map(_adds, parts)):
+            return self._inner
+        kept = [s for s in steps if s.get("type") != "Prepend"]
+        description["normalizer"] = {"type": "Sequence", "normalizers": kept}
+        for part in filter(_adds, parts):
+            part |= {"add_prefix_space": False}
+            if part.get("type") == "Metaspace":
+                part["prepend_scheme"] = "never"
+        found = _library().Tokenizer.from_str(json.dumps(description))
+        found.encode_special_tokens = True
+        return found
 
     def piece(self, token: int, previous: int | None = None) -> bytes:
         check_id(token, self.vocab_size, self.name)
@@ -244,8 +273,15 @@ class BPETokenizer(Pieces):
         added = self._inner.get_added_tokens_decoder().values()
         return [token.content for token in added if token.special]
 
-    def encode_marked(self, text: str) -> list[int]:
-        """Ids of a text whose special tokens are meant: each is one id. No BOS is added."""
+    def encode_marked(self, text: str, begins: bool = True) -> list[int]:
+        """Ids of a text whose special tokens are meant: each is one id. No BOS is added.
+
+        begins: not the rest of a text. The rest gets no space in front, up to its first mark."""
+        if not begins:
+            marks = (text.find(mark) for mark in self.marks())
+            at = min((place for place in marks if place >= 0), default=len(text))
+            head = self.encode_rest(text[:at]) if at else []
+            return head + (self.encode_marked(text[at:]) if at < len(text) else [])
         self._inner.encode_special_tokens = False
         try:
             ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
@@ -354,6 +390,11 @@ def _parts_words(description: dict[str, Any]) -> bool:
 def _adds_space(description: dict[str, Any]) -> bool:
     steps = _flat(description.get("pre_tokenizer"), "pretokenizers")
     return any(step.get("add_prefix_space") for step in steps)
+
+
+def _adds(step: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer may put a space in front of a text."""
+    return bool(step.get("type") == "Metaspace" or step.get("add_prefix_space"))
 
 
 def _flat(step: Any, within: str) -> list[dict[str, Any]]:

@@ -47,8 +47,9 @@ class Chat:
         size = 0
         try:
             for part in self._template.generate(
-                messages=list(turns), add_generation_prompt=answer, bos_token=bos, eos_token=eos
-            ):
+                messages=list(turns), tools=None, documents=None,
+                add_generation_prompt=answer, bos_token=bos, eos_token=eos,
+            ):  # fmt: skip
                 parts.append(part)
                 size += len(part)
                 if size > LONGEST:
@@ -61,9 +62,9 @@ class Chat:
             ) from None
         return "".join(parts)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a part of what `write` gave; marks are whole tokens."""
-        return self.tokenizer.encode_marked(text)
+    def encode(self, text: str, begins: bool = True) -> list[int]:
+        """Ids of a part of what `write` gave; marks are whole tokens. begins: it is the first."""
+        return self.tokenizer.encode_marked(text, begins)
 
     def mark_in(self, text: str) -> str | None:
         """A mark that a text spells, if it does."""
@@ -72,30 +73,46 @@ class Chat:
 
 def _compiled(template: str, name: str) -> Any:
     try:
-        from jinja2 import TemplateError
-        from jinja2.ext import loopcontrols
+        from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError:
         raise ImportError(
             "[chat] chat templates need Jinja, which is not installed. "
             "Hint: pip install 'anefast[chat]'."
         ) from None
+
+    class Generation(Extension):  # transformers' mark of what the assistant writes
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     try:
         return environment.from_string(template)
-    except TemplateError as error:
+    except Exception as error:  # constants are computed now, which may fail in any way
         raise TokenizerError(
-            f"[chat] expected a chat template in the files of {name}: {shown(error)}. "
+            f"[chat] expected a chat template in the files of {name}: "
+            f"{shown(error) or type(error).__name__}. "
             "Hint: fetch them again."
         ) from None
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _refuse(message: str) -> NoReturn:

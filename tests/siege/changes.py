@@ -5,6 +5,7 @@ Every function takes a random.Random, so that a seed names a damaged file for ev
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -134,7 +135,7 @@ def in_value(rng: random.Random, value: Any) -> Any:
     value = json.loads(json.dumps(value))
     for _ in range(rng.choice((1, 1, 2, 3))):
         paths = list(places(value))
-        path, new = rng.choice(paths), rng.choice(VALUES)
+        path, new = rng.choice(paths), copy.deepcopy(rng.choice(VALUES))
         if not path:
             value = new if rng.random() < 0.2 else value
             continue

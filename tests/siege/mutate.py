@@ -127,6 +127,39 @@ def tokenize(folder: Path, rng: random.Random) -> None:
     sys.exit(guarded(there_and_back))
 
 
+def inspect(folder: Path, rng: random.Random) -> None:
+    from anefast.cli import guarded
+    from anefast.formats import open_source
+    from anefast.inspect import main
+
+    file = folder / "model.gguf"
+    path = file if file.exists() or file.is_symlink() else folder
+
+    def weights() -> None:
+        if (source := open_source(path)) is not None:
+            source.load()
+
+    if code := guarded(weights):
+        sys.exit(code)
+    run(main, path)
+
+
+def chats(folder: Path, rng: random.Random) -> None:
+    from anefast.cli import guarded
+    from anefast.tokenizer import open_tokenizer
+    from anefast.tokenizer.chat import Chat
+
+    def written() -> None:
+        tokenizer = open_tokenizer(str(folder))
+        tokenizer.decode(tokenizer.encode("Once upon the \u00e9 time"))
+        tokenizer.decode(range(min(tokenizer.vocab_size, 400)))
+        chat = Chat.of(tokenizer)
+        if chat is not None:
+            chat.encode(chat.write([{"role": "user", "content": "Hi"}], answer=True))
+
+    sys.exit(guarded(written))
+
+
 def corpus(folder: Path, rng: random.Random) -> None:
     from anefast.cli import guarded
     from anefast.data import open_data
@@ -195,6 +228,12 @@ READERS = (
     Reader("llama2.c model", "llama2c/model.bin", generate, raw=True),
     Reader("llama2.c tokenizer", "pieces/tokenizer.bin", tokenize),
     Reader("tokenizer.json", "words/tokenizer.json", tokenize),
+    Reader("Hugging Face folder", "hf/*", inspect),
+    Reader("Hugging Face shards", "shards/*", inspect),
+    Reader("safetensors", "hf/model.safetensors", inspect),
+    Reader("GPT-2 folder", "gpt2/*", inspect),
+    Reader("GGUF", "gguf/model.gguf", inspect),
+    Reader("tokenizer of a model", "chat/*", chats),
     Reader("token shard", "shard/data.bin", corpus),
     Reader("text", "text/data.txt", corpus),
     Reader("replay", "dump/**/*.*", replay, "dump"),
@@ -235,9 +274,43 @@ def make_seeds(seeds: Path) -> None:
     pieces += [b" ", b"e", b"t", b"th", b"the", b" the", b"O", b"n", b"On"]
     Llama2cTokenizer(pieces, [-float(i) for i in range(len(pieces))]).save(seeds / "pieces")
     ByteTokenizer().save(seeds / "words")
+    models(seeds)
     ids = np.random.default_rng(0).integers(3, 259, 5000).astype("<u2")
     (seeds / "shard" / "data.bin").write_bytes(ids.tobytes())
     (seeds / "text" / "data.txt").write_text("Once upon a time there was a cat.\n" * 200)
+
+
+def models(seeds: Path) -> None:
+    """Models in the formats of others, as our own writers write them."""
+    from anefast.config import ModelConfig
+    from anefast.formats import save_folder, save_gguf
+    from anefast.nn import init_params
+    from anefast.tokenizer import BPETokenizer, ByteTokenizer
+    from anefast.tokenizer.bpe import Marks
+
+    plain = ModelConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=64, vocab_size=259)
+    scaled = plain.replace(n_kv_heads=1, rope_scaling="llama3:8,1,4,32", tied=False)
+    for name, shape in (("hf", scaled), ("gpt2", plain.replace(family="gpt2", max_seq_len=32))):
+        save_folder(seeds / name, shape, init_params(shape, 0), "F16", ByteTokenizer())
+    save_folder(seeds / "shards", plain, init_params(plain, 0), "BF16")
+    weights = "model-00001-of-00001.safetensors"
+    (seeds / "shards" / "model.safetensors").rename(seeds / "shards" / weights)
+    head = (seeds / "shards" / weights).read_bytes()
+    listed = json.loads(head[8 : 8 + int.from_bytes(head[:8], "little")])
+    index = {"weight_map": {n: weights for n in listed if n != "__metadata__"}}
+    (seeds / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (seeds / "gguf").mkdir()
+    save_gguf(
+        seeds / "gguf" / "model.gguf", scaled, init_params(scaled, 0), "Q8_0", ByteTokenizer()
+    )
+    trained = BPETokenizer.train(["Once upon a time the cat sat. " * 20], 280)
+    template = (
+        "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] | trim }}</s>{% endfor %}"
+    )
+    marks = Marks("<s>", "</s>", True, template)
+    described = json.dumps(trained.description())
+    (seeds / "chat").mkdir()
+    BPETokenizer(described, "bpe:280", marks).save(seeds / "chat")
 
 
 # The child.
