@@ -101,12 +101,13 @@ def test_the_rest_of_a_text_begins_with_no_space_of_ours(scheme: str) -> None:
     tokenizer = pieces(scheme)
     ids = tokenizer.encode("The", bos=False) + tokenizer.encode_rest(" cat")
     assert "".join(map(tokenizer.text_of, ids)) == "▁The▁cat"
-    whole = "<s>[The] cat</s><s>It"
+    whole = tokenizer.encode_marked("<s>[The] cat</s><s>It")
     parts = [tokenizer.encode_marked("<s>[The]"), tokenizer.encode_marked(" cat</s><s>It", False)]
-    spelled = ["".join(map(tokenizer.text_of, found)) for found in (sum(parts, []),)]
-    assert spelled == ["".join(map(tokenizer.text_of, tokenizer.encode_marked(whole)))]
-    with pytest.raises(TokenizerError, match="UTF-8 can hold"):
-        tokenizer.encode_rest("\ud800")
+    spelled = ["".join(map(tokenizer.text_of, ids)) for ids in ([*parts[0], *parts[1]], whole)]
+    assert spelled[0] == spelled[1]
+    for encode in (tokenizer.encode, tokenizer.encode_rest, tokenizer.encode_marked):
+        with pytest.raises(TokenizerError, match="UTF-8 can hold"):
+            encode("\ud800")
 
 
 @pytest.mark.parametrize("highest", [1 << 20, 2**32 - 1])
@@ -167,6 +168,20 @@ def test_gguf_pairs_go_out_and_come_back(pre: str) -> None:
     for text in texts(300):
         assert again.encode(text) == tokenizer.encode(text)
     assert again.decode(tokenizer.encode(texts(1)[-1])) == texts(1)[-1]
+
+
+def test_holes_stay_holes_in_gguf() -> None:
+    description = trained().description()
+    vocab = description["model"]["vocab"]
+    last = max(vocab, key=vocab.__getitem__)
+    vocab[last] += 7
+    marks = Marks("<|endoftext|>", "<|endoftext|>", False)
+    tokenizer = BPETokenizer(json.dumps(description), "holes", marks)
+    again = tokenizer_of(pairs_of(tokenizer), "holes.gguf")
+    assert isinstance(again, BPETokenizer) and len(tokenizer.unused) == 7
+    assert again.unused == tokenizer.unused and again.vocab_size == tokenizer.vocab_size
+    for text in texts(100):
+        assert again.encode(text) == tokenizer.encode(text)
 
 
 def test_gguf_pairs_of_bytes_and_of_scored_pieces(data_dir: Path) -> None:

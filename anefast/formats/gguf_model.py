@@ -20,7 +20,7 @@ from anefast.nn import FAMILIES, family_of, rope_frequencies
 from anefast.nn.family import Family
 from anefast.nn.foreign import GGUFNames, Settings, decimal
 from anefast.tokenizer import Tokenizer
-from anefast.tokenizer.gguf import pairs_of, tokenizer_of
+from anefast.tokenizer.gguf import UNUSED, pairs_of, tokenizer_of
 
 from .gguf import GGUF, GGUFError, read_gguf
 from .gguf_write import TYPES, write_gguf
@@ -30,7 +30,6 @@ from .stored import Array
 
 WHERE = "gguf"
 DIVISORS = "rope_freqs.weight"
-UNUSED = 5  # type of a token that no text has
 KEYS = {  # ours: theirs behind the architecture
     "dim": "embedding_length",
     "n_layers": "block_count",

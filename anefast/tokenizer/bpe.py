@@ -219,9 +219,7 @@ class BPETokenizer(Pieces):
         return False
 
     def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
-        utf8(text)  # the library panics on lone surrogates
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        body: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        body = _ids_of(self._inner, text)
         return [self.bos_id] * bos + body + [self.eos_id] * eos
 
     def cut(self, text: str) -> int:
@@ -238,10 +236,7 @@ class BPETokenizer(Pieces):
         return at
 
     def encode_rest(self, text: str) -> list[int]:
-        utf8(text)
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        ids: list[int] = self._going_on.encode(text, add_special_tokens=False).ids
-        return ids
+        return _ids_of(self._going_on, text)
 
     @cached_property
     def _going_on(self) -> Any:
@@ -284,10 +279,9 @@ class BPETokenizer(Pieces):
             return head + (self.encode_marked(text[at:]) if at < len(text) else [])
         self._inner.encode_special_tokens = False
         try:
-            ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+            return _ids_of(self._inner, text)
         finally:
             self._inner.encode_special_tokens = True
-        return ids
 
     def text_of(self, token: int) -> str:
         """How a token is written in the vocabulary."""
@@ -390,6 +384,12 @@ def _parts_words(description: dict[str, Any]) -> bool:
 def _adds_space(description: dict[str, Any]) -> bool:
     steps = _flat(description.get("pre_tokenizer"), "pretokenizers")
     return any(step.get("add_prefix_space") for step in steps)
+
+
+def _ids_of(inner: Any, text: str) -> list[int]:
+    raw = utf8(text)  # the library panics on lone surrogates
+    ids: list[int] = inner.encode(raw.decode("utf-8", "replace"), add_special_tokens=False).ids
+    return ids
 
 
 def _adds(step: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from .base import ByteTokenizer, Tokenizer, TokenizerError
 from .bpe import LLAMA3_PATTERN, QWEN_PATTERN, BPETokenizer, Marks, byte_symbols
 from .llama2c import Llama2cTokenizer
 
-NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6  # types of tokens
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types of tokens
 PREFIX = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
 
@@ -104,7 +104,7 @@ def _byte_level_bpe(values: Mapping[str, Any], tokens: Sequence[str], name: str)
         "fuse_unk": False,
         "byte_fallback": False,
         "ignore_merges": pre == "llama-bpe",
-        "vocab": {token: i for i, token in enumerate(tokens)},
+        "vocab": {token: i for i, token in enumerate(tokens) if kinds[i] != UNUSED},
         "merges": merges,
     }
     description = {
@@ -196,7 +196,8 @@ def _pairs_of_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
     for i in range(tokenizer.vocab_size):
         tokens.append(by_id.get(i, f"[unused{i}]"))
         special = i in added and added[i]["special"]
-        types.append(CONTROL if special else USER if i in added else NORMAL)
+        known = NORMAL if i in by_id else UNUSED
+        types.append(CONTROL if special else USER if i in added else known)
     merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
     found = _pairs("gpt2", tokenizer, tokens, types, pre=pre, merges=merges)
     return found | ({TEMPLATE: tokenizer.chat_template} if tokenizer.chat_template else {})
