@@ -19,6 +19,7 @@ from anefast.formats.gguf_model import open_gguf, save_gguf
 from anefast.formats.quants import KINDS, dequantised
 from anefast.formats.safetensors import read_safetensors, read_sharded
 from anefast.nn import Params, init_params
+from anefast.nn.foreign import Settings, read_rope
 from anefast.tokenizer import ByteTokenizer
 
 from .test_families import SMALL, awake
@@ -293,6 +294,36 @@ def test_scaling_keeps_every_digit(tmp_path: Path, scaling: str) -> None:
     config = SMALL["qwen2"].replace(rope_scaling=scaling)
     huggingface.save_folder(tmp_path, config, awake(config))
     assert huggingface.open_folder(tmp_path).config == config
+
+
+LINEAR = {"rope_type": "linear", "factor": 3.0}
+ROPES = [
+    ({"rope_theta": 5.0}, (5.0, "")),
+    (
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}, "rope_theta": 5.0},
+        (7.0, ""),
+    ),
+    ({"rope_parameters": LINEAR, "rope_theta": 5.0}, (5.0, "linear:3")),
+    ({"rope_parameters": LINEAR | {"rope_theta": 7.0}}, (7.0, "linear:3")),
+    ({"rope_scaling": LINEAR, "rope_theta": 5.0}, (5.0, "linear:3")),
+    (
+        {"rope_scaling": LINEAR, "rope_parameters": {"rope_theta": 7.0}, "rope_theta": 5.0},
+        (5.0, "linear:3"),
+    ),
+]
+
+
+@pytest.mark.parametrize("table,want", ROPES)
+def test_rotations_are_read_as_transformers_reads_them(
+    table: dict[str, Any], want: tuple[float, str]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    found = read_rope(Settings(table))
+    assert (found["rope_theta"], found["rope_scaling"]) == want
+    judge = transformers.LlamaConfig(**json.loads(json.dumps(table))).rope_parameters
+    kind, factor = judge["rope_type"], judge.get("factor")
+    assert judge["rope_theta"] == want[0]
+    assert (f"linear:{factor:g}" if kind == "linear" else "") == want[1]
 
 
 def test_a_copy_of_the_embedding_is_no_classifier(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def write(jobs: Sequence[tuple[Entry, Halves]], weights: Mapping[str, npt.NDArra
         if count:
             raise OverflowError(
                 f"[fill] expected {entry.parameter} within fp16's 65504, got {count} of "
-                f"{master.size} values that are not. Hint: the run has diverged; lower the "
-                "learning rate or clip gradients"
+                f"{master.size} values that are not. Hint: the run has diverged (lower the "
+                "learning rate or clip gradients), or the model was not made for fp16"
             )
 
 

@@ -110,15 +110,18 @@ class GGUFNames:
 
 
 def read_rope(settings: Settings) -> dict[str, Any]:
-    """rope_theta and rope_scaling; transformers 5 keeps both in `rope_parameters`."""
-    rope = settings.within("rope_parameters")
-    scaling = settings.within("rope_scaling") if settings.table.get("rope_scaling") else rope
-    for table in (settings, rope, scaling):
+    """rope_theta and rope_scaling; transformers 5 keeps both in `rope_parameters`.
+
+    Where a file has `rope_scaling` as well, that counts, as it does there.
+    """
+    spelled = "rope_scaling" if settings.table.get("rope_scaling") else "rope_parameters"
+    rope = settings.within(spelled)
+    for table in (settings, rope):
         table.require("partial_rotary_factor", 1)
     theta = rope if "rope_theta" in rope.table else settings
     return {
         "rope_theta": theta.number("rope_theta", 10000.0),
-        "rope_scaling": _scaling(scaling),
+        "rope_scaling": _scaling(rope),
     }
 
 
