@@ -214,6 +214,9 @@ def test_chats_that_are_none_are_named(tmp_path: Path, chatty: Path, row: Any, s
         ("{{ raise_exception('roles must alternate') }}", "line 1: roles must alternate"),
         ("{{ ''.__class__.__mro__ }}", "unsafe|not safe|access"),
         ("{% for i in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "more than 4,194,304"),
+        ("{{ 'ab' * 3000000000 }}", "more than 4,194,304"),
+        ("{{ 3000000000 * messages }}", "more than 4,194,304"),
+        ("{{ 9 ** (9 ** 9) }}", "a power of 387420489"),
         ("{{ messages | length }}", "only adds to what it wrote"),
     ],
 )

@@ -170,6 +170,44 @@ def test_gguf_pairs_go_out_and_come_back(pre: str) -> None:
     assert again.decode(tokenizer.encode(texts(1)[-1])) == texts(1)[-1]
 
 
+@pytest.mark.parametrize("name", ["tok512.bin", "llama2_tok32000.bin"])
+def test_merges_of_sentencepiece_become_scores(data_dir: Path, tmp_path: Path, name: str) -> None:
+    """A tokenizer.json as Llama 2's is goes into GGUF and comes back with the same ids."""
+    merged = reopened(Llama2cTokenizer.load(data_dir / name), tmp_path)
+    again = tokenizer_of(pairs_of(merged), "m.gguf")
+    assert isinstance(merged, BPETokenizer) and isinstance(again, Llama2cTokenizer)
+    for text in (t.replace("▁", "") for t in texts(500, 3)):
+        assert again.encode(text) == merged.encode(text)
+
+
+def test_merges_of_other_trainers_become_scores() -> None:
+    merged = BPETokenizer(json.dumps(pieces("prepend").description()), "m", Marks(adds_bos=True))
+    again = tokenizer_of(pairs_of(merged), "m.gguf")
+    for text in ("The cat sat on the mat. It was [happy]!", " a  the", "naïve", "on the other"):
+        assert again.encode(text) == merged.encode(text)
+
+
+@pytest.mark.parametrize("scheme,adds_bos", [("prepend", False), ("first", True), ("always", True)])
+def test_texts_begun_in_another_way_are_refused(scheme: str, adds_bos: bool) -> None:
+    description = json.dumps(pieces(scheme).description())
+    with pytest.raises(TokenizerError, match="a way to part words that GGUF names"):
+        pairs_of(BPETokenizer(description, scheme, Marks(adds_bos=adds_bos)))
+
+
+def test_merges_that_scores_cannot_tell_are_refused(data_dir: Path, tmp_path: Path) -> None:
+    description = reopened(Llama2cTokenizer.load(data_dir / "tok512.bin"), tmp_path).description()
+    merges = description["model"]["merges"]
+    assert pairs_of(BPETokenizer(json.dumps(description), "sound"))
+    made = ["".join(merge) for merge in merges]
+    twice = next(i for i, piece in enumerate(made) if made.count(piece) > 1)
+    one_less = merges[:twice] + merges[twice + 1 :]
+    for damaged in (one_less, [*one_less, merges[twice]]):
+        description["model"]["merges"] = damaged
+        tokenizer = BPETokenizer(json.dumps(description), "odd")
+        with pytest.raises(TokenizerError, match="a way to part words that GGUF names"):
+            pairs_of(tokenizer)
+
+
 def test_holes_stay_holes_in_gguf() -> None:
     description = trained().description()
     vocab = description["model"]["vocab"]

@@ -88,7 +88,19 @@ def _compiled(template: str, name: str) -> Any:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    environment = ImmutableSandboxedEnvironment(
+    class Sandbox(ImmutableSandboxedEnvironment):  # and no text or number of gigabytes
+        intercepted_binops = frozenset({"*", "**"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            for times, part in ((left, right), (right, left)):
+                if isinstance(times, int) and hasattr(part, "__len__"):
+                    if times * len(part) > LONGEST:
+                        raise ValueError(f"it makes more than {LONGEST:,} characters")
+            if operator == "**" and isinstance(right, int) and right > 64:
+                raise ValueError(f"it takes a power of {right}")
+            return super().call_binop(context, operator, left, right)
+
+    environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.filters["tojson"] = _tojson

@@ -15,7 +15,7 @@ from anefast.errors import shown
 
 from .base import ByteTokenizer, Tokenizer, TokenizerError
 from .bpe import LLAMA3_PATTERN, QWEN_PATTERN, BPETokenizer, Marks, byte_symbols
-from .llama2c import Llama2cTokenizer
+from .llama2c import NEVER, Llama2cTokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types of tokens
 PREFIX = "tokenizer.ggml."
@@ -182,6 +182,8 @@ def _pairs_of_bytes(tokenizer: ByteTokenizer) -> dict[str, Any]:
 
 def _pairs_of_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
     description = tokenizer.description()
+    if (scored := _pairs_of_merges(tokenizer, description)) is not None:
+        return scored
     parts = description.get("pre_tokenizer")
     pre = next((name for name, known in PRE.items() if _alike(parts, known)), None)
     if pre is None:
@@ -201,6 +203,55 @@ def _pairs_of_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
     merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
     found = _pairs("gpt2", tokenizer, tokens, types, pre=pre, merges=merges)
     return found | ({TEMPLATE: tokenizer.chat_template} if tokenizer.chat_template else {})
+
+
+def _pairs_of_merges(tokenizer: BPETokenizer, description: dict[str, Any]) -> dict[str, Any] | None:
+    """SentencePiece's BPE as pieces with scores: those merged earlier have better ones.
+
+    None where pieces do not encode as the merges do: scores belong to what two pieces make, so
+    every two that make a piece have to be a merge, all of a piece side by side.
+    """
+    model, added = description["model"], description.get("added_tokens") or ()
+    texts = {i: text for text, i in model["vocab"].items()} | {t["id"]: t["content"] for t in added}
+    tokens = [texts.get(i, "") for i in range(tokenizer.vocab_size)]
+    places: dict[str, list[int]] = {}
+    for place, merge in enumerate(model["merges"]):
+        first, second = merge.split(" ") if isinstance(merge, str) else merge
+        places.setdefault(first + second, []).append(place)
+    begins_as_llama = tokens[3:259] == [f"<0x{byte:02X}>" for byte in range(256)]
+    if (
+        not (begins_as_llama and model.get("byte_fallback") and _puts_a_space(description))
+        or (tokenizer.bos_id, tokenizer.eos_id, tokenizer.adds_bos) != (1, 2, True)
+        or not all(texts.values())
+        or len(texts) != len(tokens)
+        or not all(token["special"] for token in added)
+        or any(found[-1] - found[0] >= len(found) for found in places.values())
+    ):
+        return None
+    controls = {token["id"] for token in added}
+    types, scores = [], []
+    for i, token in enumerate(tokens):
+        merged = places.get(token, [])
+        kind = UNKNOWN if i == 0 else CONTROL if i in controls else NORMAL
+        types.append(BYTE if 3 <= i < 259 else kind)
+        halves = ((token[:k], token[k:]) for k in range(1, len(token)))
+        known = sum(a in model["vocab"] and b in model["vocab"] for a, b in halves)
+        if types[i] == NORMAL and known != len(merged):
+            return None
+        scores.append(-float(merged[0]) if merged else NEVER)
+    pairs = _pairs("llama", tokenizer, tokens, types, scores=scores)
+    return pairs | ({TEMPLATE: tokenizer.chat_template} if tokenizer.chat_template else {})
+
+
+def _puts_a_space(description: dict[str, Any]) -> bool:
+    """Whether every text gets a space in front, and nothing else but ▁ for spaces.
+
+    Not Metaspace: it adds none where there is one.
+    """
+    steps = (description.get("normalizer") or {}).get("normalizers") or []
+    plain = [step.get("prepend") or step.get("content") for step in steps]
+    prepends = plain == ["▁", "▁"] and steps[0].get("type") == "Prepend"
+    return prepends and not description.get("pre_tokenizer")
 
 
 def _alike(parts: Any, known: dict[str, Any]) -> bool:
