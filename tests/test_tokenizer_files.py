@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from anefast.formats.gguf_model import _padded
 from anefast.tokenizer import ByteTokenizer, Llama2cTokenizer, Tokenizer, open_tokenizer
 from anefast.tokenizer.base import TokenizerError
 from anefast.tokenizer.gguf import PRE, pairs_of, tokenizer_of
@@ -206,6 +207,22 @@ def test_merges_that_scores_cannot_tell_are_refused(data_dir: Path, tmp_path: Pa
         tokenizer = BPETokenizer(json.dumps(description), "odd")
         with pytest.raises(TokenizerError, match="a way to part words that GGUF names"):
             pairs_of(tokenizer)
+
+
+def test_names_for_rows_of_a_padded_table_are_no_tokens(data_dir: Path) -> None:
+    tokenizer = Llama2cTokenizer.load(data_dir / "tok512.bin")
+    for own in (tokenizer, trained()):
+        size = own.vocab_size
+        again = tokenizer_of(_padded(pairs_of(own), size + 9), "padded.gguf")
+        assert again.vocab_size == size and again.encode("The cat") == own.encode("The cat")
+
+
+@pytest.mark.parametrize("types", ["abc", 3, [1, 2]])
+def test_types_that_do_not_fit_are_refused(data_dir: Path, types: Any) -> None:
+    for own in (Llama2cTokenizer.load(data_dir / "tok512.bin"), trained()):
+        pairs = pairs_of(own) | {"tokenizer.ggml.token_type": types}
+        with pytest.raises(TokenizerError, match="a type for each of"):
+            tokenizer_of(pairs, "odd.gguf")
 
 
 def test_holes_stay_holes_in_gguf() -> None:

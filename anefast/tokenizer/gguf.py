@@ -85,10 +85,7 @@ def _byte_level_bpe(values: Mapping[str, Any], tokens: Sequence[str], name: str)
             f"[tokenizer] expected {PREFIX}pre {', '.join(PRE)} in {name}, got {shown(pre)}. "
             "Hint: name the model's tokenizer.json with --tokenizer."
         )
-    types = values.get(f"{PREFIX}token_type")
-    kinds = [NORMAL] * len(tokens) if types is None else [int(t) for t in types]
-    if len(kinds) != len(tokens):
-        raise TokenizerError(f"[tokenizer] expected a type for each of {name}'s tokens.")
+    kinds = _kinds(values, len(tokens), name)
     added = [
         {"id": i, "content": token, "special": kind == CONTROL, **_AS_WRITTEN}
         for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
@@ -135,7 +132,22 @@ def _sentencepiece(values: Mapping[str, Any], tokens: Sequence[str], name: str) 
     if scores is None or len(scores) != len(tokens):
         raise TokenizerError(f"[tokenizer] expected a score for each of {name}'s tokens.")
     pieces = [token.replace("▁", " ").encode("utf-8", "replace") for token in tokens]
+    kinds = _kinds(values, len(tokens), name)
+    while kinds and kinds[-1] == UNUSED:  # names for rows of a padded table
+        kinds.pop()
+    pieces, scores = pieces[: len(kinds)], scores[: len(kinds)]
     return Llama2cTokenizer(pieces, [float(s) for s in scores], f"llama2c:{name}")
+
+
+def _kinds(values: Mapping[str, Any], count: int, name: str) -> list[int]:
+    """The type of each token."""
+    types = values.get(f"{PREFIX}token_type")
+    if types is None:
+        return [NORMAL] * count
+    kinds = [int(t) for t in types] if not isinstance(types, (str, int, float)) else []
+    if len(kinds) != count:
+        raise TokenizerError(f"[tokenizer] expected a type for each of {name}'s tokens.")
+    return kinds
 
 
 def _strings(values: Mapping[str, Any], key: str, name: str) -> list[str]:
