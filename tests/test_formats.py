@@ -13,8 +13,8 @@ import pytest
 from anefast.config import ModelConfig
 from anefast.errors import BadInput
 from anefast.files import FileError
-from anefast.formats import huggingface
-from anefast.formats.gguf import read_gguf
+from anefast.formats import gguf_model, huggingface
+from anefast.formats.gguf import GGUF, read_gguf
 from anefast.formats.gguf_model import open_gguf, save_gguf
 from anefast.formats.quants import KINDS, dequantised
 from anefast.formats.safetensors import read_safetensors, read_sharded
@@ -230,6 +230,34 @@ def test_gguf_files_that_lie(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(FileError, match=said):
             read_gguf(path)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_values_of_other_types_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Whatever a key holds, what comes of it is a model and a tokenizer, or one line."""
+    config = SMALL[family].replace(vocab_size=259, **GGUF_OF.get(family, {}))
+    save_gguf(tmp_path / "m.gguf", config, awake(config), "F32", ByteTokenizer())
+    sound = read_gguf(tmp_path / "m.gguf")
+    more = (f"{family}.attention.sliding_window", f"{family}.rope.scaling.type")
+    others = [
+        np.array([1, 2]), np.array([]), np.full(259, np.nan), np.full(259, 2**63, np.uint64),
+        ["a", "b"], ["x"] * 259, "x", 0, -1, 2**62, float("nan"), True,
+    ]  # fmt: skip
+    refused = 0
+    for key in (*sound.values, *more, "tokenizer.chat_template"):
+        for other in others:
+            changed = GGUF(sound.values | {key: other}, sound.tensors)
+            monkeypatch.setattr(gguf_model, "read_gguf", lambda path, found=changed: found)
+            try:
+                source = open_gguf(tmp_path / "m.gguf")
+                source.check()
+                source.tokenizer().encode("The cat")
+            except BadInput as error:
+                assert "\n" not in str(error)
+                refused += 1
+    assert refused > len(sound.values) * 5
 
 
 BASE = {

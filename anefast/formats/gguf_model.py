@@ -89,7 +89,11 @@ def save_gguf(
 
 def _family_named(architecture: Any) -> tuple[Family, GGUFNames]:
     for family in FAMILIES.values():
-        if family.gguf is not None and family.gguf.architecture == architecture:
+        if (
+            family.gguf
+            and isinstance(architecture, str)
+            and family.gguf.architecture == architecture
+        ):
             return family, family.gguf
     known = ", ".join(f.gguf.architecture for f in FAMILIES.values() if f.gguf)
     raise ConfigError(
@@ -100,7 +104,11 @@ def _family_named(architecture: Any) -> tuple[Family, GGUFNames]:
 
 def _config_of(found: GGUF, family: Family, spelled: GGUFNames) -> ModelConfig:
     arch = spelled.architecture
-    own = {k.removeprefix(f"{arch}."): v for k, v in found.values.items() if k.startswith(arch)}
+    own = {
+        key.removeprefix(f"{arch}."): value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in found.values.items()
+        if key.startswith(f"{arch}.")
+    }
     settings = Settings(own)
     values: dict[str, Any] = {ours: settings.count(key) for ours, key in KEYS.items()}
     heads, dim = values["n_heads"], values["dim"]

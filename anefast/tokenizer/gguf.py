@@ -8,6 +8,7 @@ ggml-org/llama.cpp, src/llama-vocab.cpp.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ def tokenizer_of(values: Mapping[str, Any], name: str) -> Tokenizer:
     name: of the file, for messages.
     """
     kind = values.get(f"{PREFIX}model")
+    kind = kind if isinstance(kind, str) else None
     tokens = _strings(values, "tokens", name)
     if kind == "gpt2":
         return _byte_level_bpe(values, tokens, name)
@@ -80,11 +82,13 @@ def pairs_of(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _byte_level_bpe(values: Mapping[str, Any], tokens: Sequence[str], name: str) -> BPETokenizer:
     pre = values.get(f"{PREFIX}pre", "gpt-2")
-    if pre not in PRE:
+    if not isinstance(pre, str) or pre not in PRE:
         raise TokenizerError(
             f"[tokenizer] expected {PREFIX}pre {', '.join(PRE)} in {name}, got {shown(pre)}. "
             "Hint: name the model's tokenizer.json with --tokenizer."
         )
+    if len(set(tokens)) != len(tokens):  # on which the library panics
+        raise TokenizerError(f"[tokenizer] expected each of {name}'s tokens once.")
     kinds = _kinds(values, len(tokens), name)
     added = [
         {"id": i, "content": token, "special": kind == CONTROL, **_AS_WRITTEN}
@@ -118,7 +122,7 @@ def _byte_level_bpe(values: Mapping[str, Any], tokens: Sequence[str], name: str)
     marks = Marks(
         _id(values, "bos_token_id"),
         _id(values, "eos_token_id"),
-        bool(values.get(f"{PREFIX}add_bos_token", False)),
+        _flag(values, "add_bos_token"),
         template if isinstance(template := values.get(TEMPLATE), str) else "",
     )
     return BPETokenizer(json.dumps(description), f"bpe:{name}", marks)
@@ -128,26 +132,36 @@ _AS_WRITTEN = {"single_word": False, "lstrip": False, "rstrip": False, "normaliz
 
 
 def _sentencepiece(values: Mapping[str, Any], tokens: Sequence[str], name: str) -> Llama2cTokenizer:
-    scores = values.get(f"{PREFIX}scores")
-    if scores is None or len(scores) != len(tokens):
-        raise TokenizerError(f"[tokenizer] expected a score for each of {name}'s tokens.")
+    scores = _numbers(values, "scores", len(tokens), f"a score for each of {name}'s tokens")
     pieces = [token.replace("▁", " ").encode("utf-8", "replace") for token in tokens]
     kinds = _kinds(values, len(tokens), name)
     while kinds and kinds[-1] == UNUSED:  # names for rows of a padded table
         kinds.pop()
     pieces, scores = pieces[: len(kinds)], scores[: len(kinds)]
-    return Llama2cTokenizer(pieces, [float(s) for s in scores], f"llama2c:{name}")
+    return Llama2cTokenizer(pieces, scores, f"llama2c:{name}")
+
+
+def _flag(values: Mapping[str, Any], key: str) -> bool:
+    return values.get(PREFIX + key) is True
 
 
 def _kinds(values: Mapping[str, Any], count: int, name: str) -> list[int]:
     """The type of each token."""
-    types = values.get(f"{PREFIX}token_type")
-    if types is None:
+    if values.get(f"{PREFIX}token_type") is None:
         return [NORMAL] * count
-    kinds = [int(t) for t in types] if not isinstance(types, (str, int, float)) else []
-    if len(kinds) != count:
-        raise TokenizerError(f"[tokenizer] expected a type for each of {name}'s tokens.")
-    return kinds
+    said = f"a type for each of {name}'s tokens"
+    return [int(kind) for kind in _numbers(values, "token_type", count, said)]
+
+
+def _numbers(values: Mapping[str, Any], key: str, count: int, said: str) -> list[float]:
+    """A list of so many finite numbers."""
+    try:
+        found = [float(value) for value in values.get(PREFIX + key, ())]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != count or not all(map(math.isfinite, found)):
+        raise TokenizerError(f"[tokenizer] expected {said}.")
+    return found
 
 
 def _strings(values: Mapping[str, Any], key: str, name: str) -> list[str]:
