@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,15 @@ class Killed(Exception):
 def run(out, *, kill_at=None, **changes):
     """A run of ten updates, validated at every second one, and what it said.
 
-    kill_at: the folder is left as it was after this update, which is what a kill leaves.
+    kill_at: the folder is left as it was after this update, which is what a kill leaves, once the
+    thread that writes rows has come as far as the update before.
     """
     said: list[str] = []
     then = out.with_name("then")
 
     def on_step(row):
         if row["step"] == kill_at:
+            wait_for_rows(out / "metrics.jsonl", kill_at)
             shutil.copytree(out, then, symlinks=True, ignore=shutil.ignore_patterns(".*"))
             raise Killed
 
@@ -46,6 +49,13 @@ def run(out, *, kill_at=None, **changes):
             shutil.rmtree(out)
             then.rename(out)
     return said
+
+
+def wait_for_rows(path: Path, count: int) -> None:
+    until = time.monotonic() + 30
+    while path.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < until, f"{path.name} has fewer than {count} rows"
+        time.sleep(0.001)
 
 
 def resume(out, **changes):
