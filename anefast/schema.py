@@ -28,11 +28,8 @@ def number(low: float = -LARGEST, high: float = LARGEST) -> Check:
     """A finite number, as a float."""
 
     def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _expected(_range("a number", low, high), value)
-        if not (math.isfinite(value) if isinstance(value, float) else True):
-            raise _expected(_range("a number", low, high), value)
-        if not low <= value <= high:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and low <= value <= high and abs(value) < math.inf):
             raise _expected(_range("a number", low, high), value)
         return float(value)
 

@@ -96,26 +96,38 @@ class Batches:
     """
 
     def __init__(self, stream: TokenStream, B: int, S: int, seed: int, order: Order) -> None:
-        if len(stream) < S + 1:
-            raise DataError(f"at least {S + 1} tokens", f"got {len(stream)}", "give more text")
         if order not in ("shuffled", "sequential"):
             raise DataError("order shuffled or sequential", f"got {order!r}", "shuffled is usual")
         self.stream, self.B, self.S, self.seed, self.order = stream, B, S, seed, order
-        # A shuffled epoch gives up a window's length of tokens to have room for its offset.
-        spare = 1 if order == "sequential" else S
-        self.windows_per_epoch = max(1, (len(stream) - spare) // S)
+        self.windows_per_epoch = self._count()
         self._epochs: dict[int, npt.NDArray[np.int64]] = {}
 
     def batch(self, step: int) -> tuple[Ids, Ids]:
         """Micro-batch `step` (from 0): inputs x and targets y, int32 [B, S], y one token ahead."""
         if step < 0:
             raise ValueError(f"[data] expected a step >= 0, got {step}.")
-        return _windows(self.stream, [self.start(step * self.B + b) for b in range(self.B)], self.S)
+        return self._read([self.start(step * self.B + b) for b in range(self.B)])
 
     def start(self, window: int) -> int:
         """Where in the stream the window-th sequence that was ever drawn begins."""
         epoch, i = divmod(window, self.windows_per_epoch)
-        return i * self.S if self.order == "sequential" else int(self._epoch(epoch)[i])
+        return self._in_order(i) if self.order == "sequential" else int(self._epoch(epoch)[i])
+
+    def _count(self) -> int:
+        """The windows of an epoch. DataError where there is none."""
+        if len(self.stream) < self.S + 1:
+            raise DataError(
+                f"at least {self.S + 1} tokens", f"got {len(self.stream)}", "give more text"
+            )
+        # A shuffled epoch gives up a window's length of tokens to have room for its offset.
+        spare = 1 if self.order == "sequential" else self.S
+        return max(1, (len(self.stream) - spare) // self.S)
+
+    def _in_order(self, i: int) -> int:
+        return i * self.S
+
+    def _read(self, starts: list[int]) -> tuple[Ids, Ids]:
+        return _windows(self.stream, starts, self.S)
 
     def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         """Where the windows of an epoch begin, in the order in which they are read."""
@@ -162,33 +174,32 @@ class ExampleData(TokenData):
 
 
 class ExampleBatches(Batches):
-    """Batches of examples, each from its beginning: every epoch takes each once."""
+    """Batches of examples, each from its beginning: every epoch takes each once.
 
-    def __init__(self, examples: Examples, B: int, S: int, seed: int, order: Order) -> None:
-        self.examples, self.rows = examples, examples.fitting(S)
+    A window is an example, and it starts at its number.
+    """
+
+    stream: Examples
+
+    def _count(self) -> int:
+        self.rows = self.stream.fitting(self.S)
         if not len(self.rows):
             raise DataError(
-                f"examples whose answer begins within {S} tokens",
-                f"none of {examples.count:,} does",
+                f"examples whose answer begins within {self.S} tokens",
+                f"none of {self.stream.count:,} does",
                 "raise data.seq_len",
             )
-        self.stream, self.B, self.S, self.seed, self.order = examples, B, S, seed, order
-        self.windows_per_epoch = len(self.rows)
-        self._epochs = {}
+        return len(self.rows)
 
-    def batch(self, step: int) -> tuple[Ids, Ids]:
-        if step < 0:
-            raise ValueError(f"[data] expected a step >= 0, got {step}.")
-        chosen = [self.start(step * self.B + b) for b in range(self.B)]
-        return self.examples.window([int(self.rows[i]) for i in chosen], self.S)
+    def _in_order(self, i: int) -> int:
+        return int(self.rows[i])
 
-    def start(self, window: int) -> int:
-        epoch, i = divmod(window, self.windows_per_epoch)
-        return i if self.order == "sequential" else int(self._epoch(epoch)[i])
+    def _read(self, starts: list[int]) -> tuple[Ids, Ids]:
+        return self.stream.window(starts, self.S)
 
     def _starts_of(self, epoch: int) -> npt.NDArray[np.int64]:
         raw = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
-        return np.argsort(raw.random_raw(self.windows_per_epoch), kind="stable")
+        return self.rows[np.argsort(raw.random_raw(len(self.rows)), kind="stable")]
 
 
 def _windows(stream: TokenStream, starts: Iterable[int], S: int) -> tuple[Ids, Ids]:

@@ -9,7 +9,7 @@ real chips are known to refuse first (docs of `fuse/legal.py`). So `tell` says h
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,10 @@ class Example:
 
 
 class Examples(TokenStream):
-    """Examples end to end; as a stream it is all their ids."""
+    """Examples end to end; as a stream it is all their ids.
+
+    count: of examples. learnt: of every id, whether it is to be predicted.
+    """
 
     def __init__(self, examples: Iterable[Example], dtype: Any) -> None:
         ids: list[npt.NDArray[Any]] = []
@@ -41,21 +44,20 @@ class Examples(TokenStream):
             ids.append(np.asarray(example.ids, dtype))
             learnt.append(np.asarray(example.learnt, bool))
         self._begin = np.cumsum([0, *map(len, ids)])
-        self._learnt = np.concatenate(learnt) if learnt else np.zeros(0, bool)
+        self.learnt = np.concatenate(learnt) if learnt else np.zeros(0, bool)
         super().__init__([np.concatenate(ids)] if ids else [])
         self.count = len(ids)
 
-    @property
-    def learnt(self) -> npt.NDArray[np.bool_]:
-        """Of every id, whether it is to be predicted."""
-        return self._learnt
+    def told(self) -> Iterator[npt.NDArray[Any]]:
+        yield from self.blocks()
+        yield self.learnt
 
     def part_of(self, first: int, last: int) -> Examples:
         """Examples first..last, not copied."""
         found = Examples([], np.uint32)
         begin, end = int(self._begin[first]), int(self._begin[last])
         found._begin = self._begin[first : last + 1] - begin
-        found._learnt = self._learnt[begin:end]
+        found.learnt = self.learnt[begin:end]
         TokenStream.__init__(found, [a[begin:end] for a in self._arrays])
         found.count = last - first
         return found
@@ -63,7 +65,7 @@ class Examples(TokenStream):
     def fitting(self, S: int) -> npt.NDArray[np.int64]:
         """Those with something to learn in S positions, by number."""
         # of a window of S + 1 ids, all but the first are predicted
-        sums = np.concatenate([[0], np.cumsum(self._learnt)])
+        sums = np.concatenate([[0], np.cumsum(self.learnt)])
         first = np.minimum(self._begin[:-1] + 1, self._begin[1:])
         last = np.minimum(self._begin[:-1] + S + 1, self._begin[1:])
         return np.flatnonzero(sums[last] > sums[first])
@@ -78,7 +80,7 @@ class Examples(TokenStream):
             ids = self.read(begin, count)
             x[i] = ids[-1]  # padding: an id that the data has; nobody attends to it
             x[i, : min(count, S)] = ids[:S]
-            wanted = np.where(self._learnt[begin + 1 : begin + count], ids[1:], IGNORED)
+            wanted = np.where(self.learnt[begin + 1 : begin + count], ids[1:], IGNORED)
             y[i, : count - 1] = wanted
         return x, y
 

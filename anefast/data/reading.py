@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
-
 from anefast import stories
 from anefast.data.batches import ExampleData, TokenData
 from anefast.data.error import DataError
@@ -19,10 +17,10 @@ from anefast.data.instruct import examples, has_examples
 from anefast.data.shards import is_shard, open_shard
 from anefast.data.source import File, Source, find, one_of
 from anefast.data.stream import (
-    Fingerprint,
     TokenStream,
     encode,
     fingerprint,
+    narrowest,
     read_shards,
     regrouped,
 )
@@ -120,10 +118,9 @@ def _open_texts(
 def _open_examples(
     name: str, found: Source, tokenizer: Tokenizer, val_fraction: float
 ) -> TokenData:
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-
     def read(files: list[File]) -> Examples:
-        return Examples((e for file in files for e in examples(file, tokenizer)), dtype)
+        each = (e for file in files for e in examples(file, tokenizer))
+        return Examples(each, narrowest(tokenizer))
 
     train = read(found.train)
     if found.validation is None:
@@ -134,14 +131,9 @@ def _open_examples(
     else:
         validation = read(found.validation)
     description = f"{train.count + validation.count:,} examples of {name} as {tokenizer.name}"
-    told = Fingerprint()
-    for part in (train, validation):
-        for block in part.blocks():
-            told.add(block)
-        told.add(part.learnt)
     log.info("%s: %d training, %d validation tokens", description, len(train), len(validation))
-    digest = told.of(len(train), len(validation))
-    return ExampleData(train, validation, tokenizer, None, description, digest)
+    told = fingerprint(train, validation)
+    return ExampleData(train, validation, tokenizer, None, description, told)
 
 
 def _open_stories(

@@ -55,6 +55,15 @@ class TokenStream:
             for start in range(0, len(array), BLOCK):
                 yield array[start : start + BLOCK]
 
+    def told(self) -> Iterator[npt.NDArray[Any]]:
+        """What a fingerprint is made of."""
+        return self.blocks()
+
+
+def narrowest(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
+    """The smallest type that holds every id of a tokenizer."""
+    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+
 
 def encode(pieces: Iterable[Piece], tokenizer: Tokenizer) -> TokenStream:
     """The stream of documents: BOS before each, documents end to end.
@@ -62,7 +71,7 @@ def encode(pieces: Iterable[Piece], tokenizer: Tokenizer) -> TokenStream:
     Memory is that of the ids and of a piece, where the tokenizer says where it may be cut; a
     document at a time where it does not.
     """
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    dtype = narrowest(tokenizer)
     cuts = tokenizer if isinstance(tokenizer, Cuts) else None
     arrays: list[npt.NDArray[Any]] = []
     ids: list[int] = []
@@ -130,7 +139,7 @@ class Fingerprint:
 def fingerprint(train: TokenStream, validation: TokenStream) -> str:
     found = Fingerprint()
     for stream in (train, validation):
-        for block in stream.blocks():
+        for block in stream.told():
             found.add(block)
     return found.of(len(train), len(validation))
 
