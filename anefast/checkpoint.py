@@ -33,7 +33,6 @@ from anefast.errors import BadInput, shown
 from anefast.files import (
     TEMPORARY,
     FileError,
-    checksum,
     guarding,
     make_folder,
     open_regular,
@@ -48,6 +47,7 @@ from anefast.files import (
     write_json,
 )
 from anefast.formats.safetensors import read_safetensors
+from anefast.parsing import checksum
 
 if TYPE_CHECKING:
     from anefast.nn import Vocabulary

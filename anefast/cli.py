@@ -28,8 +28,9 @@ from anefast.config import (
     to_settings,
 )
 from anefast.errors import AnefastError, Failure, shown, visible
-from anefast.files import SETTINGS_BYTES, parse_toml, read_bytes, refusal
+from anefast.files import SETTINGS_BYTES, read_bytes, refusal
 from anefast.flags import SHORT, named, parse, repeated, spelled_out, value_of
+from anefast.parsing import parse_toml
 from anefast.presets import DEFAULT, preset_names, preset_settings
 from anefast.telemetry import read_config
 from anefast.wishes import check_resumed, of_a_run

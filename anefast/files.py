@@ -6,9 +6,9 @@ random name beside the old one, is flushed to the disk, and is renamed over it. 
 first and everything happens relative to it, so that nobody can put another one in its place
 meanwhile. Whatever the system refuses becomes one line that names the file and what to do.
 
-What a format means is not here: schema.py says what JSON must look like; npz.py, checkpoint.py,
-llama2c.py, tokenizer/ and data.py read the rest. tests/test_tree.py keeps other files from opening
-any themselves.
+What a format means is not here: parsing.py takes JSON and TOML, and schema.py says what their
+values must look like; npz.py, checkpoint.py, llama2c.py, formats/, tokenizer/ and data/ read the
+rest. tests/test_tree.py keeps other files from opening any themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -27,8 +26,7 @@ import shutil
 import stat
 import tempfile
 import time
-import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -36,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast.errors import BadInput, shown
+from anefast.parsing import parse_json, parse_toml
 
 AnyPath = str | os.PathLike[str]
 
@@ -43,7 +42,6 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 FIRST_WRITER_SECONDS = 5.0  # how long an empty pipe is waited for
 MOST_HOLE = 16 * GIB  # a larger file that was hardly written is refused: reading it takes for ever
 SETTINGS_BYTES = 1 * MIB  # no TOML file or small JSON of ours comes near this
-TOML_CHARACTERS = 1 << 16
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")  # names of files while they are written
 
@@ -255,35 +253,6 @@ def read_toml(
     """The table in a TOML file. FileError names the file and where it stops being TOML."""
     text = read_text(path, limit, where, follow)
     return dict(_parsed(parse_toml, "TOML", path, text, where))
-
-
-def parse_json(text: str | bytes, strict: bool = True) -> Any:
-    """The value that JSON text stands for, or a ValueError, also when it is nested too deeply.
-
-    strict: a key comes once, and there is no NaN; otherwise as Python takes it.
-    """
-    plain = text.decode() if isinstance(text, bytes) else text
-    return _loads(_STRICT.decode if strict else json.loads, plain)
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """The table that TOML text stands for, or a ValueError, also when it is nested too deeply.
-
-    What a dotted key takes grows with the square of its length, so the text is bounded as well.
-    """
-    if len(text) > TOML_CHARACTERS:
-        raise ValueError(f"it has {len(text):,} characters, and {TOML_CHARACTERS:,} are the most")
-    return dict(_loads(tomllib.loads, text))
-
-
-def checksum(value: Any) -> str:
-    """The sha256 of a JSON value, however it is spelled.
-
-    >>> checksum({"a": 1, "b": 2}) == checksum(parse_json('{"b":  2, "a": 1}'))
-    True
-    """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_atomic(path: AnyPath, content: bytes, where: str = "file") -> None:
@@ -511,26 +480,3 @@ def _parsed(parse: Callable[[str], Any], kind: str, path: AnyPath, text: str, wh
         raise FileError(
             f"[{where}] expected {shown(path)} to hold {kind}: {shown(error)}."
         ) from None
-
-
-def _loads(loads: Callable[[Any], Any], text: str) -> Any:
-    try:
-        return loads(text)
-    except RecursionError:  # the libraries leave deep nesting to Python's stack
-        raise ValueError("it is nested too deeply") from None
-
-
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {shown(repr(key), 60)} comes twice")
-        found[key] = value
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from anefast.files import checksum
+from anefast.parsing import checksum
 
 
 def edit_state(folder: Path, **changes: Any) -> None:

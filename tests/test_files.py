@@ -17,8 +17,9 @@ import pytest
 
 from anefast import files
 from anefast.errors import AnefastError, BadInput, shown, visible
-from anefast.files import FileError, parse_json, parse_toml
+from anefast.files import FileError
 from anefast.npz import read_npz
+from anefast.parsing import parse_json, parse_toml
 from anefast.schema import flag, line, maybe, number, record, several, table, text, whole
 
 

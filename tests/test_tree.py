@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "files", "kinds", "checks", "spelling", "schema", "npz"},
+    {"errors", "parsing", "files", "kinds", "checks", "spelling", "schema", "npz"},
     {"_C", "config", "chips", "debug", "environment", "presets"},
     {"ir"},
     {"nn"},

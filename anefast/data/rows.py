@@ -17,7 +17,7 @@ from typing import Any
 
 from anefast.data.error import DataError
 from anefast.errors import shown
-from anefast.files import parse_json
+from anefast.parsing import parse_json
 
 FIELD = "text"
 _JSON = {".json", ".jsonl", ".ndjson", ".jsonlines"}

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from anefast import files
+from anefast import files, parsing
 from anefast.errors import shown
 
 from .stored import Array, Bytes, Stored, bf16_to_fp32, fp32_to_bf16
@@ -43,7 +43,7 @@ def read_safetensors(path: files.AnyPath) -> dict[str, Stored]:
     if length > min(HEADER_MOST, len(whole) - 8):
         raise _bad(path, f"a header of at most {len(whole) - 8:,} bytes, got {length:,}")
     try:
-        header = files.parse_json(whole[8 : 8 + length].tobytes())
+        header = parsing.parse_json(whole[8 : 8 + length].tobytes())
     except ValueError as error:
         raise _bad(path, f"a JSON header, got {shown(error)}") from None
     if not isinstance(header, dict):

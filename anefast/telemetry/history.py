@@ -18,7 +18,8 @@ from typing import Any
 from anefast.checks import coerce
 from anefast.config import flatten, keys
 from anefast.errors import shown, visible
-from anefast.files import MIB, FileError, parse_json, read_bytes, read_json, read_lines
+from anefast.files import MIB, FileError, read_bytes, read_json, read_lines
+from anefast.parsing import parse_json
 from anefast.schema import Check, flag, maybe, number, record, table, whole
 from anefast.telemetry import breakdown
 from anefast.telemetry.rows import METRICS, TIMINGS, RunError

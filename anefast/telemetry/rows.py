@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from anefast.errors import BadInput, shown
-from anefast.files import guarding, open_new, open_regular, parse_json
+from anefast.files import guarding, open_new, open_regular
+from anefast.parsing import parse_json
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 CRC = "metrics_crc32"  # in a row of timings.jsonl: of the line in metrics.jsonl

@@ -24,11 +24,9 @@ from anefast.files import (
     TEMPORARY,
     FileError,
     Locked,
-    checksum,
     guarding,
     lock,
     make_folder,
-    parse_toml,
     read_json,
     read_text,
     read_toml,
@@ -37,6 +35,7 @@ from anefast.files import (
     write_atomic,
     write_json,
 )
+from anefast.parsing import checksum, parse_toml
 from anefast.schema import line, record, several
 from anefast.telemetry.background import Background
 from anefast.telemetry.mend import kept_rows

@@ -14,8 +14,9 @@ from typing import Any
 
 from anefast.checks import refuse
 from anefast.errors import shown
-from anefast.files import MIB, open_regular, parse_json, read_text
+from anefast.files import MIB, open_regular, read_text
 from anefast.kinds import HEAD_BYTES, LLAMA2C_TOKENIZER, kind_of, looks_like_text, missing
+from anefast.parsing import parse_json
 
 from .base import ByteTokenizer, Stream, Tokenizer, TokenizerError, drawable
 from .bpe import BPETokenizer, stated_marks

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from anefast.errors import shown
-from anefast.files import MIB, parse_json, read_json, read_text
+from anefast.files import MIB, read_json, read_text
+from anefast.parsing import parse_json
 
 from .base import FIRST_BYTE, Pieces, TokenizerError, before_space, check_id, utf8, write
 
