@@ -130,18 +130,19 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
         started = of_a_run(read_config(run))
         check_resumed({k: (v, file_name) for k, v in flatten(file).items()}, started, run)
         kept = {k: v for k, v in file.items() if k not in ("init", "out", "resume")}
-        layers = [(f"{run}", started), (file_name, kept)]
+        layers = [(f"{run}", _typed(started, f"{run}")), (file_name, kept)]
     else:
         said = "preset" in flags
         preset = value_of(arguments, "preset") if said else file.get("preset", DEFAULT)
-        named_so = {"preset": preset, **preset_settings(preset)} if preset else {}
-        layers = [(f"preset {preset}", named_so), (file_name, file)]
+        origin, named_so = f"preset {preset}", {}
+        if preset:
+            named_so = _typed({"preset": preset, **preset_settings(preset)}, origin)
+        layers = [(origin, named_so), (file_name, file)]
     settings: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:
-        typed = _typed(layer, origin)
-        settings = merge(settings, typed)
-        origins.update(dict.fromkeys(flatten(typed), origin))
+        settings = merge(settings, layer)
+        origins.update(dict.fromkeys(flatten(layer), origin))
     with unchecked():  # a flag may yet put a bad file right
         base = from_settings(settings)
         parsed = parse(TrainConfig, arguments, base, description=DESCRIPTION)
@@ -160,7 +161,7 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
     origins = {k: o for k, o in origins.items() if k != "preset" or o != f"preset {now[k]}"}
     telling = {k for k in now if now[k] != plain[k] or origins.get(k) == "flag"}
     if config.init:  # what a file says may contradict the weights also where it says the default
-        telling |= {k for k in now if k[:6] == "model." or k == "data.tokenizer"}
+        telling |= {k for k in now if _of_weights(k)}
     return config, {k: o for k, o in origins.items() if k in telling}
 
 
@@ -169,9 +170,13 @@ def named_by(origins: Mapping[str, str]) -> set[str]:
     return {
         name
         for name, origin in origins.items()
-        if origin == "flag"
-        or (origin[:7] != "preset " and (name[:6] == "model." or name == "data.tokenizer"))
+        if origin == "flag" or (origin[:7] != "preset " and _of_weights(name))
     }
+
+
+def _of_weights(name: str) -> bool:
+    """Whether a setting is one that trained weights have already."""
+    return name.startswith("model.") or name == "data.tokenizer"
 
 
 DESCRIPTION = (

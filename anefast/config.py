@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anefast import spelling
-from anefast.checks import Checked, need, need_choice, unchecked
+from anefast.checks import Checked, need, need_choice
 from anefast.checks import ConfigError as ConfigError
 from anefast.checks import suggest as suggest
 from anefast.errors import shown
@@ -414,11 +414,11 @@ class TrainConfig(Checked):
 
     def _check_preset(self) -> None:
         """A config may not call itself a preset that it has nothing of."""
-        from anefast.presets import preset_settings
-
         if not self.preset:
             return
-        mine, plain = flatten(to_settings(self)), flatten(to_settings(_plain()))
+        from anefast.presets import preset_settings
+
+        mine, plain = flatten(to_settings(self)), flatten(to_settings(TrainConfig()))
         changed = {k: v for k, v in flatten(preset_settings(self.preset)).items() if v != plain[k]}
         taken = any(mine[k] == v for k, v in changed.items()) or self.model != ModelConfig()
         need(
@@ -456,11 +456,6 @@ def check_length(config: TrainConfig) -> None:
         f"{config.model.max_seq_len}",
         "shorten the sequence or raise model.max_seq_len",
     )
-
-
-def _plain() -> TrainConfig:
-    with unchecked():
-        return TrainConfig()
 
 
 def _need_size(name: str, value: int) -> None:

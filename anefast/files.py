@@ -45,6 +45,7 @@ SETTINGS_BYTES = 1 * MIB  # no TOML file or small JSON of ours comes near this
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")  # names of files while they are written
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -322,9 +323,8 @@ def open_new(
 def open_unused(folder: AnyPath, prefix: str, suffix: str, where: str = "file") -> BinaryIO:
     """A new file of a random name, which stays. FileError."""
     path = Path(folder) / f"{prefix[:80]}{secrets.token_hex(8)}{suffix}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with guarding("write", path, where):
-        return _file(os.open(path, flags, 0o644), path, "wb", where)
+        return _file(os.open(path, _NEW, 0o644), path, "wb", where)
 
 
 def lock(path: AnyPath, where: str = "file") -> int:
@@ -386,12 +386,6 @@ def rename(old: AnyPath, new: AnyPath, where: str = "file") -> None:
         os.replace(old, new)
 
 
-def sync_folder(path: AnyPath) -> None:
-    """Flushes a folder's names to the disk; some file systems cannot, which is fine."""
-    with contextlib.suppress(OSError), _folder(Path(path), None) as folder:
-        _sync(folder)
-
-
 @contextlib.contextmanager
 def _folder(path: Path, inside: AnyPath | None) -> Iterator[int]:
     """An open folder. inside: it is reached from there without following a link."""
@@ -408,6 +402,7 @@ def _folder(path: Path, inside: AnyPath | None) -> Iterator[int]:
 
 
 def _sync(folder: int) -> None:
+    """Flushes a folder's names to the disk; some file systems cannot, which is fine."""
     with contextlib.suppress(OSError):
         os.fsync(folder)
 
@@ -434,9 +429,8 @@ def _beside(folder: int, name: str) -> tuple[str, int]:
     """A new file in an open folder, beside `name`, under a name that nobody can guess."""
     while True:
         temporary = f".{name[:40]}.{secrets.token_hex(8)}.tmp"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with contextlib.suppress(FileExistsError):
-            return temporary, os.open(temporary, flags, 0o644, dir_fd=folder)
+            return temporary, os.open(temporary, _NEW, 0o644, dir_fd=folder)
 
 
 class _Named(io.FileIO):

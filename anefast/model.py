@@ -30,6 +30,7 @@ from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice, sample
 from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
+from anefast.tokenizer.base import prompt_ids
 
 
 class ModelError(BadInput):
@@ -179,8 +180,7 @@ class Model:
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids of a text to continue, with BOS in front where the model was trained so."""
-        adds = bool(getattr(self.tokenizer, "adds_bos", True))
-        return self.tokenizer.encode(prompt, bos=adds or not prompt)
+        return prompt_ids(self.tokenizer, prompt)
 
     def stream(
         self,

@@ -63,7 +63,6 @@ def _array(
         raise ValueError(f"{shown(name)} is compressed, which np.savez does not do")
     with archive.open(name) as file:
         found = _header(file, name)
-        order = "F" if found.get("fortran_order") is True else "C"
         if found.get("descr") != dtype.str or found.get("shape") != shape:
             raise ValueError(
                 f"expected {shown(name)} of {dtype.name} {shape}, "
@@ -80,7 +79,7 @@ def _array(
             done += len(part)
         if file.read(1):
             raise ValueError(f"{shown(name)} goes on behind its array")
-    return array if order == "C" else array.reshape(shape[::-1]).T
+    return array.reshape(shape[::-1]).T if found.get("fortran_order") is True else array
 
 
 def _header(file: Any, name: str) -> dict[str, Any]:

@@ -97,8 +97,9 @@ def open_run(
         if isinstance(tokenizer, str):
             meet_tokenizer(config, data.tokenizer, asked, "the data passed to fit")
             c = c.replace(tokenizer=recorded_tokenizer(data.tokenizer, GIVEN))
+        wishes = wished(config, asked) if resumed is None else set()
         for name in ("data.val_fraction", "data.collapse_spaces"):
-            if resumed is None and name in wished(config, asked):
+            if name in wishes:
                 raise ConfigError(
                     f"[fit] {name} was named, but the data that was passed is split and made "
                     "already. Hint: leave it out; open_data takes it."
@@ -239,8 +240,9 @@ def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
     """Resuming with other settings would not be the same run. Returns what to record."""
     was, now = flatten(read_config(run)), flatten(to_settings(config))
     source = {name: str(was.get(name, now[name])) for name in ("data.source", "data.tokenizer")}
+    free = RESUMABLE | {"preset", "init", "out"}
     for name, value in now.items():
-        if name in RESUMABLE | {"preset", "init", "out"} or was.get(name, value) == value:
+        if name in free or was.get(name, value) == value:
             continue
         if name in source and GIVEN in (value, source[name]):
             continue  # the fingerprint says whether it is the same data
@@ -256,5 +258,5 @@ def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
             f"[train] plan {config.plan} compiles another way than the run's {before}. "
             "Hint: keep async or sync, or start a new run with --init."
         )
-    names = {"source": source["data.source"], "tokenizer": source["data.tokenizer"]}
+    names = {name.removeprefix("data."): value for name, value in source.items()}
     return config.replace(data=config.data.replace(**names))

@@ -133,7 +133,7 @@ def fit(
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
         taken_up = out if resumes else None
         config, model, data = open_run(config, model, data, resumed, asked, taken_up)
-        batches_of(config, data)  # too little data is said before anything is compiled
+        batches = batches_of(config, data)  # too little data is said before anything is compiled
         check_prompt(config, model)
         config = with_device(config, device, asked)
         if config.init and not resumes:
@@ -144,7 +144,7 @@ def fit(
         config = config.replace(plan=plan)
         sizes = getattr(device, "surfaces", "exact")  # a caller's stand-in for a device has none
         with step.compiler.budget.guard(config.max_compiles, say):
-            trainer = Trainer(config, run, model, data, step, say, on_step)
+            trainer = Trainer(config, run, model, data, batches, step, say, on_step)
             with _closing(trainer, say):
                 stop.saves = True
                 trainer.begin(resumed, restart is not None, sizes)

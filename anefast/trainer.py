@@ -57,15 +57,15 @@ class Trainer(RunState):
         run: RunFolder,
         model: Model,
         data: TokenData,
+        batches: Batches,
         step: TrainingStep,
         say: Say,
         on_step: Callable[[Row], None] | None,
     ) -> None:
         super().__init__(config, run, model, data, step, say)
-        self.on_step = on_step
+        self.batches, self.on_step = batches, on_step
         step.say, step.watched = say, bool(config.health_every)
         c = config.data
-        self.batches = batches_of(config, data)
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))
         self.out_of_compiles = False  # going on is another process's business
         self.seconds, self.trained = 0.0, 0  # in this session

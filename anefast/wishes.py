@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from anefast.checks import unchecked
 from anefast.config import (
     DERIVED,
     GIVEN,
@@ -125,8 +124,7 @@ def check_resumed(
 
 def wished(config: TrainConfig, asked: Collection[str]) -> set[str]:
     """The settings that count as named: those in `asked`, and all that the preset has not."""
-    with unchecked():
-        plain = to_settings(TrainConfig())
+    plain = to_settings(TrainConfig())
     base = flatten(merge(plain, preset_settings(config.preset) if config.preset else {}))
     now = flatten(to_settings(config))
     return {*asked, *(name for name, value in now.items() if value != base[name])}

@@ -6,7 +6,7 @@ micro-batches it has drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,9 +42,8 @@ class TokenData:
 
         Runs of before recorded a sample of them: for those, as far as the sample tells.
         """
-        return fingerprint in (
-            self.fingerprint,
-            sampled_fingerprint(self.train, self.validation),
+        return fingerprint == self.fingerprint or fingerprint == sampled_fingerprint(
+            self.train, self.validation
         )
 
     def ids(self) -> Ids:
@@ -76,10 +75,7 @@ class TokenData:
         worth, evenly spread over the split. Rows missing from the last batch have targets -1, which
         count in no loss. So weight by targets >= 0 when averaging.
         """
-        count = (len(self.validation) - 1) // S
-        chosen = list(range(count))
-        if 0 < limit * B < count:
-            chosen = [i * count // (limit * B) for i in range(limit * B)]
+        chosen = _spread(range((len(self.validation) - 1) // S), limit * B)
         for first in range(0, len(chosen), B):
             rows = chosen[first : first + B]
             x, y = _windows(self.validation, [r * S for r in rows] + [0] * (B - len(rows)), S)
@@ -156,14 +152,12 @@ class ExampleData(TokenData):
     def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
         """Training batches of B examples in S positions. DataError where none has room."""
         found = ExampleBatches(self.train, B, S, seed, order)
-        self.train.tell(S, self.description)
+        self.train.tell(S, self.description, len(found.rows))
         return found
 
     def validation_batches(self, B: int, S: int, limit: int = 0) -> Iterator[tuple[Ids, Ids]]:
         """The validation examples in fixed batches; see TokenData."""
-        rows = self.validation.fitting(S).tolist()
-        if 0 < limit * B < len(rows):
-            rows = [rows[i * len(rows) // (limit * B)] for i in range(limit * B)]
+        rows = _spread(self.validation.fitting(S).tolist(), limit * B)
         for first in range(0, len(rows), B):
             x, y = self.validation.window(rows[first : first + B], S)
             spare = B - len(x)
@@ -200,6 +194,11 @@ class ExampleBatches(Batches):
     def _starts_of(self, epoch: int) -> npt.NDArray[np.int64]:
         raw = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
         return self.rows[np.argsort(raw.random_raw(len(self.rows)), kind="stable")]
+
+
+def _spread(rows: Sequence[int], most: int) -> Sequence[int]:
+    """At most `most` of the rows, evenly spread; all of them where that is 0."""
+    return [rows[i * len(rows) // most] for i in range(most)] if 0 < most < len(rows) else rows
 
 
 def _windows(stream: TokenStream, starts: Iterable[int], S: int) -> tuple[Ids, Ids]:

@@ -34,7 +34,7 @@ class Example:
 class Examples(TokenStream):
     """Examples end to end; as a stream it is all their ids.
 
-    count: of examples. learnt: of every id, whether it is to be predicted.
+    learnt: of every id, whether it is to be predicted.
     """
 
     def __init__(self, examples: Iterable[Example], dtype: Any) -> None:
@@ -46,7 +46,10 @@ class Examples(TokenStream):
         self._begin = np.cumsum([0, *map(len, ids)])
         self.learnt = np.concatenate(learnt) if learnt else np.zeros(0, bool)
         super().__init__([np.concatenate(ids)] if ids else [])
-        self.count = len(ids)
+
+    @property
+    def count(self) -> int:
+        return len(self._begin) - 1
 
     def told(self) -> Iterator[npt.NDArray[Any]]:
         yield from self.blocks()
@@ -59,7 +62,6 @@ class Examples(TokenStream):
         found._begin = self._begin[first : last + 1] - begin
         found.learnt = self.learnt[begin:end]
         TokenStream.__init__(found, [a[begin:end] for a in self._arrays])
-        found.count = last - first
         return found
 
     def fitting(self, S: int) -> npt.NDArray[np.int64]:
@@ -84,10 +86,9 @@ class Examples(TokenStream):
             y[i, : count - 1] = wanted
         return x, y
 
-    def tell(self, S: int, name: str) -> None:
-        """Says what S positions mean for these examples."""
+    def tell(self, S: int, name: str, used: int) -> None:
+        """Says what S positions mean for these examples, of which `used` fit (see `fitting`)."""
         lengths = np.diff(self._begin)
-        used = len(self.fitting(S))
         full = float(np.minimum(lengths, S).sum() / (max(1, self.count) * S))
         log.info("data: %s: %d examples fill %.0f%% of %d positions", name, used, 100 * full, S)
         if cut := int((lengths > S + 1).sum()):

@@ -20,7 +20,7 @@ from anefast.data.source import File
 from anefast.data.text import opened
 from anefast.errors import shown
 from anefast.tokenizer import Tokenizer
-from anefast.tokenizer.base import Cuts
+from anefast.tokenizer.base import Cuts, prompt_ids
 from anefast.tokenizer.chat import Chat
 
 PROMPT, COMPLETION, MESSAGES = "prompt", "completion", "messages"
@@ -65,7 +65,7 @@ def _pair(row: Any, where: str, tokenizer: Tokenizer) -> Example:
     prompt, completion = (cleaned(str(text), where) for text in texts)
     if not completion:
         raise DataError("something to learn", f"{where} has an empty {COMPLETION}", "take it out")
-    begun = tokenizer.encode(prompt, bos=bool(getattr(tokenizer, "adds_bos", True)) or not prompt)
+    begun = prompt_ids(tokenizer, prompt)
     if isinstance(tokenizer, Cuts):
         told = [*tokenizer.encode_rest(completion), tokenizer.eos_id]
     else:

@@ -64,7 +64,7 @@ class File:
         with self.open() as file, guarding("read", self.path, "data"):
             return file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
 
-    @property
+    @cached_property
     def kind(self) -> Kind | None:
         return kind_of(*self.start)
 
@@ -170,7 +170,7 @@ def _useful(folder: Path, paths: list[Path]) -> list[Path]:
 
 def _split(folder: Path, paths: list[Path]) -> Source:
     """Training and validation as the folder's owner has parted them, or all of it in one."""
-    parted = _parted_by_folder(folder, paths) or _parted_by_name(folder, paths)
+    parted = _parted_by_folder(folder, paths) or _parted_by_name(paths)
     if parted is None:
         return Source([File(path) for path in paths])
     by_role: dict[str, list[Path]] = {TRAIN: [], VALIDATION: [], TEST: []}
@@ -199,7 +199,7 @@ def _parted_by_folder(folder: Path, paths: Iterable[Path]) -> dict[Path, str | N
     return roles if _is_split(roles.values()) else None
 
 
-def _parted_by_name(folder: Path, paths: Iterable[Path]) -> dict[Path, str | None] | None:
+def _parted_by_name(paths: Iterable[Path]) -> dict[Path, str | None] | None:
     """By a word in their names, where names are the same but for that word and numbers."""
     roles: dict[Path, str | None] = {}
     rests: dict[tuple[object, ...], set[str | None]] = {}
@@ -226,7 +226,7 @@ def _say_unused(path: Path) -> None:
         beside = [p for p in path.parent.iterdir() if p.suffix == path.suffix and p.is_file()]
     except OSError:
         return
-    roles = _parted_by_name(path.parent, beside) or {}
+    roles = _parted_by_name(beside) or {}
     other = [p for p in beside if roles.get(p) == VALIDATION]
     if roles.get(path) == TRAIN and other:
         log.warning(

@@ -126,7 +126,7 @@ def _blocks(file: File) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise _undecoded(file, codec, error, at - pending) from None
             if "\0" in text:
-                raise _zero(file, codec, text, raw, at)
+                raise _zero(file, codec, raw, at)
             text = lines.decode(text, final=not raw).replace("\ufeff", "")
             if text:
                 yield text
@@ -175,7 +175,7 @@ def _is_latin(content: bytes) -> bool:
     return len(content) > 4 and sum(len(run) == 1 for run in runs) * 4 >= len(runs) * 3
 
 
-def _zero(file: File, codec: str, text: str, raw: bytes, at: int) -> DataError:
+def _zero(file: File, codec: str, raw: bytes, at: int) -> DataError:
     where = f"byte {at + raw.find(0)}" if codec == "utf-8" else f"a character of {codec.upper()}"
     return DataError(
         "UTF-8 text",

@@ -99,6 +99,16 @@ def drawable(tokenizer: Tokenizer, size: int) -> npt.NDArray[np.int64]:
     return np.setdiff1d(ids, np.fromiter(getattr(tokenizer, "unused", ()), np.int64))
 
 
+def adds_bos(tokenizer: Tokenizer) -> bool:
+    """Whether a prompt begins with BOS, as texts did when the tokenizer's models were trained."""
+    return bool(getattr(tokenizer, "adds_bos", True))
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a text to continue; BOS stands for a text without any."""
+    return tokenizer.encode(prompt, bos=adds_bos(tokenizer) or not prompt)
+
+
 class Pieces:
     """The decoding half of a tokenizer, for any class that has `piece`."""
 

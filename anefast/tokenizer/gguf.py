@@ -14,7 +14,7 @@ from typing import Any
 
 from anefast.errors import shown
 
-from .base import ByteTokenizer, Tokenizer, TokenizerError
+from .base import ByteTokenizer, Tokenizer, TokenizerError, adds_bos
 from .bpe import LLAMA3_PATTERN, QWEN_PATTERN, BPETokenizer, Marks, byte_symbols
 from .llama2c import NEVER, Llama2cTokenizer
 
@@ -187,7 +187,7 @@ def _pairs(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"model": model, "tokens": tokens, "token_type": types, **more}
     found |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    found["add_bos_token"] = bool(getattr(tokenizer, "adds_bos", True))
+    found["add_bos_token"] = adds_bos(tokenizer)
     return {PREFIX + key: value for key, value in found.items()}
 
 

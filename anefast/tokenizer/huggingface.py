@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .base import ByteTokenizer, Tokenizer, TokenizerError
+from .base import ByteTokenizer, Tokenizer, TokenizerError, adds_bos
 from .bpe import BPETokenizer, byte_symbols
 from .llama2c import NEVER, Llama2cTokenizer
 
@@ -33,7 +33,7 @@ def files_of(tokenizer: Tokenizer) -> dict[str, bytes]:
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,
-        "add_bos_token": bool(getattr(tokenizer, "adds_bos", True)),
+        "add_bos_token": adds_bos(tokenizer),
         "clean_up_tokenization_spaces": False,
     }
     if isinstance(tokenizer, BPETokenizer) and tokenizer.chat_template:
