@@ -32,6 +32,7 @@ from anefast.files import SETTINGS_BYTES, read_bytes, refusal
 from anefast.flags import SHORT, named, parse, repeated, spelled_out, value_of
 from anefast.parsing import parse_toml
 from anefast.presets import DEFAULT, preset_names, preset_settings
+from anefast.signals import delivered
 from anefast.telemetry import read_config
 from anefast.wishes import check_resumed, of_a_run
 
@@ -57,8 +58,9 @@ def guarded(call: Callable[[], Any]) -> int:
     """Runs a command's body; what a user can put right is one line on stderr, exit code 2."""
     stand_in()
     try:
-        call()
-        sys.stdout.flush()
+        with delivered():
+            call()
+            sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
         return 130

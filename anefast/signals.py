@@ -8,7 +8,9 @@ to SIGHUP) stays ignored, and a SIGUSR1 that somebody else handles stays theirs.
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,3 +72,34 @@ def stopping() -> Iterator[Stop]:
     finally:
         for heard, handler in before.items():
             signal.signal(heard, handler)
+
+
+@contextmanager
+def delivered() -> Iterator[None]:
+    """A KeyboardInterrupt that lands in a finaliser is raised again, outside of it.
+
+    Python cannot raise it from there: it would print a traceback, and the interrupt would be lost.
+    """
+    before = sys.unraisablehook
+    left = threading.Event()
+    leaving = threading.Lock()
+
+    def again() -> None:
+        left.wait(0.01)  # by then the finaliser is done
+        with leaving:
+            if not left.is_set():
+                _thread.interrupt_main()
+
+    def hook(failure: sys.UnraisableHookArgs) -> None:
+        if failure.exc_type is KeyboardInterrupt:
+            _thread.start_new_thread(again, ())
+        else:
+            before(failure)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        with leaving:
+            left.set()
+        sys.unraisablehook = before

@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -285,6 +287,19 @@ def test_exit_codes_are_the_documented_ones(error, code, said, capfd):
     os.dup2(kept, 1)
     os.close(kept)
     assert capfd.readouterr().err == said
+
+
+def test_an_interrupt_in_a_finaliser_still_ends_a_command(capfd):
+    class Freed:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def work():
+        Freed()  # freed at once, so that the interrupt cannot be raised from where it lands
+        time.sleep(60)
+
+    assert guarded(work) == 130
+    assert capfd.readouterr().err == ""
 
 
 def test_errors_of_the_native_side_have_our_base():
