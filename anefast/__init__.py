@@ -1,8 +1,10 @@
 """anefast: train transformers on the Apple Neural Engine, and on its host twin anywhere.
 
 >>> import anefast
->>> result = anefast.fit(anefast.TrainConfig.from_preset("tiny"))  # doctest: +SKIP
+>>> result = anefast.fit(steps=200)  # doctest: +SKIP
 >>> print(result.model.generate("Once"))  # doctest: +SKIP
+>>> model = anefast.load("SmolLM2-135M/")  # doctest: +SKIP
+>>> model.fit("my.txt", lr=2e-4)  # doctest: +SKIP
 """
 
 from typing import TYPE_CHECKING, Any
@@ -31,8 +33,16 @@ __all__ = [
     "fused_transformer",
     "init_ffn",
     "init_params",
+    "load",
     "open_tokenizer",
 ]
+
+
+load = Model.load
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,8 +30,17 @@ from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice, sample
+from anefast.summary import Summary, line, parts
 from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
 from anefast.tokenizer.base import prompt_ids
+
+if TYPE_CHECKING:
+    from anefast.data import TokenData
+    from anefast.results import FitResult
+    from anefast.updates import Updates
+
+# A loop in somebody's own hands: its rate is what it says, and each batch is an update.
+LOOP = OptimConfig(accumulation=1, warmup_steps=0, min_lr_ratio=1.0)
 
 
 class ModelError(BadInput):
@@ -58,7 +68,7 @@ def check_tokenizer(tokenizer: Tokenizer, size: int, padded: bool = False) -> No
 log = logging.getLogger("anefast")
 
 
-@dataclass
+@dataclass(repr=False)
 class Model:
     """A model of one of the families in `anefast.nn.FAMILIES`. `params` are fp32 arrays by name
     (`anefast.nn.shapes`).
@@ -261,6 +271,43 @@ class Model:
         ids = self._ids(prompt)
         ids += self.stream(tuple(ids), tokens, temperature, top_k, top_p, seed, device)
         return self.tokenizer.decode(ids)
+
+    def fit(self, data: TokenData | str | Path | None = None, **settings: Any) -> FitResult:
+        """Goes on training this model, whose weights change in place: `anefast.fit` with
+        model=self.
+
+        data: a path, or an opened `TokenData`; None takes the built-in stories. settings: those of
+        a run by keyword (`steps=200, lr=1e-4, batch=4`), over the preset `finetune`.
+        """
+        from anefast.train import fit
+
+        return fit(model=self, data=data, **settings)
+
+    def trainer(
+        self, batch: int = 8, seq: int = 128, device: Device | None = None, plan: str = "auto",
+        **settings: Any,
+    ) -> Updates:  # fmt: skip
+        """A training loop to write yourself; see updates.py.
+
+        settings: those of optim and loss_scale by keyword (`lr=3e-3, accumulation=4, clip=0`), and
+        `steps`, the update at which the schedule ends.
+        """
+        from anefast.keywords import with_keywords
+        from anefast.updates import Updates
+
+        config, named = with_keywords(TrainConfig(optim=LOOP), settings, "trainer")
+        for name in named:
+            if name != "steps" and name.partition(".")[0] not in ("optim", "loss_scale"):
+                refuse("trainer", "the settings", name, "of optim or loss_scale, or steps")
+        step = self.training_step(device, batch, seq, plan, accumulation=config.optim.accumulation)
+        return Updates(self, step, config)
+
+    def summary(self) -> Summary:
+        """What it is made of: parts, shapes and sizes."""
+        return Summary(line(self.config, self.params, self.tokenizer), parts(self.params))
+
+    def __repr__(self) -> str:
+        return f"Model({line(self.config, self.params, self.tokenizer)})"
 
 
 def opened(device: Device | None) -> Device:

@@ -26,6 +26,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "data": {"seq_len": 128, "batch": 8},
         "optim": {"lr": 3e-3, "warmup_steps": 20, "accumulation": 1},
     },
+    # A model that is trained already goes on, on a text of a few thousand to a million tokens. Its
+    # shape is its own.
+    "finetune": {
+        "steps": 200,
+        "data": {"seq_len": 256, "batch": 4},
+        "optim": {"lr": 1e-4, "warmup_steps": 10, "accumulation": 4},
+    },
     "stories260k": {
         "steps": 400,
         "eval_every": 50,

@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -39,6 +38,7 @@ from anefast.data import TokenData
 from anefast.errors import shown as visible
 from anefast.files import open_new, remove, write_atomic
 from anefast.flags import repeated
+from anefast.keywords import with_keywords
 from anefast.opening import (
     check_prompt,
     open_run,
@@ -47,14 +47,16 @@ from anefast.opening import (
     with_device,
     with_stream,
 )
+from anefast.presets import DEFAULT
 from anefast.progress import Row
 from anefast.restart import restart
+from anefast.results import FitResult
 from anefast.run_state import Say, check_config, where_to_go_on
 from anefast.signals import Stop, stopping
 from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
 from anefast.telemetry import breakdown as shown
 from anefast.telemetry.history import SAMPLE
-from anefast.telemetry.screen import Direct, Screen, is_terminal
+from anefast.telemetry.screen import Direct, Screen, is_terminal, is_watched
 from anefast.telemetry.sinks import checked, installed
 from anefast.trainer import Trainer, batches_of
 from anefast.wishes import check_pairs
@@ -68,42 +70,31 @@ log = logging.getLogger("anefast")
 Restart = Callable[[Path], NoReturn]  # goes on with the run in a new process
 
 
-@dataclass
-class FitResult:
-    """What a run gave. `losses` has one value per update, those before a resumption included."""
-
-    losses: list[float]  # token-weighted mean training loss, nats per token; nan: overflowed
-    val_losses: list[tuple[int, float]]  # (update, validation loss); update 0 is before training
-    model: Model
-    run_dir: Path
-    floor: float | None = None  # nats per token that no model beats on average, where that is known
-    tokens_per_second: float = 0.0
-    interrupted: bool = False  # stopped by a signal; resuming the run goes on bit for bit
-    sample: str = ""
-    breakdown: str = ""  # where the time of the session went, as a table
-
-
 def fit(
-    config: TrainConfig | str,
+    config: TrainConfig | str = "",
     *,
     model: Model | None = None,
     data: TokenData | str | Path | None = None,
     device: Device | None = None,
     on_step: Callable[[Row], None] | None = None,
     show: Say | None = None,
-    bar: bool | Screen = False,
+    bar: bool | Screen | None = None,
     restart: Restart | None = None,
     asked: Collection[str] = (),
+    **settings: Any,
 ) -> FitResult:
     """Trains, and leaves a run folder behind.
 
-    config: settings, or the name of a preset. model, data, device: used in place of what `config`
+    config: settings, or the name of a preset; where it is empty, the default preset, or `finetune`
+    for a model that is passed. settings: single ones by keyword, over those (keywords.py): `steps`,
+    `lr`, `batch`, `seq_len`, `accumulation`... model, data, device: used in place of what `config`
     describes; a model brings its own shape and tokenizer, data may be a path. on_step: called with
     the metrics row after every update; what it raises is raised again after a checkpoint. show:
     takes each line of progress (default: the "anefast" logger). bar: draw a progress bar on stderr,
-    or on this screen. restart: how to replace the process when it has used up its compiles; without
-    one, a run that would need it is refused. asked: settings that somebody named, which are then
-    honoured or refused even where they equal the preset's.
+    or on this screen; None draws one in a notebook and on a terminal. restart: how to replace the
+    process when it has used up its compiles; without one, a run that would need it is refused.
+    asked: settings that somebody named, which are then honoured or refused even where they equal
+    the preset's.
 
     SIGINT, SIGTERM or SIGHUP stop at the next micro-step with a checkpoint (compiling async: at the
     next one that no stale programs run); a second one raises KeyboardInterrupt. SIGUSR1 makes a
@@ -111,6 +102,8 @@ def fit(
     """
     say = show or log.info
     config, data = _arguments(config, model, data, device, on_step, show)
+    config, named = with_keywords(config, settings)
+    asked = {*asked, *named}
     check_pairs(config, asked)
     _check_outputs(config)
     # 1) where the run lives; nobody else writes there until we are done
@@ -169,7 +162,7 @@ def _arguments(
 ) -> tuple[TrainConfig, TokenData | None]:
     """The config and the data that the caller of `fit` means. ValueError for other things."""
     if isinstance(config, str):
-        config = TrainConfig.from_preset(config)
+        config = TrainConfig.from_preset(config or (DEFAULT if model is None else "finetune"))
     if not isinstance(config, TrainConfig):
         refuse("fit", "config", config, "a TrainConfig or the name of a preset")
     if config.resume == "latest":
@@ -304,11 +297,14 @@ def _check_outputs(config: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def _screen(bar: bool | Screen) -> Iterator[Screen | None]:
+def _screen(bar: bool | Screen | None) -> Iterator[Screen | None]:
     """Where the bar is drawn: a screen that is there, one made for this run, or none."""
-    if not isinstance(bar, bool):
+    if isinstance(bar, Screen):
         yield bar
-    elif bar:
+        return
+    if bar is None:
+        bar = is_watched(sys.stderr)
+    if bar:
         with closing(Screen(bar=True)) as screen:
             yield screen
     else:

@@ -50,15 +50,16 @@ Job = Callable[[bool], None]  # queues a sum of a gradient: anew, or onto what i
 class TrainingStep:
     """The compiled step of one model for micro-batches of `batch` sequences of `seq` tokens.
 
-    `params` and `grads` are fp32 arrays by name. `grads` accumulate over micro-steps, from
-    `begin_update` to the next; they are gradients of loss_scale x the SUM of token losses. Under a
-    plan that compiles `async`, changed weights reach the device `swap_at` micro-steps after an
-    update (None: when ready; see compiler.py). Without `load` nothing is compiled before the first
-    `update_weights`. With a `vocabulary`, embedding and classifier in `params` and `grads` are
-    compact copies, not the caller's arrays; tokens stay as they are. With `flows`, which is for
-    updates of one micro-step, gradients of the layers' matrices, and of the classifier's where its
-    tokens are few, are not in `grads` but in `flow`. A forward that overflows says so once, by
-    name, to `say`; of micro-steps only while nobody else watches them (`watched`).
+    `shape` is (batch, seq). `params` and `grads` are fp32 arrays by name. `grads` accumulate over
+    micro-steps, from `begin_update` to the next; they are gradients of loss_scale x the SUM of
+    token losses. Under a plan that compiles `async`, changed weights reach the device `swap_at`
+    micro-steps after an update (None: when ready; see compiler.py). Without `load` nothing is
+    compiled before the first `update_weights`. With a `vocabulary`, embedding and classifier in
+    `params` and `grads` are compact copies, not the caller's arrays; tokens stay as they are. With
+    `flows`, which is for updates of one micro-step, gradients of the layers' matrices, and of the
+    classifier's where its tokens are few, are not in `grads` but in `flow`. A forward that
+    overflows says so once, by name, to `say`; of micro-steps only while nobody else watches them
+    (`watched`).
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class TrainingStep:
         self.family = family_of(config)
         self.params = params = vocabulary.rows(params) if vocabulary is not None else params
         self._old: set[str] = set()  # gradients that are still those of the update before
-        self._shape = (batch, seq)
+        self.shape = (batch, seq)
         target = target_of(device)
         self.plan = plan = target.fitted(plan)
         graph = recompute(training_graph(config, batch, seq, plan.rope), plan)
@@ -233,8 +234,8 @@ class TrainingStep:
         """ValueError unless both are int32 of this step's shape. The ids are looked at natively."""
         for name, tokens in (("x", x), ("y", y)):
             fits = isinstance(tokens, np.ndarray) and tokens.dtype == np.int32
-            if not fits or tokens.shape != self._shape:
-                expected = f"an int32 array of shape {self._shape}"
+            if not fits or tokens.shape != self.shape:
+                expected = f"an int32 array of shape {self.shape}"
                 refuse_argument("step", name, tokens, expected, "np.asarray(tokens, np.int32)")
 
     def _run_forward(self, x: Tokens) -> None:
@@ -245,7 +246,7 @@ class TrainingStep:
     def _positions(self, arrays: Params) -> npt.NDArray[np.float32] | None:
         """The rows of learned positions, or of their gradient, that a sequence uses."""
         table = arrays.get(self.family.positions)
-        return None if table is None else table[: self._shape[1]]
+        return None if table is None else table[: self.shape[1]]
 
     def _say_overflow(self, x: Tokens) -> None:
         """Which value of the forward overflowed first, and what would help."""

@@ -146,13 +146,18 @@ PANELS: dict[str, tuple[Draw, tuple[float, float]]] = {  # name: drawing, inches
 SMALL: dict[str, Any] = {"fontsize": 8.5, "color": FAINT, "loc": "right"}
 
 
-def svg(name: str, runs: Sequence[History]) -> str:
-    """A panel as a data URI."""
+def panel(name: str, runs: Sequence[History]) -> Any:
+    """A panel as a figure of its own."""
     draw, size = PANELS[name]
     figure = new_figure(size)
     draw(figure.add_subplot(), runs)
+    return figure
+
+
+def svg(name: str, runs: Sequence[History]) -> str:
+    """A panel as a data URI."""
     out = io.BytesIO()
-    save(figure, out, format="svg", metadata={"Date": None, "Creator": "anefast"})
+    save(panel(name, runs), out, format="svg", metadata={"Date": None, "Creator": "anefast"})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
 
 

@@ -38,6 +38,11 @@ def is_terminal(stream: object) -> bool:
     return ask is not None and bool(ask())
 
 
+def is_watched(stream: object) -> bool:
+    """Whether a person looks at it: on a terminal, or below the cell of a notebook."""
+    return is_terminal(stream) or type(stream).__module__.startswith("ipykernel.")
+
+
 class Bar(tqdm):  # type: ignore[type-arg]
     """tqdm without its own watching thread, and without the lock that it takes to draw: it is not
     given back where drawing fails, and every later bar of the process would wait for it."""
