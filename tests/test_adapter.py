@@ -81,7 +81,7 @@ Q = "layers.0.attn.wq"
     [
         ({"rank": 0}, "a rank from 1 to"),
         ({"rank": 8}, r"lora_a of rank 8 in float32, got float32 of shape \[4, 32\]"),
-        ({"alpha": float("nan")}, "alpha above 0, got nan"),
+        ({"alpha": float("nan")}, "alpha above 0, at most 1,048,576, got nan"),
         ({"pairs": {}}, "at least one matrix"),
         ({"pairs": {Q: Pair(np.ones((4, 32)), np.ones((64, 4)))}}, "in float32, got float64"),
         ({"pairs": {Q: Pair(np.full((4, 2), np.nan, "f4"), np.ones((2, 4), "f4"))}}, "numbers in"),

@@ -24,6 +24,7 @@ from .stored import Array, Bytes, Stored, bf16_to_fp32, fp32_to_bf16
 WHERE = "safetensors"
 HEADER_MOST = 100 * files.MIB  # the bound of the format's own library
 INDEX_MOST = 64 * files.MIB
+PT = {"format": "pt"}  # what transformers asks for
 SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -36,19 +37,7 @@ def read_safetensors(path: files.AnyPath) -> dict[str, Stored]:
 
     SafetensorsError where the file is damaged, or holds a type other than F32, F16 and BF16.
     """
-    whole = files.map_bytes(path, WHERE)
-    if len(whole) < 8:
-        raise _bad(path, f"8 bytes of length, got a file of {len(whole)}")
-    length = int(whole[:8].view("<u8")[0])
-    if length > min(HEADER_MOST, len(whole) - 8):
-        raise _bad(path, f"a header of at most {len(whole) - 8:,} bytes, got {length:,}")
-    try:
-        header = parsing.parse_json(whole[8 : 8 + length].tobytes())
-    except ValueError as error:
-        raise _bad(path, f"a JSON header, got {shown(error)}") from None
-    if not isinstance(header, dict):
-        raise _bad(path, "a header that names tensors")
-    data = whole[8 + length :]
+    header, data = _opened(path)
     found = {
         name: _stored(path, name, about, data)
         for name, about in header.items()
@@ -59,6 +48,14 @@ def read_safetensors(path: files.AnyPath) -> dict[str, Stored]:
     if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != len(data):
         raise _bad(path, f"tensors that fill {len(data):,} bytes of data, each byte once")
     return found
+
+
+def read_metadata(path: files.AnyPath) -> dict[str, str]:
+    """The texts that stand beside the tensors of a file. SafetensorsError."""
+    about = _opened(path)[0].get("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(v, str) for v in about.values()):
+        raise _bad(path, "texts as its metadata")
+    return about
 
 
 def read_sharded(index: Path) -> dict[str, Stored]:
@@ -82,10 +79,14 @@ def read_sharded(index: Path) -> dict[str, Stored]:
 
 
 def write_safetensors(
-    file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[Array], dtype: str
+    file: BinaryIO,
+    shapes: Mapping[str, tuple[int, ...]],
+    arrays: Iterable[Array],
+    dtype: str,
+    metadata: Mapping[str, str] = PT,
 ) -> None:
     """Writes fp32 arrays, in the order of `shapes`, as `dtype`: F32, F16 or BF16."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for name, shape in shapes.items():
         nbytes = math.prod(shape) * SIZES[dtype]
@@ -107,6 +108,23 @@ def encoded(values: Array, dtype: str) -> np.ndarray[Any, Any]:
         return fp32_to_bf16(values)
     with np.errstate(over="ignore"):
         return values.astype("<f4" if dtype == "F32" else "<f2")
+
+
+def _opened(path: files.AnyPath) -> tuple[dict[str, Any], Bytes]:
+    """The header of a file and its data."""
+    whole = files.map_bytes(path, WHERE)
+    if len(whole) < 8:
+        raise _bad(path, f"8 bytes of length, got a file of {len(whole)}")
+    length = int(whole[:8].view("<u8")[0])
+    if length > min(HEADER_MOST, len(whole) - 8):
+        raise _bad(path, f"a header of at most {len(whole) - 8:,} bytes, got {length:,}")
+    try:
+        header = parsing.parse_json(whole[8 : 8 + length].tobytes())
+    except ValueError as error:
+        raise _bad(path, f"a JSON header, got {shown(error)}") from None
+    if not isinstance(header, dict):
+        raise _bad(path, "a header that names tensors")
+    return header, whole[8 + length :]
 
 
 def _parts(array: Array) -> Iterator[Array]:

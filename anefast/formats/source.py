@@ -96,7 +96,7 @@ def to_file(
         turned = places[held[0]].transposed
 
         def make(held: list[str] = held, turned: bool = turned) -> Array:
-            found = [_half_split(params[o], places[o].split_heads) for o in held]
+            found = [to_half_split(params[o], places[o].split_heads) for o in held]
             whole = found[0] if len(found) == 1 else np.concatenate(found)
             return np.ascontiguousarray(whole.T if turned else whole)
 
@@ -112,7 +112,7 @@ def to_interleaved(rows: Array, heads: int) -> Array:
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _half_split(rows: Array, heads: int) -> Array:
+def to_half_split(rows: Array, heads: int) -> Array:
     """The inverse of `to_interleaved`; rows as they are where heads is 0."""
     if not heads:
         return rows

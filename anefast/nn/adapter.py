@@ -22,7 +22,7 @@ from anefast.errors import BadInput, shown
 from anefast.nn.params import Params, shapes
 
 A, B = ".lora_a", ".lora_b"  # behind a parameter's name: its two matrices among tensors
-RANK_MOST = 1024
+RANK_MOST, ALPHA_MOST = 1024, 2.0**20
 
 Array = npt.NDArray[np.float32]
 
@@ -61,8 +61,8 @@ class Adapter:
     def __post_init__(self) -> None:
         if type(self.rank) is not int or not 1 <= self.rank <= RANK_MOST:
             raise _bad(f"a rank from 1 to {RANK_MOST}, got {shown(self.rank)}")
-        if not 0 < self.alpha < math.inf:
-            raise _bad(f"alpha above 0, got {shown(self.alpha)}")
+        if not 0 < self.alpha <= ALPHA_MOST:
+            raise _bad(f"alpha above 0, at most {ALPHA_MOST:,.0f}, got {shown(self.alpha)}")
         if not self.pairs:
             raise _bad("at least one matrix that it changes, it has none")
         for name, (a, b) in self.pairs.items():
@@ -100,11 +100,14 @@ class Adapter:
 
     def merged(self, params: Mapping[str, Array]) -> Params:
         """The weights with the adapter in them: W + scale B A, summed in fp64 and rounded once.
-        Others are the same arrays as before."""
+        Others are the same arrays as before. AdapterError where fp32 cannot hold a sum."""
         found = dict(params)
         for name, (a, b) in self.pairs.items():
             change = self.scale * (b.astype(np.float64) @ a)
-            found[name] = (params[name] + change).astype(np.float32)
+            with np.errstate(over="ignore"):
+                found[name] = (params[name] + change).astype(np.float32)
+            if not np.isfinite(found[name]).all():
+                raise _bad(f"changes of {name} that fp32 can hold, some are larger")
         return found
 
     def tensors(self) -> dict[str, Array]:

@@ -66,6 +66,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "n_inner": config.hidden_dim,
         "vocab_size": config.vocab_size,
         "n_positions": config.max_seq_len,
+        "n_ctx": config.max_seq_len,  # the same, of before; mlx-lm asks for it
         "layer_norm_epsilon": config.norm_eps,
         "activation_function": "gelu_new",
         "tie_word_embeddings": config.tied,
