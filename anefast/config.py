@@ -369,6 +369,9 @@ class TrainConfig(Checked):
     out: str = ""  # The run folder; empty: runs/<time>_<preset>.
     resume: str = ""  # Continue this run or checkpoint, bit for bit; "latest" is the newest run.
     init: str = ""  # Start from the weights of a run, a checkpoint or a llama2.c .bin.
+    # Train only the parameters that these patterns name, with commas between, such as layers.5.* or
+    # wq; empty: all of them. The rest is frozen.
+    train: str = ""
     prompt: str = ""  # Begin the closing sample with this text.
     # Tokens of the closing sample, which ends at the length that was trained; 0: none.
     sample_tokens: int = 200

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
 from anefast.errors import BadInput, shown
 from anefast.formats import open_source
 from anefast.fuse import find_plan
-from anefast.nn import Params, Vocabulary, init_params
+from anefast.nn import Params, Trained, Vocabulary, init_params
 from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
@@ -145,6 +145,7 @@ class Model:
         accumulation: int = OptimConfig.accumulation,
         vocabulary: Vocabulary | None = None,
         flows: bool = False,
+        trained: Trained = None,
     ) -> TrainingStep:
         """Compiles forward and backward for micro-batches of `batch` x `seq` tokens.
 
@@ -153,8 +154,9 @@ class Model:
         accumulation: micro-steps per update, by which `auto` weighs compiling; where the
         device refuses what it chose, the next best is tried, with a warning. vocabulary: train
         over these ids only (nn/vocabulary.py). flows: for updates of one micro-step without
-        clipping, gradients that are never stored (runtime/flow.py). Raises ValueError naming the
-        limit where the device cannot hold the plan.
+        clipping, gradients that are never stored (runtime/flow.py). trained: names of the
+        parameters that change, None for all. Raises ValueError naming the limit where the device
+        cannot hold the plan.
         """
         whole("step", "batch", batch, 1)
         if whole("step", "seq", seq, 1) % ROW_MULTIPLE or seq > self.config.max_seq_len:
@@ -163,12 +165,12 @@ class Model:
             refuse("step", "seq", seq, what, hint)
         whole("step", "accumulation", accumulation, 1)
         on = opened(device)
-        specs, _ = candidates(plan, self.config, on, batch, seq, accumulation)
+        specs, _ = candidates(plan, self.config, on, batch, seq, accumulation, trained)
         _, step = first_taken(
             specs,
             lambda spec: TrainingStep(
-                self.config, self.params, on, batch, seq, find_plan(spec),
-                swap_at, load, vocabulary, flows,
+                self.config, self.params, on, batch, seq,
+                replace(find_plan(spec), trained=trained), swap_at, load, vocabulary, flows,
             ),
         )  # fmt: skip
         return step

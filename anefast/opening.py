@@ -25,6 +25,7 @@ from anefast.config import (
 from anefast.data import TokenData, open_data
 from anefast.errors import shown
 from anefast.formats import open_source
+from anefast.nn import Trained, matching
 from anefast.run_state import Say
 from anefast.telemetry import read_config
 from anefast.tokenizer import Tokenizer, open_tokenizer
@@ -206,10 +207,16 @@ def plans_of(config: TrainConfig, model: Model, device: Device, say: Say) -> lis
     from anefast.runtime.auto import candidates
 
     c, n = config.data, config.optim.accumulation
-    plans, why = candidates(config.plan, model.config, device, c.batch, c.seq_len, n)
+    trained = trained_of(config, model)
+    plans, why = candidates(config.plan, model.config, device, c.batch, c.seq_len, n, trained)
     if why:
         say(f"plan {config.plan} -> {plans[0]}: {why}")
     return plans
+
+
+def trained_of(config: TrainConfig, model: Model) -> Trained:
+    """The names of the parameters that change, None for all. ConfigError."""
+    return matching(config.train, model.params, "train") if config.train else None
 
 
 def vocabulary_of(

@@ -19,6 +19,7 @@ from anefast.config import ConfigError, TrainConfig
 from anefast.errors import shown
 from anefast.fuse.choose import Candidate, Choice, choose
 from anefast.fuse.cost import Cost, Memory, modelled
+from anefast.fuse.count import Counter
 from anefast.fuse.legal import HOST, MAX_COMPILES, Target, target_of
 from anefast.fuse.plan import is_auto
 from anefast.fuse.rates import assumptions
@@ -78,10 +79,8 @@ def report(asked: PlanCommand) -> list[str]:
         device = Device(asked.device)
         target, rates = target_of(device), calibrate(device)
     accumulation = config.optim.accumulation
-    choice = choose(
-        config.model, config.data.batch, config.data.seq_len, accumulation, target, rates,
-        asked.plan, asked.max_compiles,
-    )  # fmt: skip
+    counter = Counter(config.model, config.data.batch, config.data.seq_len)
+    choice = choose(counter, accumulation, target, rates, asked.plan, asked.max_compiles)
     return [
         *heading(asked.model, config, choice, target),
         "",

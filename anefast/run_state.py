@@ -122,7 +122,7 @@ class RunState:
     ) -> None:
         self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
         self.say = say
-        self.optimizer = AdamW(step.params, config.optim)
+        self.optimizer = AdamW(step.trained, config.optim)
         self.scale = LossScale(config.loss_scale)
         self.progress = Progress(fingerprint=data.fingerprint)
         self.overflows = 0  # in a row
@@ -247,10 +247,10 @@ class RunState:
             self.model.params[name][...] = value
         self._take(self.step.params, self.model.params)
         groups = self._optimizer_groups(with_grads=p.micro > 0)
-        expected = {f"{g}.{name}": shape for g in groups for name, shape in shapes.items()}
+        expected = {f"{g}.{n}": shapes[n] for g, arrays in groups.items() for n in arrays}
         read = checkpoint.read_tensors(folder / checkpoint.OPTIM, expected)
         for g, arrays in groups.items():
-            self._take(arrays, {name: read[f"{g}.{name}"] for name in shapes})
+            self._take(arrays, {name: read[f"{g}.{name}"] for name in arrays})
         self.step.update_weights()
         self._find_best(p)
         self.progress = p

@@ -43,6 +43,7 @@ from anefast.opening import (
     check_prompt,
     open_run,
     plans_of,
+    trained_of,
     vocabulary_of,
     with_device,
     with_stream,
@@ -211,7 +212,7 @@ def _step(
         return model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=plan,
             swap_at=_swap_at(asked), load=load, vocabulary=model.vocabulary,
-            flows=config.optim.flows,
+            flows=config.optim.flows, trained=trained_of(config, model),
         )  # fmt: skip
 
     return first_taken(plans, make)

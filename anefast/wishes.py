@@ -61,7 +61,7 @@ LAWS: dict[str, Law] = {
     ),
     **dict.fromkeys(
         (
-            "preset", "seed", "swap_after", "out", "init",
+            "preset", "seed", "swap_after", "out", "init", "train",
             "data.source", "data.seq_len", "data.batch", "data.val_fraction", "data.order",
             "data.compact_vocab", "data.collapse_spaces", "data.seed",
             "optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay",

@@ -44,7 +44,7 @@ class BigramHealth:
 
 class BigramStep:
     def __init__(self, params, poison=()):
-        self.params = params
+        self.params = self.trained = params
         self.grads = {n: np.zeros_like(p) for n, p in params.items()}
         self.flow = None
         self.device, self.vocabulary = DEVICE, None

@@ -268,7 +268,7 @@ def test_chips_are_found_by_name_and_by_description():
 def test_auto_is_the_cheapest_legal_plan_and_repeats():
     config = TrainConfig.from_preset("stories15m").model
     chip = target("m4")
-    choices = [choose(config, 1, 256, 32, chip, modelled(chip.chip)) for _ in range(2)]
+    choices = [choose(Counter(config, 1, 256), 32, chip, modelled(chip.chip)) for _ in range(2)]
     assert choices[0].spec == choices[1].spec
     best = min(c.cost.per_micro_step(32) for c in choices[0].candidates if c.cost and not c.caution)
     assert choices[0].winner.cost.per_micro_step(32) <= 1.03 * best

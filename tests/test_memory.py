@@ -21,6 +21,7 @@ from anefast.chips import find_chip
 from anefast.config import ModelConfig
 from anefast.fuse.choose import choose
 from anefast.fuse.cost import WORTHWHILE, modelled
+from anefast.fuse.count import Counter
 from anefast.fuse.legal import HOST
 from anefast.nn import MASKED, causal_mask
 from tests.host_programs import Name, Text
@@ -110,7 +111,7 @@ def test_auto_keeps_no_probabilities(seq):
     config = ModelConfig(dim=64, n_layers=2, n_heads=4, vocab_size=64, max_seq_len=seq)
     free = {"dispatch": 0.0, "product": 0.0, "port_bytes": math.inf}  # only flops cost anything
     rates = replace(modelled(find_chip("m1-pro")), flops=1e9, **free)
-    found = choose(config, 1, seq, 1, HOST, rates)
+    found = choose(Counter(config, 1, seq), 1, HOST, rates)
     costs = {c.spec: c.cost for c in found.candidates if c.cost}
     assert costs["unfused"].count.probs_bytes == 2 * 4 * seq * seq * 2  # layers, heads
     assert costs["unfused"].step * WORTHWHILE < costs[found.spec].step

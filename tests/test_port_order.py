@@ -100,7 +100,7 @@ def test_a_chip_nobody_looked_at_gets_the_fewest_ports(name: str) -> None:
     config, chip = ModelConfig(**preset_settings("stories15m")["model"]), find_chip(name)
 
     def chosen(target: Target) -> tuple[str, int, list[str]]:
-        choice = choose(config, 1, 256, 100, target, modelled(chip))
+        choice = choose(Counter(config, 1, 256), 100, target, modelled(chip))
         assert choice.winner.cost is not None
         programs = choice.winner.cost.count.programs
         ports = [len(side) for p in programs for side in (p.lowered.inputs, p.lowered.outputs)]

@@ -56,6 +56,7 @@ TABLE = {
     "out": ("elsewhere", YES, SAME),
     "resume": (None, None, None),  # the way itself
     "init": (None, None, None),  # the way itself
+    "train": ("layers.0.*", YES, SAME),
     "prompt": ("Once", YES, YES),
     "sample_tokens": (7, YES, YES),
     "timeline": (False, YES, YES),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anefast.config import ModelConfig
 from anefast.fuse.cost import Cost, Rates, fastest
 from anefast.fuse.count import Counter
 from anefast.fuse.legal import MAX_COMPILES, Target, Violation, caution, check, crowded, most_ports
@@ -132,9 +131,7 @@ def candidate_specs(layers: int, target: Target, words: str = "") -> list[str]:
 
 
 def choose(
-    config: ModelConfig,
-    batch: int,
-    seq: int,
+    counter: Counter,
     accumulation: int,
     target: Target,
     rates: Rates,
@@ -146,8 +143,7 @@ def choose(
 
     Raises ValueError naming a limit where no candidate is legal.
     """
-    counter = Counter(config, batch, seq)
-    specs = candidate_specs(config.n_layers, target, spec.partition(",")[2])
+    specs = candidate_specs(counter.config.n_layers, target, spec.partition(",")[2])
     candidates = tuple(weigh(s, counter, target, rates, max_compiles) for s in specs)
     legal = [c for c in candidates if c.cost is not None]
     if not legal:

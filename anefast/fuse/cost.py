@@ -91,7 +91,7 @@ class Cost:
     @cached_property
     def compile(self) -> float:
         """All programs that an update makes stale."""
-        return sum(self.rates.compile(p) for p in self.count.programs if p.parameters)
+        return sum(self.rates.compile(p) for p in self.count.programs if p.changes)
 
     @property
     def stage(self) -> float:
@@ -115,11 +115,11 @@ class Cost:
     @cached_property
     def memory(self) -> Memory:
         count = self.count
-        numbers = FLOAT * count.parameter_count
-        stale = sum(p.weight_bytes for p in count.programs if p.parameters)
+        numbers = FLOAT * count.trained_count
+        stale = sum(p.weight_bytes for p in count.programs if p.changes)
         behind = count.plan.compile == "async"  # two sets, and all weight files of the next one
         return Memory(
-            weights=numbers,
+            weights=FLOAT * count.parameter_count,
             gradients=numbers,
             moments=2 * numbers,
             taps=count.tap_bytes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from anefast import _C
@@ -23,7 +23,7 @@ from anefast.fuse.recompute import recompute
 from anefast.fuse.timing import Product
 from anefast.ir import Graph, Program, Tensor, baked
 from anefast.mil import emit
-from anefast.nn import count_params, training_graph
+from anefast.nn import Trained, count_params, shapes, training_graph, trains
 
 HALF = 2  # bytes of an fp16 number
 VIEWS = ("reshape", "expand_dims", "squeeze")  # results that are their operand's bytes
@@ -37,7 +37,8 @@ class ProgramCount:
     name: str
     lowered: Lowered = field(repr=False)
     operations: int  # statements of the MIL function that are no constants
-    parameters: int  # baked; 0 means it is compiled once and for all
+    parameters: int  # baked
+    changes: bool  # whether some of them change; else it is compiled once and for all
     weight_bytes: int  # its weight file, constants included
     products: tuple[Product, ...]  # convolutions and matmuls; a multiply-add is two flops
     value_bytes: int  # results of all operations, views left out
@@ -108,7 +109,7 @@ class StepCount:
     @property
     def compiles_per_update(self) -> int:
         """Programs with baked weights; the others are compiled once, at the start."""
-        return sum(p.parameters > 0 for p in self.programs)
+        return sum(p.changes for p in self.programs)
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -139,25 +140,35 @@ class StepCount:
         """Numbers in the model, embedding included."""
         return count_params(self.config)
 
+    @cached_property
+    def trained_count(self) -> int:
+        """Numbers that have a gradient."""
+        every = shapes(self.config).items()
+        return sum(math.prod(shape) for n, shape in every if trains(self.plan.trained, n))
+
     @property
     def head_flops(self) -> int:
-        """Classifier on the CPU: logits, and both of their derivatives."""
-        return 3 * 2 * self.config.vocab_size * self.config.dim * self.batch * self.seq
+        """Classifier on the CPU: logits and their derivatives, one of them if it is frozen."""
+        table = "tok_embeddings" if self.config.tied else "output"
+        products = 2 + trains(self.plan.trained, table)
+        return products * 2 * self.config.vocab_size * self.config.dim * self.batch * self.seq
 
 
 class Counter:
     """Counts plans of one model, batch and length; graphs and cuts are made once.
 
-    Raises ValueError from `count` where `lower` refuses the plan.
+    trained: names of the parameters that change, None for all. Raises ValueError from `count` where
+    `lower` refuses the plan.
     """
 
-    def __init__(self, config: ModelConfig, batch: int, seq: int) -> None:
-        self.config, self.batch, self.seq = config, batch, seq
+    def __init__(self, config: ModelConfig, batch: int, seq: int, trained: Trained = None) -> None:
+        self.config, self.batch, self.seq, self.trained = config, batch, seq, trained
         self._graphs: dict[str, Graph] = {}
         self._cuts: dict[tuple[object, ...], Schedule] = {}
         self._scratch: dict[str, int] = {}
 
     def count(self, plan: Plan) -> StepCount:
+        plan = replace(plan, trained=self.trained)
         schedule = self.schedule(plan)
         lowered = [lower(p, plan) for p in schedule.programs]
         held = surfaces(lowered)
@@ -185,7 +196,7 @@ class Counter:
         if key not in self._cuts:
             if plan.rope not in self._graphs:
                 self._graphs[plan.rope] = training_graph(
-                    self.config, self.batch, self.seq, plan.rope
+                    self.config, self.batch, self.seq, plan.rope, self.trained
                 )
             self._cuts[key] = cut(recompute(self._graphs[plan.rope], plan), plan.key)
         return self._cuts[key]
@@ -201,6 +212,7 @@ def count_program(lowered: Lowered, known: dict[str, int]) -> ProgramCount:
         lowered,
         operations=len(ops),
         parameters=parameters,
+        changes=lowered.changes,
         weight_bytes=file,
         products=tuple(product(t) for t in ops if t.op in PRODUCTS),
         value_bytes=sum(nbytes(t) for t in ops if t.op not in VIEWS),

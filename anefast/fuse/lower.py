@@ -16,6 +16,7 @@ from anefast import ir
 from anefast.fuse.cut import Schedule
 from anefast.fuse.plan import Plan
 from anefast.ir import Program, Tensor, rebuild
+from anefast.nn.trained import trains
 
 Shape = tuple[int, ...]
 
@@ -44,11 +45,13 @@ class Port:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A program ready to be written as MIL, and what its ports hold."""
+    """A program ready to be written as MIL, and what its ports hold. changes: whether it bakes a
+    weight that training changes, so that an update means another program."""
 
     program: Program
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    changes: bool = False
 
 
 def lower(program: Program, plan: Plan) -> Lowered:
@@ -58,11 +61,13 @@ def lower(program: Program, plan: Plan) -> Lowered:
     """
     max_axis = plan.max_axis
     parameters = [t for t in program.nodes if t.op == "parameter"]
+    by_place: dict[str, list[Tensor]] = {"const": [], "packed": [], "params": []}
+    for t in parameters:
+        by_place[plan.place(str(t.name))].append(t)
     held_in = activation_ports([t for _, t in program.inputs], plan, max_axis)
-    if parameters and plan.weights == "packed":
-        held_in = with_weights(held_in, parameters, max_axis)
-    elif parameters and plan.weights == "params":
-        held_in = [parameter_port(t) for t in parameters] + held_in
+    if by_place["packed"]:
+        held_in = with_weights(held_in, by_place["packed"], max_axis)
+    held_in = [parameter_port(t) for t in by_place["params"]] + held_in
     inputs = named(sorted(held_in, key=nbytes), "a")
     held_out = activation_ports([t for _, t in program.outputs], plan, max_axis)
     outputs = named(sorted(held_out, key=nbytes, reverse=True), "z")
@@ -81,7 +86,8 @@ def lower(program: Program, plan: Plan) -> Lowered:
         [(port.name, feed) for port, feed in zip(inputs, feeds, strict=True)],
         [(port.name, t) for port, t in zip(outputs, results, strict=True)],
     )
-    return Lowered(lowered, tuple(inputs), tuple(outputs))
+    changes = any(trains(plan.trained, str(t.name)) for t in by_place["const"])
+    return Lowered(lowered, tuple(inputs), tuple(outputs), changes)
 
 
 def lower_all(schedule: Schedule, plan: Plan) -> list[Lowered]:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from anefast.checks import instance, need_choice, whole
 from anefast.ir import RopeForm, Tensor
+from anefast.nn.trained import Trained, trains
 
 AUTO = "auto"
 Depth = int | Literal["half", "all"]  # layers per program
@@ -47,13 +48,15 @@ class Plan:
         program, values side by side on the channel axis. `padded` is packed without the concat
         that one report says is refused: outputs are padded to their places and added.
     rope: how rotary embedding is written (ir/ops/rope.py): `slices`, `axis3` or `conv`.
-    weights: `const` are baked and compiled again after every update; `packed` ride in the input
-        surface beside the activations; `params` are inputs of their own.
+    weights: of weights that change: `const` are baked and compiled again after every update;
+        `packed` ride in the input surface beside the activations; `params` are inputs of their own.
+        See `place`.
     compile: `sync` waits for new programs; `async` trains on with the last weights meanwhile, at
         most one update stale.
     max_axis: the longest axis of a port that the target takes: 16384 up to M3, 65536 from M4.
     surfaces: `exact`, each as large as its port, or `equal`, all of a side of a program as large as
         the largest. The device does so by itself; here it is for what memory comes to.
+    trained: names of the weights that change, None for all.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Plan:
     dialect: Literal["ios18", "ios16"] = "ios18"
     max_axis: int = 65536
     surfaces: Literal["exact", "equal"] = "exact"
+    trained: Trained = None
 
     def __post_init__(self) -> None:
         for name in ("forward", "backward"):
@@ -76,6 +80,10 @@ class Plan:
         for name in ("reads", "ports", "weights", "compile"):
             choices = tuple(w[name] for w in WORDS.values() if name in w)
             need_choice(name, getattr(self, name), choices, "plan")
+
+    def place(self, parameter: str) -> Literal["const", "packed", "params"]:
+        """Where this weight is: baked for good if it is frozen, else as `weights` says."""
+        return self.weights if trains(self.trained, parameter) else "const"
 
     def key(self, node: Tensor) -> str:
         """The name of the program that `node` runs in, such as `backward.layers.4-7`."""

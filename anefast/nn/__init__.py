@@ -12,6 +12,7 @@ from anefast.nn.graphs import (
 )
 from anefast.nn.layers import MASKED, causal_mask, rope_frequencies, rope_rows
 from anefast.nn.params import Params, classifier, count_params, init_params, shapes, zeros_like
+from anefast.nn.trained import Trained, matching, trains
 from anefast.nn.vocabulary import Vocabulary
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "GRAD",
     "MASKED",
     "Params",
+    "Trained",
     "Vocabulary",
     "causal_mask",
     "classifier",
@@ -30,11 +32,13 @@ __all__ = [
     "forward_graph",
     "init_ffn",
     "init_params",
+    "matching",
     "rope_frequencies",
     "rope_rows",
     "rotated_heads",
     "shapes",
     "training_graph",
+    "trains",
     "trunk",
     "zeros_like",
 ]

@@ -11,6 +11,7 @@ from anefast import ir
 from anefast.config import ModelConfig
 from anefast.nn.families import family_of
 from anefast.nn.layers import Past
+from anefast.nn.trained import Trained, trains
 
 GRAD = "grad."  # prefix of the outputs that are weight gradients
 
@@ -67,19 +68,33 @@ def rotated_heads(config: ModelConfig) -> tuple[int, ...]:
     return tuple(dict.fromkeys((config.n_heads, config.n_kv_heads)))
 
 
+def embedded(config: ModelConfig) -> list[str]:
+    """The tables whose rows are `x`: of tokens, and of positions where those are learned."""
+    return list(filter(None, ["tok_embeddings", family_of(config).positions]))
+
+
 def training_graph(
-    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
+    config: ModelConfig,
+    batch: int,
+    seq: int,
+    rope: ir.RopeForm = "slices",
+    trained: Trained = None,
 ) -> ir.Graph:
     """Training: inputs `x`, `dh`; outputs `h`, `dx` and `grad.NAME` for each trunk parameter.
 
     `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`. Where the stream is
-    scaled, `h` is, so that `dh` is larger by as much; `x` is not.
+    scaled, `h` is, so that `dh` is larger by as much; `x` is not. Of parameters, those that are
+    `trained` have gradients; without one of a table that is embedded, `dx` is left out, and
+    backward ends at the lowest layer that has one.
     """
     shape = (batch, config.dim, 1, seq)
     x, dh = ir.input("x", shape), ir.input("dh", shape)
     h = trunk(x, config)
-    parameters = ir.Graph([x], {"h": h}).parameters
-    dx, *grads = ir.gradients([h], [dh], [x, *parameters])
-    outputs = {"h": h, "dx": dx}
-    outputs |= {GRAD + str(p.name): g for p, g in zip(parameters, grads, strict=True)}
+    wrt = {GRAD + str(p.name): p for p in ir.Graph([x], {"h": h}).parameters}
+    if trained is not None:
+        wrt = {name: p for name, p in wrt.items() if p.name in trained}
+    if any(trains(trained, table) for table in embedded(config)):
+        wrt = {"dx": x, **wrt}
+    grads = ir.gradients([h], [dh], list(wrt.values()))
+    outputs = {"h": h, **dict(zip(wrt, grads, strict=True))}
     return ir.simplify(ir.with_rope(ir.Graph([x, dh], outputs), rope))

@@ -9,8 +9,10 @@ from __future__ import annotations
 from anefast.checks import instance
 from anefast.config import ModelConfig
 from anefast.fuse.choose import choose
+from anefast.fuse.count import Counter
 from anefast.fuse.legal import target_of
 from anefast.fuse.plan import is_auto
+from anefast.nn import Trained
 from anefast.runtime.calibrate import calibrate
 from anefast.runtime.device import Device
 
@@ -28,11 +30,21 @@ def resolve(
 
 
 def candidates(
-    spec: str, config: ModelConfig, device: Device, batch: int, seq: int, accumulation: int
+    spec: str,
+    config: ModelConfig,
+    device: Device,
+    batch: int,
+    seq: int,
+    accumulation: int,
+    trained: Trained = None,
 ) -> tuple[list[str], str]:
-    """As `resolve`, with the specs to fall back to behind the first where a compile is refused."""
+    """As `resolve`, with the specs to fall back to behind the first where a compile is refused.
+
+    trained: names of the parameters that change, None for all.
+    """
     instance("plan", "plan", spec, str, "'auto' or 'all', for example")
     if not is_auto(spec):
         return [spec], ""
-    choice = choose(config, batch, seq, accumulation, target_of(device), calibrate(device), spec)
+    counter = Counter(config, batch, seq, trained)
+    choice = choose(counter, accumulation, target_of(device), calibrate(device), spec)
     return [choice.spec, *choice.fallbacks], choice.reason()

@@ -20,16 +20,19 @@ class Kernel:
 
     The MIL text is written once and compiled again with other weights, which is how a baked weight
     changes. A program without weights is compiled once and shared with the kernels of equal text.
-    Training leaves when to compile to compiler.py; `load` is for everybody else.
+    Training leaves when to compile to compiler.py; `load` is for everybody else. frozen: whether
+    none of the weights in it ever changes; then it is compiled once too.
     """
 
-    def __init__(self, device: Device, program: Program, dialect: str) -> None:
+    def __init__(
+        self, device: Device, program: Program, dialect: str, frozen: bool = False
+    ) -> None:
         mil.rules.check(program)
         self.device, self.program, self.name = device, program, program.name
         self.dialect = dialect
         self.text, self._layout = mil.emit(program, dialect)
-        # Whether the program holds parameters, so that an update means another program.
-        self.baked = bool(self._layout.parameters)
+        # Whether the program holds weights that change, so that an update means another program.
+        self.baked = bool(self._layout.parameters) and not frozen
         self._lease: Lease | None = None
         self._revived = -math.inf  # when the device had lost it last
         self._span = (_C.spans_label(self.name), *work(program))

@@ -102,7 +102,7 @@ class Sequence:
         scattered: list[tuple[Region, Surface]] = []
         inputs = [self._port(port, gathered) for port in lowered.inputs]
         outputs = [self._port(port, scattered) for port in lowered.outputs]
-        kernel = Kernel(self._device, lowered.program, dialect)
+        kernel = Kernel(self._device, lowered.program, dialect, frozen=not lowered.changes)
         if debug.level() >= 3:
             debug.say("\n".join(placement(lowered)))
         made = [region.value for port in lowered.outputs for region in port.regions]

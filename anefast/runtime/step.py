@@ -30,6 +30,7 @@ from anefast.nn import (
     classifier,
     family_of,
     training_graph,
+    trains,
     zeros_like,
 )
 from anefast.runtime.compiler import CompileService
@@ -50,7 +51,8 @@ Job = Callable[[bool], None]  # queues a sum of a gradient: anew, or onto what i
 class TrainingStep:
     """The compiled step of one model for micro-batches of `batch` sequences of `seq` tokens.
 
-    `shape` is (batch, seq). `params` and `grads` are fp32 arrays by name. `grads` accumulate over
+    `shape` is (batch, seq). `params` and `grads` are fp32 arrays by name. `trained` are those of
+    `params` that `plan.trained` names; only they have gradients. `grads` accumulate over
     micro-steps, from `begin_update` to the next; they are gradients of loss_scale x the SUM of
     token losses. Under a plan that compiles `async`, changed weights reach the device `swap_at`
     micro-steps after an update (None: when ready; see compiler.py). Without `load` nothing is
@@ -87,7 +89,7 @@ class TrainingStep:
         self.shape = (batch, seq)
         target = target_of(device)
         self.plan = plan = target.fitted(plan)
-        graph = recompute(training_graph(config, batch, seq, plan.rope), plan)
+        graph = recompute(training_graph(config, batch, seq, plan.rope, plan.trained), plan)
         schedule = cut(graph, plan.key)
         programs = lower_all(schedule, plan)
         refuse(programs, plan, target)
@@ -101,8 +103,10 @@ class TrainingStep:
         self._forward = [i for i, name in enumerate(names) if name.startswith("forward.")]
         self._backward = [i for i, name in enumerate(names) if name.startswith("backward.")]
         surface = self.sequence.surfaces
-        self._x, self._dh = (surface[t] for t in graph.inputs)
-        self._h, self._dx = surface[graph.outputs["h"]], surface[graph.outputs["dx"]]
+        x, dh = graph.inputs
+        self._x, self._h = surface[x], surface[graph.outputs["h"]]
+        self._dh = surface.get(dh) or device.surface(dh.shape)  # nobody reads it: no backward
+        self._dx = surface[graph.outputs["dx"]] if "dx" in graph.outputs else None
         owner = {t: name.removeprefix(GRAD) for name, g in graph.outputs.items() for t in terms(g)}
         jobs = [[(owner[n], n) for n in nodes] for nodes in schedule.cpu_nodes]
         taps = {
@@ -112,10 +116,12 @@ class TrainingStep:
         }
         self._head = classifier(params)
         rows = len(params[self._head])
-        head = self._head if flows and head_flows(batch * seq, rows) else None
+        self.trained = {n: p for n, p in params.items() if trains(plan.trained, n)}
+        flows_too = flows and self._head in self.trained and head_flows(batch * seq, rows)
+        head = self._head if flows_too else None
         self.flow = Flow(params, taps, head, batch, seq) if flows else None
         flowing = self.flow.names if self.flow else []
-        self.grads: Params = zeros_like({n: p for n, p in params.items() if n not in flowing})
+        self.grads: Params = zeros_like({n: p for n, p in self.trained.items() if n not in flowing})
         self._queue = _C.Queue()
         self._jobs = [
             [(name, self._job(name, node)) for name, node in of_program if name not in flowing]
@@ -165,12 +171,13 @@ class TrainingStep:
         began = time.perf_counter()
         self._run_forward(x)
         self.pace.add(time.perf_counter() - began)
-        fresh, bias = "norm" in self._old, self.family.norm_bias
+        bias = self.family.norm_bias
+        fresh = not self._old.isdisjoint(("norm", bias, head))
         with self._h.read() as h, self._dh.write() as dh:
             overflowed = not self._told and not self.watched and _C.half_overflows(h)
             loss, tokens = _C.head_loss_grad(
                 h, params["norm"], params[head], y, self.config.stream_eps, loss_scale,
-                self._nll, dh, grads["norm"], self._dweight(head), fresh,
+                self._nll, dh, grads.get("norm"), self._dweight(head), fresh,
                 params.get(bias), grads.get(bias),
             )  # fmt: skip
         if overflowed:
@@ -255,22 +262,26 @@ class TrainingStep:
         finding = self.health.overflow(self.params)
         self.say(f"[step] {advice(finding, before, stream_scale(self.config, self.params, x[0]))}")
 
-    def _dweight(self, head: str) -> npt.NDArray[np.float32] | _C.Flow:
-        """Where the classifier's gradient goes."""
-        if head in self.grads:
-            return self.grads[head]
+    def _dweight(self, head: str) -> npt.NDArray[np.float32] | _C.Flow | None:
+        """Where the classifier's gradient goes; None: it is frozen."""
+        if head not in self.trained or head in self.grads:
+            return self.grads.get(head)
         assert self.flow is not None
         return self.flow.native
 
     def _embed_grad(self, x: Tokens) -> None:
         """The embedding's gradient, on top of the classifier's where they are one matrix, and that
         of learned positions."""
+        if self._dx is None:
+            return
         if (dpositions := self._positions(self.grads)) is not None:
             if self._is_old(self.family.positions):
                 self.grads[self.family.positions].fill(0)
             with self._dx.read() as dx:
                 _C.positions_grad(dx, dpositions)
         name = "tok_embeddings"
+        if name not in self.trained:
+            return
         if name not in self.grads:
             assert self.flow is not None
             return self.flow.native.embed(x, self._dx.native)

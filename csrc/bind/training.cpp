@@ -93,25 +93,27 @@ py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::
 // run(targets, nll, dh, dnorm, dbias) computes, without the GIL.
 template <class Run>
 py::tuple head_grad(const Head &head, const py::array &targets, const py::array &nll, const py::array &dh,
-                    const py::array &dnorm, const Maybe &dbias, const Run &run) {
+                    const Maybe &dnorm, const Maybe &dbias, const Run &run) {
     span::Span timed(span::Component::CROSS_ENTROPY);
     const char *where = "head_loss_grad";
     const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
     auto *n = elements_of<float>(nll, where, "nll", "float32", {head.batch, head.seq}, Access::write);
     auto *d = elements_of<uint16_t>(dh, where, "dh", "float16", {head.batch, head.channels, 1, head.seq}, Access::write);
-    auto *dn = elements_of<float>(dnorm, where, "dnorm", "float32", {head.channels}, Access::write);
-    if (dbias.has_value() != (head.bias != nullptr))
-        throw py::value_error("[head_loss_grad] expected bias and dbias, or neither.");
+    auto *dn = dnorm ? elements_of<float>(*dnorm, where, "dnorm", "float32", {head.channels}, Access::write) : nullptr;
+    if (dbias && !head.bias)
+        throw py::value_error("[head_loss_grad] expected no dbias of a norm without bias.");
     auto *db = dbias ? elements_of<float>(*dbias, where, "dbias", "float32", {head.channels}, Access::write) : nullptr;
     return loss_tuple(where, computing(where, [&] { return run(t, n, d, dn, db); }), head);
 }
 
 py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const py::array &weight,
                                 const py::array &targets, double epsilon, float scale, const py::array &nll,
-                                const py::array &dh, const py::array &dnorm, const py::array &dweight, bool fresh,
+                                const py::array &dh, const Maybe &dnorm, const Maybe &dweight, bool fresh,
                                 const Maybe &bias, const Maybe &dbias) {
     const Head head = head_of("head_loss_grad", h, norm, weight, epsilon, bias);
-    auto *dw = elements_of<float>(dweight, "head_loss_grad", "dweight", "float32", {head.vocab, head.channels}, Access::write);
+    const char *where = "head_loss_grad";
+    auto *dw = dweight ? elements_of<float>(*dweight, where, "dweight", "float32", {head.vocab, head.channels}, Access::write)
+                       : nullptr;
     return head_grad(head, targets, nll, dh, dnorm, dbias, [&](const int32_t *t, float *n, uint16_t *d, float *dn, float *db) {
         return head_loss_grad(head, t, scale, n, d, dn, db, dw, fresh);
     });
@@ -119,7 +121,7 @@ py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const
 
 py::tuple head_loss_grad_flowing(const py::array &h, const py::array &norm, const py::array &weight,
                                  const py::array &targets, double epsilon, float scale, const py::array &nll,
-                                 const py::array &dh, const py::array &dnorm, Flow &dweight, bool fresh,
+                                 const py::array &dh, const Maybe &dnorm, Flow &dweight, bool fresh,
                                  const Maybe &bias, const Maybe &dbias) {
     const Head head = head_of("head_loss_grad", h, norm, weight, epsilon, bias);
     if (head.batch * head.seq > HEAD_TOKENS)
@@ -161,7 +163,8 @@ void init_training(py::module_ &m) {
     m.def("head_loss_grad", &head_loss_grad_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"),
           arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
           arg("fresh") = false, arg("bias") = none, arg("dbias") = none,
-          "head_loss with gradients of scale * sum: dh is written, dnorm and dweight are added to or, if fresh, written.");
+          "head_loss with gradients of scale * sum: dh is written, dnorm and dweight are added to or, if fresh, written; "
+          "None: it is frozen.");
     m.def("head_loss_grad", &head_loss_grad_flowing, arg("h"), arg("norm"), arg("weight"), arg("targets"),
           arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
           arg("fresh") = false, arg("bias") = none, arg("dbias") = none,

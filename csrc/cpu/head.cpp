@@ -9,7 +9,8 @@
 //   3) dlogits, dW += dlogits xn^T, dxn += W^T dlogits, where neighbouring chunks (a slab) share one dxn;
 //   4) the slabs' dxn are added up in order, and the norm's gradients follow.
 // Where dW is wanted later and by rows, dlogits and the packed xn outlive the block instead (HeadTaps).
-// That is three products, four where exponentials are made again, and one pass each way over them.
+// That is three products, four where exponentials are made again, and one pass each way over them; one less for a
+// frozen classifier, which has no dW.
 #include "head.h"
 
 #include <algorithm>
@@ -60,14 +61,14 @@ thread_local ChunkMemory chunk_memory;
 // A block of up to HEAD_TOKENS consecutive positions (b * seq + s), and its buffers.
 class Block {
   public:
-    Block(const Head &head, int64_t most, bool with_grad, HeadTaps *taps)
+    Block(const Head &head, int64_t most, bool with_grad, bool with_dweight, HeadTaps *taps)
         : head(head), taps(taps), C(head.channels), V(head.vocab), chunks(ceil_div(V, CHUNK)), room(most),
           slabs(std::min({chunks, SLABS_MOST, std::max<int64_t>(4, SLAB_FLOATS / (C * most))})),
           far(with_grad && V * most > FAR_FLOATS), rstd(most), mean(head.bias ? most : 0),
           picked(most), maxima(chunks * most), sums(chunks * most), xn(block_memory.xn.get(C * most)),
           panels(block_memory.panels.get(b_panels_floats(C, most))),
           transposed_panels(
-              with_grad ? (taps ? taps->xn : block_memory.transposed_panels).get(b_panels_floats(most, C)) : nullptr),
+              with_dweight ? (taps ? taps->xn : block_memory.transposed_panels).get(b_panels_floats(most, C)) : nullptr),
           exps(taps ? taps->dlogits.get(V * most)
                     : with_grad && V * most <= KEPT_FLOATS ? block_memory.exps.get(V * most) : nullptr),
           dxn(with_grad ? block_memory.dxn.get(slabs * C * most) : nullptr) {}
@@ -177,9 +178,10 @@ class Block {
         }
     }
 
-    // Step 3, and the sum of step 4. dxn (C, T) is written, dweight written or added to; not with taps.
+    // Step 3, and the sum of step 4. dxn (C, T) is written, dweight, if it is wanted, written or added to.
     void classifier_grad(const int32_t *targets, float scale, float *dweight, bool adds) {
-        span::Span timed(span::Component::CLASSIFIER, 0, (taps ? 2 : exps ? 4 : 6) * V * T * C);
+        const int64_t products = 1 + (dweight != nullptr) + (exps == nullptr);
+        span::Span timed(span::Component::CLASSIFIER, 0, 2 * products * V * T * C);
         Pool::shared().parallel(slabs, [&](int64_t slab) {
             float *const dlogits = chunk_memory.dlogits.get(b_panels_floats(CHUNK, T));
             const int64_t begin = slab * chunks / slabs, end = (slab + 1) * chunks / slabs;
@@ -192,7 +194,7 @@ class Block {
                 for (int64_t t = 0; t < T; ++t)
                     if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
                         e[row * T + t] -= scale;
-                if (!taps)
+                if (dweight)
                     gemm_panels({rows, C, T, rows_of(e, T), transposed_panels, dweight + v * C, C, adds});
                 pack_b_panels(rows_of(e, T), rows, T, 0, rows, dlogits);
                 gemm_panels({C, T, rows, transposed(head.weight + v * C, C), dlogits, dxn + slab * C * T, T, chunk > begin});
@@ -249,6 +251,8 @@ class Block {
                 });
             }
         });
+        if (!dnorm && !dbias)
+            return;
         Pool::shared().parallel(ceil_div(C, 16), [&](int64_t task) {
             float h[LANES];
             for (int64_t c = task * 16; c < std::min(C, task * 16 + 16); ++c) {
@@ -261,7 +265,8 @@ class Block {
                     for (int64_t i = 0; i < n && dbias; ++i)
                         sum_of_bias += static_cast<double>(dxn[c * T + t + i]);
                 }
-                dnorm[c] = static_cast<float>((adds ? dnorm[c] : 0.0f) + sum);
+                if (dnorm)
+                    dnorm[c] = static_cast<float>((adds ? dnorm[c] : 0.0f) + sum);
                 if (dbias)
                     dbias[c] = static_cast<float>((adds ? dbias[c] : 0.0f) + sum_of_bias);
             }
@@ -331,7 +336,7 @@ HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, 
             loss.bad = t;
     if (loss.bad >= 0 || tokens == 0)
         return loss;
-    Block block(head, most, dh, taps);
+    Block block(head, most, dh, dweight || taps, taps);
     for (int64_t t = 0; t < tokens; t += most) {
         block.take(t, std::min(most, tokens - t));
         block.normalise();

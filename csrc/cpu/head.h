@@ -29,7 +29,8 @@ struct HeadLoss {
 HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll);
 
 // The same, and the gradients of scale * sum: dh (batch, channels, 1, seq) fp16 is written (overflow becomes
-// infinity); dnorm, dbias (channels) and dweight (vocab, channels) fp32 are added to, or, where `fresh`, written.
+// infinity); dnorm, dbias (channels) and dweight (vocab, channels) fp32 are added to, or, where `fresh`, written. Those
+// that are null are not made.
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
                         float *dnorm, float *dbias, float *dweight, bool fresh);
 
