@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 GUIDE = "sbryngelson/ane-guide"
 SEED = "maderix/ANE issue 24 (M1 Pro, macOS 26.2)"
 MADERIX = "maderix/ANE"
+HWX = "joshuaswarren/mil-hwx-compiler (Apple's compiler on an M1 Ultra, macOS 26.6.2)"
 
 
 class Figure(NamedTuple):
@@ -87,9 +88,9 @@ COMMON: dict[str, Switch] = {
     ),
     # What the compiler takes.
     "dtypes": Switch(
-        "fp16+fp32+int8+uint8", "disputed",
+        "fp16+fp32+int8+uint8+bool", "disputed",
         "fp32 with cast runs on M3 to M5 (maderix/ANE, Orion, ironmill), ANEForge refuses it; "
-        "int8 and uint8: ANEForge; bool and int32 are refused by some",
+        f"int8 and uint8: ANEForge; bool: {HWX}, though others see it refused, as they do int32",
         "ANE022",
     ),
     "refuse": Switch(
@@ -108,7 +109,9 @@ COMMON: dict[str, Switch] = {
     "kernel": Switch("15", "agreed", f"{GUIDE} ch. 17: 15 or 16 behind M1", "ANE039"),
     "epsilon": Switch("required", "agreed", "jafreck/ironmill, libane, ANEForge", "ANE030"),
     "after_reduce": Switch(
-        "refuse", "single", "ncdrone/rustane (M4 Max) and, of inputs, imperatormk/ane-train (M1)",
+        "take", "disputed",
+        "refused for ncdrone/rustane (M4 Max) and, of inputs, imperatormk/ane-train (M1); roots of "
+        f"means are taken for h13 and h14 in {HWX}",
         "ANE031",
     ),
     "zero_gain": Switch(
@@ -154,7 +157,7 @@ COMMON: dict[str, Switch] = {
 }  # fmt: skip
 _M1_M2: dict[str, Switch] = {
     "dtypes": Switch(
-        "fp16+int8+uint8", "disputed",
+        "fp16+int8+uint8+bool", "disputed",
         f"fp32 ports fail on M1 and M2 ({MADERIX} pull request 6, M1 Ultra in Espresso issue 18); "
         f"{GUIDE} calls the cast native",
         "ANE020",

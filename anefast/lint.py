@@ -36,6 +36,7 @@ class LintCommand:
     fail_on: Literal["error", "warning", "note", "never"] = "warning"  # Exit code 1 from here on.
     fix: bool = False  # Rewrite files where that is safe, each at once.
     list: bool = False  # Print every rule with its sources.
+    coverage: bool = False  # Print what is known of every form that anefast itself writes.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,12 +46,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(asked: LintCommand) -> None:
     """Lints, prints, and raises Failure where the findings are bad enough."""
-    if asked.list:
-        if asked != LintCommand(list=True):
+    for flag, alone in (("list", LintCommand(list=True)), ("coverage", LintCommand(coverage=True))):
+        if getattr(asked, flag) and asked != alone:
             raise BadInput(
-                "[lint] --list prints every rule and looks at no text. Hint: leave out the rest."
+                f"[lint] --{flag} prints a table and looks at no text. Hint: leave out the rest."
             )
+    if asked.list:
         say(report.listing())
+        return
+    if asked.coverage:
+        from anefast.coverage import report as forms  # emits programs, as a lint need not
+
+        say(*forms())
         return
     target = target_of(asked)
     paths = texts(asked.files)

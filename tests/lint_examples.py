@@ -174,7 +174,7 @@ EXAMPLES: dict[str, Example] = {
     "ANE048": Example(program(ints("k", 1, 1), const("string", "v", '"valid"'), op("avg_pool(x = x, kernel_sizes = k, pad_type = v)")), program(RELU)),
     "ANE049": Example(program(const("tensor<fp16, [8]>", "m", listed(8)), op("batch_norm(x = x, mean = m, variance = m)")), program(RELU)),
     "ANE050": Example(program(op("gelu(x = x)")), program(const("string", "mode", '"EXACT"'), op("gelu(x = x, mode = mode)"))),
-    "ANE051": Example(program(const("int32", "axis", "2"), op("softmax(x = x, axis = axis)")), program(AXIS1, op("softmax(x = x, axis = axis)"))),
+    "ANE051": Example(program(const("int32", "axis", "0"), op("softmax(x = x, axis = axis)")), program(AXIS1, op("softmax(x = x, axis = axis)"))),
     "ANE052": Example(program(AXIS3, op("softmax(x = x, axis = last)", of=X.replace("32", "96")), params=f"{X.replace('32', '96')} x"), program(AXIS3, op("softmax(x = x, axis = last)")), on="m3", os="15.1"),
     "ANE053": Example(program(AXES, KEEP, op("reduce_mean(x = x, axes = axes, keep_dims = keep)", of=SUM)), program(*SUMMED, const("fp16", "n", "0x1p-3"), op("mul(x = s, y = n)", of=SUM)), on="m3", os="15"),
     "ANE054": Example(program(AXIS1, NO, op("concat(values = (x, x), axis = axis, interleave = no)", of="tensor<fp16, [1, 16, 1, 32]>")), program(RELU), on="m4-max", os="15.2"),
@@ -235,6 +235,29 @@ EXAMPLES["ANE097"] = Example(
     on="m4",
 )  # fmt: skip
 EXAMPLES["ANE098"] = Example("\ufeff" + program(RELU), program(RELU))
+ONE = "tensor<fp16, [1, 1, 1, 1]>"
+EXAMPLES["ANE099"] = Example(
+    program(const(ONE, "t", "[fp16(0x1p-1)]"), op("add(x = x, y = t)")), program(const(ONE, "t", "[0x1p-1]"), op("add(x = x, y = t)"))
+)  # fmt: skip
+EXAMPLES["ANE100"] = Example(program(RELU).replace("func main", "func block"), program(RELU))
+EXAMPLES["ANE101"] = Example(program(op("relu(x = x)", "state"), results="state"), program(RELU))
+TALL, BY = "tensor<fp16, [128, 32]>", "transpose_x = no, transpose_y = yes"
+EXAMPLES["ANE102"] = Example(
+    program(NO, YES, weight("tensor<fp16, [32, 8192]>"), op(f"matmul(x = x, y = w, {BY})", of=TALL), params="tensor<fp16, [128, 8192]> x"),
+    program(NO, YES, weight("tensor<fp16, [32, 4096]>"), op(f"matmul(x = x, y = w, {BY})", of=TALL), params="tensor<fp16, [128, 4096]> x"),
+)  # fmt: skip
+EXAMPLES["ANE103"] = Example(
+    program(NO, YES, weight("tensor<fp16, [375, 32]>"), op(f"matmul(x = x, y = w, {BY})", of="tensor<fp16, [32, 375]>"), params="tensor<fp16, [32, 32]> x"),
+    program(NO, YES, weight("tensor<fp16, [384, 32]>"), op(f"matmul(x = x, y = w, {BY})", of="tensor<fp16, [32, 384]>"), params="tensor<fp16, [32, 32]> x"),
+    also={"ANE024"},
+)  # fmt: skip
+PADDED = [ints("p", 16, 16), const("string", "c", '"constant"'), const("fp16", "z", "0")]
+EXAMPLES["ANE104"] = Example(
+    program(*PADDED[:2], op("pad(x = x, pad = p, mode = c)", of=X64)), program(*PADDED, op("pad(x = x, pad = p, mode = c, constant_val = z)", of=X64))
+)  # fmt: skip
+EXAMPLES["ANE105"] = Example(
+    program(const("fp32", "a", "-1"), const("fp32", "b", "1"), op("clip(x = x, alpha = a, beta = b)")), program(const("fp16", "a", "-1"), const("fp16", "b", "1"), op("clip(x = x, alpha = a, beta = b)"))
+)  # fmt: skip
 # Of a set of programs, not of a text: test_lint.py.
 OF_SETS = {"ANE092", "ANE093"}
 

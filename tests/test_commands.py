@@ -101,6 +101,7 @@ COMMANDS = {
             "fail_on": ["hint"],
             "fix": [None],  # without a file
             "list": ANY,
+            "coverage": ANY,
         },
     ),
     ReplayConfig: (
@@ -168,6 +169,7 @@ def refused(capfd, kind, *argv):
 def test_flags_that_leave_each_other_no_effect(capfd):
     assert "--text prints" in refused(capfd, ReportConfig, "run", "--text", "--out", "x")
     assert "--list prints" in refused(capfd, LintCommand, "--list", "--chip", "m1")
+    assert "--coverage prints" in refused(capfd, LintCommand, "--coverage", "--fix")
     assert "both named" in refused(capfd, PlanCommand, "--chip", "m1", "--device", "ane")
     assert "expected no chip" in refused(capfd, GenerateConfig, "x", "--chip=m1", "--device=ane")
 

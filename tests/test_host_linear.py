@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from anefast import _C
+from anefast.chips import find_profile
 
 from .host_programs import In, run_op
 
@@ -131,7 +132,65 @@ def test_linear(host: Any) -> None:
     same_bits(run_op(host, "linear", want, x=In(x), weight=w), want)
 
 
-def test_a_bias_is_refused_as_on_the_device(host: Any) -> None:
-    x, w = normal(1, 8, 1, 32), normal(8, 8, 1, 1)
-    with pytest.raises(_C.CompileError, match="separate add"):
-        run_op(host, "conv", x, x=In(x), weight=w, bias=normal(8), **conv_arguments())
+def biased(a: np.ndarray, b: np.ndarray, bias: np.ndarray, arithmetic: dict[str, bool]) -> Any:
+    """a (m, k) by b (k, n), each row's chain begun by bias (m,) times 1."""
+    a = np.concatenate([bias[:, None], a], 1)
+    b = np.concatenate([np.ones((1, b.shape[1]), b.dtype), b])
+    out = np.empty((a.shape[0], b.shape[1]), np.float16)
+    _C.gemm(a, b, out, reference=True, **arithmetic)
+    return out
+
+
+CHIPS = [("", {}), (find_profile("m4").options, {"fixed": True})]
+
+
+@pytest.mark.parametrize(("options", "arithmetic"), CHIPS)
+def test_a_bias_is_where_the_sum_begins(options: str, arithmetic: dict[str, bool]) -> None:
+    host = _C.Device("host", options)
+    x, w, bias = normal(1, 33, 1, 40, seed=1), normal(24, 33, 1, 1, seed=2), normal(24, seed=9)
+    want = biased(w[:, :, 0, 0], x[0, :, 0, :], bias, arithmetic)[None, :, None, :]
+    got = run_op(host, "conv", want, x=In(x), weight=w, bias=bias, **conv_arguments())
+    same_bits(got, want)
+    if not arithmetic:
+        wide = np.einsum("oc,bchs->bohs", w[:, :, 0, 0].astype(float), x.astype(float))
+        np.testing.assert_allclose(got, wide + bias[:, None, None], rtol=2e-3, atol=2e-3)
+    rows = normal(3, 7, 33, seed=3)
+    want = np.ascontiguousarray(biased(w[:, :, 0, 0], rows.reshape(21, 33).T, bias, arithmetic).T)
+    got = run_op(
+        host, "linear", want.reshape(3, 7, 24), x=In(rows), weight=w[:, :, 0, 0], bias=bias
+    )
+    same_bits(got.reshape(21, 24), want)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_bias_of_a_conv_with_a_window_and_groups(host: Any, groups: int) -> None:
+    x, w, bias = normal(2, 8, 6, 9, seed=3), normal(12, 8 // groups, 3, 3, seed=4), normal(12)
+    parts = []
+    for g in range(groups):
+        columns, oh, ow = unfold(x[:, g * 8 // groups :][:, : 8 // groups], (3, 3), 1, 1, (1,) * 4)
+        of = slice(g * 12 // groups, (g + 1) * 12 // groups)
+        rows = w[of].reshape(12 // groups, -1)
+        parts.append(np.stack([biased(rows, c, bias[of], {}).reshape(-1, oh, ow) for c in columns]))
+    want = np.concatenate(parts, 1)
+    custom = conv_arguments(pad_type="custom", pad=[1] * 4, groups=groups)
+    same_bits(run_op(host, "conv", want, x=In(x), weight=w, bias=bias, **custom), want)
+
+
+T = 2.0
+BIASED = [  # bias, terms, and what M4 and M6 were measured to give
+    (-16384, (16384, 16384), 16384),
+    (32, (32752,), np.inf),
+    (32, (32736,), np.inf),
+    (T**-20, (0,), 0),
+    (T**-17, (0,), T**-16),
+    (T**-17, (T**-17,), T**-15),
+]
+
+
+@pytest.mark.parametrize(("bias", "terms", "wanted"), BIASED)
+def test_published_cases_of_a_bias(bias: float, terms: tuple[float, ...], wanted: float) -> None:
+    host = _C.Device("host", find_profile("m4").options)
+    x = np.array(terms, np.float16).reshape(1, -1, 1, 1)
+    w, b = np.ones((1, x.shape[1], 1, 1), np.float16), np.array([bias], np.float16)
+    got = run_op(host, "conv", x[:, :1], x=In(x), weight=w, bias=b, **conv_arguments())
+    assert got.item() == wanted

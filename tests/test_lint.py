@@ -157,7 +157,7 @@ def run(*argv: str | Path) -> int:
 def test_places_are_exact(tmp_path, capsys):
     path = tmp_path / "model.mil"
     path.write_text(MODERN.replace("groups = gr, ", "bias = W, groups = gr, "))
-    assert run(path, "--format", "json") == 1
+    assert run(path, "--format", "json", "--fail-on", "note") == 1
     found = json.loads(capsys.readouterr().out)["findings"]
     (bias,) = [f for f in found if f["rule"] == "ANE032"]
     line = path.read_text().split("\n")[bias["line"] - 1]
@@ -168,7 +168,7 @@ def test_places_are_exact(tmp_path, capsys):
 def test_exit_codes(tmp_path, capsys):
     clean, bad = tmp_path / "clean.mil", tmp_path / "bad.mil"
     clean.write_text(EXAMPLES["ANE007"].good)
-    bad.write_text(EXAMPLES["ANE007"].bad)  # a warning
+    bad.write_text(EXAMPLES["ANE008"].bad)  # a warning
     assert run(clean, "--chip", "m5") == 0
     assert run(bad, "--chip", "m5") == 1
     assert run(bad, "--chip", "m5", "--fail-on", "error") == 0
@@ -234,7 +234,7 @@ def test_text_shows_the_line(tmp_path, capsys):
 
 def test_fix_rewrites_files(tmp_path, capsys):
     paths = []
-    for id in ("ANE006", "ANE030", "ANE032", "ANE047"):
+    for id in ("ANE006", "ANE030", "ANE008", "ANE047"):
         paths.append(tmp_path / f"{id}.mil")
         paths[-1].write_text(EXAMPLES[id].bad)
     os.chmod(paths[0], 0o640)

@@ -25,7 +25,7 @@ LAYERS = [
         "telemetry",
         "formats",
     },
-    {"summary", "model", "updates", "results"},
+    {"summary", "model", "updates", "results", "coverage"},
     {"cli", "flags", "wishes", "restart", "progress", "signals", "soundness", "forecast"},
     {"run_state"},
     {"trainer", "opening"},

@@ -3,7 +3,8 @@
 A form is a line such as `mul of runtime and runtime =>==` or `concat axis 1`. forms.toml says of
 each that our programs have in which other project's program it was seen to run on a chip, or, where
 it was in none, why ours has it all the same. Nothing of ours has met a chip: a form that nobody had
-is a risk, and a test fails where a new one comes in without a word.
+is a risk, and a test fails where a new one comes in without a word. verdicts.toml says what Apple's
+own compiler took and refused, as far as others have asked it (tests/distil.py makes it).
 
 Whether an operand is an input or was computed is no form: a compiler reads both from memory. The
 dialect is none either, as far as it spells the same types at greater length.
@@ -33,6 +34,7 @@ TOLD = {
 }
 
 
+FLOATS = ("fp16", "fp32")
 MOST = {"inputs": 5, "outputs": 8}  # of programs of one kind that were read of others
 MOST_JOINED = 6
 
@@ -43,6 +45,29 @@ class Seen:
 
     programs: tuple[str, ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What Apple's compiler said of programs with a form: for which targets (h13 is M1, h18 M6) it
+    took how many, or, where it took none, refused them."""
+
+    taken: str = ""
+    refused: str = ""
+    programs: int = 0
+    why: str = ""  # what else was odd about those that were refused
+
+    def __str__(self) -> str:
+        if self.taken:
+            return f"taken, {self.taken}"
+        return f"refused, {self.refused} ({self.why})" if self.refused else "never tried"
+
+
+@functools.cache
+def verdicts() -> dict[str, Verdict]:
+    """Every form that Apple's compiler was asked about. A form that is not there: never tried."""
+    table = read_toml(Path(__file__).with_name("verdicts.toml"))
+    return {form: Verdict(**entry) for form, entry in table.items()}
 
 
 @functools.cache
@@ -79,11 +104,10 @@ def _of_function(function: Function) -> Iterator[str]:
 
 
 def _of_op(op: Op) -> Iterator[str]:
-    yield f"{op.op}({', '.join(sorted(op.arguments))})"
-    for argument in TOLD.get(op.op, ()):
-        value = op.constant(argument)
-        yield f"{op.op} {argument} {_flat(value)}"
     x, y = op.get("x"), op.get("y")
+    yield f"{op.op}({', '.join(_typed(op, name) for name in sorted(op.arguments))})"
+    for argument in TOLD.get(op.op, ()):
+        yield f"{op.op} {argument} {_told(op, argument)}"
     if op.op == "concat" and len(op.arguments["values"].values) > MOST_JOINED:
         yield f"concat of more than {MOST_JOINED}"
     if op.op in BINARY and x and y:
@@ -94,7 +118,8 @@ def _of_op(op: Op) -> Iterator[str]:
             for side in "xy"
         )
         batch = "equal" if x.shape[:-2] == y.shape[:-2] else "other"
-        yield f"matmul of {_kind(x)} and {_kind(y)}, {flags}, batches {batch}"
+        of = f"{_kind(x)} and {_kind(y)} of rank {len(x.shape)}"
+        yield f"matmul of {of}, {flags}, batches {batch}"
     elif op.op == "conv":
         weight = op.get("weight")
         assert weight is not None
@@ -108,6 +133,23 @@ def _of_op(op: Op) -> Iterator[str]:
         yield f"slice_by_size on axis {_flat(axes)} {'behind' if late else 'from'} the beginning"
     elif op.op == "reshape" and x:
         yield f"reshape from rank {len(x.shape)} to rank {len(op.results[0].shape)}"
+
+
+def _typed(op: Op, argument: str) -> str:
+    """The argument's name, and its type where that is another than x's: epsilon:fp32."""
+    value, x = op.get(argument), op.get("x")
+    other = value is not None and x is not None and value.dtype != x.dtype
+    return f"{argument}:{value.dtype}" if other and value and value.dtype in FLOATS else argument
+
+
+def _told(op: Op, argument: str) -> str:
+    """A constant argument; axes as they count from the front, with the rank: 3 of 4."""
+    value, x = op.constant(argument), op.get("x" if "x" in op.arguments else "values")
+    if argument not in ("axis", "axes") or value is None or x is None:
+        return _flat(value)
+    rank = len(x.shape)
+    axes = value if isinstance(value, list) else [value]
+    return f"{_flat([axis % rank for axis in axes])} of {rank}"
 
 
 def _kind(value: Value) -> str:

@@ -5,6 +5,7 @@
 
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
+#include "../half.h"
 #include "blocks.h"
 #include "ops.h"
 
@@ -102,6 +103,24 @@ Step matmul(const Builder &b) {
     return products(b, b.at("x"), b.at("y"), b.at(b.result()), std::move(list));
 }
 
+// A bias is one more term, the first: with it, a row of the side that holds the weights begins, and meets a 1.
+bool biased(const mil::Function &f, const mil::Operation &op) { return f.operand(op, "bias") >= 0; }
+
+void ones(mil::DType dtype, size_t count, uint8_t *to) {
+    if (dtype == mil::DType::fp16) std::fill_n(reinterpret_cast<uint16_t *>(to), count, half_from_float(1));
+    else std::fill_n(reinterpret_cast<float *>(to), count, 1.0f);
+}
+
+// Rows of `row_bytes`, each with its own first element before it; null: with 1.
+void with_first(const uint8_t *from, int64_t rows, size_t row_bytes, const uint8_t *first, mil::DType dtype, uint8_t *to) {
+    const size_t element = mil::bytes_of(dtype);
+    for (int64_t i = 0; i < rows; i++, from += row_bytes, to += element + row_bytes) {
+        if (first) std::memcpy(to, first + static_cast<size_t>(i) * element, element);
+        else ones(dtype, 1, to);
+        std::memcpy(to + element, from, row_bytes);
+    }
+}
+
 Parts matmul_parts(const mil::Function &f, const mil::Operation &op) {
     const mil::Type &z = f.values[op.results[0]].type;
     const int32_t y = f.operand(op, "y");
@@ -116,19 +135,36 @@ Parts matmul_parts(const mil::Function &f, const mil::Operation &op) {
     return p;
 }
 
+// x (m, k) by weight (n, k): with a bias, both have a column more.
+size_t linear_workspace(const mil::Function &f, const mil::Operation &op) {
+    if (!biased(f, op) || f.operand(op, "x") < 0 || f.operand(op, "weight") < 0) return 0;
+    const mil::Type &x = f.values[f.operand(op, "x")].type, &w = f.values[f.operand(op, "weight")].type;
+    if (w.shape.size() != 2 || !w.shape[1]) return 0;
+    const auto k = static_cast<size_t>(w.shape[1]);
+    return x.elements() / k * (k + 1) * mil::bytes_of(x.dtype) + w.elements() / k * (k + 1) * mil::bytes_of(w.dtype);
+}
+
 Step linear(const Builder &b) {
     const mil::Type &x = b.type("x"), &w = b.type("weight"), &z = b.result_type();
-    if (b.has("bias")) b.refuse("expected no bias, got one. Hint: add it with a separate add, as on the ANE");
+    const int64_t terms = w.shape[1];
     Gemm g{};
-    g.k = w.shape[1];
+    g.k = terms + b.has("bias");
     g.n = w.shape[0];
-    g.m = static_cast<int64_t>(x.elements()) / g.k;
+    g.m = static_cast<int64_t>(x.elements()) / terms;
     g.a = {nullptr, elem_of(b, x), g.k, 1};
     g.b = {nullptr, elem_of(b, w), 1, g.k};
     g.c_elem = elem_of(b, z);
     g.c_row_stride = g.n;
     g.arithmetic = arithmetic_of(b, g);
-    return products(b, b.at("x"), b.at("weight"), b.at(b.result()), {{g, 0, 0, 0}});
+    const Ref rx = b.at("x"), rw = b.at("weight"), rz = b.at(b.result());
+    if (!b.has("bias")) return products(b, rx, rw, rz, {{g, 0, 0, 0}});
+    const Ref space = b.workspace(), bias = b.at("bias");
+    const size_t left = static_cast<size_t>(g.m * g.k) * mil::bytes_of(x.dtype);
+    return [=, product = products(b, space, space, rz, {{g, 0, left, 0}}), xt = x.dtype, wt = w.dtype](const Frame &f) {
+        with_first(f.at(rx), g.m, static_cast<size_t>(terms) * mil::bytes_of(xt), nullptr, xt, f.at(space));
+        with_first(f.at(rw), g.n, static_cast<size_t>(terms) * mil::bytes_of(wt), f.at(bias), wt, f.at(space) + left);
+        product(f);
+    };
 }
 
 Parts linear_parts(const mil::Function &f, const mil::Operation &op) {
@@ -140,10 +176,11 @@ Parts linear_parts(const mil::Function &f, const mil::Operation &op) {
 struct Window {
     int64_t batch, groups, ci, co, height, width, kh, kw, out_h, out_w; // ci, co of one group
     int64_t stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1, top = 0, left = 0;
+    int64_t bias;                                                       // 1 where there is one
     bool plain; // 1x1 over every pixel: the image itself is the matrix
-    size_t column_bytes(size_t element) const {
-        return static_cast<size_t>(ci * kh * kw * out_h * out_w) * element;
-    }
+    int64_t terms() const { return ci * kh * kw + bias; }
+    size_t column_bytes(size_t element) const { return static_cast<size_t>(terms() * out_h * out_w) * element; }
+    size_t weight_bytes(size_t element) const { return static_cast<size_t>(groups * co * terms()) * element; }
 };
 
 Window window_of(const mil::Function &f, const mil::Operation &op) {
@@ -183,7 +220,8 @@ Window window_of(const mil::Function &f, const mil::Operation &op) {
         v.top = (std::max<int64_t>(0, (v.out_h - 1) * v.stride_h + reach_h - v.height) + extra) / 2;
         v.left = (std::max<int64_t>(0, (v.out_w - 1) * v.stride_w + reach_w - v.width) + extra) / 2;
     }
-    v.plain = v.kh == 1 && v.kw == 1 && v.stride_h == 1 && v.stride_w == 1 && v.top == 0 && v.left == 0 &&
+    v.bias = biased(f, op);
+    v.plain = !v.bias && v.kh == 1 && v.kw == 1 && v.stride_h == 1 && v.stride_w == 1 && v.top == 0 && v.left == 0 &&
               v.out_h == v.height && v.out_w == v.width;
     return v;
 }
@@ -198,7 +236,9 @@ bool has_window(const mil::Function &f, const mil::Operation &op) {
 size_t conv_workspace(const mil::Function &f, const mil::Operation &op) {
     if (!has_window(f, op)) return 0;
     const Window v = window_of(f, op);
-    return v.plain ? 0 : v.column_bytes(mil::bytes_of(f.values[f.operand(op, "x")].type.dtype));
+    const size_t columns = v.column_bytes(mil::bytes_of(f.values[f.operand(op, "x")].type.dtype));
+    const size_t weights = v.bias ? v.weight_bytes(mil::bytes_of(f.values[f.operand(op, "weight")].type.dtype)) : 0;
+    return v.plain ? 0 : columns + weights;
 }
 
 Parts conv_parts(const mil::Function &f, const mil::Operation &op) {
@@ -229,13 +269,12 @@ void unfold(const Window &v, size_t element, const uint8_t *image, uint8_t *colu
 
 Step conv(const Builder &b) {
     const mil::Type &x = b.type("x"), &w = b.type("weight"), &z = b.result_type();
-    if (b.has("bias")) b.refuse("expected no bias, got one. Hint: add it with a separate add, as on the ANE");
     if (x.shape.size() < 3 || x.shape.size() > 4) b.refuse("expected x of rank 3 or 4");
     const Window v = window_of(b.f, b.op);
-    const size_t es = mil::bytes_of(x.dtype);
+    const size_t es = mil::bytes_of(x.dtype), ws = mil::bytes_of(w.dtype);
     Gemm g{};
     g.m = v.co;
-    g.k = v.ci * v.kh * v.kw;
+    g.k = v.terms();
     g.n = v.out_h * v.out_w;
     g.a = {nullptr, elem_of(b, w), g.k, 1};
     g.b = {nullptr, elem_of(b, x), g.n, 1};
@@ -245,18 +284,26 @@ Step conv(const Builder &b) {
     std::vector<Product> list;
     for (int64_t i = 0; i < v.batch; i++)
         for (int64_t q = 0; q < v.groups; q++)
-            list.push_back({g, static_cast<size_t>(q * g.m * g.k) * mil::bytes_of(w.dtype),
+            list.push_back({g, static_cast<size_t>(q * g.m * g.k) * ws,
                             static_cast<size_t>((i * v.groups + q) * v.ci * v.height * v.width) * es,
                             static_cast<size_t>((i * v.groups + q) * g.m * g.n) * mil::bytes_of(z.dtype)});
     const Ref rx = b.at("x"), rw = b.at("weight"), rz = b.at(b.result());
     if (v.plain) return products(b, rw, rx, rz, std::move(list));
-    const Ref columns = b.workspace();
-    return [=, list = std::move(list)](const Frame &f) {
+    const Ref space = b.workspace(), bias = v.bias ? b.at("bias") : rw;
+    return [=, list = std::move(list), xt = x.dtype, wt = w.dtype](const Frame &f) {
+        uint8_t *const columns = f.at(space);
+        const uint8_t *weights = f.at(rw);
+        if (v.bias) {
+            uint8_t *const wide = columns + v.column_bytes(es);
+            with_first(weights, v.groups * v.co, static_cast<size_t>(g.k - 1) * ws, f.at(bias), wt, wide);
+            ones(xt, static_cast<size_t>(g.n), columns);
+            weights = wide;
+        }
         for (const Product &p : list) {
-            unfold(v, es, f.at(rx) + p.b, f.at(columns));
+            unfold(v, es, f.at(rx) + p.b, columns + static_cast<size_t>(v.bias * g.n) * es);
             Gemm ready = p.g;
-            ready.a.data = f.at(rw) + p.a;
-            ready.b.data = f.at(columns);
+            ready.a.data = weights + p.a;
+            ready.b.data = columns;
             ready.c = f.at(rz) + p.c;
             gemm(ready);
         }
@@ -267,7 +314,7 @@ Step conv(const Builder &b) {
 
 void add_linear(Table &t) {
     t["matmul"] = {matmul, nullptr, nullptr, matmul_parts};
-    t["linear"] = {linear, nullptr, nullptr, linear_parts};
+    t["linear"] = {linear, linear_workspace, nullptr, linear_parts};
     t["conv"] = {conv, conv_workspace, nullptr, conv_parts};
 }
 

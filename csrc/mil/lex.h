@@ -11,7 +11,7 @@
 namespace anefast::mil {
 
 // What kind of thing is wrong, for readers that sort faults (outline.h).
-enum class Fault : uint8_t { syntax, type, undefined, duplicate, operation, opset, argument, bare, dtype, dynamic, rank, size, range, data };
+enum class Fault : uint8_t { syntax, type, undefined, duplicate, operation, opset, argument, bare, typed, dtype, dynamic, rank, size, range, data };
 
 // Thrown anywhere inside the parser, caught by parse(): it never leaves the library.
 struct Failure {

@@ -24,7 +24,8 @@ Outline outline(std::string_view text) {
 
 const char *spelling(Fault fault) {
     static const char *const names[] = {"syntax", "type",   "undefined", "duplicate", "operation", "opset", "argument",
-                                        "bare",   "dtype",  "dynamic",   "rank",      "size",      "range", "data"};
+                                        "bare",   "typed",  "dtype",     "dynamic",   "rank",      "size",  "range",
+                                        "data"};
     return names[static_cast<size_t>(fault)];
 }
 

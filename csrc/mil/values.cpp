@@ -144,7 +144,8 @@ bool append_floating(const Token &token, DType dtype, std::vector<uint8_t> &out)
     return fits;
 }
 
-// One element: a bare literal, or a typed one (`fp16(0x1p-1)`) as some generators write inside lists.
+// One element: a bare literal, or a typed one (`fp16(0x1p-1)`) as some generators write inside lists. Those are read,
+// and noted, for Apple's parser refuses them.
 void parse_element(Lexer &lexer, DType dtype, Value *value) {
     if (starts_type(lexer.now())) {
         const Position where = lexer.now().where;
@@ -188,6 +189,8 @@ void parse_list(Lexer &lexer, const Type &type, size_t level, Value *value) {
     if (!lexer.now().is("]")) {
         do {
             if (count == wanted) fail(lexer.now().where, std::to_string(wanted) + " elements in this list of " + described(type), "more");
+            if (lexer.tolerant() && !count && starts_type(lexer.now()))
+                lexer.complain(Fault::typed, lexer.now().where, "plain elements in a list", described(lexer.now()));
             if (nested) parse_list(lexer, type, level + 1, value);
             else parse_element(lexer, type.dtype, value);
             count++;

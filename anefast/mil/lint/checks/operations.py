@@ -1,4 +1,4 @@
-"""ANE030 to ANE060: operations that are refused alone, or want an argument."""
+"""ANE030 to ANE060, ANE102 to ANE105: operations that are refused alone, or want an argument."""
 
 from __future__ import annotations
 
@@ -79,8 +79,7 @@ def conv(source: Source, function: Function, target: Target) -> Iterator[Finding
         if op.op != "conv":
             continue
         if "bias" in op.arguments:
-            edits = _bias_apart(source, function, op)
-            yield found("ANE032", op.arguments["bias"].at, "conv has a bias", *edits)
+            yield found("ANE032", op.arguments["bias"].at, "conv has a bias")
         weight = op.get("weight")
         dims = len(weight.shape) - 2 if weight is not None else 2
         defaults = {
@@ -101,38 +100,6 @@ def conv(source: Source, function: Function, target: Target) -> Iterator[Finding
             yield found(
                 "ANE039", op.at, f"a kernel {weight.shape[-1]} wide, {widest} is the widest"
             )
-
-
-def _bias_apart(source: Source, function: Function, op: Op) -> list[Edit]:
-    """conv without bias, then add: the bias constant written again as [1, C, 1, ...]."""
-    bias = op.get("bias")
-    if bias is None or not bias.const or not bias.name or len(op.results) != 1 or not op.span[1]:
-        return []
-    statement = source.spelled(bias.span)
-    value = statement.partition("val")[2].partition("=")[2]
-    if "(" not in value or len(bias.shape) != 1:
-        return []
-    payload = value[value.index("(") + 1 : value.rindex(")")]
-    if "BLOBFILE" not in payload and "[" in payload and not payload.strip().startswith("["):
-        return []
-    # [name = ..., val = T(payload)]; or val first: only the plain order is rewritten.
-    if not value.rstrip().rstrip(";").rstrip().endswith("]") or ", name" in value:
-        return []
-    result = op.results[0]
-    rewriter = Rewriter(source, function, op)
-    shape = (1, bias.shape[0], *[1] * (len(result.shape) - 2))
-    wide = rewriter.constant("bias_row", bias.dtype, payload, shape)
-    plain = rewriter.name("without_bias")
-    of = rewriter.dialect.type(result.dtype, result.shape)
-    add = (
-        f" {of} {result.name} = add(x = {plain}, y = {wide.name})"
-        f"[name = {rewriter.dialect.string(result.name)}];"
-    )
-    begin = source.offset(result.at)
-    return [
-        rewriter.before(wide.statement), rewriter.without("bias"),
-        Edit((begin, begin + len(result.name)), plain), Edit((op.span[1], op.span[1]), add),
-    ]  # fmt: skip
 
 
 @function_check("ANE034", "ANE035", "ANE036", "ANE037")
@@ -170,6 +137,24 @@ def terms(source: Source, function: Function, target: Target) -> Iterator[Findin
             yield found("ANE038", op.at, f"{op.op} sums {n} terms")
 
 
+REFUSED_ROWS, REFUSED_TERMS = 128, 8192  # together, by a constant
+COLUMN_UNIT = 16
+
+
+@function_check("ANE102", "ANE103")
+def by_constant(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for op in function.ops:
+        x, y = op.get("x"), op.get("y")
+        if op.op != "matmul" or x is None or y is None or not y.baked or len(x.shape) < 2:
+            continue
+        rows = x.shape[-1 if op.constant("transpose_x") is True else -2]
+        columns = op.results[0].shape[-1] if op.results else COLUMN_UNIT
+        if rows == REFUSED_ROWS and summed(op) >= REFUSED_TERMS:
+            yield found("ANE102", op.at, f"{rows} rows of {summed(op)} terms by a constant")
+        if columns % COLUMN_UNIT:
+            yield found("ANE103", op.at, f"{columns} columns of a constant")
+
+
 def summed(op: Op) -> int:
     """How many products a conv, matmul or linear adds per result; 0 for anything else."""
     x, weight = op.get("x"), op.get("weight")
@@ -186,7 +171,9 @@ def summed(op: Op) -> int:
     return 0
 
 
-@function_check("ANE044", "ANE051", "ANE052", "ANE057", "ANE056", "ANE058", "ANE059")
+@function_check(
+    "ANE044", "ANE051", "ANE052", "ANE057", "ANE056", "ANE058", "ANE059", "ANE104", "ANE105"
+)
 def arguments(source: Source, function: Function, target: Target) -> Iterator[Finding]:
     for op in function.ops:
         if op.op == "cast" and op.constant("dtype") in ("int32", "int64", "uint32", "uint64"):
@@ -195,8 +182,10 @@ def arguments(source: Source, function: Function, target: Target) -> Iterator[Fi
             yield from _softmax(op)
         elif op.op == "scaled_dot_product_attention":
             yield from _attention(op)
-        elif op.op == "pad" and op.constant("mode") in ("reflect", "replicate"):
-            yield found("ANE058", op.at, f"pad by {op.constant('mode')}")
+        elif op.op == "pad":
+            yield from _pad(op)
+        elif op.op == "clip":
+            yield from _clip(op)
         elif op.op == "tile" and isinstance(reps := op.constant("reps"), list):
             odd = [r for r in reps if r not in NATIVE_TILES]
             if odd:
@@ -208,10 +197,26 @@ def _softmax(op: Op) -> Iterator[Finding]:
     if x is None or not isinstance(axis, int) or not -len(x.shape) <= axis < len(x.shape):
         return
     axis %= len(x.shape)
-    if axis not in (1, len(x.shape) - 1):
+    if axis == 0 and len(x.shape) > 1:
         yield found("ANE051", op.at, f"softmax over axis {axis} of rank {len(x.shape)}")
     if x.shape[axis] & (x.shape[axis] - 1):
         yield found("ANE052", op.at, f"softmax of {x.shape[axis]}")
+
+
+def _pad(op: Op) -> Iterator[Finding]:
+    mode = op.constant("mode")
+    if mode in ("reflect", "replicate"):
+        yield found("ANE058", op.at, f"pad by {mode}")
+    elif "constant_val" not in op.arguments:
+        yield found("ANE104", op.at, "pad has no constant_val")
+
+
+def _clip(op: Op) -> Iterator[Finding]:
+    x = op.get("x")
+    for bound in map(op.get, ("alpha", "beta")):
+        if x is not None and bound is not None and bound.dtype != x.dtype:
+            yield found("ANE105", op.at, f"a bound of {bound.dtype} for {x.dtype}")
+            return
 
 
 def _attention(op: Op) -> Iterator[Finding]:

@@ -29,7 +29,8 @@ def dtypes(source: Source, function: Function, target: Target) -> Iterator[Findi
             yield found("ANE020", at, what)
             yield found("ANE021", at, what)
         elif value.dtype in NARROW:
-            yield found("ANE023", at, what)
+            narrow = found("ANE023", at, what)
+            yield replace(narrow, level="note") if value.dtype == "bool" else narrow
         elif value.dtype != "fp16":
             yield found("ANE022", at, what)
 

@@ -1,4 +1,4 @@
-"""ANE001 to ANE019, ANE095, ANE098: what the reader noted, names, and how the text is written."""
+"""ANE001 to ANE019, ANE095, ANE098 to ANE101: what the reader noted, names, how text is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anefast.mil.spelling import BUILD, DIALECTS, identifier
 FAULTS = {
     "syntax": "ANE001", "size": "ANE001", "type": "ANE017", "undefined": "ANE003",
     "duplicate": "ANE002", "opset": "ANE014", "argument": "ANE016", "dtype": "ANE027",
-    "dynamic": "ANE011", "rank": "ANE012",
+    "dynamic": "ANE011", "rank": "ANE012", "typed": "ANE099",
 }  # fmt: skip
 # Operations of MIL that the reader has no record of and no rule speaks about: nothing is known.
 UNJUDGED = frozenset(
@@ -237,6 +237,23 @@ def port_order(source: Source, function: Function, target: Target) -> Iterator[F
             f"{side} {', '.join(names)} are bound as {', '.join(sorted(names))}",
             *edits,
         )
+
+
+STATE = "state"  # the one word of MIL that a value was called by
+
+
+@source_check("ANE100")
+def entry(source: Source, target: Target) -> Iterator[Finding]:
+    names = [function.name for function in source.functions]
+    if names and "main" not in names:
+        yield found("ANE100", source.functions[0].at, f"a function called {names[0]}")
+
+
+@function_check("ANE101")
+def words(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+    for value in function.values:
+        if value.name == STATE:
+            yield found("ANE101", value.at, f"a value called {STATE}")
 
 
 @function_check("ANE019")
