@@ -76,6 +76,7 @@ COMMANDS = {
             "chip": ["m9", ""],
             "device": ["gpu"],
             "json": ["none/out.json"],
+            "held_out": ANY,
             "refuse_busy": ANY,
         },
     ),
@@ -170,6 +171,7 @@ def test_flags_that_leave_each_other_no_effect(capfd):
     assert "--text prints" in refused(capfd, ReportConfig, "run", "--text", "--out", "x")
     assert "--list prints" in refused(capfd, LintCommand, "--list", "--chip", "m1")
     assert "--coverage prints" in refused(capfd, LintCommand, "--coverage", "--fix")
+    assert "--held-out is of" in refused(capfd, BenchCommand, "ffn", "--held-out")
     assert "both named" in refused(capfd, PlanCommand, "--chip", "m1", "--device", "ane")
     assert "expected no chip" in refused(capfd, GenerateConfig, "x", "--chip=m1", "--device=ane")
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 
 import pytest
 
-from anefast.bench import model, seed
+from anefast.bench import __main__ as bench
+from anefast.bench import held_out, model, seed
 from anefast.chips import CHIPS, Figure
 from anefast.config import ModelConfig
 from anefast.fuse import cut, find_plan, lower
@@ -32,14 +35,62 @@ def test_every_published_time_is_reproduced():
     assert median(predicted) <= model.TYPICAL
 
 
-def test_the_rates_in_the_file_are_what_the_fit_finds():
+def test_other_chips_are_within_their_limit_and_the_cliff_is_named(capsys):
+    """By chip, all rows: those that rates were fitted to, those that no fit saw, and the cliff."""
+    errors = held_out.errors()
+    assert set(errors) == {"m3", "m4", "m4-max", "m5"}
+    assert sum(map(len, errors.values())) >= 56
+    for chip, sizes in errors.items():
+        assert median(sizes) <= held_out.MOST, chip
+    cliff = [held_out.predicted(r).error for r in held_out.published() if r.kind == "cliff"]
+    assert len(cliff) == 2 and all(error < -0.5 for error in cliff)
+    with pytest.raises(SystemExit) as left:
+        bench.main(["model", "--held-out"])
+    said = capsys.readouterr().out
+    assert left.value.code in (None, 0)
+    assert said.count("median") == len({r.table for r in held_out.published()}) + len(errors)
+    assert said.count("768 stacked channels") == 2
+
+
+def test_rows_kept_elsewhere_are_ours():
+    """The rows that the workplace keeps beside a checkout, whose file no clone has."""
+    path = ROOT.parent / "shared" / "data" / "timing" / "rows.json"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    ours = [(r.table, *r.size, r.us) for r in held_out.published() if r.kind != "held"]
+    theirs = []
+    for row in json.loads(path.read_text("utf-8")):
+        p = row["program"]
+        channels = (p["cin"], p["cout"]) if p["kind"] == "conv" else (p["channels"],) * 2
+        theirs.append((row["table"], p.get("n", 1), *channels, p["s"], row["us"][0]))
+    assert sorted(ours) == sorted(theirs)
+
+
+def test_each_row_is_predicted_from_the_others_of_its_chip():
+    missed = fitting().left_out()
+    assert {chip: len(e) for chip, e in missed.items()} == {"m4": 22, "m3": 16, "m4-max": 8}
+    for chip, errors in missed.items():
+        assert median(map(abs, errors)) <= held_out.MOST, chip
+
+
+def fitting() -> ModuleType:
     spec = importlib.util.spec_from_file_location("fit", ROOT / "benchmarks/fit_time_model.py")
+    assert spec is not None and spec.loader is not None
     fit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fit)
+    return fit
+
+
+def test_the_rates_in_the_file_are_what_the_fit_finds():
+    fit = fitting()
     found = fit.fit()
     kept = {name: getattr(RATES["m1-pro"], name).value for name in found}
     assert found == pytest.approx(kept, rel=0.006)  # a unit of the third digit
     assert all("fit_time_model" in getattr(RATES["m1-pro"], name).source for name in found)
+    for chip, rates in fit.fit_chips().items():
+        for name in fit.FEW[chip]:
+            assert getattr(RATES[chip], name).value == pytest.approx(rates[name], rel=0.006), name
+            assert "fit_time_model" in getattr(RATES[chip], name).source
 
 
 def test_limits_can_fail():

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from anefast import _C
-from anefast.bench import guard, seed
+from anefast.bench import guard, held_out, seed
 from anefast.bench.context import Bench
 from anefast.bench.table import render
 from anefast.bench.tables import MODULES, make
@@ -37,6 +37,7 @@ class BenchCommand:
     chip: str = seed.CHIP  # That the modelled column is for.
     device: str = "auto"  # auto, host or ane.
     json: str = ""  # Also write the tables to this file.
+    held_out: bool = False  # Of the table model: against other chips' published times, and no more.
     refuse_busy: bool = False  # Stop where other processes keep the machine busy.
 
 
@@ -49,6 +50,12 @@ def run(asked: BenchCommand) -> None:
     """Prints each table as soon as it is there."""
     from anefast.runtime import Device
 
+    if asked.held_out:
+        if asked != BenchCommand(tables=("model",), held_out=True):
+            hint = "python -m anefast.bench model --held-out"
+            raise ConfigError(f"[bench] --held-out is of the table model alone. Hint: {hint}.")
+        say(*held_out.report())
+        return
     names = asked.tables or tuple(MODULES)
     for name in names:
         if name not in MODULES:

@@ -103,13 +103,19 @@ _M1 = _rates(
 )
 _M5_PORT = Figure(40, f"what is left of 9.1-9.8 ms for 24 evaluations, M5 ({MADERIX} report)")
 _M5_STREAM = Figure(145, f"{GUIDE}: M5")
-_NEW = {
-    "fill_gb_s": assumed(_M5_STREAM, "m5"),
-    "port_gb_s": assumed(_M5_PORT, "m5"),
+# Of one machine each, and of programs of convolutions only (bench/published.toml).
+_CONVS = "fitted to published convolutions, benchmarks/fit_time_model.py"
+_M4_OWN = {
+    "product_us": Figure(0.141, _CONVS),
+    "tflops": Figure(15.7, f"{_CONVS}; with dispatches, 11.74 of a Mac mini"),
+    "stream_gb_s": assumed(_M5_STREAM, "m5"),
+    "port_gb_s": Figure(45.3, _CONVS),
     **_NEW_COMPILES,
 }
-_M4_MINI = Figure(95, f"{MADERIX} part 2: M4 mini, macOS 15")
-_M4_MAX = Figure(175, f"{MADERIX} pull request 40: M4 Max, macOS 15")
+_AS_M4 = {
+    name: assumed(figure, "m4") if figure.source.startswith(_CONVS) else figure
+    for name, figure in _M4_OWN.items()
+}
 
 RATES: dict[str, ChipRates] = {
     "m1": _M1,
@@ -119,26 +125,31 @@ RATES: dict[str, ChipRates] = {
         fill_mb=Figure(16, _SRAM),
     ),
     "m3": _rates(
-        tflops=Figure(15.0, f"{MADERIX} inmem_peak, M3 Pro, sustained"),
+        dispatch_us=Figure(165, _CONVS),
+        product_us=Figure(0.06, _CONVS),
+        tflops=Figure(15.0, f"{_CONVS}; {MADERIX} inmem_peak has 15.04 sustained, M3 Pro"),
+        fill_gb_s=Figure(26.3, _CONVS),
         fill_mb=Figure(32, _SRAM),
+        port_gb_s=Figure(28.4, _CONVS),
     ),
     "m4": _rates(
-        dispatch_us=_M4_MINI,
-        tflops=Figure(11.74, f"{MADERIX} inmem_peak, M4 mini"),
+        dispatch_us=Figure(66.6, f"{_CONVS}; {MADERIX} part 2 has 95 for an M4 mini, macOS 15"),
+        fill_gb_s=Figure(68.5, _CONVS),
         fill_mb=Figure(32, f"{MADERIX} part 2: SRAM, M4 mini"),
-        **_NEW,
+        **_M4_OWN,
     ),
     "m4-max": _rates(
-        dispatch_us=_M4_MAX,
-        tflops=Figure(11.14, f"{MADERIX} inmem_peak, M4 Max"),
+        dispatch_us=Figure(117, f"{_CONVS}; {MADERIX} pull request 40 has 175, macOS 15"),
+        fill_gb_s=Figure(107, _CONVS),
+        fill_mb=Figure(32, f"assumed, as m4: {MADERIX} part 2: SRAM, M4 mini"),
         cpu_tflops=Figure(2.3, f"{MADERIX} pull request 25: classifier in 5-6 ms"),
-        **_NEW,
+        **_AS_M4,
     ),
     "m5": _rates(
         dispatch_us=Figure(117, "thebasedcapital/ane-infer: M5, macOS 26.3"),
-        tflops=Figure(14.3, f"{GUIDE}: convolutions, M5"),
-        stream_gb_s=_M5_STREAM,
-        **_NEW | {"fill_gb_s": _M5_STREAM, "port_gb_s": _M5_PORT},
+        fill_gb_s=_M5_STREAM,
+        fill_mb=Figure(32, f"assumed, as m4: {MADERIX} part 2: SRAM, M4 mini"),
+        **_AS_M4 | {"stream_gb_s": _M5_STREAM, "port_gb_s": _M5_PORT},
     ),
 }
 
