@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from anefast.config import OptimConfig, TrainConfig
+from anefast.data import Epoch
 from anefast.optim import learning_rate
 
 BY_HEART = 100  # epochs after which a model mostly repeats a text
 PER_EPOCH = 10  # updates that an epoch should be worth, where accumulating less makes more of them
 
 
-def forecast(config: TrainConfig, tokens: int) -> list[str]:
-    """How often a run reads its `tokens` training tokens, and whether its warm-up ends in time."""
-    return [_epochs(config, tokens), *_warm_up(config.optim, config.steps)]
+def forecast(config: TrainConfig, epoch: Epoch) -> list[str]:
+    """How often a run reads its training data, and whether its warm-up ends in time."""
+    return [_epochs(config, epoch), *_warm_up(config.optim, config.steps)]
 
 
 def rate_change(optim: OptimConfig, before: int, now: int, step: int) -> list[str]:
@@ -27,25 +28,25 @@ def rate_change(optim: OptimConfig, before: int, now: int, step: int) -> list[st
     ]
 
 
-def _epochs(config: TrainConfig, tokens: int) -> str:
-    c, optim = config.data, config.optim
-    micro = c.batch * c.seq_len
+def _epochs(config: TrainConfig, epoch: Epoch) -> str:
+    optim, size = config.optim, epoch.size
+    micro = config.data.batch * epoch.sequence
     each = micro * optim.accumulation
-    epochs = each * config.steps / tokens
+    epochs = each * config.steps / size
     updates = "1 update" if config.steps == 1 else f"{config.steps:,} updates"
-    line = f"epochs: {_number(epochs)}, as {updates} of {each:,} tokens read {tokens:,}"
-    fewer = max(1, tokens // (PER_EPOCH * micro))
-    if fewer < optim.accumulation and each * PER_EPOCH > tokens:
+    line = f"epochs: {_number(epochs)}, as {updates} of {each:,} {epoch.unit} read {size:,}"
+    fewer = max(1, size // (PER_EPOCH * micro))
+    if fewer < optim.accumulation and each * PER_EPOCH > size:
         return (
-            f"{line}; an epoch is {_number(tokens / each)} updates, too few to learn much from it. "
+            f"{line}; an epoch is {_number(size / each)} updates, too few to learn much from it. "
             f"Hint: --optim.accumulation {fewer} makes more of them"
         )
-    if each > tokens:
-        return f"{line}; one update reads it all. Hint: a smaller --data.batch, or more text"
+    if each > size:
+        return f"{line}; one update reads it all. Hint: a smaller --data.batch, or more data"
     if epochs < 1:
-        return f"{line}. Hint: --steps {-(-tokens // each)} reads it once"
+        return f"{line}. Hint: --steps {-(-size // each)} reads it once"
     if epochs >= BY_HEART:
-        return f"{line}. Hint: it will know the text by heart; fewer --steps, or more text"
+        return f"{line}. Hint: it will know the data by heart; fewer --steps, or more data"
     return line
 
 

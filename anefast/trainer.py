@@ -100,13 +100,13 @@ class Trainer(RunState):
         self.open_logs(resumed, sinks)
         self.timeline.start(self.run.background)
         self.say(f"device: {device.description}; programs are {device.label}")
-        self.say(f"data: {self.data.description}; {len(self.data.train):,} tokens to train on")
+        self.say(f"data: {self.data.description}; {self.data.amount}")
         self.say(f"model: {_count(self.model.params):,} weights; run folder {self.run.path}")
         optim = self.config.optim
         if optim.scale_lr_with_accumulation:
             self.say(f"lr {optim.lr:g} x accumulation {optim.accumulation} = {optim.peak_lr:g}")
         if self.progress.step < self.config.steps:
-            for line in forecast(self.config, len(self.data.train)):
+            for line in forecast(self.config, self.batches.epoch):
                 self.say(line)
         if resumed is not None:
             self.say(f"resumed from {resumed} at update {self.progress.step}")
@@ -143,7 +143,7 @@ class Trainer(RunState):
         watchdog.rescued_by(self._abandon)
         try:
             if self.unfinished is not None:  # a resumed run makes up for what a failure left out
-                self._after_update(self.unfinished, 0.0, screen is not None and screen.has_bar)
+                self._after_update(self.unfinished, 0.0, 0, screen is not None and screen.has_bar)
             self._train(stop, screen)
         except DEVICE_ERRORS as error:
             raise Failure(f"{error} {self.rescue()}") from error
@@ -163,6 +163,7 @@ class Trainer(RunState):
         total = config.steps * accumulation
         while p.step < config.steps:
             before = p.micro  # more than 0 only where a run goes on in the middle of an update
+            had = p.tokens + p.loss_tokens
             began = self.timeline.begin_update()
             while p.micro < accumulation:
                 leaves = stop.requested or self.out_of_compiles
@@ -191,7 +192,7 @@ class Trainer(RunState):
             seconds = (self.timeline.end_update(p.step, accumulation - before) - began) / 1e9
             if screen is not None:
                 screen.show(p.step * accumulation, total, self.note)
-            self._after_update(row, seconds, screen is not None and screen.has_bar)
+            self._after_update(row, seconds, p.tokens - had, screen is not None and screen.has_bar)
         if p.step < config.steps:
             self.step.wait()
             self.save()
@@ -221,7 +222,6 @@ class Trainer(RunState):
             self.overflows = self.overflows + 1 if done.overflow else 0
             loss = p.loss_sum / tokens
             self.note = f"loss {loss:.4f}"
-            self.trained += p.loss_tokens
             p.step, p.micro, p.tokens = p.step + 1, 0, p.tokens + p.loss_tokens
             p.loss_sum, p.loss_tokens = 0.0, 0
             self.unfinished = {
@@ -260,19 +260,22 @@ class Trainer(RunState):
                 self.say(f"health, update {self.progress.step + 1}: {finding.message}")
         self.health = report.row()
 
-    def _after_update(self, row: Row, seconds: float, bar: bool) -> None:
-        """Validation, logging and checkpoint, where they are due. seconds: 0 where not known."""
+    def _after_update(self, row: Row, seconds: float, trained: int, bar: bool) -> None:
+        """Validation, logging and checkpoint, where they are due.
+
+        seconds: that the update took; 0 where not known. trained: how many tokens had a loss in
+        that time.
+        """
         _C.spans_phase(_C.Phase.BETWEEN)
         config, step = self.config, self.progress.step
-        self.seconds += seconds
+        self.seconds, self.trained = self.seconds + seconds, self.trained + trained
         last = step == config.steps
         validates = last or bool(config.eval_every and step % config.eval_every == 0)
         if validates:
             row["val/loss"] = self.evaluate()
         timing: Row = {"step": step, "time": time.time()}
         if seconds:
-            tokens = config.optim.accumulation * config.data.batch * config.data.seq_len
-            timing |= {"ms": seconds * 1e3, "tok_per_s": tokens / seconds}
+            timing |= {"ms": seconds * 1e3, "tok_per_s": trained / seconds}
         timing |= {"peak_mem_mb": peak_memory_bytes() / 2**20, **self.step.report()}
         self.run.log(row, timing, self.timeline.row)
         self.soundness.update(row)

@@ -13,6 +13,7 @@ import pytest
 
 from anefast import _C, checkpoint
 from anefast.config import ConfigError, OptimConfig, TrainConfig
+from anefast.data import Epoch
 from anefast.errors import Failure
 from anefast.forecast import forecast, rate_change
 from anefast.soundness import Soundness
@@ -346,7 +347,7 @@ def test_what_the_numbers_come_to(steps, accumulation, warmup, tokens, said):
         "tiny", steps=steps, data=SMALL,
         optim={"accumulation": accumulation, "warmup_steps": warmup, "lr": 3e-4},
     )  # fmt: skip
-    lines = forecast(config, tokens)
+    lines = forecast(config, Epoch(tokens, 64))
     assert sum(said in line for line in lines) == 1, lines
     assert len(lines) == 1 + (warmup >= steps)
     assert all("\n" not in line for line in lines)

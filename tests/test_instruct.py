@@ -139,6 +139,32 @@ def test_sums_are_learnt(tmp_path: Path) -> None:
     assert result.model.generate("4+1=", tokens=2, temperature=0) == "4+1=5."
 
 
+def test_epochs_are_of_examples_and_rates_of_answers(tmp_path: Path) -> None:
+    """Padding and prompts are read, but no token of them is trained on."""
+    out, lines = tmp_path / "run", list[str]()
+    config = anefast.TrainConfig.from_preset("tiny", steps=12, out=str(out))
+    config = config.replace(
+        data=config.data.replace(source=str(written(tmp_path, PAIRS)), seq_len=32, batch=4),
+        model=config.model.replace(dim=32, n_layers=1), eval_batches=1, sample_tokens=0,
+    )  # fmt: skip
+    result = anefast.fit(config, show=lines.append)
+    assert any(
+        line.startswith("epochs: 1.3, as 12 updates of 4 examples read 36") for line in lines
+    )
+    answers = sum(len(BYTES.encode(p["completion"], bos=False, eos=True)) for p in PAIRS[:36])
+    read = sum(len(BYTES.encode(p["prompt"] + p["completion"], eos=True)) for p in PAIRS[:36])
+    assert any(f"; {answers} of {read:,} tokens are answers" in line for line in lines)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+    trained, seconds = 0, 0.0
+    for before, row, timing in zip(rows[:-1], rows[1:], timings[1:], strict=True):
+        now = row["tokens"] - before["tokens"]
+        assert timing["tok_per_s"] * timing["ms"] / 1e3 == pytest.approx(now)
+        trained, seconds = trained + now, seconds + timing["ms"] / 1e3
+    assert 12 * 4 * 2 <= trained <= 12 * 4 * 3
+    assert result.tokens_per_second == pytest.approx(trained / seconds, rel=1e-6)
+
+
 def test_windows_of_one_long_example() -> None:
     examples = Examples([Example(range(3, 13), [False] * 4 + [True] * 6)], np.uint16)
     x, y = examples.window([0], 8)

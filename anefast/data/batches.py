@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,15 @@ from anefast.data.stream import Ids, TokenStream, sampled_fingerprint
 from anefast.tokenizer import Tokenizer
 
 Order = Literal["shuffled", "sequential"]
+
+
+class Epoch(NamedTuple):
+    """What reading the training data once comes to: `size` of a unit, `sequence` of them in each
+    sequence of a batch."""
+
+    size: int
+    sequence: int
+    unit: str = "tokens"
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,11 @@ class TokenData:
     floor: float | None
     description: str
     fingerprint: str
+
+    @property
+    def amount(self) -> str:
+        """How much there is to train on, for a log."""
+        return f"{len(self.train):,} tokens to train on"
 
     def matches(self, fingerprint: str) -> bool:
         """Whether a run that recorded `fingerprint` was trained on these very tokens.
@@ -98,6 +112,10 @@ class Batches:
         self.windows_per_epoch = self._count()
         self._epochs: dict[int, npt.NDArray[np.int64]] = {}
 
+    @property
+    def epoch(self) -> Epoch:
+        return Epoch(len(self.stream), self.S)
+
     def batch(self, step: int) -> tuple[Ids, Ids]:
         """Micro-batch `step` (from 0): inputs x and targets y, int32 [B, S], y one token ahead."""
         if step < 0:
@@ -149,6 +167,11 @@ class ExampleData(TokenData):
     train: Examples
     validation: Examples
 
+    @property
+    def amount(self) -> str:
+        learnt = int(self.train.learnt.sum())
+        return f"{learnt:,} of {len(self.train):,} tokens are answers, which tokens/s counts"
+
     def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
         """Training batches of B examples in S positions. DataError where none has room."""
         found = ExampleBatches(self.train, B, S, seed, order)
@@ -174,6 +197,10 @@ class ExampleBatches(Batches):
     """
 
     stream: Examples
+
+    @property
+    def epoch(self) -> Epoch:
+        return Epoch(len(self.rows), 1, "examples")
 
     def _count(self) -> int:
         self.rows = self.stream.fitting(self.S)
