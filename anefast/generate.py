@@ -1,4 +1,4 @@
-"""`python -m anefast.generate RUN_OR_CHECKPOINT --prompt "Once"`: a story from a trained model.
+"""`python -m anefast.generate MODEL --prompt "Once"`: a text from a trained model, or an answer.
 
 Text streams to standard output as it is made; what it was made with and how fast goes to standard
 error, so that the output can be piped. On a terminal, characters that it would obey are escaped.
@@ -32,8 +32,10 @@ from anefast.wishes import same_tokenizer
 class GenerateConfig:
     """What to continue, and how."""
 
-    model: Annotated[str, tyro.conf.Positional]  # A run folder, a checkpoint, or a llama2.c .bin.
+    # A run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF file, or a llama2.c .bin.
+    model: Annotated[str, tyro.conf.Positional]
     prompt: str = ""  # Text to continue.
+    chat: bool = False  # The prompt is a message: written by the model's chat template, answered.
     tokens: int = TOKENS  # At most this many new tokens.
     temperature: float = TEMPERATURE  # 0 takes the likeliest token; higher is more varied.
     top_k: int = TOP_K  # Only among the k likeliest; 0 is off.
@@ -46,7 +48,7 @@ class GenerateConfig:
 
 
 def generate(config: GenerateConfig) -> None:
-    """Prints the prompt and its continuation, then the speed."""
+    """Prints the prompt and its continuation, or the answer to it; then the speed."""
     with watching(GuardConfig()):
         _generate(config)
 
@@ -59,15 +61,23 @@ def _generate(config: GenerateConfig) -> None:
             "[generate] --padded is about a tokenizer that is named, and none is. "
             "Hint: leave it out, or add --tokenizer."
         )
+    if config.chat and not config.prompt:
+        raise ConfigError(
+            "[generate] --chat answers a message, and none is given. Hint: add --prompt."
+        )
     device = Device(config.device, chip=config.chip)
     model = Model.load(config.model, config.tokenizer, config.padded)
     check_tokenizer(config, model)
     text = Stream(model.tokenizer)
     shown_as = visible if is_terminal(sys.stdout) else str
-    prompt = model.prompt_ids(config.prompt)
-    tokens = model.stream(prompt, config.tokens, *choice, device)
+    chat = model.chat() if config.chat else None
+    prompt = chat.prompt(config.prompt) if chat else model.prompt_ids(config.prompt)
+    tokens = model.stream(prompt, config.tokens, *choice, device, chat.ends if chat else ())
     print(f"{visible(config.model)} on {device.description} ({device.label})", file=sys.stderr)
-    for token in prompt:
+    template = getattr(model.tokenizer, "chat_template", "")
+    if template and not chat:
+        print("the model has a chat template: --chat has it answer the prompt", file=sys.stderr)
+    for token in () if chat else prompt:
         print(shown_as(text.push(token)), end="", flush=True)
     start, made = time.perf_counter(), 0
     for token in tokens:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice, sa
 from anefast.summary import Summary, line, parts
 from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
 from anefast.tokenizer.base import prompt_ids
+from anefast.tokenizer.chat import Chat
 
 if TYPE_CHECKING:
     from anefast.data import TokenData
@@ -203,11 +204,13 @@ class Model:
         top_p: float = TOP_P,
         seed: int = 0,
         device: Device | None = None,
+        ends: Collection[int] = (),
     ) -> Iterator[int]:
         """Yields token ids after `prompt`, until BOS or EOS, `tokens` ids, or the context is full.
 
         prompt: a text, or its ids (`prompt_ids`). temperature 0 takes the likeliest token;
-        top_k 0 and top_p 1 are off. ValueError, at the call, for what cannot be.
+        top_k 0 and top_p 1 are off. ends: more ids that end it, such as those of a chat's turn.
+        ValueError, at the call, for what cannot be.
         """
         check_choice(temperature, top_k, top_p, seed, tokens)
         ids = self._ids(prompt)
@@ -217,7 +220,9 @@ class Model:
                 "worse. Hint: at most %d new tokens stay within.",
                 self.trained_length, max(0, self.trained_length - len(ids)),
             )  # fmt: skip
-        return self._continued(ids, tokens, (temperature, top_k, top_p), seed, opened(device))
+        stops = {self.tokenizer.bos_id, self.tokenizer.eos_id, *ends}
+        choice = (temperature, top_k, top_p)
+        return self._continued(ids, tokens, choice, seed, opened(device), stops)
 
     def _ids(self, prompt: str | Iterable[int]) -> list[int]:
         """A prompt as ids that this model has. ValueError for any other."""
@@ -241,6 +246,7 @@ class Model:
         choice: tuple[float, int, float],
         seed: int,
         device: Device,
+        stops: Collection[int],
     ) -> Iterator[int]:
         rng, choices = np.random.default_rng(seed), self.choices()
         inference = self.inference(device)
@@ -250,7 +256,7 @@ class Model:
                 if choices is not None:
                     logits = choices.hide(logits)
                 token = sample(logits, *choice, rng)
-                if token in (self.tokenizer.bos_id, self.tokenizer.eos_id):
+                if token in stops:
                     return
                 yield token
                 ids.append(token)
@@ -273,6 +279,34 @@ class Model:
         ids = self._ids(prompt)
         ids += self.stream(tuple(ids), tokens, temperature, top_k, top_p, seed, device)
         return self.tokenizer.decode(ids)
+
+    def chat(self) -> Chat:
+        """How chats are written with the template of its tokenizer files. ModelError without."""
+        found = Chat.of(self.tokenizer)
+        if found is None:
+            raise ModelError(
+                f"[chat] expected a tokenizer with a chat template, {self.tokenizer.name} has "
+                "none. Hint: generate continues a text as it is."
+            )
+        return found
+
+    def reply(
+        self,
+        message: str,
+        tokens: int = TOKENS,
+        temperature: float = TEMPERATURE,
+        top_k: int = TOP_K,
+        top_p: float = TOP_P,
+        seed: int = 0,
+        device: Device | None = None,
+    ) -> str:
+        """The assistant's answer to `message`, by the model's chat template, up to the mark that
+        ends its turn. Arguments as in `stream`."""
+        instance("chat", "message", message, str, "what the user says")
+        chat = self.chat()
+        ids = chat.prompt(message)
+        found = self.stream(ids, tokens, temperature, top_k, top_p, seed, device, chat.ends)
+        return self.tokenizer.decode(found)
 
     def fit(self, data: TokenData | str | Path | None = None, **settings: Any) -> FitResult:
         """Goes on training this model, whose weights change in place: `anefast.fit` with

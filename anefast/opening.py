@@ -22,13 +22,14 @@ from anefast.config import (
     flatten,
     to_settings,
 )
-from anefast.data import TokenData, open_data
+from anefast.data import ExampleData, TokenData, open_data
 from anefast.errors import shown
 from anefast.formats import open_source
 from anefast.nn import Trained, matching
 from anefast.run_state import Say
 from anefast.telemetry import read_config
 from anefast.tokenizer import Tokenizer, open_tokenizer
+from anefast.tokenizer.chat import Chat
 from anefast.wishes import (
     RESUMABLE,
     meet_device,
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from anefast.model import Model
     from anefast.nn import Vocabulary
     from anefast.runtime import Device
+
+
+Ends = Collection[int]
 
 
 def open_run(
@@ -150,11 +154,27 @@ def _check_given(
         )
 
 
-def check_prompt(config: TrainConfig, model: Model) -> None:
+def sample_prompt(config: TrainConfig, model: Model, data: TokenData) -> tuple[list[int], Ends]:
+    """What the closing sample goes on from, and what besides BOS and EOS ends it.
+
+    After training on answers it is one more: to the prompt, or where none is named to that of the
+    first example held out.
+    """
+    if not isinstance(data, ExampleData):
+        return model.prompt_ids(config.prompt), ()
+    chat = Chat.of(model.tokenizer)
+    ends = chat.ends if chat else ()
+    if not config.prompt:
+        return data.validation.question(0), ends
+    written = chat.prompt(config.prompt) if chat and data.chats else None
+    return written or model.prompt_ids(config.prompt), ends
+
+
+def check_prompt(config: TrainConfig, model: Model, data: TokenData) -> None:
     """Refuses a prompt that the closing sample could not begin with, while nothing is lost."""
-    if not config.sample_tokens:
+    if not config.sample_tokens or not config.prompt:
         return
-    needed = len(model.tokenizer.encode(config.prompt, bos=True))
+    needed = len(sample_prompt(config, model, data)[0])
     if needed > model.config.max_seq_len:
         raise ConfigError(
             f"[train] expected a prompt of at most {model.config.max_seq_len} tokens for the "

@@ -43,6 +43,7 @@ from anefast.opening import (
     check_prompt,
     open_run,
     plans_of,
+    sample_prompt,
     trained_of,
     vocabulary_of,
     with_device,
@@ -128,7 +129,7 @@ def fit(
         taken_up = out if resumes else None
         config, model, data = open_run(config, model, data, resumed, asked, taken_up)
         batches = batches_of(config, data)  # too little data is said before anything is compiled
-        check_prompt(config, model)
+        check_prompt(config, model, data)
         config = with_device(config, device, asked)
         if config.init and not resumes:
             config = with_stream(config, model, data, asked, say)
@@ -270,18 +271,19 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
         except Exception as error:
             say(f"there is no closing sample: {_told(error)}")
     say(f"written to {run}: {METRICS}, {TIMINGS}, config.toml, checkpoint {trainer.saved}")
-    say(f'try: python -m anefast.generate {run} --prompt "Once"')
+    asks = '--chat --prompt "Hello"' if getattr(trainer.data, "chats", False) else '--prompt "Once"'
+    say(f"try: python -m anefast.generate {run} {asks}")
     return result
 
 
 def _closing_sample(trainer: Trainer, device: Device) -> str:
     """A text of the trained model, within the length that was trained, said and kept."""
     config, model = trainer.config, trainer.model
-    begun = len(model.tokenizer.encode(config.prompt, bos=True))
-    room = max(0, model.trained_length - begun)
-    text = model.generate(
-        config.prompt, tokens=min(config.sample_tokens, room), seed=config.seed, device=device
-    )
+    ids, ends = sample_prompt(config, model, trainer.data)
+    room = max(0, model.trained_length - len(ids))
+    tokens = min(config.sample_tokens, room)
+    ids += model.stream(tuple(ids), tokens, seed=config.seed, device=device, ends=ends)
+    text = model.tokenizer.decode(ids)
     trainer.say(f"a sample:\n{text}")
     if config.sample_tokens > room and config.sample_tokens != TrainConfig.sample_tokens:
         trainer.say(f"(it ends after {model.trained_length} tokens, the length that was trained)")

@@ -118,8 +118,11 @@ class BigramModel:
     def training_step(self, **options):
         return BigramStep(self.params, self.poison)
 
-    def generate(self, prompt="", tokens=8, temperature=0.8, seed=0, device=None):
-        return prompt + "." * tokens
+    def prompt_ids(self, prompt):
+        return self.tokenizer.encode(prompt)
+
+    def stream(self, prompt="", tokens=8, seed=0, device=None, ends=()):
+        return iter(self.tokenizer.encode(".", bos=False) * tokens)
 
 
 def settings(out, **changes) -> TrainConfig:

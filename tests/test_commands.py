@@ -42,6 +42,7 @@ COMMANDS = {
         {
             "model": ANY,
             "prompt": ANY,
+            "chat": [None],  # without --prompt
             "tokens": ["-1", "nan", "2.5"],
             "temperature": NUMBER,
             "top_k": ["-1", "nan", "0.5"],
@@ -178,7 +179,7 @@ def test_flags_that_leave_each_other_no_effect(capfd):
 
 def test_text_is_generated_alike_by_command_and_by_python():
     command_line = GenerateConfig("run")
-    for call in (Model.generate, Model.stream):
+    for call in (Model.generate, Model.stream, Model.reply):
         usual = {n: p.default for n, p in signature(call).parameters.items()}
         for name in ("tokens", "temperature", "top_k", "top_p", "seed"):
             assert usual[name] == getattr(command_line, name), name

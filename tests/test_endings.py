@@ -210,9 +210,9 @@ def test_nothing_after_training_voids_it(tmp_path, what, monkeypatch):
     lines: list[str] = []
     model = BigramModel()
     if what == "sampling":
-        model.generate = fails
+        model.stream = fails
     elif what == "the device":
-        model.generate = lambda *_, **__: (_ for _ in ()).throw(_C.EvaluationError("[ane] gone"))
+        model.stream = lambda *_, **__: (_ for _ in ()).throw(_C.EvaluationError("[ane] gone"))
     elif what == "the disk":
         monkeypatch.setattr("anefast.train.write_atomic", fails)
     else:

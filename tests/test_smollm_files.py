@@ -11,6 +11,7 @@ import pytest
 
 import anefast
 from anefast.export import ExportConfig, export
+from anefast.generate import GenerateConfig, generate
 from tests import smollm
 
 pytestmark = pytest.mark.slow
@@ -52,6 +53,25 @@ def test_prompts_are_those_of_transformers_and_text_goes_on_alike(
     assert model.generate("The capital of France is", **GREEDY).startswith(
         "The capital of France is Paris."
     )
+
+
+def test_messages_are_written_as_transformers_writes_them_and_answered(
+    path: Path, model: anefast.Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the model's own template, whose answers end with <|im_end|>."""
+    transformers = pytest.importorskip("transformers", reason="install anefast[peers]")
+    export(ExportConfig(str(path), str(tmp_path / "hf"), "hf", "F16"))
+    judge = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    asked = "What is the capital of France?"
+    turns = [{"role": "user", "content": asked}]
+    wanted = judge.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert model.chat().prompt(asked) == wanted
+    end = judge.convert_tokens_to_ids("<|im_end|>")
+    assert model.chat().ends == {end}
+    answer = model.reply(asked, tokens=40, temperature=0.0)
+    assert answer == "The capital of France is Paris."
+    generate(GenerateConfig(str(path), asked, chat=True, tokens=40, temperature=0.0))
+    assert capfd.readouterr().out.endswith(f"{answer}\n")
 
 
 def test_ten_steps_of_fine_tuning_lower_the_loss(

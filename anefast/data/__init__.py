@@ -5,7 +5,7 @@ takes (config.py). The stream is BOS before each document, documents end to end.
 order of the data: source.py, text.py and shards.py, stream.py, batches.py; reading.py joins them.
 """
 
-from anefast.data.batches import Batches, Epoch, Order, TokenData
+from anefast.data.batches import Batches, Epoch, ExampleData, Order, TokenData
 from anefast.data.error import DataError
 from anefast.data.reading import STORIES, open_data
 from anefast.data.stream import Ids, TokenStream
@@ -17,6 +17,7 @@ __all__ = [
     "Batches",
     "DataError",
     "Epoch",
+    "ExampleData",
     "Ids",
     "Order",
     "TokenData",

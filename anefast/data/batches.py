@@ -162,10 +162,14 @@ class Batches:
 
 @dataclass(frozen=True)
 class ExampleData(TokenData):
-    """A data set of examples: each is a sequence of its own, and only a part of it is learnt."""
+    """A data set of examples: each is a sequence of its own, and only a part of it is learnt.
+
+    chats: whether they are written by the tokenizer's chat template.
+    """
 
     train: Examples
     validation: Examples
+    chats: bool = False
 
     @property
     def amount(self) -> str:

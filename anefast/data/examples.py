@@ -51,6 +51,12 @@ class Examples(TokenStream):
     def count(self) -> int:
         return len(self._begin) - 1
 
+    def question(self, row: int) -> list[int]:
+        """The ids of an example before the first that is learnt."""
+        begin, end = self._begin[row : row + 2].tolist()
+        ids: list[int] = self.read(begin, int(self.learnt[begin:end].argmax())).tolist()
+        return ids
+
     def told(self) -> Iterator[npt.NDArray[Any]]:
         yield from self.blocks()
         yield self.learnt

@@ -28,15 +28,13 @@ ROLES = ("system", "user", "assistant", "tool")
 ANSWERS = "assistant"
 
 
-def has_examples(file: File) -> bool:
-    """Whether a file's first row is a prompt with its completion, or a chat."""
+def fields(file: File) -> set[str]:
+    """Which fields of an example a file's first row has: none where it is text."""
     if file.kind is not None:
-        return False
+        return set()
     reader, blocks = opened(file)
-    if reader is None:
-        return False
-    row, _ = next(reader(blocks), (None, ""))
-    return isinstance(row, dict) and bool(row.keys() & {PROMPT, COMPLETION, MESSAGES})
+    row, _ = next(reader(blocks), (None, "")) if reader else (None, "")
+    return row.keys() & {PROMPT, COMPLETION, MESSAGES} if isinstance(row, dict) else set()
 
 
 def examples(file: File, tokenizer: Tokenizer) -> Iterator[Example]:
@@ -54,12 +52,12 @@ def examples(file: File, tokenizer: Tokenizer) -> Iterator[Example]:
 
 
 def _pair(row: Any, where: str, tokenizer: Tokenizer) -> Example:
-    fields = row if isinstance(row, dict) else {}
-    texts = [fields.get(PROMPT), fields.get(COMPLETION)]
+    found = row if isinstance(row, dict) else {}
+    texts = [found.get(PROMPT), found.get(COMPLETION)]
     if not all(isinstance(text, str) for text in texts):
         raise DataError(
             f"{PROMPT} and {COMPLETION} as strings, or {MESSAGES}",
-            f"{where} has {', '.join(map(shown, sorted(map(str, fields)))) or 'neither'}",
+            f"{where} has {', '.join(map(shown, sorted(map(str, found)))) or 'neither'}",
             "rows of one file are alike",
         )
     prompt, completion = (cleaned(str(text), where) for text in texts)

@@ -13,7 +13,7 @@ from anefast import stories
 from anefast.data.batches import ExampleData, TokenData
 from anefast.data.error import DataError
 from anefast.data.examples import Examples
-from anefast.data.instruct import examples, has_examples
+from anefast.data.instruct import MESSAGES, examples, fields
 from anefast.data.shards import is_shard, open_shard
 from anefast.data.source import File, Source, find, one_of
 from anefast.data.stream import (
@@ -65,8 +65,9 @@ def open_data(
             name += " (split as it lies)"
         if one_of(found.files, is_shard):
             return _open_shards(name, found, _opened(tokenizer, None), val_fraction, vocab_size)
-        if any(has_examples(file) for file in found.files):
-            return _open_examples(name, found, _opened(tokenizer, None), val_fraction)
+        if shown := set[str]().union(*map(fields, found.files)):
+            opened = _opened(tokenizer, None)
+            return _open_examples(name, found, opened, val_fraction, MESSAGES in shown)
         return _open_texts(name, found, tokenizer, val_fraction, collapse_spaces)
 
 
@@ -116,7 +117,7 @@ def _open_texts(
 
 
 def _open_examples(
-    name: str, found: Source, tokenizer: Tokenizer, val_fraction: float
+    name: str, found: Source, tokenizer: Tokenizer, val_fraction: float, chats: bool
 ) -> TokenData:
     def read(files: list[File]) -> Examples:
         each = (e for file in files for e in examples(file, tokenizer))
@@ -133,7 +134,7 @@ def _open_examples(
     description = f"{train.count + validation.count:,} examples of {name} as {tokenizer.name}"
     log.info("%s: %d training, %d validation tokens", description, len(train), len(validation))
     told = fingerprint(train, validation)
-    return ExampleData(train, validation, tokenizer, None, description, told)
+    return ExampleData(train, validation, tokenizer, None, description, told, chats)
 
 
 def _open_stories(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, cast
 
 from anefast.data.error import DataError
 from anefast.errors import shown
@@ -37,6 +37,8 @@ _COMPANION = re.compile(
 )
 _WORDS = re.compile(r"[^\W\d_]+")  # "fineweb_train_000001": fineweb, train
 
+T = TypeVar("T")
+
 log = logging.getLogger("anefast")
 
 
@@ -46,9 +48,16 @@ class File:
 
     path: Path
     held: BinaryIO | None = field(default=None, repr=False)
+    _known: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return shown(self.path)
+
+    def once(self, name: str, decide: Callable[[], T]) -> T:
+        """What `decide` gave the first time: a file is read several times, and it may warn."""
+        if name not in self._known:
+            self._known[name] = decide()
+        return cast(T, self._known[name])
 
     def open(self) -> BinaryIO:
         """A reader of its own, at the beginning. FileError when it cannot be read."""

@@ -26,6 +26,7 @@ END_OF_TEXT = "<|endoftext|>"
 BLOCK_BYTES = MIB
 END = None
 Piece = str | None
+_TAGS = "data: %s is %s; its tags are learnt as text"
 
 log = logging.getLogger("anefast")
 
@@ -50,7 +51,7 @@ def documents(file: File, collapse_spaces: bool = False) -> Iterator[Piece]:
     if kind is not None and not kind.text:
         raise refused(file.path, kind)
     if kind is not None:
-        log.warning("data: %s is %s; its tags are learnt as text", file, kind.name)
+        file.once("kind", lambda: log.warning(_TAGS, file, kind.name))
     reader, blocks = opened(file)
     if reader is None:
         yield from split(blocks, collapse_spaces)
@@ -66,7 +67,7 @@ def opened(file: File) -> tuple[rows.Reader | None, Iterator[str]]:
     if not first:
         raise DataError("text", f"{file} is empty", "give a file with words in it")
     whole = file.start[1] <= BLOCK_BYTES
-    reader = rows.reader(str(file), file.path.suffix, first, whole)
+    reader = file.once("reader", lambda: rows.reader(str(file), file.path.suffix, first, whole))
     return reader, itertools.chain([first], blocks)
 
 

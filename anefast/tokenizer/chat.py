@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
 from typing import Any, NoReturn
 
 from anefast.errors import shown
@@ -17,6 +19,7 @@ from .base import Tokenizer, TokenizerError
 from .bpe import BPETokenizer
 
 LONGEST = 1 << 22  # characters of one chat
+_ANSWER = "zqxj"  # what no template writes of itself
 
 
 class Chat:
@@ -66,6 +69,31 @@ class Chat:
         """Ids of a part of what `write` gave; marks are whole tokens. begins: it is the first."""
         return self.tokenizer.encode_marked(text, begins)
 
+    def prompt(self, message: str) -> list[int]:
+        """Ids of a chat in which the user says `message`, up to where the answer begins.
+
+        TokenizerError for a message that spells a mark, which would end the turn.
+        """
+        if mark := self.mark_in(message):
+            raise TokenizerError(
+                f"[chat] expected a message without marks of the template, got {shown(mark)}. "
+                "Hint: the template writes them; give the words alone."
+            )
+        return self.encode(self.write([{"role": "user", "content": message}], answer=True))
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The ids that end an answer: EOS, and the mark that the template writes behind one."""
+        turns = [("user", "a"), ("assistant", _ANSWER)]
+        try:
+            written = self.write([{"role": role, "content": text} for role, text in turns])
+        except TokenizerError:  # it wants chats of another form
+            written = ""
+        rest = written.rpartition(_ANSWER)[2]
+        places = {mark: at for mark in self._marks if (at := rest.find(mark)) >= 0}
+        first = min(places, key=lambda mark: (places[mark], -len(mark)), default="")
+        return frozenset([self.tokenizer.eos_id, *self.tokenizer.encode_marked(first)])
+
     def mark_in(self, text: str) -> str | None:
         """A mark that a text spells, if it does."""
         return next((mark for mark in self._marks if mark in text), None)
@@ -104,7 +132,7 @@ def _compiled(template: str, name: str) -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
     try:
         return environment.from_string(template)
     except Exception as error:  # constants are computed now, which may fail in any way
@@ -125,6 +153,11 @@ def _tojson(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+def _now(form: str) -> str:
+    """Today, for templates that tell the model the date."""
+    return datetime.now().strftime(form)
 
 
 def _refuse(message: str) -> NoReturn:
