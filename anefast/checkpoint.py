@@ -50,12 +50,15 @@ from anefast.formats.safetensors import read_safetensors
 from anefast.parsing import checksum
 
 if TYPE_CHECKING:
+    from anefast.formats.stored import Stored
     from anefast.nn import Vocabulary
+    from anefast.nn.adapter import Adapter
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 FORMAT = 2  # 1 had no checksum of state.json, and no session.json
 MODEL, OPTIM = "model.safetensors", "optim.safetensors"
 STATE, SESSION = "state.json", "session.json"
+ADAPTER = "adapter"  # in the state of a LoRA run, whose tensors are an adapter's: its settings
 VOCABULARY = "compact_vocab"  # in the state, where a run has one: Vocabulary.text
 TRAINED_LENGTH = "trained_length"  # in the state: tokens per sequence that were trained on
 CHECKSUM = "checksum"  # in both JSON files: of everything else in them
@@ -374,8 +377,40 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, A
     from anefast.nn import shapes
 
     folder = find_checkpoint(folder)
-    config = model_of(folder, load_state(folder))
+    state = load_state(folder)
+    if ADAPTER in state:
+        raise CheckpointError(
+            f"[checkpoint] expected a whole model in {shown(folder)}, got an adapter beside one. "
+            "Hint: name the model, and this with --adapter."
+        )
+    config = model_of(folder, state)
     return config, read_tensors(folder / MODEL, shapes(config))
+
+
+def load_adapter(folder: str | os.PathLike[str]) -> Adapter | None:
+    """The adapter that a LoRA run trained, of a checkpoint or of the run's newest; None where the
+    run trained a whole model. CheckpointError, AdapterError."""
+    from anefast.nn.adapter import Adapter
+
+    folder = find_checkpoint(folder)
+    state = load_state(folder)
+    if ADAPTER not in state:
+        return None
+    return Adapter.of(
+        {name: stored.read() for name, stored in _opened(folder / MODEL).items()}, state[ADAPTER]
+    )
+
+
+def base_path(adapter: Adapter, folder: Path) -> str:
+    """Where the base of a run's adapter is. CheckpointError where it is there no more."""
+    path = adapter.base.path
+    if not path or not Path(path).exists():
+        whose = shown(path) if path else "a model that was given to fit and has no name"
+        raise CheckpointError(
+            f"[checkpoint] {shown(folder)} holds an adapter of {whose}, which is not there. "
+            "Hint: put it back; with another path, name it and this with --adapter."
+        )
+    return path
 
 
 def model_of(folder: Path, state: Mapping[str, Any]) -> ModelConfig:
@@ -419,11 +454,7 @@ def read_tensors(
     path: Path, expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The tensors of a file, in the order of `expected`, which says their names and shapes."""
-    try:
-        found = read_safetensors(path)
-    except FileError as error:
-        said = str(error).partition("] ")[2]
-        raise CheckpointError(f"[checkpoint] cannot read {shown(path)}: {said}") from None
+    found = _opened(path)
     for name in [*expected, *found]:
         want = expected.get(name)
         got = found[name].shape if name in found else None
@@ -434,6 +465,14 @@ def read_tensors(
                 "Hint: give the settings this run was started with."
             )
     return {name: found[name].read() for name in expected}
+
+
+def _opened(path: Path) -> dict[str, Stored]:
+    try:
+        return read_safetensors(path)
+    except FileError as error:
+        said = str(error).partition("] ")[2]
+        raise CheckpointError(f"[checkpoint] cannot read {shown(path)}: {said}") from None
 
 
 # ---- files and folders ----

@@ -268,6 +268,33 @@ class OptimConfig(Checked):
 
 
 @dataclass(frozen=True)
+class LoraConfig(Checked):
+    """LoRA: the model stays as it is; a pair of small matrices beside each of its own trains."""
+
+    # Rows of each pair, 8 is usual; 0: no LoRA, the model itself trains. It needs init, the base.
+    rank: int = 0
+    # What the pair gives is multiplied by alpha / rank.
+    alpha: float = 16.0
+    rslora: bool = False  # By alpha / sqrt(rank) instead, which suits ranks above 32.
+    # Beside which matrices: patterns with commas between, such as wq,wv; empty: all of the layers.
+    targets: str = ""
+    layers: int = 0  # In the last so many layers only; backward ends at the first of them. 0: all.
+
+    def _check(self) -> None:
+        need(
+            0 <= self.rank <= 1024,
+            f"lora.rank must lie between 0 and 1024, got {self.rank}",
+            "8 is usual, 0 trains the model itself",
+        )
+        need(
+            0 < self.alpha < float("inf"),
+            f"lora.alpha must be finite and positive, got {self.alpha}",
+            "twice the rank is usual",
+        )
+        need(self.layers >= 0, f"lora.layers must not be negative, got {self.layers}", "0 is all")
+
+
+@dataclass(frozen=True)
 class LossScaleConfig(Checked):
     """Keeps small gradients above the smallest fp16 number."""
 
@@ -383,6 +410,7 @@ class TrainConfig(Checked):
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
 

@@ -19,13 +19,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anefast import llama2c
-from anefast.checkpoint import find_checkpoint, load_model, load_trained_length, load_vocabulary
+from anefast.checkpoint import (
+    base_path,
+    find_checkpoint,
+    load_adapter,
+    load_model,
+    load_state,
+    load_trained_length,
+    load_vocabulary,
+    model_of,
+)
 from anefast.checks import instance, refuse, whole
 from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
 from anefast.errors import BadInput, shown
 from anefast.formats import open_source
 from anefast.fuse import find_plan
 from anefast.nn import Params, Trained, Vocabulary, init_params
+from anefast.nn.adapter import Adapter, fingerprint
+from anefast.nn.lora import NO_PAIRS, Lora
 from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
@@ -76,7 +87,8 @@ class Model:
 
     vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
     checkpoint keeps it, a llama2.c file cannot. trained_length: tokens per sequence that it was
-    trained on, 0 where nobody says; text beyond them is worse, and `stream` says so.
+    trained on, 0 where nobody says; text beyond them is worse, and `stream` says so. lora: the
+    adapter that it is used with, beside params that stay as they are; see `adapt`.
     """
 
     config: ModelConfig
@@ -84,6 +96,7 @@ class Model:
     tokenizer: Tokenizer
     vocabulary: Vocabulary | None = None
     trained_length: int = 0
+    lora: Lora | None = None
 
     @classmethod
     def from_config(
@@ -119,6 +132,8 @@ class Model:
             return cls(found.config, found.load(), own)
         if path.is_dir():
             folder = find_checkpoint(path)
+            if (adapter := load_adapter(folder)) is not None:
+                return cls._of_adapter(folder, adapter, tokenizer, padded)
             config, params = load_model(folder)
             vocabulary = load_vocabulary(folder)
             trained = load_trained_length(folder)
@@ -134,6 +149,25 @@ class Model:
         opened = open_tokenizer(source)
         check_tokenizer(opened, config.vocab_size, padded or not tokenizer)
         return cls(config, params, opened, vocabulary, trained)
+
+    @classmethod
+    def _of_adapter(cls, folder: Path, adapter: Adapter, tokenizer: str, padded: bool) -> Model:
+        """The base that the checkpoint of a LoRA run names, with the run's adapter."""
+        model = cls.load(base_path(adapter, folder), tokenizer or str(folder), padded)
+        config = model_of(folder, load_state(folder, files=False))
+        model.config, model.vocabulary = config, load_vocabulary(folder)
+        model.trained_length = load_trained_length(folder)
+        model.adapt(adapter)
+        return model
+
+    def adapt(self, adapter: Adapter | None) -> None:
+        """From now on the model is used, and trained, with this adapter; None: as it is.
+
+        AdapterError where it is of another model.
+        """
+        if adapter is not None:
+            adapter.check(self.config, fingerprint(self.params) if adapter.base.sha256 else "")
+        self.lora = None if adapter is None else Lora.of(adapter)
 
     def training_step(
         self,
@@ -166,19 +200,21 @@ class Model:
             refuse("step", "seq", seq, what, hint)
         whole("step", "accumulation", accumulation, 1)
         on = opened(device)
-        specs, _ = candidates(plan, self.config, on, batch, seq, accumulation, trained)
+        ranks = self.lora.ranks if self.lora else NO_PAIRS
+        specs, _ = candidates(plan, self.config, on, batch, seq, accumulation, trained, ranks)
         _, step = first_taken(
             specs,
             lambda spec: TrainingStep(
                 self.config, self.params, on, batch, seq,
                 replace(find_plan(spec), trained=trained), swap_at, load, vocabulary, flows,
+                self.lora,
             ),
         )  # fmt: skip
         return step
 
     def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:
         """Forward programs for next-token logits, compiled as lengths are met."""
-        return Inference(self.config, self.params, opened(device), find_plan(plan))
+        return Inference(self.config, self.params, opened(device), find_plan(plan), self.lora)
 
     def choices(self) -> Vocabulary | None:
         """The ids that it may generate, None for all: those its tokenizer has, and was trained on.

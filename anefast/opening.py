@@ -7,6 +7,7 @@ runs: config.toml is written from it. Read train.py first.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ from anefast.data import ExampleData, TokenData, open_data
 from anefast.errors import shown
 from anefast.formats import open_source
 from anefast.nn import Trained, matching
+from anefast.nn.adapter import Base, adaptable, fingerprint
+from anefast.nn.lora import NO_PAIRS, draw
 from anefast.run_state import Say
 from anefast.telemetry import read_config
 from anefast.tokenizer import Tokenizer, open_tokenizer
@@ -78,6 +81,11 @@ def open_run(
                 c = c.replace(tokenizer=recorded_tokenizer(model.tokenizer, origin))
         trained = model.trained_length or model.config.max_seq_len
         model.config = meet_model(config, model.config, asked, origin)
+    elif model is None and resumed is not None and config.lora.rank:
+        from anefast.model import Model as Opened
+
+        model = Opened.load(resumed)
+        model.config = config.model.replace(vocab_size=model.config.vocab_size)
     elif model is not None and resumed is None:
         meet_model(config, model.config, asked, origin, changes=False)
         meet_tokenizer(config, model.tokenizer, asked, origin)
@@ -227,11 +235,55 @@ def plans_of(config: TrainConfig, model: Model, device: Device, say: Say) -> lis
     from anefast.runtime.auto import candidates
 
     c, n = config.data, config.optim.accumulation
-    trained = trained_of(config, model)
-    plans, why = candidates(config.plan, model.config, device, c.batch, c.seq_len, n, trained)
+    trained, ranks = trained_of(config, model), model.lora.ranks if model.lora else NO_PAIRS
+    plans, why = candidates(
+        config.plan, model.config, device, c.batch, c.seq_len, n, trained, ranks
+    )
     if why:
         say(f"plan {config.plan} -> {plans[0]}: {why}")
     return plans
+
+
+def with_lora(
+    config: TrainConfig, model: Model, resumed: Path | None, asked: Collection[str], say: Say
+) -> TrainConfig:
+    """The model gets the adapter that the run trains: drawn, or as large as the checkpoint's. The
+    config gets an accumulation of 1 unless another was asked for: an update compiles nothing.
+
+    ConfigError, and AdapterError where the base is not the checkpoint's.
+    """
+    lora, base = config.lora, config.init
+    if not lora.rank:
+        return config
+    if resumed is not None:
+        adapter = checkpoint.load_adapter(resumed)
+        assert adapter is not None  # the run was started with this rank
+        model.adapt(adapter)
+        return config
+    if not base:
+        raise ConfigError(
+            f"[config] lora.rank {lora.rank} trains an adapter beside a model, got no model. "
+            "Hint: --init names one."
+        )
+    targets = adaptable(model.config)
+    if lora.layers > model.config.n_layers:
+        raise ConfigError(
+            f"[config] expected lora.layers of a model with {model.config.n_layers} layers, got "
+            f"{lora.layers}. Hint: leave it out for all of them."
+        )
+    if lora.layers:
+        first = model.config.n_layers - lora.layers
+        targets = {n: s for n, s in targets.items() if int(n.split(".")[1]) >= first}
+    if lora.targets:
+        named = matching(lora.targets, targets, "lora.targets")
+        targets = {n: s for n, s in targets.items() if n in named}
+    path = "" if base == GIVEN else os.path.abspath(base)
+    origin = Base(path, fingerprint(model.params))
+    model.adapt(draw(lora.rank, lora.alpha, lora.rslora, targets, origin, config.seed))
+    if "optim.accumulation" not in wished(config, asked) and config.optim.accumulation > 1:
+        say(f"optim.accumulation {config.optim.accumulation} -> 1, as no update compiles anything")
+        config = config.replace(optim=config.optim.replace(accumulation=1))
+    return config
 
 
 def trained_of(config: TrainConfig, model: Model) -> Trained:

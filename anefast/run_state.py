@@ -187,9 +187,11 @@ class RunState:
         with _C.Span(_C.Component.CHECKPOINT):
             groups = self._optimizer_groups(with_grads=p.micro > 0)
             arrays = {f"{g}.{n}": a for g in groups for n, a in self._full(groups[g]).items()}
+            held: Arrays = self._full(self.step.params, self.model.params)
+            if (lora := self.model.lora) is not None:
+                held, state[checkpoint.ADAPTER] = lora.plain(lora.params), lora.settings()
             self.saved = checkpoint.save(
-                self.run.path, self.model.config, self._full(self.step.params, self.model.params),
-                arrays, state,
+                self.run.path, self.model.config, held, arrays, state,
                 self.model.tokenizer,
                 {ROWS: marks[TIMINGS], SETTINGS: self.run.settings},
             )  # fmt: skip
@@ -242,10 +244,13 @@ class RunState:
             )
         p.fingerprint = self.data.fingerprint  # runs of before recorded a sample of the data
         self._check_model(folder, checkpoint.model_of(folder, state))
-        shapes = {name: a.shape for name, a in self.model.params.items()}
+        lora = self.model.lora
+        held = self.model.params if lora is None else lora.plain(lora.params)
+        shapes = {name: a.shape for name, a in held.items()}
         for name, value in checkpoint.read_tensors(folder / checkpoint.MODEL, shapes).items():
-            self.model.params[name][...] = value
-        self._take(self.step.params, self.model.params)
+            held[name][...] = value
+        if lora is None:
+            self._take(self.step.params, self.model.params)
         groups = self._optimizer_groups(with_grads=p.micro > 0)
         expected = {f"{g}.{n}": shapes[n] for g, arrays in groups.items() for n in arrays}
         read = checkpoint.read_tensors(folder / checkpoint.OPTIM, expected)
@@ -342,14 +347,17 @@ class RunState:
 
     def _full(self, arrays: Arrays, tables: Arrays | None = None) -> Arrays:
         """`arrays` as a checkpoint has them; with a compact vocabulary, spread over `tables`."""
+        if self.model.lora is not None and tables is None:
+            return self.model.lora.plain(arrays)
         vocabulary = self.step.vocabulary
         return arrays if vocabulary is None else vocabulary.spread(arrays, tables)
 
     def _take(self, arrays: Arrays, full: Arrays) -> None:
         """The inverse of `_full`, into `arrays`."""
-        vocabulary = self.step.vocabulary
+        vocabulary, lora = self.step.vocabulary, self.model.lora
+        into = arrays if lora is None else lora.plain(arrays)
         for name, value in (full if vocabulary is None else vocabulary.rows(full)).items():
-            arrays[name][...] = value
+            into[name][...] = value
 
 
 def _first_validation(metrics: Path) -> float | None:

@@ -47,6 +47,7 @@ from anefast.opening import (
     trained_of,
     vocabulary_of,
     with_device,
+    with_lora,
     with_stream,
 )
 from anefast.presets import DEFAULT
@@ -131,6 +132,7 @@ def fit(
         batches = batches_of(config, data)  # too little data is said before anything is compiled
         check_prompt(config, model, data)
         config = with_device(config, device, asked)
+        config = with_lora(config, model, resumed, asked, say)
         if config.init and not resumes:
             config = with_stream(config, model, data, asked, say)
         plans = plans_of(config, model, device, say)

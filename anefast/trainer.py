@@ -201,7 +201,7 @@ class Trainer(RunState):
         """Turns the accumulated gradients into new weights, or skips them when they overflowed."""
         p, scale = self.progress, self.scale.value
         _C.spans_phase(_C.Phase.UPDATE)
-        self.step.wait()
+        self.step.end_update()
         lr = learning_rate(self.config.optim, p.step + 1, self.config.steps)
         tokens = max(1, p.loss_tokens)
         every = self.config.health_every

@@ -19,6 +19,7 @@ from anefast.config import (
     GIVEN,
     ConfigError,
     GuardConfig,
+    LoraConfig,
     ModelConfig,
     TrainConfig,
     flatten,
@@ -67,6 +68,7 @@ LAWS: dict[str, Law] = {
             "optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay",
             "optim.warmup_steps", "optim.min_lr_ratio", "optim.clip", "optim.accumulation",
             "optim.scale_lr_with_accumulation",
+            *(f"lora.{f.name}" for f in fields(LoraConfig)),
             "loss_scale.initial", "loss_scale.dynamic", "loss_scale.growth_interval",
             "loss_scale.maximum",
             # they change no weight: what fine-tuning to longer texts or other files may want
@@ -133,6 +135,10 @@ def wished(config: TrainConfig, asked: Collection[str]) -> set[str]:
 def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
     """ConfigError for a named setting that another one leaves without any effect."""
     names = set(asked) if config.resume else wished(config, asked)  # a run was asked for before
+    for name in sorted(n for n in names if n.startswith("lora.") and not config.lora.rank):
+        raise ConfigError(
+            f"[config] {name} is of an adapter, and lora.rank 0 makes none. Hint: --lora.rank 8."
+        )
     for name, useless, why, hint in (
         (
             "prompt",
@@ -151,6 +157,12 @@ def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
             not is_async(config.plan),
             f"is for plans that compile async, and plan {config.plan} does not",
             f"--plan {config.plan},async, or leave it out",
+        ),
+        (
+            "train",
+            config.train and config.lora.rank,
+            "names parameters of the model, which stay as they are beside an adapter",
+            "lora.targets and lora.layers say what has one",
         ),
         (
             "trace",

@@ -73,6 +73,9 @@ class BigramStep:
         self._waiting.append((x.reshape(-1), (p * loss_scale).astype(np.float32)))
         return loss, count
 
+    def end_update(self):
+        self.wait()
+
     def wait(self):
         for rows, d in self._waiting:
             np.add.at(self.grads["tok_embeddings"], rows, d)
@@ -102,6 +105,8 @@ class BigramStep:
 
 
 class BigramModel:
+    lora = None
+
     def __init__(self, seed=0, poison=()):
         self.tokenizer = ByteTokenizer()
         v = self.tokenizer.vocab_size

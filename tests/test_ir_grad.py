@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from anefast import ir
+from anefast.nn.lora import is_gradient, on_device
 
 B, C, S, H, HIDDEN = 2, 24, 8, 4, 32
 D = C // H
@@ -189,6 +190,30 @@ def test_a_parameter_used_twice_has_two_terms():
     ends = [ir.interpret(forward, feeds | {"w": feeds["w"] + s * v})["y"] for s in (1, -1)]
     slope = ((ends[0] - ends[1]) * feeds["dy"]).sum() / 2
     assert (got * v).sum() == pytest.approx(slope, rel=1e-6)
+
+
+def test_a_weight_that_is_read_transposed_has_the_gradient_of_itself():
+    rng = np.random.default_rng(4)
+    x, dy = ir.input("x", (2, 3, 1, 5)), ir.input("dy", (2, 4, 1, 5))
+    w, turned = ir.parameter("w", (4, 3, 1, 1)), ir.parameter("turned", (3, 4, 1, 1))
+    feeds = {t.name: rng.standard_normal(t.shape) for t in (x, dy, w)}
+    feeds["turned"] = feeds["w"].swapaxes(0, 1)
+    plain = ir.gradients([ir.conv(x, w)], [dy], [x, w])
+    other = ir.gradients([ir.conv(x, ir.transpose(turned, ir.SWAP))], [dy], [x, turned])
+    got = ir.interpret(ir.Graph([x, dy], dict(zip("abcd", plain + other, strict=True))), feeds)
+    assert np.allclose(got["a"], got["c"]) and np.allclose(got["b"], got["d"].swapaxes(0, 1))
+
+
+def test_a_gradient_that_the_device_multiplies_is_the_same():
+    rng = np.random.default_rng(5)
+    x, dy = ir.input("x", (2, 3, 1, 5)), ir.input("dy", (2, 4, 1, 5))
+    feeds = {t.name: rng.standard_normal(t.shape) for t in (x, dy)}
+    cpu = ir.apply("weight_grad", dy, x)
+    graph = ir.Graph([x, dy], {"cpu": cpu, "device": on_device(cpu, "w")})
+    got = ir.interpret(graph, feeds)
+    assert np.allclose(got["cpu"], got["device"])
+    (product,) = [t for t in graph.nodes if is_gradient(t)]
+    assert product.direction == "backward"
 
 
 def test_cpu_gradients_stay_fp32():

@@ -133,7 +133,7 @@ ROWS = {
     "gelu": Row(ir.gelu, (X,), lambda x: x / (1 + np.exp(-math.sqrt(8 / math.pi)
                 * (x + 0.044715 * x**3))), (-4, 4), tolerance=8e-3),
 }  # fmt: skip
-CPU = {"weight_grad", "scale_grad", "bias_grad", "grad_sum"}  # tests/test_ir_grad.py
+CPU = {"weight_grad", "scale_grad", "bias_grad", "batch_grad", "grad_sum"}  # tests/test_ir_grad.py
 
 
 def draw(row: Row, seed: int = 0) -> dict[str, np.ndarray]:

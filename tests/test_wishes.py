@@ -101,6 +101,11 @@ TABLE = {
     "optim.clip": (0.7, YES, SAME),
     "optim.accumulation": (7, YES, SAME),
     "optim.scale_lr_with_accumulation": (True, YES, SAME),
+    "lora.rank": (4, YES, SAME),
+    "lora.alpha": (7.0, YES, SAME),
+    "lora.rslora": (True, YES, SAME),
+    "lora.targets": ("wq", YES, SAME),
+    "lora.layers": (1, YES, SAME),
     "loss_scale.initial": (32.0, YES, SAME),
     "loss_scale.dynamic": (False, YES, SAME),
     "loss_scale.growth_interval": (7, YES, SAME),
@@ -127,7 +132,7 @@ def together(names: list[str]) -> dict[str, object]:
 def honoured(way: int) -> list[dict[str, object]]:
     """All settings that are honoured in a way to start a run, in two parts that go together."""
     names = [n for n in SETTINGS if way == 0 or TABLE[n][way] == YES]
-    apart = {"timeline", "on_budget"}  # against breakdown and trace
+    apart = {"timeline", "on_budget", "train"}  # against breakdown, trace and lora
     return [together([n for n in names if (n in apart) == part]) for part in (False, True)]
 
 

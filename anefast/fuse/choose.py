@@ -99,8 +99,11 @@ class Choice:
         )
 
 
-def candidate_specs(layers: int, target: Target, words: str = "") -> list[str]:
-    """Specs worth weighing, simplest first. `words`: what the user asked of all of them."""
+def candidate_specs(
+    layers: int, target: Target, words: str = "", adapts: bool = False
+) -> list[str]:
+    """Specs worth weighing, simplest first. `words`: what the user asked of all of them. adapts:
+    only an adapter changes, which is data by itself."""
     depths = ["unfused", "layer"]
     if PARTS < layers:
         depths.append(str(PARTS))
@@ -119,7 +122,8 @@ def candidate_specs(layers: int, target: Target, words: str = "") -> list[str]:
     pack = "ports=padded" if taken and "packed" not in taken else "ports=packed"
     specs = []
     for depth in depths:
-        for weights in options("weights", ["", "weights=params", "weights=packed"]):
+        as_data = ["weights=packed"] if adapts else ["weights=params", "weights=packed"]
+        for weights in options("weights", ["", *as_data]):
             both = one_port and weights == ""
             ports = ["", pack] if both else [pack if one_port else ""]
             for port in options("ports", [""] if weights == "weights=params" else ports):
@@ -143,7 +147,8 @@ def choose(
 
     Raises ValueError naming a limit where no candidate is legal.
     """
-    specs = candidate_specs(counter.config.n_layers, target, spec.partition(",")[2])
+    words = spec.partition(",")[2]
+    specs = candidate_specs(counter.config.n_layers, target, words, bool(counter.ranks))
     candidates = tuple(weigh(s, counter, target, rates, max_compiles) for s in specs)
     legal = [c for c in candidates if c.cost is not None]
     if not legal:

@@ -24,6 +24,8 @@ from anefast.fuse.timing import Product
 from anefast.ir import Graph, Program, Tensor, baked
 from anefast.mil import emit
 from anefast.nn import Trained, count_params, shapes, training_graph, trains
+from anefast.nn.adapter import A, B
+from anefast.nn.lora import NO_PAIRS, Ranks, is_gradient
 
 HALF = 2  # bytes of an fp16 number
 VIEWS = ("reshape", "expand_dims", "squeeze")  # results that are their operand's bytes
@@ -82,6 +84,7 @@ class StepCount:
     config: ModelConfig
     batch: int
     seq: int
+    ranks: Ranks
     programs: tuple[ProgramCount, ...]
     tap_bytes: int  # surfaces of single values: what crosses programs or feeds weight gradients
     probs_bytes: int  # of them attention probabilities, which grow with the square of the sequence
@@ -143,8 +146,10 @@ class StepCount:
     @cached_property
     def trained_count(self) -> int:
         """Numbers that have a gradient."""
-        every = shapes(self.config).items()
-        return sum(math.prod(shape) for n, shape in every if trains(self.plan.trained, n))
+        every = shapes(self.config)
+        pairs = sum(rank * sum(every[name]) for name, rank in self.ranks.items())
+        own = (math.prod(shape) for n, shape in every.items() if trains(self.plan.trained, n))
+        return pairs + sum(own)
 
     @property
     def head_flops(self) -> int:
@@ -157,13 +162,23 @@ class StepCount:
 class Counter:
     """Counts plans of one model, batch and length; graphs and cuts are made once.
 
-    trained: names of the parameters that change, None for all. Raises ValueError from `count` where
+    trained: names of the parameters that change, None for all. ranks: of an adapter's pairs, which
+    are what changes then. Raises ValueError from `count` where
     `lower` refuses the plan.
     """
 
-    def __init__(self, config: ModelConfig, batch: int, seq: int, trained: Trained = None) -> None:
-        self.config, self.batch, self.seq, self.trained = config, batch, seq, trained
-        self._graphs: dict[str, Graph] = {}
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch: int,
+        seq: int,
+        trained: Trained = None,
+        ranks: Ranks = NO_PAIRS,
+    ) -> None:
+        self.config, self.batch, self.seq = config, batch, seq
+        self.trained = frozenset(n + end for n in ranks for end in (A, B)) if ranks else trained
+        self.ranks = ranks
+        self._graphs: dict[tuple[str, str], Graph] = {}
         self._cuts: dict[tuple[object, ...], Schedule] = {}
         self._scratch: dict[str, int] = {}
 
@@ -177,6 +192,7 @@ class Counter:
             self.config,
             self.batch,
             self.seq,
+            self.ranks,
             tuple(count_program(low, self._scratch) for low in lowered),
             **held,
             room_bytes=room(lowered) if plan.surfaces == "equal" else 0,
@@ -192,13 +208,15 @@ class Counter:
 
     def schedule(self, plan: Plan) -> Schedule:
         """The cut of this plan, before ports and weights are laid out."""
-        key = (plan.forward, plan.backward, plan.reads, plan.rope)
+        form = (plan.rope, plan.gradients)
+        key = (plan.forward, plan.backward, plan.reads, form)
         if key not in self._cuts:
-            if plan.rope not in self._graphs:
-                self._graphs[plan.rope] = training_graph(
-                    self.config, self.batch, self.seq, plan.rope, self.trained
-                )
-            self._cuts[key] = cut(recompute(self._graphs[plan.rope], plan), plan.key)
+            if form not in self._graphs:
+                self._graphs[form] = training_graph(
+                    self.config, self.batch, self.seq, plan.rope, self.trained, self.ranks,
+                    plan.gradients,
+                )  # fmt: skip
+            self._cuts[key] = cut(recompute(self._graphs[form], plan), plan.key)
         return self._cuts[key]
 
 
@@ -222,7 +240,7 @@ def count_program(lowered: Lowered, known: dict[str, int]) -> ProgramCount:
             for port in (*lowered.inputs, *lowered.outputs)
             if port.shared is None
             for r in port.regions
-            if r.value.op != "parameter"
+            if r.value.op != "parameter" and not is_gradient(r.value)
         ),
         known=known,
     )
@@ -284,14 +302,14 @@ def surfaces(lowered: Iterable[Lowered]) -> dict[str, int]:
             values.add(port.shared)
             continue
         held = [r.value for r in port.regions]
-        if name := alone(port):
+        if name := names_of(port):
             if name in weights:
                 continue
             weights[name] = HALF * math.prod(port.shape)
         else:
             packed += HALF * math.prod(port.shape)
         staged += sum(nbytes(t) for t in held if t.op == "parameter")
-        values |= {t for t in held if t.op != "parameter"}
+        values |= {t for t in held if t.op != "parameter" and not is_gradient(t)}
     return {
         "tap_bytes": sum(nbytes(t) for t in values),
         "probs_bytes": sum(nbytes(t) for t in values if t.op == "softmax"),
@@ -306,16 +324,16 @@ def room(lowered: Iterable[Lowered]) -> int:
     sizes: dict[Hashable, int] = {}
     sides: list[list[Hashable]] = []
     for side in (side for low in lowered for side in (low.inputs, low.outputs)):
-        keys: list[Hashable] = [port.shared or alone(port) or id(port) for port in side]
+        keys: list[Hashable] = [port.shared or names_of(port) or id(port) for port in side]
         sizes |= {key: HALF * math.prod(port.shape) for key, port in zip(keys, side, strict=True)}
         sides.append(keys)
     return sum(level(sides, sizes).values()) - sum(sizes.values())
 
 
-def alone(port: Port) -> str:
-    """The name of the parameter that a port is and nothing else; empty where there is more."""
-    value = port.regions[0].value
-    return str(value.name) if len(port.regions) == 1 and value.op == "parameter" else ""
+def names_of(port: Port) -> str:
+    """The names of the parameters that a port is and nothing else; empty where there is more."""
+    values = [r.value for r in port.regions]
+    return " ".join(str(t.name) for t in values if all(v.op == "parameter" for v in values))
 
 
 def nbytes(t: Tensor) -> int:

@@ -16,11 +16,12 @@ from anefast import ir
 from anefast.fuse.cut import Schedule
 from anefast.fuse.plan import Plan
 from anefast.ir import Program, Tensor, rebuild
+from anefast.mil.rules import MAX_CHANNELS, ROW
+from anefast.nn.lora import is_gradient, is_pair
 from anefast.nn.trained import trains
 
 Shape = tuple[int, ...]
 
-ROW = 32  # halves in the 64 bytes that device rows are padded to
 HALF = 2  # bytes of an fp16 number
 
 
@@ -67,9 +68,13 @@ def lower(program: Program, plan: Plan) -> Lowered:
     held_in = activation_ports([t for _, t in program.inputs], plan, max_axis)
     if by_place["packed"]:
         held_in = with_weights(held_in, by_place["packed"], max_axis)
-    held_in = [parameter_port(t) for t in by_place["params"]] + held_in
+    pairs = [t for t in by_place["params"] if is_pair(str(t.name))]
+    alone = [parameter_port(t) for t in by_place["params"] if t not in set(pairs)]
+    held_in = [*alone, *stacked([(t, (1, *matrix(t))) for t in pairs]), *held_in]
     inputs = named(sorted(held_in, key=nbytes), "a")
-    held_out = activation_ports([t for _, t in program.outputs], plan, max_axis)
+    results = [t for _, t in program.outputs if not is_gradient(t)]
+    made = [(t, (t.shape[0], *t.shape[2:])) for _, t in program.outputs if is_gradient(t)]
+    held_out = stacked(made) + (activation_ports(results, plan, max_axis) if results else [])
     outputs = named(sorted(held_out, key=nbytes, reverse=True), "z")
 
     feeds = [ir.input(port.name, port.shape) for port in inputs]
@@ -80,11 +85,11 @@ def lower(program: Program, plan: Plan) -> Lowered:
     }
     done = rebuilt(program, held)
     join = padded if plan.ports == "padded" else concatenated
-    results = [joined([done[r.value] for r in port.regions], port, join) for port in outputs]
+    filled = [joined([done[r.value] for r in port.regions], port, join) for port in outputs]
     lowered = Program.cut(
         program.name,
         [(port.name, feed) for port, feed in zip(inputs, feeds, strict=True)],
-        [(port.name, t) for port, t in zip(outputs, results, strict=True)],
+        [(port.name, t) for port, t in zip(outputs, filled, strict=True)],
     )
     changes = any(trains(plan.trained, str(t.name)) for t in by_place["const"])
     return Lowered(lowered, tuple(inputs), tuple(outputs), changes)
@@ -161,6 +166,25 @@ def parameter_port(parameter: Tensor) -> Port:
     return Port("", shape, (Region(parameter, (0, 0, 0, 0), (1, 1, rows, columns)),))
 
 
+def stacked(matrices: list[tuple[Tensor, Shape]]) -> list[Port]:
+    """As few ports as there are lengths of rows: matrices (B, rows, columns) over one another on
+    the channel axis, [B, R, 1, columns]. For an adapter's pairs, which are many, and low."""
+    ports: list[Port] = []
+    open_ports: dict[int, int] = {}  # by length of rows: which port is being filled
+    for t, (batch, rows, columns) in matrices:
+        at = open_ports.get(columns)
+        held = ports[at].regions if at is not None else ()
+        begin = ports[at].shape[1] if at is not None else 0
+        if at is None or begin + rows > MAX_CHANNELS:
+            at, held, begin = len(ports), (), 0
+            open_ports[columns] = at
+            ports.append(Port("", (), ()))
+        region = Region(t, (0, begin, 0, 0), (batch, rows, 1, columns))
+        shape = (batch, begin + rows, 1, rounded(columns, ROW))
+        ports[at] = Port("", shape, (*held, region))
+    return ports
+
+
 def with_weights(ports: list[Port], parameters: list[Tensor], max_axis: int) -> list[Port]:
     """The port with most channels, weights behind its activations on the last axis.
 
@@ -228,7 +252,9 @@ def joined(values: list[Tensor], port: Port, join: Join) -> Tensor:
     if port.shared is not None:
         return values[0]
     blocks = [ir.reshape(t, r.size) for t, r in zip(values, port.regions, strict=True)]
-    return join(blocks)
+    if (more := port.shape[-1] - blocks[0].shape[-1]) > 0:
+        blocks = [ir.pad(t, (0, 0, 0, 0, 0, 0, 0, more), 0.0) for t in blocks]
+    return join(blocks) if len(blocks) > 1 else blocks[0]
 
 
 def concatenated(blocks: list[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from anefast.checks import instance, need_choice, whole
 from anefast.ir import RopeForm, Tensor
+from anefast.nn.lora import is_pair
 from anefast.nn.trained import Trained, trains
 
 AUTO = "auto"
@@ -30,6 +31,8 @@ WORDS: dict[str, dict[str, str]] = {  # what a plan may be told besides its dept
     "weights=const": {"weights": "const"},
     "weights=packed": {"weights": "packed"},
     "weights=params": {"weights": "params"},
+    "gradients=device": {"gradients": "device"},
+    "gradients=cpu": {"gradients": "cpu"},
     "sync": {"compile": "sync"},
     "async": {"compile": "async"},
 }
@@ -56,6 +59,8 @@ class Plan:
     max_axis: the longest axis of a port that the target takes: 16384 up to M3, 65536 from M4.
     surfaces: `exact`, each as large as its port, or `equal`, all of a side of a program as large as
         the largest. The device does so by itself; here it is for what memory comes to.
+    gradients: who multiplies for those of an adapter: the `device`, which returns them in fp16 and
+        keeps no taps for them, or the `cpu`, in fp32.
     trained: names of the weights that change, None for all.
     """
 
@@ -70,6 +75,7 @@ class Plan:
     dialect: Literal["ios18", "ios16"] = "ios18"
     max_axis: int = 65536
     surfaces: Literal["exact", "equal"] = "exact"
+    gradients: Literal["device", "cpu"] = "device"
     trained: Trained = None
 
     def __post_init__(self) -> None:
@@ -77,12 +83,15 @@ class Plan:
             value = getattr(self, name)
             if value not in ("half", "all"):
                 whole("plan", name, value, 1, hint="or 'half', or 'all'")
-        for name in ("reads", "ports", "weights", "compile"):
+        for name in ("reads", "ports", "weights", "gradients", "compile"):
             choices = tuple(w[name] for w in WORDS.values() if name in w)
             need_choice(name, getattr(self, name), choices, "plan")
 
     def place(self, parameter: str) -> Literal["const", "packed", "params"]:
-        """Where this weight is: baked for good if it is frozen, else as `weights` says."""
+        """Where this weight is: baked for good if it is frozen, else as `weights` says; those of an
+        adapter are data in any case, so that no update compiles anything."""
+        if is_pair(parameter) and self.weights == "const":
+            return "params"
         return self.weights if trains(self.trained, parameter) else "const"
 
     def key(self, node: Tensor) -> str:

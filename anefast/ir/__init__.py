@@ -8,7 +8,7 @@ graph.py, passes.py, interpret.py.
 from __future__ import annotations
 
 from .grad import gradients, terms, unbroadcast
-from .graph import Graph, Program, baked, is_device, reach
+from .graph import SWAP, Graph, Program, baked, is_device, reach
 from .interpret import interpret
 from .op import OPS, Op, apply
 from .ops.composite import gelu, layer_norm, rms_norm, rms_rstd, silu
@@ -62,6 +62,7 @@ from .tensor import ShapeError, Tensor, constant, input, parameter, place, scope
 
 __all__ = [
     "OPS",
+    "SWAP",
     "Graph",
     "Op",
     "Program",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .graph import reach
+from .graph import baked, reach
 from .op import OPS, apply
 from .ops.layout import reshape
 from .ops.reduce import reduce_sum
@@ -61,8 +61,11 @@ def gradients(
             for i, x in enumerate(node.inputs):
                 if x not in carries:
                     continue
-                if x.op == "parameter":
-                    cpu.setdefault(x, []).append(_parameter(node, found[node], i))
+                if of := baked(x):
+                    parameter, turned = of
+                    g = _parameter(node, found[node], i)
+                    g = apply(g.op, *reversed(g.inputs)) if turned else g
+                    cpu.setdefault(parameter, []).append(g)
                     continue
                 dx = unbroadcast(_rule(node, found[node], i), x)
                 found[x] = found[x] + dx if x in found else dx

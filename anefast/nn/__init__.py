@@ -3,7 +3,6 @@
 from anefast.nn.families import FAMILIES, family_of
 from anefast.nn.ffn import ffn_graph, ffn_shapes, init_ffn
 from anefast.nn.graphs import (
-    GRAD,
     decode_graph,
     forward_graph,
     rotated_heads,
@@ -12,7 +11,7 @@ from anefast.nn.graphs import (
 )
 from anefast.nn.layers import MASKED, causal_mask, rope_frequencies, rope_rows
 from anefast.nn.params import Params, classifier, count_params, init_params, shapes, zeros_like
-from anefast.nn.trained import Trained, matching, trains
+from anefast.nn.trained import GRAD, Trained, matching, trains
 from anefast.nn.vocabulary import Vocabulary
 
 __all__ = [

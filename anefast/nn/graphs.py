@@ -7,13 +7,15 @@ stream `h`, and back from `dh` to `dx`. Embedding, final norm and classifier sta
 
 from __future__ import annotations
 
+from typing import Literal
+
 from anefast import ir
 from anefast.config import ModelConfig
+from anefast.nn.adapter import A, B
 from anefast.nn.families import family_of
 from anefast.nn.layers import Past
-from anefast.nn.trained import Trained, trains
-
-GRAD = "grad."  # prefix of the outputs that are weight gradients
+from anefast.nn.lora import NO_PAIRS, Ranks, adapted, on_device
+from anefast.nn.trained import GRAD, Trained, trains
 
 
 def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None = None) -> ir.Tensor:
@@ -30,7 +32,11 @@ def forward_graph(
 
 
 def decode_graph(
-    config: ModelConfig, chunk: int, cached: int, form: ir.RopeForm = "slices"
+    config: ModelConfig,
+    chunk: int,
+    cached: int,
+    form: ir.RopeForm = "slices",
+    ranks: Ranks = NO_PAIRS,
 ) -> ir.Graph:
     """Inference of `chunk` positions behind `cached` columns of keys and values.
 
@@ -38,7 +44,7 @@ def decode_graph(
     and, where they are fewer, key heads (none where positions are learned), then `NAME.past_k` of
     every attention and `NAME.past_v`: see `Past`. Outputs: `h`, and per attention `NAME.k` and
     `NAME.v`, the chunk's own columns. A column of the cache that the mask hides may hold anything
-    finite.
+    finite. ranks: of the adapter's pairs.
     """
     kv = config.n_kv_heads * config.head_dim
     x = ir.input("x", (1, config.dim, 1, chunk))
@@ -58,7 +64,8 @@ def decode_graph(
         outputs |= {f"{name}.k": k, f"{name}.v": v}
     inputs = [x, mask, *(t for pair in rope.values() for t in pair)]
     inputs += [*keys.values(), *values.values()]
-    return ir.simplify(ir.with_rope(ir.Graph(inputs, outputs), form))
+    graph = adapted(ir.Graph(inputs, outputs), ranks)
+    return ir.simplify(ir.with_rope(graph, form))
 
 
 def rotated_heads(config: ModelConfig) -> tuple[int, ...]:
@@ -79,17 +86,20 @@ def training_graph(
     seq: int,
     rope: ir.RopeForm = "slices",
     trained: Trained = None,
+    ranks: Ranks = NO_PAIRS,
+    gradients: Literal["device", "cpu"] = "device",
 ) -> ir.Graph:
     """Training: inputs `x`, `dh`; outputs `h`, `dx` and `grad.NAME` for each trunk parameter.
 
     `dh` and `dx` are fp16 gradients of the (scaled) loss w.r.t. `h` and `x`. Where the stream is
     scaled, `h` is, so that `dh` is larger by as much; `x` is not. Of parameters, those that are
     `trained` have gradients; without one of a table that is embedded, `dx` is left out, and
-    backward ends at the lowest layer that has one.
+    backward ends at the lowest layer that has one. ranks: of the adapter's pairs; gradients: who
+    multiplies for theirs.
     """
     shape = (batch, config.dim, 1, seq)
     x, dh = ir.input("x", shape), ir.input("dh", shape)
-    h = trunk(x, config)
+    h = adapted(ir.Graph([x], {"h": trunk(x, config)}), ranks).outputs["h"]
     wrt = {GRAD + str(p.name): p for p in ir.Graph([x], {"h": h}).parameters}
     if trained is not None:
         wrt = {name: p for name, p in wrt.items() if p.name in trained}
@@ -97,4 +107,7 @@ def training_graph(
         wrt = {"dx": x, **wrt}
     grads = ir.gradients([h], [dh], list(wrt.values()))
     outputs = {"h": h, **dict(zip(wrt, grads, strict=True))}
+    if gradients == "device":
+        for name in (name + end for name in ranks for end in (A, B)):
+            outputs[GRAD + name] = on_device(outputs[GRAD + name], name)
     return ir.simplify(ir.with_rope(ir.Graph([x, dh], outputs), rope))

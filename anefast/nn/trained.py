@@ -13,6 +13,7 @@ from anefast import spelling
 from anefast.config import ConfigError
 from anefast.errors import shown
 
+GRAD = "grad."  # prefix of a graph's outputs that are gradients of parameters
 Trained = frozenset[str] | None  # names; None: every parameter
 
 

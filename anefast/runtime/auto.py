@@ -13,6 +13,7 @@ from anefast.fuse.count import Counter
 from anefast.fuse.legal import target_of
 from anefast.fuse.plan import is_auto
 from anefast.nn import Trained
+from anefast.nn.lora import NO_PAIRS, Ranks
 from anefast.runtime.calibrate import calibrate
 from anefast.runtime.device import Device
 
@@ -37,14 +38,16 @@ def candidates(
     seq: int,
     accumulation: int,
     trained: Trained = None,
+    ranks: Ranks = NO_PAIRS,
 ) -> tuple[list[str], str]:
     """As `resolve`, with the specs to fall back to behind the first where a compile is refused.
 
-    trained: names of the parameters that change, None for all.
+    trained: names of the parameters that change, None for all; with the `ranks` of an adapter's
+    pairs, they are what changes.
     """
     instance("plan", "plan", spec, str, "'auto' or 'all', for example")
     if not is_auto(spec):
         return [spec], ""
-    counter = Counter(config, batch, seq, trained)
+    counter = Counter(config, batch, seq, trained, ranks)
     choice = choose(counter, accumulation, target_of(device), calibrate(device), spec)
     return [choice.spec, *choice.fallbacks], choice.reason()

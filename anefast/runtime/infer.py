@@ -30,6 +30,7 @@ from anefast.nn import (
     rope_rows,
     rotated_heads,
 )
+from anefast.nn.lora import NO_PAIRS, Lora
 from anefast.runtime.device import Device, Surface
 from anefast.runtime.health import Health
 from anefast.runtime.sequence import Sequence
@@ -48,8 +49,15 @@ class Inference:
     residual stream overflows, it begins again with one that is scaled, and says so once.
     """
 
-    def __init__(self, config: ModelConfig, params: Params, device: Device, plan: Plan) -> None:
-        self.config, self.params, self.device = config, params, device
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        device: Device,
+        plan: Plan,
+        lora: Lora | None = None,
+    ) -> None:
+        self.config, self.params, self.device, self.lora = config, params, device, lora
         self.family = family_of(config)
         # the columns of cache and chunk differ, so values cannot share a port
         self.plan = replace(target_of(device).fitted(plan), ports="several")
@@ -87,6 +95,18 @@ class Inference:
                 self.params.get(self.family.norm_bias),
             )  # fmt: skip
         return out.reshape(-1)
+
+    def adapt(self, lora: Lora) -> None:
+        """From now on with another adapter beside the same matrices: surfaces are written, nothing
+        is compiled. ValueError where the matrices or the padded ranks are others."""
+        if self.lora is None or lora.ranks != self.lora.ranks:
+            raise ValueError(
+                "[generate] expected an adapter of the matrices and ranks that the programs have, "
+                "got another. Hint: model.inference makes programs for it."
+            )
+        self.lora, self._done, self._newest = lora, [], []
+        if self._bucket is not None:
+            self._bucket.sequence.stage(lora.staged())
 
     def close(self) -> None:
         """Unloads the programs and forgets the cache."""
@@ -170,10 +190,11 @@ class Inference:
         return new
 
     def _compiled(self, length: int) -> Bucket:
-        graph = decode_graph(self.config, CHUNK, length, self.plan.rope)
+        ranks = self.lora.ranks if self.lora is not None else NO_PAIRS
+        graph = decode_graph(self.config, CHUNK, length, self.plan.rope, ranks)
         programs = lower_all(cut(graph, self.plan.key), self.plan)
         sequence = Sequence(self.device, programs, self.plan.dialect)
-        sequence.load(self.params)
+        sequence.load(self.params if self.lora is None else self.params | self.lora.staged())
         surfaces = {str(t.name): sequence.surfaces[t] for t in graph.inputs}
         names = [name.removesuffix(".past_k") for name in surfaces if name.endswith(".past_k")]
         cached = [surfaces[f"{name}.past_{what}"] for name in names for what in "kv"]

@@ -15,8 +15,10 @@ import numpy as np
 
 from anefast import _C, debug, mil
 from anefast.fuse import Lowered, Port, Region
+from anefast.fuse.count import names_of
 from anefast.ir import Tensor
 from anefast.nn import Params
+from anefast.nn.lora import is_gradient
 from anefast.runtime.device import Device, Half, Surface
 from anefast.runtime.kernel import Kernel
 
@@ -49,7 +51,9 @@ class Sequence:
         self._device = device
         self.surfaces: dict[Tensor, Surface] = {}
         self.evaluations = self.copied_bytes = self.staged_bytes = 0
-        self._weights: dict[str, Surface] = {}  # ports that are one whole parameter, by its name
+        # Of adapters, where the device makes them: they lie in ports and have no other surface.
+        self.gradients: dict[Tensor, tuple[Region, Surface]] = {}
+        self._weights: dict[str, Surface] = {}  # ports of nothing but parameters, by their names
         self._staged: list[tuple[Region, Surface]] = []
         self.bound = [self._bind(lowered, dialect) for lowered in programs]
         device.level(side for bound in self.bound for side in (bound.inputs, bound.outputs))
@@ -105,7 +109,8 @@ class Sequence:
         kernel = Kernel(self._device, lowered.program, dialect, frozen=not lowered.changes)
         if debug.level() >= 3:
             debug.say("\n".join(placement(lowered)))
-        made = [region.value for port in lowered.outputs for region in port.regions]
+        made = [r.value for port in lowered.outputs for r in port.regions]
+        made = [t for t in made if t not in self.gradients]
         native = [s.native for s in inputs], [s.native for s in outputs]
         return Bound(kernel, inputs, outputs, native, gathered, scattered, made)
 
@@ -114,17 +119,19 @@ class Sequence:
         if port.shared is not None:
             return self._value(port.shared)
         weights = [r for r in port.regions if r.value.op == "parameter"]
-        alone = str(weights[0].value.name) if len(weights) == len(port.regions) == 1 else ""
-        if alone in self._weights:
-            return self._weights[alone]
+        whole = names_of(port)
+        if whole in self._weights:
+            return self._weights[whole]
         surface = self._device.surface(port.shape)
         self._staged += [(region, surface) for region in weights]
         for region in port.regions:
-            if region.value.op != "parameter":
+            if is_gradient(region.value):
+                self.gradients[region.value] = (region, surface)
+            elif region.value.op != "parameter":
                 self._value(region.value)
                 copies.append((region, surface))
-        if alone:
-            self._weights[alone] = surface
+        if whole:
+            self._weights[whole] = surface
         return surface
 
     def _value(self, value: Tensor) -> Surface:
@@ -158,11 +165,12 @@ def stage(weights: list[tuple[Region, Surface]], params: Params) -> int:
             if surface not in locked:
                 locked[surface] = locks.enter_context(surface.write())
             weight, data = region.value, locked[surface]
-            if weight.size == data.size:
-                halves = data.reshape(-1)
+            part = block(data, region)
+            if part.flags.c_contiguous:  # whole rows of the surface
+                halves = part.reshape(-1)
             else:
                 halves = np.zeros(int(np.prod(region.size)), np.float16)
-                parts.append((block(data, region), halves.reshape(region.size)))
+                parts.append((part, halves.reshape(region.size)))
             jobs.append((mil.Entry(weight.name, weight.shape), halves[: weight.size]))
         mil.write(jobs, params)
         for part, halves in parts:

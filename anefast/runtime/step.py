@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +21,7 @@ from anefast import _C
 from anefast.checks import real
 from anefast.checks import refuse as refuse_argument
 from anefast.config import ModelConfig
-from anefast.fuse import Plan, cut, lower_all, recompute
+from anefast.fuse import Plan, Region, cut, lower_all, recompute
 from anefast.fuse.legal import refuse, target_of
 from anefast.ir import Tensor, terms
 from anefast.nn import (
@@ -33,13 +34,14 @@ from anefast.nn import (
     trains,
     zeros_like,
 )
+from anefast.nn.lora import NO_PAIRS, Lora, Ranks
 from anefast.runtime.compiler import CompileService
-from anefast.runtime.device import Device
+from anefast.runtime.device import Device, Surface
 from anefast.runtime.flow import Flow, head_flows
 from anefast.runtime.health import Health
 from anefast.runtime.pace import Pace
 from anefast.runtime.revive import PROCESS_WIDE
-from anefast.runtime.sequence import Sequence
+from anefast.runtime.sequence import Sequence, block
 from anefast.runtime.stream import advice, stream_scale
 
 log = logging.getLogger("anefast")
@@ -76,6 +78,7 @@ class TrainingStep:
         load: bool = True,
         vocabulary: Vocabulary | None = None,
         flows: bool = False,
+        lora: Lora | None = None,
     ) -> None:
         if seq > config.max_seq_len:
             raise ValueError(
@@ -84,12 +87,19 @@ class TrainingStep:
             )
         self.config, self.device, self.vocabulary = config, device, vocabulary
         self.family = family_of(config)
-        self.params = params = vocabulary.rows(params) if vocabulary is not None else params
+        params = vocabulary.rows(params) if vocabulary is not None else params
+        self.lora = lora
+        ranks: Ranks = NO_PAIRS
+        if lora is not None:
+            params, ranks = {**params, **lora.params}, lora.ranks
+            plan = replace(plan, trained=frozenset(lora.params))
+        self.params = params
         self._old: set[str] = set()  # gradients that are still those of the update before
         self.shape = (batch, seq)
         target = target_of(device)
         self.plan = plan = target.fitted(plan)
-        graph = recompute(training_graph(config, batch, seq, plan.rope, plan.trained), plan)
+        graph = training_graph(config, batch, seq, plan.rope, plan.trained, ranks, plan.gradients)
+        graph = recompute(graph, plan)
         schedule = cut(graph, plan.key)
         programs = lower_all(schedule, plan)
         refuse(programs, plan, target)
@@ -140,7 +150,23 @@ class TrainingStep:
     def update_weights(self) -> None:
         """Takes over changed `params`: baked weights by compiling, others by rewriting."""
         self.compiler.update(self.params)
-        self.sequence.stage(self.params)
+        self.sequence.stage(self.params if self.lora is None else self.lora.staged())
+
+    def adapt(self, lora: Lora) -> None:
+        """From now on with another adapter beside the same matrices, whose arrays are `trained`
+        then: surfaces are written, nothing is compiled. ValueError where the matrices or the padded
+        ranks are others."""
+        if self.lora is None or lora.ranks != self.lora.ranks:
+            raise ValueError(
+                "[step] expected an adapter of the matrices and ranks that the programs have, got "
+                "another. Hint: model.training_step makes programs for it."
+            )
+        self.wait()
+        self.lora = lora
+        self.params.update(lora.params)
+        self.trained = dict(lora.params)
+        self.begin_update()
+        self.update_weights()
 
     def begin_update(self) -> None:
         """What `grads` hold counts no more: the next micro-step writes them anew.
@@ -148,6 +174,12 @@ class TrainingStep:
         That is cheaper than zeros, which would be written, and read back to be added to.
         """
         self._old = set(self.grads)
+
+    def end_update(self) -> None:
+        """Call it once after the last micro-step of an update: `grads` are those of `params`."""
+        self.wait()
+        if self.lora is not None:
+            self.lora.unscale(self.grads)
 
     def settle(self) -> None:
         """Returns when every program is that of `params` as they were at the last update."""
@@ -292,6 +324,8 @@ class TrainingStep:
 
     def _job(self, name: str, node: Tensor) -> Job:
         """What queues the gradient of a weight that this node of the graph is, or is a part of."""
+        if node.op == "batch_grad":
+            return partial(add_made, *self.sequence.gradients[node.inputs[0]], self.grads[name])
         operands = [self.sequence.surfaces[t].native for t in node.inputs]
         batch, _, _, seq = node.inputs[0].shape  # of a norm over heads, each is a row of the batch
         label = _C.spans_label(name)
@@ -310,6 +344,13 @@ class TrainingStep:
         old = name in self._old
         self._old.discard(name)
         return old
+
+
+def add_made(region: Region, surface: Surface, acc: npt.NDArray[np.float32], fresh: bool) -> None:
+    """acc (Co, Ci) fp32 += sum over B of the gradients that a device has made; fresh: = instead."""
+    with surface.read() as data:
+        made = block(data, region)[:, :, 0]
+        acc[...] = made.sum(axis=0, dtype=np.float32) if fresh else acc + made.sum(0, np.float32)
 
 
 def _scale(given: float) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..graph import SWAP
+from ..graph import SWAP, baked
 from ..op import Array, Attrs, Const, Mil, Op, apply, each, register, shapes
 from ..tensor import Shape, ShapeError, Tensor
 from .layout import transpose
@@ -36,7 +36,9 @@ def _conv(xs: Sequence[Array], attrs: Attrs) -> Array:
 
 
 def _conv_x(n: Tensor, dy: Tensor) -> Tensor:
-    return conv(dy, transpose(n.inputs[1], SWAP))
+    w = n.inputs[1]
+    found = baked(w)
+    return conv(dy, found[0] if found and found[1] else transpose(w, SWAP))
 
 
 def _conv_w(n: Tensor, dy: Tensor) -> Tensor:
