@@ -254,6 +254,7 @@ CHIPS: dict[str, Chip] = {
         Chip("m4", max_axis=_NEW_AXIS, differs=_FIXED),
         Chip("m4-max", max_axis=_NEW_AXIS, differs=_FIXED),
         Chip("m5", max_axis=assumed(_NEW_AXIS, "m4"), differs={"denormals": _KEPT}),
+        Chip("m6", max_axis=assumed(_NEW_AXIS, "m4"), differs=_FIXED),
     )
 }
 

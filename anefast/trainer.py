@@ -210,6 +210,8 @@ class Trainer(RunState):
         if self.canary is not None and self._is_due(p.step + 1) and self.step.compiler.settled:
             with _C.Span(_C.Component.HEALTH):
                 self.canary.look(self.step.params, p.step + 1)
+        with _C.Span(_C.Component.HEALTH):
+            starved = self.step.starved()  # before the weights change
         with stop.shielded():
             with _C.Span(_C.Component.OPTIMIZER):
                 factor = 1.0 / (scale * tokens)
@@ -218,7 +220,7 @@ class Trainer(RunState):
             self.step.begin_update()
             if done.overflow and every and not self.health:
                 self._look()  # a weight gradient whose operands are finite
-            self.scale.update(done.overflow)
+            self.scale.update(done.overflow, starved)
             self.overflows = self.overflows + 1 if done.overflow else 0
             loss = p.loss_sum / tokens
             self.note = f"loss {loss:.4f}"

@@ -72,9 +72,9 @@ class Updates:
         self.step.wait()
         if lr is None:
             lr = learning_rate(self.config.optim, self.made + 1, self.config.steps)
-        factor = 1.0 / (scale * max(1, tokens))
+        factor, starved = 1.0 / (scale * max(1, tokens)), self.step.starved()
         self.last = self.optimizer.update(self.step.grads, factor, lr)
-        self.scale.update(self.last.overflow)
+        self.scale.update(self.last.overflow, starved)
         self.made += 1
         if not self.last.overflow:
             self.step.update_weights()

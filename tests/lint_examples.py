@@ -258,6 +258,11 @@ EXAMPLES["ANE104"] = Example(
 EXAMPLES["ANE105"] = Example(
     program(const("fp32", "a", "-1"), const("fp32", "b", "1"), op("clip(x = x, alpha = a, beta = b)")), program(const("fp16", "a", "-1"), const("fp16", "b", "1"), op("clip(x = x, alpha = a, beta = b)"))
 )  # fmt: skip
+EXAMPLES["ANE106"] = Example(
+    program(AXIS1, const(W8, "w", listed(64, "0x1p-13")), const("fp16", "e", "0x1p-4"), op("softmax(x = x, axis = axis)", "s"), op("mul(x = s, y = e)", "t"), *CONV, conv(x="t")),
+    program(AXIS1, const(W8, "w", listed(64, "0x1p-12")), const("fp16", "e", "0x1p-4"), op("softmax(x = x, axis = axis)", "s"), op("mul(x = s, y = e)", "t"), *CONV, conv(x="t")),
+    on="m4",
+)  # fmt: skip
 # Of a set of programs, not of a text: test_lint.py.
 OF_SETS = {"ANE092", "ANE093"}
 

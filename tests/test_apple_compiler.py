@@ -23,7 +23,7 @@ from tests import distil
 from tests.lint_examples import blob
 
 CORPUS = Path(__file__).parent.parent.parent / "shared" / "data" / "apple_compiler"
-TARGETS = {"h13": "m1", "h14": "m2", "h15": "m3", "h16": "m4", "h17": "m5", "h18": "m5"}
+TARGETS = {"h13": "m1", "h14": "m2", "h15": "m3", "h16": "m4", "h17": "m5", "h18": "m6"}
 REFUSALS = ("parse", "compile")
 WEIGHT = re.compile(
     r'tensor<fp16, \[([\d, ]+)\]>\(BLOBFILE\(path = string\("[^"]+"\), offset = uint64\(\d+\)'

@@ -92,7 +92,7 @@ CASES = [  # terms as pairs of factors, and what M4 and M6 were measured to give
 ]
 
 
-@pytest.mark.parametrize("chip", ["m4", "m4-max"])
+@pytest.mark.parametrize("chip", ["m4", "m4-max", "m6"])
 @pytest.mark.parametrize("terms,wanted", CASES)
 def test_published_cases(terms, wanted, chip):
     """Between terms, on the kernels and through a program of the chip."""

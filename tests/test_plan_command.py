@@ -39,7 +39,7 @@ def test_what_modelled_times_leave_out_is_said_beside_what_was_published():
     assert "left out of the times" in other and "published unfused" not in other
 
 
-@pytest.mark.parametrize("chip", ["m1", "m1-pro", "m2", "m3", "m4", "m4-max", "m5"])
+@pytest.mark.parametrize("chip", ["m1", "m1-pro", "m2", "m3", "m4", "m4-max", "m5", "m6"])
 def test_many_and_mixed_ports_are_a_caution_on_every_chip(chip):
     told = lines(model="stories15m", chip=chip)
     cautions = [line for line in told if line.startswith("? ") and ":" in line]

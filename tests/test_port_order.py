@@ -84,7 +84,7 @@ def test_every_chip_is_cautious_of_many_and_of_mixed_ports_until_doctor_looked(
     counter: Counter,
 ) -> None:
     of = {spec: counter.count(find_plan(spec)) for spec in ("all", "layer", "unfused,ports=packed")}
-    for name in ("m1", "m1-pro", "m2", "m3", "m4", "m4-max", "m5"):
+    for name in ("m1", "m1-pro", "m2", "m3", "m4", "m4-max", "m5", "m6"):
         chip = find_chip(name)
         assert "many ports" in crowded(of["layer"], Target(name, chip))
         assert not crowded(of["unfused,ports=packed"], Target(name, chip))

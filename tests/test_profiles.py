@@ -278,7 +278,7 @@ def test_sums_overflow_where_fp16_does_and_means_behind_them():
 
 @pytest.mark.parametrize("chip", ALL)
 def test_products_see_denormals_as_the_chip_does(chip):
-    kept = chip in ("m4", "m4-max", "m5")
+    kept = chip in ("m4", "m4-max", "m5", "m6")
     one = half(1, 0).reshape(1, 2)
     for x, w in ((one * TINY, half(1024, 1)), (one * 1024, half(TINY, 1))):
         got = product(chip, x, w.reshape(2, 1)).item()

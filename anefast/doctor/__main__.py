@@ -27,7 +27,7 @@ class DoctorCommand:
     """Examine this machine: framework, operations, surfaces, weights, published measurements."""
 
     device: str = "auto"  # auto: the ANE where it opens, else the host; or ane, or host.
-    chip: str = ""  # Examine the host as this chip: m1, m1-pro, m2, m3, m4, m4-max, m5.
+    chip: str = ""  # Examine the host as this chip: m1, m1-pro, m2, m3, m4, m4-max, m5, m6.
     probe: bool = False  # Make the published measurements again: minutes on a device.
     quick: bool = False  # Smaller probes.
     json: str = ""  # Write everything to this file; with --probe always: anefast-doctor.json.

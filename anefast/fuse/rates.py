@@ -152,6 +152,17 @@ RATES: dict[str, ChipRates] = {
         **_AS_M4 | {"stream_gb_s": _M5_STREAM, "port_gb_s": _M5_PORT},
     ),
 }
+_M6 = "751K/Apple-Neural-Engine-Microarchitecture-Study-M6, macOS 27.0.1, Core ML's path"
+RATES["m6"] = _rates(
+    dispatch_us=Figure(245, f"{_M6}: 30 before a task, 130 to 325 after it, 215 where CPUs wake"),
+    product_us=Figure(0.013, f"{_M6}: at most, per operation"),
+    tflops=Figure(20.6, f"{_M6}: one engine, which is what one program has"),
+    stream_gb_s=Figure(150, f"{_M6}: weights, shared by both engines"),
+    fill_gb_s=Figure(150, f"{_M6}: weights, shared by both engines"),
+    fill_mb=Figure(32, f"assumed, as m4: {MADERIX} part 2: SRAM, M4 mini"),
+    port_gb_s=Figure(37.5, f"{_M6}: 35 to 40 of activations"),
+    **_NEW_COMPILES,
+)
 
 
 def rates_of(chip: Chip) -> ChipRates:

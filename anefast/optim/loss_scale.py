@@ -1,4 +1,5 @@
-"""The factor that keeps fp16 gradients representable: halved on overflow, doubled when calm.
+"""The factor that keeps fp16 gradients representable: halved on overflow, doubled when calm or when
+a device loses too much of them.
 
 It multiplies the gradient of the sum of token losses where the backward pass begins, and is divided
 out again in the optimiser. Factors are powers of two, so that multiplying and dividing loses no
@@ -25,8 +26,9 @@ class LossScale:
         self.value = config.initial
         self.good_updates = 0
 
-    def update(self, overflow: bool) -> None:
-        """Take note of an update; `overflow`: its gradients were not finite and it was skipped."""
+    def update(self, overflow: bool, starved: bool = False) -> None:
+        """Take note of an update. overflow: its gradients were not finite and it was skipped.
+        starved: the device lost much of them, for they were too small."""
         if not self.config.dynamic:
             return
         if overflow:
@@ -34,7 +36,7 @@ class LossScale:
             self.good_updates = 0
             return
         self.good_updates += 1
-        if self.good_updates >= self.config.growth_interval:
+        if starved or self.good_updates >= self.config.growth_interval:
             self.value = min(self.value * 2, max(self.config.maximum, self.value))
             self.good_updates = 0
 

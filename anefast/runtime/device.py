@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from anefast import _C, debug, environment
 from anefast.checks import instance, whole
-from anefast.chips import Chip, find_profile
+from anefast.chips import Chip, chip_of, find_profile
 from anefast.fuse.level import level
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
@@ -91,6 +91,9 @@ class Device:
         self.label: str = self._native.label
         # Whether another executor than ours computes: its values and pace may go wrong unseen.
         self.foreign = self.name != "host"
+        # Whether its products are Q15.16, as far as that was measured of the chip.
+        known = chip_of(self.description).switches["products"].value if self.foreign else "fp32"
+        self.fixed_point = (profile.value("products") if chip else known) == "q15.16"
         learned = recall(self.description) or Learned()  # by python -m anefast.doctor
         self.learned: Learned = replace(learned, ports=("packed",)) if one else learned
         self._compile = counted(self._native) if budgeted else self._native.compile

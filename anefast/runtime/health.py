@@ -24,6 +24,7 @@ from anefast.fuse.cut import unique
 from anefast.ir import Graph, Program, Tensor, baked
 from anefast.nn import Params
 from anefast.runtime.device import Surface
+from anefast.runtime.grain import Grain, Lost, starved
 from anefast.runtime.probe import Bytes, Value, content, values
 from anefast.runtime.sequence import Bound, Sequence
 
@@ -64,6 +65,7 @@ class Report:
 
     tensors: dict[str, Counts]
     findings: list[Finding] = field(default_factory=list)
+    lost: dict[str, Lost] = field(default_factory=dict)  # by fixed-point products, by their weight
 
     def row(self) -> dict[str, Any]:
         """For metrics.jsonl: totals, and the tensor that is worst off."""
@@ -73,6 +75,9 @@ class Report:
             "health/saturated": sum(c.saturated for c in self.tensors.values()),
             "health/largest": max((c.largest for c in self.tensors.values()), default=0.0),
         }
+        if self.lost:
+            for key in ("dropped", "error", "zero"):
+                total[f"health/product_{key}"] = max(getattr(of, key) for of in self.lost.values())
         worst = {"health/worst": self.findings[0].name} if self.findings else {}
         return {**total, **worst}
 
@@ -90,11 +95,12 @@ def counts(array: Any) -> Counts:
 class Health:
     """Looks at a sequence of kernels that has run.
 
-    graph: what the sequence was cut from; its inputs are the first tensors looked at.
+    graph: what the sequence was cut from; its inputs are the first tensors looked at. grain: where
+    the device's products are fixed point.
     """
 
-    def __init__(self, graph: Graph, sequence: Sequence) -> None:
-        self.sequence = sequence
+    def __init__(self, graph: Graph, sequence: Sequence, grain: Grain | None = None) -> None:
+        self.sequence, self.grain = sequence, grain
         self.names = labels(graph.nodes)
         self._inputs = [t for t in graph.inputs if t in sequence.surfaces]
         dh = [t for t in graph.inputs if t.name == "dh"]
@@ -132,8 +138,11 @@ class Health:
             more = f" (and {len(alike) - 1} more)" if len(alike) > 1 else ""
             for f in alike[:1]:
                 findings.append(f._replace(message=f.message.replace(":", f"{more}:", 1)))
+        lost = self.grain.look(params) if self.grain is not None and makers else {}
+        if starved(lost):
+            findings.append(vanishing(lost))
         named = {self.names[t]: c for t, c in tensors.items()}
-        return Report(named, findings)
+        return Report(named, findings, lost)
 
     def _counted(self) -> tuple[dict[Tensor, Counts], dict[Tensor, int]]:
         """Every tensor's counts, in the order they are made, and which program makes it."""
@@ -250,6 +259,18 @@ def vanished(name: str, positions: int, total: int) -> Finding:
         "compares each program with the exact host."
     )
     return Finding(name, "vanished", message)
+
+
+def vanishing(lost: dict[str, Lost]) -> Finding:
+    """The line about gradients that fixed-point products lose, with the weight that loses most."""
+    name = max(lost, key=lambda weight: lost[weight].error)
+    of = lost[name]
+    message = (
+        f"{name}: {of.dropped:.0%} of the products of its gradient are too small for the chip's "
+        f"fixed point and dropped, and rounding makes {of.error:.0%} of the rest (estimated). "
+        "Hint: a larger loss scale (loss_scale.initial); loss_scale.dynamic finds one by itself."
+    )
+    return Finding(name, "underflow", message)
 
 
 def alike(t: Tensor, other: Tensor) -> bool:

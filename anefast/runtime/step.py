@@ -38,6 +38,7 @@ from anefast.nn.lora import NO_PAIRS, Lora, Ranks
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device, Surface
 from anefast.runtime.flow import Flow, head_flows
+from anefast.runtime.grain import Grain
 from anefast.runtime.health import Health
 from anefast.runtime.pace import Pace
 from anefast.runtime.revive import PROCESS_WIDE
@@ -107,7 +108,9 @@ class TrainingStep:
         self.compiler = CompileService(
             device.programs, self.sequence.kernels, plan.compile, swap_at
         )
-        self.health = Health(graph, self.sequence)
+        fixed = device.fixed_point
+        self.grain = Grain(graph, self.sequence.surfaces) if fixed else None
+        self.health = Health(graph, self.sequence, self.grain)
         self.pace = Pace()
         names = [kernel.name for kernel in self.sequence.kernels]
         self._forward = [i for i, name in enumerate(names) if name.startswith("forward.")]
@@ -180,6 +183,11 @@ class TrainingStep:
         self.wait()
         if self.lora is not None:
             self.lora.unscale(self.grads)
+
+    def starved(self) -> bool:
+        """Whether the device's products lost so much of the last micro-step's gradients that a
+        larger loss scale is wanted. Never where their arithmetic is not known to be fixed point."""
+        return self.grain is not None and self.grain.starved(self.params)
 
     def settle(self) -> None:
         """Returns when every program is that of `params` as they were at the last update."""

@@ -1,4 +1,4 @@
-"""ANE071 to ANE080, ANE096: where fp16 ends. What is known of a range decides, never a guess."""
+"""ANE071 to ANE080, ANE096, ANE106: where fp16 ends. What is known of a range decides, no guess."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ MASK = 60000.0
 SAFE_RMS = 32.0  # an rms that a sum of squares should survive; activations beyond are rare
 RESOLVED = 7.63e-6
 EXP_END = 11.094
+DROPPED_FROM, SUBNORMAL = -17, -14  # exponents: of a product, and of a subnormal factor
 PRODUCTS = ("conv", "matmul", "linear")
 Range = tuple[float, float]
 UNKNOWN: Range = (-math.inf, math.inf)
@@ -107,7 +108,7 @@ def _maker(value: Value | None, op: str) -> Op | None:
     return made if made is not None and made.op == op else None
 
 
-@function_check("ANE071", "ANE079")
+@function_check("ANE071", "ANE079", "ANE106")
 def overflows(source: Source, function: Function, target: Target) -> Iterator[Finding]:
     known = ranges(function)
     for op in function.ops:
@@ -120,12 +121,19 @@ def overflows(source: Source, function: Function, target: Target) -> Iterator[Fi
                 yield found(
                     "ANE071", op.at, f"{summed(op)} terms of up to {largest[0] * largest[1]:g}"
                 )
+            if all(largest) and sum(map(exponent, largest)) <= DROPPED_FROM:
+                yield found("ANE106", op.at, f"factors of up to {largest[0]:g} and {largest[1]:g}")
         elif op.op == "exp":
             x = op.get("x")
             high = known.get(id(x), UNKNOWN)[1]
             if high > EXP_END:
                 said = "an unknown range" if math.isinf(high) else f"up to {high:g}"
                 yield found("ANE079", op.at, f"exp of {said}")
+
+
+def exponent(size: float) -> float:
+    """The exponent of a factor of this magnitude, as the fixed point of products counts it."""
+    return max(math.frexp(size)[1] - 1, SUBNORMAL) if math.isfinite(size) else math.inf
 
 
 def scale_of(value: Value | None) -> float:
