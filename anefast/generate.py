@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from anefast.adapting import adapter_for
 from anefast.checkpoint import find_checkpoint
 from anefast.cli import command
 from anefast.config import ConfigError, GuardConfig
@@ -34,6 +35,7 @@ class GenerateConfig:
 
     # A run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF file, or a llama2.c .bin.
     model: Annotated[str, tyro.conf.Positional]
+    adapter: str = ""  # A LoRA adapter of the model: a folder of PEFT or mlx-lm, or a run.
     prompt: str = ""  # Text to continue.
     chat: bool = False  # The prompt is a message: written by the model's chat template, answered.
     tokens: int = TOKENS  # At most this many new tokens.
@@ -68,6 +70,8 @@ def _generate(config: GenerateConfig) -> None:
     device = Device(config.device, chip=config.chip)
     model = Model.load(config.model, config.tokenizer, config.padded)
     check_tokenizer(config, model)
+    if config.adapter:
+        model.adapt(adapter_for(model, config.model, config.adapter))
     text = Stream(model.tokenizer)
     shown_as = visible if is_terminal(sys.stdout) else str
     chat = model.chat() if config.chat else None

@@ -17,7 +17,8 @@ import tyro
 from anefast.cli import command, say
 from anefast.config import ModelConfig
 from anefast.errors import BadInput, shown
-from anefast.formats import ModelSource, open_source
+from anefast.formats import AdapterSource, open_adapter, open_source
+from anefast.formats.stored import Tensors
 from anefast.model import Model
 from anefast.nn import count_params, family_of
 from anefast.tokenizer import Tokenizer
@@ -27,24 +28,31 @@ from anefast.tokenizer import Tokenizer
 class InspectConfig:
     """What to look at."""
 
-    # A Hugging Face folder, a GGUF file, a run, a checkpoint, or a llama2.c .bin.
+    # A Hugging Face folder, a GGUF file, a run, a checkpoint, a llama2.c .bin, or an adapter.
     model: Annotated[str, tyro.conf.Positional]
     tokenizer: str = ""  # Of a llama2.c .bin, which has none: "bytes" or a tokenizer file.
 
 
 def inspect(config: InspectConfig) -> None:
     """Prints a few lines. ValueError in one line for a model that is refused."""
-    source = open_source(Path(config.model))
+    adapter = open_adapter(Path(config.model))
+    source = None if adapter else open_source(Path(config.model))
+    if config.tokenizer and (adapter or source):
+        raise BadInput(
+            f"[inspect] tokenizer {shown(config.tokenizer)} was named, but {shown(config.model)} "
+            f"{'needs none' if adapter else 'brings its own'}. Hint: leave it out."
+        )
+    if adapter:
+        say(*_adapter(adapter))
+        return
     if source is None:
         model = Model.load(config.model, config.tokenizer)
         say(*_shape(model.config), *_tokenizer(model.tokenizer, model.config))
+        if lora := model.lora:
+            about = f"rank {lora.rank}, scale {lora.scale:g}, beside {len(lora.ranks)} matrices"
+            say(f"adapter:    {about} of {shown(lora.base.path) or 'a model without a name'}")
         return
-    if config.tokenizer:
-        raise BadInput(
-            f"[inspect] tokenizer {shown(config.tokenizer)} was named, but {shown(config.model)} "
-            "brings its own. Hint: leave it out."
-        )
-    say(f"format:     {source.format}", *_shape(source.config), *_stored(source))
+    say(f"format:     {source.format}", *_shape(source.config), *_stored(source.tensors))
     source.check()
     try:
         lines = _tokenizer(source.tokenizer(), source.config)
@@ -78,13 +86,27 @@ def _positions(config: ModelConfig) -> str:
     return said
 
 
-def _stored(source: ModelSource) -> list[str]:
+def _stored(tensors: Tensors) -> list[str]:
     counts: Counter[str] = Counter()
-    for tensor in source.tensors.values():
+    for tensor in tensors.values():
         counts[tensor.dtype] += tensor.size
     kinds = ", ".join(f"{n:,} in {dtype}" for dtype, n in counts.most_common())
-    nbytes = sum(t.nbytes for t in source.tensors.values())
-    return [f"stored:     {len(source.tensors)} tensors, {nbytes / 2**20:,.0f} MiB: {kinds}"]
+    nbytes = sum(t.nbytes for t in tensors.values())
+    return [f"stored:     {len(tensors)} tensors, {nbytes / 2**20:,.0f} MiB: {kinds}"]
+
+
+def _adapter(source: AdapterSource) -> list[str]:
+    layers = Counter(name.rpartition(".")[2] for name in source.modules)
+    scales = sorted({module.scale for module in source.modules.values()})
+    tensors = {t.name: t for module in source.modules.values() for t in (module.a, module.b)}
+    of = f"{source.base.sha256[:12]} {source.base.path}".strip()
+    return [
+        f"format:     {source.format}, a LoRA adapter",
+        f"rank:       {source.rank}, scale {', '.join(f'{s:g}' for s in scales[:4])}",
+        f"layers:     {', '.join(f'{n} {shown(name, 40)}' for name, n in layers.most_common(20))}",
+        f"base:       {shown(of) or 'not said'}",
+        *_stored(tensors),
+    ]
 
 
 def _tokenizer(tokenizer: Tokenizer, config: ModelConfig) -> list[str]:

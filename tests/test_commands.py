@@ -41,6 +41,7 @@ COMMANDS = {
         ["nowhere"],
         {
             "model": ANY,
+            "adapter": ANY,
             "prompt": ANY,
             "chat": [None],  # without --prompt
             "tokens": ["-1", "nan", "2.5"],
@@ -125,6 +126,8 @@ COMMANDS = {
             "to": ["onnx"],
             "dtype": ["int3"],
             "tokenizer": ANY,
+            "adapter": ANY,
+            "merge": ANY,
         },
     ),
     InspectConfig: (inspect, ["nowhere"], {"model": ANY, "tokenizer": ANY}),

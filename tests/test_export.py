@@ -56,7 +56,7 @@ def test_a_run_becomes_a_folder_and_is_trained_further(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change,said",
     [
-        ({"to": "ggml"}, "expected --to hf, gguf, llama2c, got ggml.*did you mean gguf"),
+        ({"to": "guff"}, "expected --to hf, gguf, .*, mlx, got guff.*did you mean gguf"),
         ({"dtype": "Q8_0"}, "expected --dtype F32, BF16, F16 for hf"),
         ({"to": "llama2c", "out": "m.bin"}, "needs the llama family without biases, got qwen3"),
         ({"out": "."}, "is there already"),

@@ -27,7 +27,7 @@ LAYERS = [
     },
     {"summary", "model", "updates", "results", "coverage"},
     {"cli", "flags", "wishes", "restart", "progress", "signals", "soundness", "forecast"},
-    {"run_state"},
+    {"run_state", "adapting"},
     {"trainer", "opening"},
     {"train", "generate", "plan", "lint", "report", "replay", "export", "inspect"},
     {"bench"},

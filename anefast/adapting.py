@@ -1,0 +1,37 @@
+"""An adapter that somebody named, for a model that is open: found and read, whoever wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anefast.checkpoint import load_adapter
+from anefast.errors import shown
+from anefast.formats import open_adapter, open_folder
+from anefast.formats.hub import local
+from anefast.formats.huggingface import is_folder
+from anefast.model import Model
+from anefast.nn.adapter import Adapter, AdapterError
+
+
+def adapter_for(model: Model, named: str, path: str) -> Adapter:
+    """The adapter at `path`, a folder of PEFT or mlx-lm, a LoRA run or one of its checkpoints.
+
+    named: what `model` was opened as, which says how its rows lie in files of others. ValueError in
+    one line where there is no adapter, or the model has one already.
+    """
+    if model.lora is not None:
+        raise AdapterError(
+            f"[adapter] {shown(named)} has an adapter of its own, and {shown(path)} would take its "
+            f"place. Hint: name the model it was trained on, {shown(model.lora.base.path)}."
+        )
+    source = open_adapter(Path(path))
+    if source is not None:
+        base = local(Path(named))
+        return source.load(model.config, open_folder(base).places if is_folder(base) else None)
+    adapter = load_adapter(path) if Path(path).is_dir() else None
+    if adapter is None:
+        raise AdapterError(
+            f"[adapter] expected the folder of an adapter or a run with --lora.rank, got "
+            f"{shown(path)}. Hint: PEFT and mlx-lm write such folders, and so does export --to peft."
+        )
+    return adapter
