@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anefast.checkpoint import load_adapter
+from anefast.checkpoint import STATE, load_adapter, newest
 from anefast.errors import shown
 from anefast.formats import open_adapter, open_folder
 from anefast.formats.hub import local
@@ -28,10 +28,10 @@ def adapter_for(model: Model, named: str, path: str) -> Adapter:
     if source is not None:
         base = local(Path(named))
         return source.load(model.config, open_folder(base).places if is_folder(base) else None)
-    adapter = load_adapter(path) if Path(path).is_dir() else None
-    if adapter is None:
-        raise AdapterError(
-            f"[adapter] expected the folder of an adapter or a run with --lora.rank, got "
-            f"{shown(path)}. Hint: PEFT and mlx-lm write such folders, and so does export --to peft."
-        )
-    return adapter
+    if (folder := Path(path)).is_dir() and ((folder / STATE).is_file() or newest(folder)):
+        if (adapter := load_adapter(folder)) is not None:
+            return adapter
+    raise AdapterError(
+        f"[adapter] expected an adapter's folder, or a run with --lora.rank, got {shown(path)}. "
+        "Hint: PEFT and mlx-lm write such folders, and so does export --to peft."
+    )

@@ -118,8 +118,8 @@ def plain(folder: str) -> str:
             {"to": "mlx", "adapter": "ADAPTER", "merge": True},
             "--merge makes a whole model, and mlx",
         ),
-        ({"adapter": "BASE", "merge": True}, "expected a folder with adapter_config.json, got"),
-        ({"adapter": "nowhere", "merge": True}, "expected a folder with adapter_config.json, got"),
+        ({"adapter": "BASE", "merge": True}, "expected an adapter's folder, or a run with"),
+        ({"adapter": "nowhere", "merge": True}, "expected an adapter's folder, or a run with"),
         ({"to": "peft", "adapter": "ADAPTER", "dtype": "Q8_0"}, "--dtype F32, BF16, F16 for peft"),
     ],
 )
@@ -140,6 +140,47 @@ def test_another_base_is_refused_by_its_hash(base: str, named: str, tmp_path: Pa
     save_folder(tmp_path / "other", CONFIG, params, tokenizer=ByteTokenizer())
     with pytest.raises(ValueError, match=r"expected the model .*base that it was trained on"):
         generate(GenerateConfig(str(tmp_path / "other"), adapter=named, device="host"))
+
+
+@pytest.fixture
+def run(base: str, tmp_path: Path) -> str:
+    """A LoRA run of two updates."""
+    config = anefast.TrainConfig.from_preset("tiny", steps=2, out=str(tmp_path / "run"), init=base)
+    anefast.fit(config.replace(
+        model=anefast.Model.load(base).config, sample_tokens=0, eval_batches=1,
+        lora=config.lora.replace(rank=4, alpha=8.0),
+        optim=config.optim.replace(accumulation=1, lr=0.05, warmup_steps=0),
+        data=config.data.replace(source="stories:20", tokenizer="bytes", batch=1, seq_len=32),
+    ))  # fmt: skip
+    return str(tmp_path / "run")
+
+
+def test_a_run_is_exported_merged_and_alone(
+    base: str, run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = anefast.Model.load(run).lora
+    assert trained is not None
+    adapter = trained.adapter()
+    assert any(b.any() for _, b in adapter.pairs.values())
+    want = adapter.merged(awake(CONFIG))
+    export(ExportConfig(run, str(tmp_path / "m.gguf"), "gguf", "F32", merge=True))
+    merged = anefast.Model.load(tmp_path / "m.gguf").params
+    assert all(np.array_equal(merged[name], want[name]) for name in want)
+    for to in ("peft", "mlx"):
+        export(ExportConfig(run, str(tmp_path / to), to))
+        source = open_adapter(tmp_path / to)
+        assert source is not None and source.base == adapter.base
+        for name, pair in source.load(CONFIG).pairs.items():
+            assert all(np.array_equal(x, y) for x, y in zip(pair, adapter.pairs[name], strict=True))
+    with pytest.raises(ValueError, match="--to hf holds a model without its adapter"):
+        export(ExportConfig(run, str(tmp_path / "hf")))
+    with pytest.raises(ValueError, match="has an adapter of its own"):
+        export(ExportConfig(run, str(tmp_path / "hf"), adapter=str(tmp_path / "mlx"), merge=True))
+    capsys.readouterr()
+    texts = [text(capsys, run), *(text(capsys, base, adapter=p) for p in (run, f"{tmp_path}/peft"))]
+    assert len(set(texts)) == 1
+    inspect(InspectConfig(run))
+    assert "rank 4, scale 2, beside 14 matrices of" in capsys.readouterr().out
 
 
 def test_inspect_says_what_an_adapter_is(named: str, capsys: pytest.CaptureFixture[str]) -> None:
