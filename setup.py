@@ -1,4 +1,4 @@
-"""Builds anefast._C (csrc/) and, where it is present, the Cython room anefast.optim._fused.
+"""Builds anefast._C (csrc/).
 
 Not here: metadata, which is in pyproject.toml. Switches, read from the environment:
 ANEFAST_DEBUG_BUILD=1 (-O1 -g, assertions on),
@@ -107,15 +107,7 @@ def extensions() -> list[Extension]:
         extra_link_args=link,
         depends=sorted(p.as_posix() for p in Path("csrc").rglob("*.h")),
     )
-    found = [native]
-    if Path("anefast/optim/_fused.pyx").exists():
-        from Cython.Build import cythonize
-
-        fused = Extension(
-            "anefast.optim._fused", ["anefast/optim/_fused.pyx"], extra_link_args=list(LINK)
-        )
-        found += cythonize([fused], language_level=3, annotate=False)
-    return found
+    return [native]
 
 
 def is_fresh(obj: str, source: str) -> bool:

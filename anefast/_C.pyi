@@ -206,20 +206,49 @@ def head_logits(
     out: F32,
     bias: F32 | None = None,
 ) -> None: ...
-def adamw(
+
+class Rule:
+    @staticmethod
+    def adamw(
+        factor: float, beta1: float, beta2: float, epsilon: float, bias1: float, bias2: float
+    ) -> Rule: ...
+    @staticmethod
+    def lion(factor: float, beta1: float, beta2: float) -> Rule: ...
+    @staticmethod
+    def sgd(factor: float, momentum: float, nesterov: bool) -> Rule: ...
+
+def update(
+    rule: Rule,
     weights: Sequence[F32],
     grads: Sequence[F32],
-    means: Sequence[F32],
-    squares: Sequence[F32],
+    states: Sequence[Sequence[F32]],
+    rates: Sequence[float],
+    decays: Sequence[float],
+) -> None: ...
+def adafactor(
+    weights: Sequence[F32],
+    grads: Sequence[F32],
+    rows: Sequence[F32],
+    columns: Sequence[F32],
+    rates: Sequence[float],
     decays: Sequence[float],
     factor: float,
-    lr: float,
-    beta1: float,
-    beta2: float,
+    fresh: float,
+    most: float,
     epsilon: float,
-    bias1: float,
-    bias2: float,
+    least: float,
 ) -> None: ...
+def muon(
+    weights: Sequence[F32],
+    grads: Sequence[F32],
+    momenta: Sequence[F32],
+    rates: Sequence[float],
+    decays: Sequence[float],
+    factor: float,
+    momentum: float,
+) -> None: ...
+def newton_schulz(x: F32) -> None: ...
+def average(averages: Sequence[F32], values: Sequence[F32], part: float) -> None: ...
 
 class Flow:
     def __init__(self, batch: int, seq: int) -> None: ...
@@ -228,17 +257,11 @@ class Flow:
     def finite(self) -> bool: ...
     def update(
         self,
+        rule: Rule,
         weights: Sequence[F32],
-        means: Sequence[F32],
-        squares: Sequence[F32],
+        states: Sequence[Sequence[F32]],
+        rates: Sequence[float],
         decays: Sequence[float],
-        factor: float,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-        bias1: float,
-        bias2: float,
     ) -> float: ...
 
 HEAD_TOKENS: int

@@ -451,11 +451,14 @@ def load_trained_length(folder: Path) -> int:
 
 
 def read_tensors(
-    path: Path, expected: Mapping[str, tuple[int, ...]]
+    path: Path, expected: Mapping[str, tuple[int, ...]], others: bool = False
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """The tensors of a file, in the order of `expected`, which says their names and shapes."""
+    """The tensors of a file, in the order of `expected`, which says their names and shapes.
+
+    others: whether it may hold more than these.
+    """
     found = _opened(path)
-    for name in [*expected, *found]:
+    for name in [*expected, *(() if others else found)]:
         want = expected.get(name)
         got = found[name].shape if name in found else None
         if want != got or found[name].dtype != "F32":

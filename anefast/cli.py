@@ -34,7 +34,7 @@ from anefast.parsing import parse_toml
 from anefast.presets import DEFAULT, preset_names, preset_settings
 from anefast.signals import delivered
 from anefast.telemetry import read_config
-from anefast.wishes import check_resumed, of_a_run
+from anefast.wishes import check_resumed, of_a_run, of_another_optimiser
 
 C = TypeVar("C")
 
@@ -130,9 +130,13 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
         resume = str(newest_run(Path("runs"))) if resume == "latest" else resume
         run = run_of(Path(resume))
         started = of_a_run(read_config(run))
-        check_resumed({k: (v, file_name) for k, v in flatten(file).items()}, started, run)
+        in_file = flatten(file)
+        fresh = "optim.fresh" in flags or bool(in_file.get("optim.fresh"))
+        check_resumed({k: (v, file_name) for k, v in in_file.items()}, started, run, fresh)
         kept = {k: v for k, v in file.items() if k not in ("init", "out", "resume")}
-        layers = [(f"{run}", _typed(started, f"{run}")), (file_name, kept)]
+        name = value_of(arguments, "optim.name") or str(in_file.get("optim.name", ""))
+        goes_on = of_another_optimiser(started, name)
+        layers = [(f"{run}", _typed(goes_on, f"{run}")), (file_name, kept)]
     else:
         said = "preset" in flags
         preset = value_of(arguments, "preset") if said else file.get("preset", DEFAULT)
@@ -151,7 +155,8 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
         given = flatten(to_settings(parsed))
     origins.update({name: "flag" for name in flags if name in given})
     if run is not None:
-        check_resumed({k: (given[k], "flag") for k in flags if k in given}, started, run)
+        fresh = given["optim.fresh"]
+        check_resumed({k: (given[k], "flag") for k in flags if k in given}, started, run, fresh)
         given |= {"resume": resume, "out": str(run), "init": ""}
     config = from_settings(_nest(given))
     plain = flatten(to_settings(TrainConfig()))
@@ -168,11 +173,13 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
 
 
 def named_by(origins: Mapping[str, str]) -> set[str]:
-    """The settings that somebody named: all flags, and what a file says of model and tokenizer."""
+    """The settings that somebody named: all flags, and what a file says of model, tokenizer and
+    rate."""
     return {
         name
         for name, origin in origins.items()
-        if origin == "flag" or (origin[:7] != "preset " and _of_weights(name))
+        if origin == "flag"
+        or (origin[:7] != "preset " and (_of_weights(name) or name == "optim.lr"))
     }
 
 

@@ -203,13 +203,25 @@ class DataConfig(Checked):
 
 @dataclass(frozen=True)
 class OptimConfig(Checked):
-    """AdamW, its schedule and gradient accumulation."""
+    """The optimiser, its rate and gradient accumulation. -1: as the optimiser has it."""
 
-    lr: float = 3e-4  # Peak learning rate.
-    beta1: float = 0.9  # Decay of the mean of gradients.
-    beta2: float = 0.95  # Decay of the mean of squared gradients.
-    eps: float = 1e-8  # Keeps the division finite.
-    weight_decay: float = 0.1  # Decoupled decay; matrices only, never norms.
+    # adamw, adam, lion, muon (layers' matrices, adamw for the rest), sgd or adafactor; see
+    # anefast/optim/.
+    name: str = "adamw"
+    # Peak learning rate. The default and those of presets are AdamW's: where none is named, another
+    # optimiser takes its usual part of it, and says so.
+    lr: float = 3e-4
+    beta1: float = -1  # Decay of the mean of gradients. AdamW's: 0.9.
+    beta2: float = -1  # Decay of the mean of squared gradients. AdamW's: 0.95.
+    eps: float = -1  # Keeps the division finite. AdamW's: 1e-8.
+    weight_decay: float = -1  # Decoupled decay; matrices only, never norms. AdamW's: 0.1.
+    momentum: float = -1  # Of sgd (0.9) and of muon's matrices (0.95).
+    nesterov: bool = False  # Whether the momentum of sgd looks ahead.
+    # Rates and decay of tensors by pattern: "*.norm:decay=0; tok_embeddings:lr=0.5x". The last that
+    # fits a tensor counts.
+    rules: str = ""
+    # Resume with another optimiser or other settings of it; its states begin at zero.
+    fresh: bool = False
     warmup_steps: int = 100  # Updates of linear warm-up.
     min_lr_ratio: float = 0.1  # The cosine ends at this part of lr.
     # Largest global gradient norm; 0 turns clipping off. Without it and with accumulation 1,
@@ -231,7 +243,7 @@ class OptimConfig(Checked):
 
     @property
     def flows(self) -> bool:
-        """Whether nobody but AdamW reads a gradient: no micro-step adds to it, nothing clips it."""
+        """Whether nobody but the update reads a gradient: nothing adds to it, nothing clips it."""
         return self.accumulation == 1 and not self.clip
 
     def _check(self) -> None:
@@ -240,15 +252,24 @@ class OptimConfig(Checked):
             f"optim.lr must be finite and not negative, got {self.lr}",
             "try 3e-4",
         )
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "momentum"):
             value = getattr(self, name)
-            need(0 <= value < 1, f"optim.{name} must lie in [0, 1), got {value}", "0.9 and 0.95")
+            need(
+                value == -1 or 0 <= value < 1,
+                f"optim.{name} must lie in [0, 1), got {value}",
+                "-1 leaves it to the optimiser",
+            )
         need(
-            0 < self.eps < float("inf"),
+            self.eps == -1 or 0 < self.eps < float("inf"),
             f"optim.eps must be finite and positive, got {self.eps}",
             "1e-8 is usual",
         )
-        for name in ("weight_decay", "clip", "warmup_steps"):
+        need(
+            self.weight_decay == -1 or 0 <= self.weight_decay < float("inf"),
+            f"optim.weight_decay must be finite and not negative, got {self.weight_decay}",
+            "0 turns it off",
+        )
+        for name in ("clip", "warmup_steps"):
             value = getattr(self, name)
             need(
                 0 <= value < float("inf"),

@@ -8,9 +8,9 @@ runs: config.toml is written from it. Read train.py first.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anefast import checkpoint
 from anefast.config import (
@@ -29,11 +29,13 @@ from anefast.formats import open_source
 from anefast.nn import Trained, matching
 from anefast.nn.adapter import Base, adaptable, fingerprint
 from anefast.nn.lora import NO_PAIRS, draw
+from anefast.optim import RECORDS, record_of, settled
 from anefast.run_state import Say
 from anefast.telemetry import read_config
 from anefast.tokenizer import Tokenizer, open_tokenizer
 from anefast.tokenizer.chat import Chat
 from anefast.wishes import (
+    OF_AN_OPTIMISER,
     RESUMABLE,
     meet_device,
     meet_model,
@@ -200,6 +202,32 @@ def with_device(config: TrainConfig, device: Device, asked: Collection[str]) -> 
     return config.replace(device=device.name, chip=device.profile)
 
 
+def with_optimiser(
+    config: TrainConfig, asked: Collection[str], say: Say, before: Mapping[str, Any] | None
+) -> TrainConfig:
+    """The config with the settings of its optimiser, where they are left to it, and with its rate.
+
+    before: the settings under `optim` that a resumed run had so far; None for a new one.
+    """
+    optim = config.optim
+    if optim.fresh and before is None:
+        raise ConfigError(
+            "[config] optim.fresh lets a resumed run go on with another optimiser, and nothing is "
+            "resumed. Hint: leave it out, or name the run with --resume."
+        )
+    record = record_of(optim)
+    was = RECORDS.get((before or {}).get("name", "adamw"), RECORDS["adamw"])
+    named = asked if before else wished(config, asked)
+    if "optim.lr" not in named and record.rate != was.rate:
+        lr = optim.lr * record.rate / was.rate
+        say(
+            f"optim.lr {optim.lr:g} -> {lr:g}: a rate of {record.name} is usually "
+            f"{record.rate / was.rate:g} x one of {was.name}"
+        )
+        optim = optim.replace(lr=lr)
+    return config.replace(optim=settled(optim))
+
+
 def with_stream(
     config: TrainConfig, model: Model, data: TokenData, asked: Collection[str], say: Say
 ) -> TrainConfig:
@@ -320,6 +348,7 @@ def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
     was, now = flatten(read_config(run)), flatten(to_settings(config))
     source = {name: str(was.get(name, now[name])) for name in ("data.source", "data.tokenizer")}
     free = RESUMABLE | {"preset", "init", "out"}
+    free |= OF_AN_OPTIMISER if config.optim.fresh else set()
     for name, value in now.items():
         if name in free or was.get(name, value) == value:
             continue

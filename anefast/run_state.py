@@ -23,14 +23,14 @@ from anefast.checkpoint import CheckpointError
 from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, model_settings
 from anefast.data import TokenData
 from anefast.errors import Failure, shown
-from anefast.optim import AdamW, LossScale
+from anefast.optim import LossScale, Optimizer
 from anefast.progress import Progress, Row, finite, with_infinities
 from anefast.soundness import Soundness
 from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
 from anefast.telemetry.rows import Mark
 from anefast.telemetry.run import CONFIG, is_as_written
 from anefast.telemetry.sinks import Sinks
-from anefast.wishes import RESUMABLE
+from anefast.wishes import OF_AN_OPTIMISER, RESUMABLE
 
 if TYPE_CHECKING:
     from anefast.model import Model
@@ -81,11 +81,12 @@ def _check_never_saved(run: Path) -> None:
             )
 
 
-def check_config(run: Path, folder: Path | None) -> None:
+def check_config(run: Path, folder: Path | None, fresh: bool = False) -> None:
     """Refuses a config.toml that is not as the run wrote it.
 
     folder: the checkpoint to go on from. A setting that makes another run must be as it was there;
-    one that may change in a run changes by a flag, not by an accident of the file.
+    one that may change in a run changes by a flag, not by an accident of the file. fresh: whether
+    the optimiser may be another one.
     """
     written = is_as_written(run)
     if folder is None:
@@ -100,7 +101,8 @@ def check_config(run: Path, folder: Path | None) -> None:
     for name, value in flatten(checkpoint.load_session(folder).get(SETTINGS, {})).items():
         if name in OF_A_SESSION or now.get(name) == value:
             continue
-        if not written or name not in RESUMABLE | {"preset"}:
+        free = RESUMABLE | {"preset"} | (OF_AN_OPTIMISER if fresh else set())
+        if not written or name not in free:
             raise ConfigError(
                 f"[train] expected {name} {shown(value)} in {shown(run / CONFIG)}, as when "
                 f"{folder.name} was saved, got {shown(now.get(name, 'nothing'))}. "
@@ -122,7 +124,7 @@ class RunState:
     ) -> None:
         self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
         self.say = say
-        self.optimizer = AdamW(step.trained, config.optim)
+        self.optimizer = Optimizer(step.trained, config.optim)
         self.scale = LossScale(config.loss_scale)
         self.progress = Progress(fingerprint=data.fingerprint)
         self.overflows = 0  # in a row
@@ -173,6 +175,7 @@ class RunState:
         marks = self.run.marks()
         state = {
             **finite(asdict(p)),
+            "optimizer": self.optimizer.record.name,
             "optimizer_step": self.optimizer.step,
             "loss_scale": self.scale.state(),
             "overflows": self.overflows,
@@ -251,16 +254,31 @@ class RunState:
             held[name][...] = value
         if lora is None:
             self._take(self.step.params, self.model.params)
-        groups = self._optimizer_groups(with_grads=p.micro > 0)
-        expected = {f"{g}.{n}": shapes[n] for g, arrays in groups.items() for n in arrays}
-        read = checkpoint.read_tensors(folder / checkpoint.OPTIM, expected)
-        for g, arrays in groups.items():
-            self._take(arrays, {name: read[f"{g}.{name}"] for name in arrays})
+        self._take_states(folder, state.get("optimizer", "adamw"), with_grads=p.micro > 0)
         self.step.update_weights()
         self._find_best(p)
         self.progress = p
         self.saved = folder if self.unfinished is None else None  # saved again when it is whole
         self.saved_at = clock()
+
+    def _take_states(self, folder: Path, optimizer: str, with_grads: bool) -> None:
+        """The optimiser's states, unless they are to be fresh, and the gradients so far."""
+        fresh = self.config.optim.fresh
+        if not fresh and optimizer != self.optimizer.record.name:
+            raise ConfigError(
+                f"[train] {shown(folder)} has the states of {shown(optimizer)}, got optim.name "
+                f"{self.optimizer.record.name}. Hint: --optim.fresh goes on without them."
+            )
+        groups = self._optimizer_groups(with_grads)
+        if fresh:
+            self.optimizer.step = 0
+            self.say(f"optim.fresh: {self.optimizer.record.name} begins with states of zeros")
+            groups = {g: a for g, a in groups.items() if g not in self.optimizer.state}
+        full = {g: self._full(arrays) for g, arrays in groups.items()}
+        expected = {f"{g}.{n}": a.shape for g, arrays in full.items() for n, a in arrays.items()}
+        read = checkpoint.read_tensors(folder / checkpoint.OPTIM, expected, others=fresh)
+        for g, arrays in groups.items():
+            self._take(arrays, {name: read[f"{g}.{name}"] for name in arrays})
 
     def _check_model(self, folder: Path, model: ModelConfig) -> None:
         """Refuses a checkpoint of another model, also where its weights would fit."""
@@ -342,7 +360,7 @@ class RunState:
         return f"Update {p.step} is saved; continue with: {again}"
 
     def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
-        groups: dict[str, Arrays] = {"mean": self.optimizer.mean, "square": self.optimizer.square}
+        groups: dict[str, Arrays] = dict(self.optimizer.state)
         return groups | {"grad": self.step.grads} if with_grads else groups
 
     def _full(self, arrays: Arrays, tables: Arrays | None = None) -> Arrays:

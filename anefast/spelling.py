@@ -36,6 +36,7 @@ _OTHERS: dict[tuple[str, ...], str] = {
     ("optim.warmup_steps",): "warmup warmup_iters num_warmup_steps lr_warmup_steps warm_up",
     ("optim.min_lr_ratio",): "min_lr lr_min",
     ("optim.weight_decay",): "wd decay",
+    ("optim.name",): "optimizer optimiser optim opt optim_type",
     ("optim.beta1",): "adam_beta1 beta_1",
     ("optim.beta2",): "adam_beta2 beta_2",
     ("optim.eps",): "adam_eps adam_epsilon epsilon",
@@ -77,7 +78,6 @@ _ABSENT: dict[str, str] = {
         "--steps, a smaller model or more --optim.weight-decay hold overfitting back",
         "dtype precision fp16 bf16 amp mixed_precision": "there is one precision: fp16 on the "
         "device and fp32 on the CPU",
-        "optimizer optim": "there is one optimiser, AdamW; --help lists its settings under optim",
         "lr_scheduler lr_scheduler_type scheduler lr_decay_iters decay_lr": "there is one "
         "schedule, linear warm-up and a cosine to --optim.min-lr-ratio at the last of --steps",
         "warmup_ratio": "--optim.warmup-steps takes a number of updates",
@@ -109,7 +109,7 @@ def hint(word: str, known: Iterable[str], flags: bool = False) -> str:
     for alias in (asked, tail, tail.removeprefix("no_")):
         if found := next((names[t] for t in _ALIASES.get(alias, ()) if t in names), None):
             return _meant([found])
-        if alias in _ABSENT and (flags or alias != "optim"):
+        if alias in _ABSENT:
             return f" Hint: {_ABSENT[alias]}."
     if same := [name for key, name in names.items() if _tail(key) == tail]:
         return _meant(same[:2])

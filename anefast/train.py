@@ -48,8 +48,10 @@ from anefast.opening import (
     vocabulary_of,
     with_device,
     with_lora,
+    with_optimiser,
     with_stream,
 )
+from anefast.optim import record_of
 from anefast.presets import DEFAULT
 from anefast.progress import Row
 from anefast.restart import restart
@@ -119,7 +121,7 @@ def fit(
     with closing(run), watching(config.guard, nothing), stopping() as stop:
         resumed = where_to_go_on(run, resumes, say)
         if resumes:
-            check_config(out, resumed)
+            check_config(out, resumed, config.optim.fresh)
             if resumed is None:
                 config = config.replace(resume="", init=read_config(out).get("init", ""))
         # 2) what is trained, on what
@@ -128,6 +130,8 @@ def fit(
 
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
         taken_up = out if resumes else None
+        before = read_config(out).get("optim", {}) if resumes else None
+        config = with_optimiser(config, asked, say, before)
         config, model, data = open_run(config, model, data, resumed, asked, taken_up)
         batches = batches_of(config, data)  # too little data is said before anything is compiled
         check_prompt(config, model, data)
@@ -215,7 +219,8 @@ def _step(
         return model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=plan,
             swap_at=_swap_at(asked), load=load, vocabulary=model.vocabulary,
-            flows=config.optim.flows, trained=trained_of(config, model),
+            flows=config.optim.flows and record_of(config.optim).flows,
+            trained=trained_of(config, model),
         )  # fmt: skip
 
     return first_taken(plans, make)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from anefast.checks import real, refuse, whole
 from anefast.config import TrainConfig
 from anefast.data import TokenData
-from anefast.optim import AdamW, LossScale, Update, learning_rate
+from anefast.optim import LossScale, Optimizer, Update, learning_rate
 
 if TYPE_CHECKING:
     from anefast.model import Model
@@ -41,7 +41,7 @@ class Updates:
 
     def __init__(self, model: Model, step: TrainingStep, config: TrainConfig) -> None:
         self.model, self.step, self.config = model, step, config
-        self.optimizer = AdamW(step.params, config.optim)
+        self.optimizer = Optimizer(step.params, config.optim)
         self.scale = LossScale(config.loss_scale)
         self.last: Update | None = None
         self.made = 0  # updates, skipped ones included

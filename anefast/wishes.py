@@ -29,6 +29,7 @@ from anefast.config import (
 )
 from anefast.errors import shown
 from anefast.fuse.plan import is_async
+from anefast.optim.record import OWN
 from anefast.presets import preset_settings
 from anefast.tokenizer import ByteTokenizer, Tokenizer
 
@@ -55,7 +56,7 @@ LAWS: dict[str, Law] = {
             "steps", "eval_every", "eval_batches", "checkpoint_every", "keep_last", "device",
             "checkpoint_minutes",
             "chip", "plan", "max_compiles", "on_budget", "health_every", "cache_mb", "prompt",
-            "sample_tokens", "timeline", "breakdown", "trace", "sinks", "resume",
+            "sample_tokens", "timeline", "breakdown", "trace", "sinks", "resume", "optim.fresh",
             *(f"guard.{f.name}" for f in fields(GuardConfig)),
         ),
         _ANY,
@@ -65,6 +66,7 @@ LAWS: dict[str, Law] = {
             "preset", "seed", "swap_after", "out", "init", "train",
             "data.source", "data.seq_len", "data.batch", "data.val_fraction", "data.order",
             "data.compact_vocab", "data.collapse_spaces", "data.seed",
+            "optim.name", "optim.momentum", "optim.nesterov", "optim.rules",
             "optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay",
             "optim.warmup_steps", "optim.min_lr_ratio", "optim.clip", "optim.accumulation",
             "optim.scale_lr_with_accumulation",
@@ -88,26 +90,50 @@ LAWS: dict[str, Law] = {
     ),
 }  # fmt: skip
 RESUMABLE = {name for name, law in LAWS.items() if law.resume == "honoured"}
+# What `optim.fresh` lets a resumed run change.
+OF_AN_OPTIMISER = {f"optim.{n}" for n in ("name", "lr", "rules", *OWN)}
 # In a run's config.toml, but about the session that wrote it: outputs go where a flag says.
 _SESSION = ("init", "resume", "out", "trace", "sinks")
 
 
 def of_a_run(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run takes from its config.toml."""
-    return {k: v for k, v in settings.items() if k not in _SESSION}
+    kept = {k: v for k, v in settings.items() if k not in _SESSION}
+    optim = kept.get("optim")
+    if isinstance(optim, Mapping):
+        kept["optim"] = {k: v for k, v in optim.items() if k != "fresh"}
+    return kept
+
+
+def of_another_optimiser(started: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a run was started with, without what its optimiser's own settings were if it has
+    another one from now on."""
+    optim = started.get("optim", {})
+    if name in ("", optim.get("name", "adamw")):
+        return dict(started)
+    return {**started, "optim": {k: v for k, v in optim.items() if k not in OWN}}
 
 
 def check_resumed(
-    named: Mapping[str, tuple[Any, str]], started: Mapping[str, Any], run: Path
+    named: Mapping[str, tuple[Any, str]], started: Mapping[str, Any], run: Path, fresh: bool = False
 ) -> None:
     """ConfigError for a setting that a resumed run cannot have.
 
     named: by dotted name, the value and where it was named. started: what the run was started with.
+    fresh: whether the optimiser may be another one.
     """
     was = flatten(started)
     for name, (value, origin) in named.items():
         if LAWS[name].resume == "honoured" or value == was.get(name):
             continue
+        if name in OF_AN_OPTIMISER:
+            if fresh:
+                continue
+            raise ConfigError(
+                f"[config] {name} cannot change while a run is resumed: it is "
+                f"{shown(was.get(name, 'not set'))}, got {shown(value)}. Hint: --optim.fresh goes "
+                "on with it, and states that begin at zero."
+            )
         if name == "out":
             if not value or Path(value).resolve() == run.resolve():
                 continue

@@ -30,7 +30,7 @@ import anefast
 from anefast import _C
 from anefast.config import ModelConfig, OptimConfig
 from anefast.nn import count_params, init_ffn, init_params
-from anefast.optim import AdamW
+from anefast.optim import Optimizer
 from anefast.presets import preset_settings
 from anefast.runtime import Device, fused_ffn
 from benchmarks.peer import MODES, Peer
@@ -63,7 +63,7 @@ class Ours:
         self._step = model.training_step(
             self.device, batch, SEQ, "auto", accumulation=1, flows=optim.flows
         )
-        self.optimizer = AdamW(self._step.params, optim)
+        self.optimizer = Optimizer(self._step.params, optim)
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         loss, tokens = self._step.micro_step(x, y, 64.0)
@@ -238,12 +238,13 @@ def test_adamw_against_stream() -> None:
     """Both read weight, gradient and moments and write all but the gradient: 28 bytes a weight."""
     weights = 15_000_000
     arrays = [np.full(weights, 1e-3, np.float32) for _ in range(4)]
-    rule = (1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.05)
+    rule = _C.Rule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
+    w, g, m, v = ([a] for a in arrays)
     taken: dict[str, list[float]] = {"adamw": [], "norm": []}
     stream = measure().stream
     for _ in range(2 * ROUNDS):
         start = time.perf_counter()
-        _C.adamw(*([a] for a in arrays), [0.1], *rule)
+        _C.update(rule, w, g, [m, v], [1e-3], [0.1])
         taken["adamw"].append(time.perf_counter() - start)
         start = time.perf_counter()
         _C.squared_norm([arrays[1]])

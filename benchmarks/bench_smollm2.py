@@ -37,14 +37,14 @@ def ours(path: str, folder: str) -> Any:
     """A function that makes a step and gives its loss."""
     import anefast
     from anefast.config import OptimConfig
-    from anefast.optim import AdamW
+    from anefast.optim import Optimizer
 
     model = anefast.Model.load(path)
     optim = OptimConfig(accumulation=1, clip=0)
     step = model.training_step(
         anefast.Device("host"), 1, SEQ, "auto", accumulation=1, flows=optim.flows
     )
-    optimizer = AdamW(step.params, optim)
+    optimizer = Optimizer(step.params, optim)
     ids = np.array(model.tokenizer.encode(TEXT, bos=False)[: SEQ + 1], np.int32)[None]
     x, y = np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
 

@@ -133,7 +133,7 @@ std::string describe(const py::array &a) {
 }
 
 void *elements(const py::array &a, const char *where, const char *name, const char *dtype,
-               std::initializer_list<py::ssize_t> shape, Access access) {
+               const Shape &shape, Access access) {
     const bool is_dtype = a.dtype().is(py::dtype(dtype)) || a.dtype().equal(py::dtype(dtype));
     bool is_shape = a.ndim() == static_cast<py::ssize_t>(shape.size());
     py::ssize_t axis = 0;
@@ -164,10 +164,10 @@ PYBIND11_MODULE(_C, m) {
     init_device(m);
     init_mil(m);
     init_arrays(m);
+    init_optim(m);
     init_flow(m);
     init_training(m);
     init_queue(m);
-    init_optim(m);
     init_spans(m);
     init_probe(m);
 }

@@ -31,7 +31,7 @@ namespace anefast::span {
     X(DW_RUN, "weight gradients multiplied and accumulated")                                                 \
     X(DW_WAIT, "waiting for weight gradients")                                                               \
     X(DW_QUEUED, "weight gradients in the queue before they started")                                        \
-    X(OPTIMIZER, "gradient norm, clipping and AdamW")                                                        \
+    X(OPTIMIZER, "gradient norm, clipping and update")                                                       \
     X(HEALTH, "numeric health looked at")                                                                    \
     X(COMPILE, "programs compiled, loaded and unloaded")                                                     \
     X(COMPILE_WAIT, "waiting for a compile in the background")                                               \

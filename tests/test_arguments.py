@@ -200,8 +200,8 @@ def test_fit_takes_a_preset_s_name_and_a_path(tmp_path, monkeypatch):
 
 
 BAD = [
-    *((OptimConfig, {name: value}) for value in (NAN, INF, -1.0) for name in (
-        "lr", "eps", "weight_decay", "clip", "beta1", "beta2", "min_lr_ratio",
+    *((OptimConfig, {name: value}) for value in (NAN, INF, -0.5) for name in (
+        "lr", "eps", "weight_decay", "clip", "beta1", "beta2", "momentum", "min_lr_ratio",
     )),
     *((ModelConfig, {name: value}) for value in (NAN, INF, -1.0) for name in (
         "rope_theta", "norm_eps", "residual_scale", "init_std",

@@ -113,7 +113,7 @@ from anefast.fuse import find_plan
 from anefast.chips import find_chip
 from anefast.fuse.cost import Cost, modelled
 from anefast.fuse.count import Counter
-from anefast.optim import AdamW
+from anefast.optim import Optimizer
 from anefast.runtime import TrainingStep
 
 def kept(field):
@@ -125,7 +125,7 @@ device = anefast.Device("host")
 predicted = Cost(Counter(config, 1, 128).count(plan), modelled(find_chip("m1"))).memory
 before = kept("VmRSS")
 params = anefast.init_params(config, 0)
-optimizer = AdamW(params, OptimConfig())
+optimizer = Optimizer(params, OptimConfig())
 step = TrainingStep(config, params, device, 1, 128, plan)
 x = np.zeros((1, 128), np.int32)
 for _ in range(2):

@@ -85,9 +85,9 @@ def test_a_defect_inside_a_step_costs_no_whole_update(tmp_path, where):
 
 
 def test_half_an_update_is_never_saved(tmp_path, monkeypatch):
-    from anefast.optim import AdamW
+    from anefast.optim import Optimizer
 
-    inner = AdamW.update
+    inner = Optimizer.update
 
     def half(self, *arguments):
         done = inner(self, *arguments)
@@ -95,7 +95,7 @@ def test_half_an_update_is_never_saved(tmp_path, monkeypatch):
             raise MemoryError("between two tensors")
         return done
 
-    monkeypatch.setattr(AdamW, "update", half)
+    monkeypatch.setattr(Optimizer, "update", half)
     with pytest.raises(MemoryError) as caught:
         run(tmp_path / "run")
     assert saved(tmp_path / "run") == ["step_000005"]
@@ -103,9 +103,9 @@ def test_half_an_update_is_never_saved(tmp_path, monkeypatch):
 
 
 def test_a_second_signal_waits_for_the_end_of_an_update(tmp_path, monkeypatch):
-    from anefast.optim import AdamW
+    from anefast.optim import Optimizer
 
-    inner = AdamW.update
+    inner = Optimizer.update
 
     def hurried(self, *arguments):
         if self.step == 7:
@@ -113,7 +113,7 @@ def test_a_second_signal_waits_for_the_end_of_an_update(tmp_path, monkeypatch):
                 os.kill(os.getpid(), signal.SIGINT)
         return inner(self, *arguments)
 
-    monkeypatch.setattr(AdamW, "update", hurried)
+    monkeypatch.setattr(Optimizer, "update", hurried)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run")
     assert saved(tmp_path / "run") == ["step_000005", "step_000008"]

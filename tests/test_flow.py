@@ -1,4 +1,4 @@
-"""Gradients that flow into AdamW without being stored: the same weights, byte for byte."""
+"""Gradients that flow into the update without being stored: the same weights, byte for byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import anefast
 from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from anefast.errors import Failure
 from anefast.nn import init_params
-from anefast.optim import AdamW
+from anefast.optim import Optimizer
 from anefast.runtime.flow import Flow
 from anefast.trainer import Trainer
 
@@ -23,7 +23,7 @@ def trained(config, plan, batch, flows, updates=3, poison=None):
     model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
     step = model.training_step(anefast.Device("host"), batch, 64, plan, flows=flows)
     assert (step.flow is not None) == flows
-    optimizer = AdamW(step.params, OPTIM)
+    optimizer = Optimizer(step.params, OPTIM)
     rng, said = np.random.default_rng(0), []
     for i in range(updates):
         tokens = rng.integers(0, config.vocab_size, (batch, 65), np.int32)
@@ -36,7 +36,7 @@ def trained(config, plan, batch, flows, updates=3, poison=None):
         if not said[-1].overflow:
             step.update_weights()
     step.close()
-    return step.params, optimizer.mean, optimizer.square, said
+    return step.params, optimizer.state["mean"], optimizer.state["square"], said
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -72,7 +72,7 @@ def test_logits_that_are_not_finite_change_nothing(name):
     model = anefast.Model(config, params, anefast.open_tokenizer("bytes"))
     step = model.training_step(anefast.Device("host"), 1, 64, "layer", flows=True)
     step.params["output" if name == "tok_embeddings" else name][3] = np.inf
-    optimizer = AdamW(step.params, OPTIM)
+    optimizer = Optimizer(step.params, OPTIM)
     before = {name: p.copy() for name, p in step.params.items()}
     targets = np.full((1, 64), -1, np.int32)  # left out, all of them: the loss is a finite 0
     step.micro_step(np.zeros((1, 64), np.int32), targets, 64.0)
@@ -102,8 +102,9 @@ def test_wrong_operands_are_refused():
         flow.add(None, None, 8, 8)
     with pytest.raises(ValueError, match="batch and seq of at least 1"):
         anefast._C.Flow(0, 32)
-    with pytest.raises(ValueError, match="of the 0 gradients that flow, got 1 weights"):
-        flow.update([weight], [weight], [weight], [0.0], *[1.0] * 7)
+    with pytest.raises(ValueError, match="2 states as gradients, which are 0"):
+        rule = anefast._C.Rule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
+        flow.update(rule, [weight], [[weight], [weight]], [1e-3], [0.0])
 
 
 def test_clipping_and_flowing_exclude_each_other():
@@ -111,7 +112,7 @@ def test_clipping_and_flowing_exclude_each_other():
     model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
     step = model.training_step(anefast.Device("host"), 1, 64, "layer", flows=True)
     with pytest.raises(ValueError, match="clip 0"):
-        AdamW(step.params, OptimConfig()).update(step.grads, 1.0, 1e-3, step.flow)
+        Optimizer(step.params, OptimConfig()).update(step.grads, 1.0, 1e-3, step.flow)
     step.close()
 
 

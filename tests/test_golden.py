@@ -11,7 +11,7 @@ import anefast
 from anefast import llama2c
 from anefast.config import OptimConfig
 from anefast.data import Batches, open_data
-from anefast.optim import AdamW
+from anefast.optim import Optimizer
 from tests.reference import relative_error
 
 LOSS_TOLERANCE, LOGIT_TOLERANCE, GRAD_TOLERANCE = 1e-3, 0.1, 1.5e-2  # fp16 storage
@@ -79,7 +79,7 @@ def test_twenty_adamw_steps(data_dir):
         data_dir / "tinystories_train_2MiB.txt", data_dir / "tok512.bin", collapse_spaces=True
     )
     windows = Batches(text.train, batch, seq, seed=0, order="sequential")
-    optim = AdamW(
+    optim = Optimizer(
         params,
         OptimConfig(
             lr=float(golden["lr"]),

@@ -124,7 +124,7 @@ import numpy as np
 import anefast
 from anefast.runtime import Device
 from anefast.config import ModelConfig, OptimConfig
-from anefast.optim import AdamW
+from anefast.optim import Optimizer
 from anefast.telemetry.run import peak_memory_bytes
 seq, plan = int(sys.argv[1]), sys.argv[2]
 shape = {"dim": 288, "n_layers": 2, "n_heads": 6, "hidden_dim": 768}
@@ -132,7 +132,7 @@ config = ModelConfig(**shape, vocab_size=512, max_seq_len=seq)
 params = anefast.init_params(config, 0)
 model = anefast.Model(config, params, anefast.open_tokenizer("bytes"))
 step = model.training_step(Device("host", "threads=2"), 1, seq, plan, accumulation=1)
-optimizer, x = AdamW(step.params, OptimConfig(accumulation=1)), np.ones((1, seq), np.int32)
+optimizer, x = Optimizer(step.params, OptimConfig(accumulation=1)), np.ones((1, seq), np.int32)
 for _ in range(2):
     loss, tokens = step.micro_step(x, x, 64.0)
     step.wait()

@@ -1,4 +1,4 @@
-"""AdamW against float64 NumPy and PyTorch; schedule, loss scale and loops against arithmetic."""
+"""Schedule, loss scale and clipping against arithmetic; the optimisers are test_optimisers.py's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from anefast import _C
 from anefast.config import LossScaleConfig, OptimConfig
-from anefast.optim import AdamW, LossScale, _fused, learning_rate
-from anefast.optim.adamw import squared_norm
+from anefast.optim import LossScale, Optimizer, learning_rate, settled
+from anefast.optim.optimizer import squared_norm
 
 
 def arrays(rng, scale=1.0):
@@ -38,11 +38,11 @@ def reference(params, grads, moments, step, lr, c):
 @pytest.mark.parametrize("scale,clip", [(0.01, 1.0), (10.0, 1.0), (10.0, 0.0)])
 def test_adamw_follows_float64(scale, clip):
     rng = np.random.default_rng(1)
-    c = OptimConfig(clip=clip, weight_decay=0.3)
+    c = settled(OptimConfig(clip=clip, weight_decay=0.3))
     params = arrays(rng)
     exact = {n: p.astype(np.float64) for n, p in params.items()}
     moments = {n: (np.zeros_like(p), np.zeros_like(p)) for n, p in exact.items()}
-    optimizer = AdamW(params, c)
+    optimizer = Optimizer(params, c)
     for step in range(1, 31):
         grads = arrays(rng, scale)
         norm = reference(
@@ -58,46 +58,23 @@ def test_adamw_follows_float64(scale, clip):
         np.testing.assert_allclose(p, exact[name], rtol=0, atol=3e-6, err_msg=name)
 
 
-def test_adamw_follows_torch():
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra: peers)")
-    rng = np.random.default_rng(2)
-    c = OptimConfig(clip=1.0, weight_decay=0.1)
-    params = arrays(rng)
-    peers = {n: torch.nn.Parameter(torch.tensor(p)) for n, p in params.items()}
-    groups = [
-        {"params": [p for p in peers.values() if p.ndim == 2], "weight_decay": c.weight_decay},
-        {"params": [p for p in peers.values() if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    judge = torch.optim.AdamW(groups, lr=3e-3, betas=(c.beta1, c.beta2), eps=c.eps)
-    optimizer = AdamW(params, c)
-    for _ in range(20):
-        grads = arrays(rng)
-        for n, p in peers.items():
-            p.grad = torch.tensor(grads[n])
-        torch.nn.utils.clip_grad_norm_(peers.values(), c.clip)
-        judge.step()
-        optimizer.update(grads, 1.0, 3e-3)
-    for name, p in params.items():
-        np.testing.assert_allclose(p, peers[name].detach().numpy(), rtol=0, atol=2e-6)
-
-
 @pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan])
 def test_overflow_changes_nothing(poison):
     rng = np.random.default_rng(3)
     params, grads = arrays(rng), arrays(rng)
-    optimizer = AdamW(params, OptimConfig())
+    optimizer = Optimizer(params, OptimConfig())
     optimizer.update({n: g.copy() for n, g in grads.items()}, 1.0, 1e-3)
-    kept = [{n: a.copy() for n, a in d.items()} for d in (params, optimizer.mean, optimizer.square)]
+    kept = [{n: a.copy() for n, a in d.items()} for d in (params, *optimizer.state.values())]
     grads["big"][32, 64] = poison
     assert optimizer.update(grads, 1.0, 1e-3).overflow
-    for was, now in zip(kept, (params, optimizer.mean, optimizer.square), strict=True):
+    for was, now in zip(kept, (params, *optimizer.state.values()), strict=True):
         assert all(np.array_equal(was[n], now[n]) for n in was)
     assert optimizer.step == 1
 
 
 def test_adamw_refuses_arrays_it_cannot_change():
     with pytest.raises(ValueError, match="C-contiguous float32"):
-        AdamW({"w": np.zeros((4, 3), np.float32).T}, OptimConfig())
+        Optimizer({"w": np.zeros((4, 3), np.float32).T}, OptimConfig())
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1000, 100_001])
@@ -108,36 +85,15 @@ def test_squared_norm_is_exact_enough_and_repeatable(n):
     assert _C.squared_norm([x[:5], x[5:]]) == pytest.approx(exact, rel=1e-12)
 
 
-def test_the_native_update_is_the_plain_loop_on_any_number_of_threads():
-    """Tensors of less than a vector, of several panels and of none, some with decay."""
-    rng = np.random.default_rng(5)
-    sizes, decays = [0, 1, 31, 70_001, 32_768, 17], [0.1, 0.0, 0.3, 0.1, 0.0, 0.1]
-    rule = (0.37, 3e-3, 0.9, 0.95, 1e-8)
-    start = [[rng.standard_normal(n).astype(np.float32) for n in sizes] for _ in range(4)]
-    start[3] = [a**2 for a in start[3]]
-    plain = [[a.copy() for a in group] for group in start]
-    for w, g, m, v, decay in zip(*plain, decays, strict=True):
-        _fused.adamw_(w, g, m, v, *rule, decay, 0.271, 0.1426)
-    norm, threads = [], _C.threads()
-    try:
-        for count in (1, 2, 3):
-            _C.set_threads(count)
-            native = [[a.copy() for a in group] for group in start]
-            norm.append(_C.squared_norm(native[1]))
-            _C.adamw(*native, decays, *rule, 0.271, 0.1426)
-            for mine, theirs in zip(native, plain, strict=True):
-                assert [a.tobytes() for a in mine] == [a.tobytes() for a in theirs]
-    finally:
-        _C.set_threads(threads)
-    assert norm[0] == norm[1] == norm[2]
-
-
 def test_arrays_that_do_not_belong_together_are_refused():
     a, b = np.zeros(4, np.float32), np.zeros(5, np.float32)
-    with pytest.raises(ValueError, match=r"grad.*\(4,?\).*\(5,?\)"):
-        _C.adamw([a], [b], [a], [a], [0.0], 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.05)
-    with pytest.raises(ValueError, match="as many gradients"):
-        _C.adamw([a], [a], [a], [], [0.0], 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0.05)
+    rule = _C.Rule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
+    with pytest.raises(ValueError, match=r"weight.*\(5,?\).*\(4,?\)"):
+        _C.update(rule, [a], [b], [[a], [a]], [1e-3], [0.0])
+    with pytest.raises(ValueError, match="2 states as gradients, which are 1"):
+        _C.update(rule, [a], [a], [[a], []], [1e-3], [0.0])
+    with pytest.raises(ValueError, match="1 states as gradients"):
+        _C.update(_C.Rule.lion(1.0, 0.9, 0.99), [a], [a], [[a], [a]], [1e-3], [0.0])
 
 
 def test_squared_norm_spans_tensors():

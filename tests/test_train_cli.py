@@ -49,7 +49,7 @@ def test_flag_over_file_over_preset_over_default(in_folder):
     )
     config, origins = train_config(["run.toml", "--optim.lr=2", "--tokenizer", "tok.bin"])
     assert (config.model.dim, config.steps, config.optim.lr) == (64, 7, 2.0)
-    assert (config.optim.beta1, config.optim.beta2) == (0.8, 0.95)
+    assert (config.optim.beta1, config.optim.beta2) == (0.8, -1.0)
     assert (config.data.source, config.data.tokenizer) == ("my.txt", "tok.bin")
     assert origins["optim.lr"] == "flag" and origins["steps"] == "run.toml"
     assert origins["model.dim"] == "preset stories260k" and "optim.beta2" not in origins

@@ -10,7 +10,7 @@ from anefast.nn.graphs import (
     trunk,
 )
 from anefast.nn.layers import MASKED, causal_mask, rope_frequencies, rope_rows
-from anefast.nn.params import Params, classifier, count_params, init_params, shapes, zeros_like
+from anefast.nn.params import Params, classifier, count_params, init_params, shapes, zeros_of
 from anefast.nn.trained import GRAD, Trained, matching, trains
 from anefast.nn.vocabulary import Vocabulary
 
@@ -39,5 +39,5 @@ __all__ = [
     "training_graph",
     "trains",
     "trunk",
-    "zeros_like",
+    "zeros_of",
 ]

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from anefast import ir
 from anefast.nn.adapter import A, Adapter, B, Base, Pair
-from anefast.nn.params import Params, zeros_like
+from anefast.nn.params import Params, zeros_of
 from anefast.nn.trained import GRAD
 
 RANK_MULTIPLE = 8
@@ -48,11 +48,11 @@ class Lora:
         """A copy of `adapter`."""
         rank = padded(adapter.rank)
         blank = {
-            name + end: np.zeros((rank, size), np.float32)
+            name + end: (rank, size)
             for name, (a, b) in adapter.pairs.items()
             for end, size in ((A, a.shape[1]), (B, b.shape[0]))
         }
-        lora = cls(adapter.rank, adapter.alpha, adapter.rslora, adapter.base, zeros_like(blank))
+        lora = cls(adapter.rank, adapter.alpha, adapter.rslora, adapter.base, zeros_of(blank))
         for name, view in lora.plain(lora.params).items():
             view[...] = adapter.tensors()[name]
         return lora

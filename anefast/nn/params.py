@@ -35,21 +35,22 @@ def classifier(params: Params) -> str:
     return "output" if "output" in params else "tok_embeddings"
 
 
-def zeros_like(params: Mapping[str, npt.NDArray[np.float32]]) -> Params:
+def zeros_of(shapes: Mapping[str, tuple[int, ...]]) -> Params:
     """Zeros of every shape, side by side in one block.
 
     NumPy asks for huge pages where a block has 4 MB and more, which single weights seldom have.
 
-    >>> {name: a.shape for name, a in zeros_like({"w": np.ones((2, 3), np.float32)}).items()}
+    >>> {name: a.shape for name, a in zeros_of({"w": (2, 3)}).items()}
     {'w': (2, 3)}
     """
     line = 16  # floats of a cache line, on which each array begins
-    rooms = {name: -(-p.size // line) * line for name, p in params.items()}
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    rooms = {name: -(-size // line) * line for name, size in sizes.items()}
     block = np.zeros(sum(rooms.values()) + line, np.float32)
     at = -(block.ctypes.data // block.itemsize) % line
     zeros: Params = {}
-    for name, p in params.items():
-        zeros[name] = block[at : at + p.size].reshape(p.shape)
+    for name, shape in shapes.items():
+        zeros[name] = block[at : at + sizes[name]].reshape(shape)
         at += rooms[name]
     return zeros
 

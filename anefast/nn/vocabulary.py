@@ -59,8 +59,12 @@ class Vocabulary:
         return rows.astype(np.int32)
 
     def rows(self, params: Mapping[str, Array]) -> Params:
-        """`params` with compact copies of its tables; the other arrays are the same objects."""
-        return {n: p[self.ids] if n in TABLES else p for n, p in params.items()}
+        """`params` with compact copies of its tables; the other arrays are the same objects.
+
+        A table is one that has a row for each id: an optimiser may keep less of one."""
+        return {
+            n: p[self.ids] if n in TABLES and len(p) == self.size else p for n, p in params.items()
+        }
 
     def spread(
         self, compact: Mapping[str, Array], full: Mapping[str, Array] | None = None
@@ -68,7 +72,7 @@ class Vocabulary:
         """`compact` with full tables: those of `full`, changed in place, or new ones of zeros."""
         out = dict(compact)
         for name in TABLES:
-            if name in compact:
+            if name in compact and len(compact[name]) == len(self):
                 rows = compact[name]
                 shape = (self.size, *rows.shape[1:])
                 out[name] = full[name] if full is not None else np.zeros(shape, np.float32)

@@ -1,7 +1,8 @@
-"""The optimiser: AdamW over fp32 masters, its schedule, gradient clipping and the loss scale."""
+"""Optimisers over fp32 masters, the schedule of their rate, clipping and the loss scale."""
 
-from anefast.optim.adamw import AdamW, Update
 from anefast.optim.loss_scale import LossScale
+from anefast.optim.optimizer import Optimizer, Update
+from anefast.optim.registry import RECORDS, record_of, settled
 from anefast.optim.schedule import learning_rate
 
-__all__ = ["AdamW", "LossScale", "Update", "learning_rate"]
+__all__ = ["RECORDS", "LossScale", "Optimizer", "Update", "learning_rate", "record_of", "settled"]

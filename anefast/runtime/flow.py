@@ -1,10 +1,10 @@
 """Weight gradients that are never stored: made of their taps where the optimiser needs them.
 
 Where an update is one micro-step and no clipping asks for the whole norm first, a gradient's only
-reader is AdamW. It then multiplies a panel of rows, uses it and forgets it: a weight costs 12 bytes
-of fp32 instead of 16. The price is that these products begin when the device is done instead of
-beside it. The classifier's gradient flows where one block of its tokens is all there are; of more,
-too many logits would have to be kept.
+reader is the update. It then multiplies a panel of rows, uses it and forgets it: under AdamW a
+weight costs 12 bytes of fp32 instead of 16. The price is that these products begin when the device
+is done instead of beside it. The classifier's gradient flows where one block of its tokens is all
+there are; of more, too many logits would have to be kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from anefast import _C
 from anefast.nn import Params
 from anefast.runtime.device import Surface
 
-Arrays = Mapping[str, npt.NDArray[np.float32]]
+Array = npt.NDArray[np.float32]
 
 
 class Flow:
@@ -46,14 +46,18 @@ class Flow:
         return self.native.finite()
 
     def update(
-        self, weights: Arrays, means: Arrays, squares: Arrays, decays: list[float], *rule: float
+        self,
+        rule: _C.Rule,
+        weights: list[Array],
+        states: list[list[Array]],
+        rates: list[float],
+        decays: list[float],
     ) -> float:
-        """AdamW of all of them, in place; decays: of `names`; rule: as `_C.adamw` takes it.
+        """One update of all of them, in place; all lists, and each of the states, as `names`.
 
         Returns the sum of squares of the gradients, as they are: loss scale and all.
         """
-        w, m, v = ([arrays[name] for name in self.names] for arrays in (weights, means, squares))
-        return self.native.update(w, m, v, decays, *rule)
+        return self.native.update(rule, weights, states, rates, decays)
 
 
 def head_flows(tokens: int, vocabulary: int) -> bool:

@@ -32,7 +32,7 @@ from anefast.nn import (
     family_of,
     training_graph,
     trains,
-    zeros_like,
+    zeros_of,
 )
 from anefast.nn.lora import NO_PAIRS, Lora, Ranks
 from anefast.runtime.compiler import CompileService
@@ -134,7 +134,8 @@ class TrainingStep:
         head = self._head if flows_too else None
         self.flow = Flow(params, taps, head, batch, seq) if flows else None
         flowing = self.flow.names if self.flow else []
-        self.grads: Params = zeros_like({n: p for n, p in self.trained.items() if n not in flowing})
+        stored = {n: p.shape for n, p in self.trained.items() if n not in flowing}
+        self.grads: Params = zeros_of(stored)
         self._queue = _C.Queue()
         self._jobs = [
             [(name, self._job(name, node)) for name, node in of_program if name not in flowing]

@@ -8,7 +8,6 @@
 
 #include <chrono>
 #include <exception>
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <thread>
@@ -21,6 +20,7 @@ namespace anefast::bind {
 namespace py = pybind11;
 
 using Arrays = std::vector<py::array>;
+using Shape = std::vector<py::ssize_t>;
 
 void init_errors(py::module_ &m);
 void init_device(py::module_ &m);
@@ -56,11 +56,11 @@ enum class Access { read, write };
 // The elements of a C-contiguous array of exactly this dtype ("float16", ...) and shape, or a
 // ValueError that says where, what was expected and what came. -1 in `shape` matches any length.
 void *elements(const py::array &a, const char *where, const char *name, const char *dtype,
-               std::initializer_list<py::ssize_t> shape, Access access);
+               const Shape &shape, Access access);
 
 template <class T>
 T *elements_of(const py::array &a, const char *where, const char *name, const char *dtype,
-               std::initializer_list<py::ssize_t> shape, Access access = Access::read) {
+               const Shape &shape, Access access = Access::read) {
     return static_cast<T *>(elements(a, where, name, dtype, shape, access));
 }
 

@@ -1,11 +1,10 @@
-// Flow: gradients that AdamW makes where it uses them, of surfaces and of the classifier's taps.
+// Flow: gradients that an update makes where it uses them, of surfaces and of the classifier's taps.
 #include "flow.h"
 
 #include <algorithm>
 #include <atomic>
 #include <map>
 
-#include "../cpu/adamw.h"
 #include "../cpu/health.h"
 #include "../cpu/pool.h"
 #include "../cpu/weight_grad.h"
@@ -59,12 +58,8 @@ bool Flow::finite() const {
     return finite;
 }
 
-double Flow::update(const Arrays &weights, const Arrays &means, const Arrays &squares, const std::vector<float> &decays,
-                    float factor, float lr, float beta1, float beta2, float epsilon, double bias1, double bias2) {
-    const size_t n = matrices_.size() + (head.tokens ? 1 : 0);
-    if (weights.size() != n || means.size() != n || squares.size() != n || decays.size() != n)
-        throw py::value_error("[flow] expected weights, moments and decays of the " + std::to_string(n) +
-                              " gradients that flow, got " + std::to_string(weights.size()) + " weights.");
+double Flow::update(const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states, const std::vector<float> &rates,
+                    const std::vector<float> &decays) {
     Reading reading;
     std::vector<FlowingGrad> grads;
     for (const Matrix &m : matrices_) {
@@ -79,16 +74,10 @@ double Flow::update(const Arrays &weights, const Arrays &means, const Arrays &sq
                              if (dx) embed_grad_rows(embedded, dx, first, rows, out);
                          }});
     }
-    std::vector<AdamTensor> tensors;
-    for (size_t i = 0; i < n; i++) {
-        const py::ssize_t rows = grads[i].rows, columns = grads[i].columns;
-        auto part = [&](const Arrays &arrays, const char *name) {
-            return elements_of<float>(arrays[i], "flow", name, "float32", {rows, columns}, Access::write);
-        };
-        tensors.push_back({part(weights, "weight"), part(means, "mean"), part(squares, "square"), nullptr, rows * columns, decays[i]});
-    }
-    const AdamRule rule{factor, lr, beta1, beta2, epsilon, bias1, bias2};
-    return computing("flow", [&] { return adamw_flowing(tensors.data(), grads.data(), static_cast<int64_t>(n), rule); });
+    std::vector<Shape> shapes;
+    for (const FlowingGrad &g : grads) shapes.push_back({g.rows, g.columns});
+    const std::vector<Tensor> tensors = tensors_of("flow", rule, weights, states, rates, decays, shapes);
+    return computing("flow", [&] { return update_flowing(tensors.data(), grads.data(), static_cast<int64_t>(tensors.size()), rule); });
 }
 
 void init_flow(py::module_ &m) {
@@ -100,9 +89,8 @@ void init_flow(py::module_ &m) {
         .def("embed", &Flow::embed, arg("tokens"), arg("dx"),
              "The classifier's matrix is the embedding too: its gradient has dx (B, C, 1, S) at tokens (B, S) besides.")
         .def("finite", &Flow::finite, "Whether all of them are.")
-        .def("update", &Flow::update, arg("weights"), arg("means"), arg("squares"), arg("decays"), arg("factor"), arg("lr"),
-             arg("beta1"), arg("beta2"), arg("epsilon"), arg("bias1"), arg("bias2"),
-             "adamw of the matrices in the order of add, the classifier's last if head_loss_grad left one here. Returns "
+        .def("update", &Flow::update, arg("rule"), arg("weights"), arg("states"), arg("rates"), arg("decays"),
+             "_C.update of the matrices in the order of add, the classifier's last if head_loss_grad left one here. Returns "
              "the gradients' sum of squares, in double.");
     m.attr("HEAD_TOKENS") = HEAD_TOKENS;
     m.attr("HEAD_KEPT") = HEAD_KEPT;

@@ -5,8 +5,14 @@
 
 #include "../cpu/embed.h"
 #include "../cpu/head.h"
+#include "../cpu/update.h"
 
 namespace anefast::bind {
+
+// The checked arrays of an update, whose gradients have these shapes and are still to be set. (optim.cpp)
+std::vector<Tensor> tensors_of(const char *where, const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states,
+                               const std::vector<float> &rates, const std::vector<float> &decays,
+                               const std::vector<Shape> &shapes);
 
 struct Tap {
     std::shared_ptr<Surface> surface;
@@ -19,8 +25,8 @@ class Flow {
     void add(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, int64_t rows, int64_t columns);
     void embed(const py::array &tokens, const std::shared_ptr<Surface> &dx);
     bool finite() const;
-    double update(const Arrays &weights, const Arrays &means, const Arrays &squares, const std::vector<float> &decays,
-                  float factor, float lr, float beta1, float beta2, float epsilon, double bias1, double bias2);
+    double update(const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states, const std::vector<float> &rates,
+                  const std::vector<float> &decays);
 
     HeadTaps head; // no tokens: nothing of a classifier flows
 

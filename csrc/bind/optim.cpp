@@ -1,33 +1,110 @@
-// The optimiser's loops over lists of flat fp32 arrays. The GIL is released while they run.
+// The optimiser's loops over lists of fp32 arrays. The GIL is released while they run.
 #include "bind.h"
 
 #include <vector>
 
-#include "../cpu/adamw.h"
+#include "../cpu/adafactor.h"
+#include "../cpu/muon.h"
+#include "../cpu/update.h"
+#include "flow.h"
 
 namespace anefast::bind {
 
+std::vector<Tensor> tensors_of(const char *where, const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states,
+                               const std::vector<float> &rates, const std::vector<float> &decays,
+                               const std::vector<Shape> &shapes) {
+    const size_t n = shapes.size();
+    bool fits = weights.size() == n && rates.size() == n && decays.size() == n;
+    fits &= states.size() == static_cast<size_t>(rule.states());
+    for (const Arrays &state : states) fits &= state.size() == n;
+    if (!fits)
+        throw py::value_error("[" + std::string(where) + "] expected as many weights, rates, decays and values of each of " +
+                              std::to_string(rule.states()) + " states as gradients, which are " + std::to_string(n) + ".");
+    std::vector<Tensor> tensors;
+    for (size_t i = 0; i < n; i++) {
+        const auto part = [&](const py::array &a, const char *name) {
+            return elements_of<float>(a, where, name, "float32", shapes[i], Access::write);
+        };
+        Tensor t{part(weights[i], "weight"), {}, nullptr, weights[i].size(), rates[i], decays[i]};
+        for (size_t s = 0; s < states.size(); s++) t.state[s] = part(states[s][i], "state");
+        tensors.push_back(t);
+    }
+    return tensors;
+}
+
 namespace {
 
-void adamw_arrays(const Arrays &weights, const Arrays &grads, const Arrays &means, const Arrays &squares,
-                  const std::vector<float> &decays, float factor, float lr, float beta1, float beta2, float epsilon,
-                  double bias1, double bias2) {
-    const char *where = "adamw";
-    const size_t n = weights.size();
-    if (grads.size() != n || means.size() != n || squares.size() != n || decays.size() != n)
-        throw py::value_error("[adamw] expected as many gradients, moments and decays as weights, which are " +
-                              std::to_string(n) + ".");
-    std::vector<AdamTensor> tensors;
-    tensors.reserve(n);
-    for (size_t i = 0; i < n; i++) {
-        auto *w = elements_of<float>(weights[i], where, "weight", "float32", {-1}, Access::write);
-        const py::ssize_t size = weights[i].shape(0);
-        tensors.push_back({w, elements_of<float>(means[i], where, "mean", "float32", {size}, Access::write),
-                           elements_of<float>(squares[i], where, "square", "float32", {size}, Access::write),
-                           elements_of<const float>(grads[i], where, "grad", "float32", {size}), size, decays[i]});
+void update_arrays(const Rule &rule, const Arrays &weights, const Arrays &grads, const std::vector<Arrays> &states,
+                   const std::vector<float> &rates, const std::vector<float> &decays) {
+    const char *where = "update";
+    std::vector<Shape> shapes;
+    for (const py::array &g : grads) shapes.push_back(Shape(g.shape(), g.shape() + g.ndim()));
+    std::vector<Tensor> tensors = tensors_of(where, rule, weights, states, rates, decays, shapes);
+    for (size_t i = 0; i < tensors.size(); i++)
+        tensors[i].grad = elements_of<const float>(grads[i], where, "grad", "float32", shapes[i]);
+    computing(where, [&] { update(tensors.data(), static_cast<int64_t>(tensors.size()), rule); });
+}
+
+// Fails unless all lists are as long as the weights.
+void check_lists(const char *where, size_t weights, std::initializer_list<size_t> others) {
+    for (size_t n : others)
+        if (n != weights)
+            throw py::value_error("[" + std::string(where) + "] expected lists of " + std::to_string(weights) +
+                                  ", as there are weights, got one of " + std::to_string(n) + ".");
+}
+
+void adafactor_arrays(const Arrays &weights, const Arrays &grads, const Arrays &rows, const Arrays &columns,
+                      const std::vector<float> &rates, const std::vector<float> &decays, float factor, float fresh, float most,
+                      float epsilon, float least) {
+    const char *where = "adafactor";
+    check_lists(where, weights.size(), {grads.size(), rows.size(), columns.size(), rates.size(), decays.size()});
+    std::vector<FactoredTensor> tensors;
+    for (size_t i = 0; i < weights.size(); i++) {
+        auto *w = elements_of<float>(weights[i], where, "weight", "float32", {-1, -1}, Access::write);
+        const py::ssize_t m = weights[i].shape(0), n = weights[i].shape(1);
+        tensors.push_back({w, elements_of<const float>(grads[i], where, "grad", "float32", {m, n}),
+                           elements_of<float>(rows[i], where, "row", "float32", {m, 1}, Access::write),
+                           elements_of<float>(columns[i], where, "column", "float32", {1, n}, Access::write), m, n, rates[i],
+                           decays[i]});
     }
-    const AdamRule rule{factor, lr, beta1, beta2, epsilon, bias1, bias2};
-    computing(where, [&] { adamw(tensors.data(), static_cast<int64_t>(n), rule); });
+    const FactoredRule rule{factor, fresh, most, epsilon, least};
+    computing(where, [&] { adafactor(tensors.data(), static_cast<int64_t>(tensors.size()), rule); });
+}
+
+void muon_arrays(const Arrays &weights, const Arrays &grads, const Arrays &momenta, const std::vector<float> &rates,
+                 const std::vector<float> &decays, float factor, float momentum) {
+    const char *where = "muon";
+    check_lists(where, weights.size(), {grads.size(), momenta.size(), rates.size(), decays.size()});
+    std::vector<MuonTensor> tensors;
+    for (size_t i = 0; i < weights.size(); i++) {
+        auto *w = elements_of<float>(weights[i], where, "weight", "float32", {-1, -1}, Access::write);
+        const py::ssize_t m = weights[i].shape(0), n = weights[i].shape(1);
+        tensors.push_back({w, elements_of<const float>(grads[i], where, "grad", "float32", {m, n}),
+                           elements_of<float>(momenta[i], where, "momentum", "float32", {m, n}, Access::write), m, n, rates[i],
+                           decays[i]});
+    }
+    computing(where, [&] { muon(tensors.data(), static_cast<int64_t>(tensors.size()), factor, momentum); });
+}
+
+void newton_schulz_array(const py::array &x) {
+    auto *data = elements_of<float>(x, "newton_schulz", "x", "float32", {-1, -1}, Access::write);
+    const py::ssize_t m = x.shape(0), n = x.shape(1);
+    computing("newton_schulz", [&] { newton_schulz(data, m, n); });
+}
+
+void average_arrays(const Arrays &averages, const Arrays &values, float part) {
+    const char *where = "average";
+    check_lists(where, averages.size(), {values.size()});
+    std::vector<float *> into;
+    std::vector<const float *> from;
+    std::vector<int64_t> sizes;
+    for (size_t i = 0; i < averages.size(); i++) {
+        const Shape shape(values[i].shape(), values[i].shape() + values[i].ndim());
+        from.push_back(elements_of<const float>(values[i], where, "value", "float32", shape));
+        into.push_back(elements_of<float>(averages[i], where, "average", "float32", shape, Access::write));
+        sizes.push_back(values[i].size());
+    }
+    computing(where, [&] { average(into.data(), from.data(), sizes.data(), static_cast<int64_t>(sizes.size()), part); });
 }
 
 double squared_norm_arrays(const Arrays &arrays) {
@@ -45,9 +122,29 @@ double squared_norm_arrays(const Arrays &arrays) {
 
 void init_optim(py::module_ &m) {
     using py::arg;
-    m.def("adamw", &adamw_arrays, arg("weights"), arg("grads"), arg("means"), arg("squares"), arg("decays"),
-          arg("factor"), arg("lr"), arg("beta1"), arg("beta2"), arg("epsilon"), arg("bias1"), arg("bias2"),
-          "One AdamW update of factor * grads, in place; grads are read only. bias: 1 - beta ** step.");
+    py::class_<Rule>(m, "Rule", "An elementwise update; anefast/optim/ has one file for each.")
+        .def_static(
+            "adamw",
+            [](float factor, float beta1, float beta2, float epsilon, double bias1, double bias2) {
+                return Rule{Kind::adamw, factor, beta1, beta2, epsilon, bias1, bias2, false};
+            },
+            arg("factor"), arg("beta1"), arg("beta2"), arg("epsilon"), arg("bias1"), arg("bias2"),
+            "States: mean and square. bias: 1 - beta ** step.")
+        .def_static(
+            "lion", [](float factor, float beta1, float beta2) { return Rule{Kind::lion, factor, beta1, beta2, 0, 1, 1, false}; },
+            arg("factor"), arg("beta1"), arg("beta2"), "State: momentum.")
+        .def_static(
+            "sgd", [](float factor, float momentum, bool nesterov) { return Rule{Kind::sgd, factor, momentum, 0, 0, 1, 1, nesterov}; },
+            arg("factor"), arg("momentum"), arg("nesterov"), "State: momentum, where it is not 0.");
+    m.def("update", &update_arrays, arg("rule"), arg("weights"), arg("grads"), arg("states"), arg("rates"), arg("decays"),
+          "One update of factor * grads, in place; grads are read only. states: the arrays of each, in the order of weights.");
+    m.def("adafactor", &adafactor_arrays, arg("weights"), arg("grads"), arg("rows"), arg("columns"), arg("rates"),
+          arg("decays"), arg("factor"), arg("fresh"), arg("most"), arg("epsilon"), arg("least"),
+          "One Adafactor update of matrices (m, n), in place; rows (m, 1), columns (1, n). csrc/cpu/adafactor.h.");
+    m.def("muon", &muon_arrays, arg("weights"), arg("grads"), arg("momenta"), arg("rates"), arg("decays"), arg("factor"),
+          arg("momentum"), "One Muon update of matrices, in place. decays: their part that is lost. csrc/cpu/muon.h.");
+    m.def("newton_schulz", &newton_schulz_array, arg("x"), "Brings the singular values of a matrix near 1, in place.");
+    m.def("average", &average_arrays, arg("averages"), arg("values"), arg("part"), "averages += part * (values - averages).");
     m.def("squared_norm", &squared_norm_arrays, arg("arrays"), "Sum of squares of all of them, in double.");
 }
 

@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "adamw.h"
+#include "update.h"
 #include "pool.h"
 
 namespace anefast {
@@ -19,7 +19,7 @@ namespace anefast {
 void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq,
                  int64_t out_channels, int64_t in_channels, bool fresh, FirstError &failure);
 
-// The same sum from 0, by rows: a gradient that flows (adamw.h). dy and x must outlive it.
+// The same sum from 0, by rows: a gradient that flows (update.h). dy and x must outlive it.
 FlowingGrad weight_grad_flowing(const uint16_t *dy, const uint16_t *x, int64_t batch, int64_t seq, int64_t out_channels,
                                 int64_t in_channels);
 

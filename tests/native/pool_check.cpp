@@ -20,7 +20,7 @@
 #include <unistd.h>
 #include <vector>
 
-#include "../../csrc/cpu/adamw.h"
+#include "../../csrc/cpu/update.h"
 #include "../../csrc/cpu/embed.h"
 #include "../../csrc/cpu/gemm.h"
 #include "../../csrc/cpu/head.h"
@@ -274,16 +274,16 @@ const std::vector<std::pair<const char *, Computation>> COMPUTATIONS = {
          round_weights(&w, 1, &lost);
      }},
     // last, for it changes weights in place: after an error they are of no use
-    {"adamw_flowing", [](Data &d) {
+    {"update_flowing", [](Data &d) {
          float *const o = d.out.data();
          const int64_t rows = 192, columns = 160, size = rows * columns;
-         std::vector<AdamTensor> tensors;
+         std::vector<Tensor> tensors;
          std::vector<FlowingGrad> grads;
          for (int i = 0; i < 3; ++i) {
-             tensors.push_back({o + 3 * i * size, o + (3 * i + 1) * size, o + (3 * i + 2) * size, nullptr, size, 0.1f});
+             tensors.push_back({o + 3 * i * size, {o + (3 * i + 1) * size, o + (3 * i + 2) * size}, nullptr, size, 1e-3f, 0.1f});
              grads.push_back(weight_grad_flowing(d.halves.data() + i, d.taps.data(), 2, 256, rows, columns));
          }
-         adamw_flowing(tensors.data(), grads.data(), 3, {0.5f, 1e-3f, 0.9f, 0.999f, 1e-8f, 0.1, 0.001});
+         update_flowing(tensors.data(), grads.data(), 3, {Kind::adamw, 0.5f, 0.9f, 0.999f, 1e-8f, 0.1, 0.001, false});
      }},
 };
 

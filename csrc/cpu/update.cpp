@@ -1,5 +1,5 @@
-// AdamW by panels: which panel is whose. The loops are in adamw_loops.h, compiled for AVX2 besides.
-#include "adamw.h"
+// Updates by panels: which panel is whose. The loops are in update_loops.h, compiled for AVX2 besides.
+#include "update.h"
 
 #include <algorithm>
 #include <atomic>
@@ -22,15 +22,19 @@ constexpr int64_t AHEAD = 512;   // values: the hardware looks ahead too, but ne
 
 struct Constants {
     float factor, keep, rate, beta1, rest1, beta2, rest2, correct, epsilon;
+    bool nesterov;
 };
 
+using Loop = void (*)(float *weight, const float *grad, float *first, float *second, int64_t, const Constants &);
+
 struct Loops {
-    void (*update)(float *, const float *, float *, float *, int64_t, const Constants &);
+    Loop adamw, lion, sgd, plain_sgd;
+    void (*average)(float *, const float *, int64_t, float part);
     double (*square)(const float *, int64_t);
 };
 
 namespace plain {
-#include "adamw_loops.h"
+#include "update_loops.h"
 }
 
 } // namespace
@@ -48,7 +52,7 @@ namespace plain {
 namespace anefast {
 namespace {
 namespace avx2 {
-#include "adamw_loops.h"
+#include "update_loops.h"
 }
 } // namespace
 } // namespace anefast
@@ -78,21 +82,32 @@ struct Panel {
     int64_t tensor, first, count;
 };
 
-Constants constants(const AdamRule &rule) {
+Loop loop_of(const Rule &rule) {
+    switch (rule.kind) {
+    case Kind::adamw: return loops().adamw;
+    case Kind::lion: return loops().lion;
+    default: return rule.states() ? loops().sgd : loops().plain_sgd;
+    }
+}
+
+Constants constants(const Rule &rule) {
     Constants c{};
     c.factor = rule.factor;
-    c.rate = static_cast<float>(rule.rate / rule.bias1);
     c.beta1 = rule.beta1, c.rest1 = static_cast<float>(1.0 - rule.beta1);
     c.beta2 = rule.beta2, c.rest2 = static_cast<float>(1.0 - rule.beta2);
     c.correct = static_cast<float>(1.0 / std::sqrt(rule.bias2));
     c.epsilon = rule.epsilon;
+    c.nesterov = rule.nesterov;
     return c;
 }
 
 // `count` values of a tensor from `first` on, by a gradient that begins there.
-void update_part(const AdamTensor &t, int64_t first, int64_t count, const float *grad, const AdamRule &rule, Constants c) {
-    c.keep = static_cast<float>(1.0 - static_cast<double>(rule.rate) * t.decay);
-    loops().update(t.weight + first, grad, t.mean + first, t.square + first, count, c);
+void update_part(const Tensor &t, int64_t first, int64_t count, const float *grad, const Rule &rule, Constants c) {
+    c.rate = static_cast<float>(t.rate / rule.bias1);
+    c.keep = static_cast<float>(1.0 - static_cast<double>(t.rate) * t.decay);
+    const int states = rule.states();
+    loop_of(rule)(t.weight + first, grad, states > 0 ? t.state[0] + first : nullptr,
+                  states > 1 ? t.state[1] + first : nullptr, count, c);
 }
 
 template <class Size> std::vector<Panel> panels_of(int64_t count, const Size &size) {
@@ -109,7 +124,7 @@ thread_local Scratch gradient_scratch, shared_scratch[2];
 // What is shared lies in two places in turn, so that one is filled while the other is still used.
 class Flowing {
   public:
-    Flowing(const AdamTensor *tensors, const FlowingGrad *grads, int64_t count, const AdamRule &rule)
+    Flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const Rule &rule)
         : tensors(tensors), grads(grads), rule(rule), c(constants(rule)), ends(count), done(new std::atomic<int64_t>[count]()) {
         constexpr int64_t ROWS = 96; // whole tiles of any kernels, and enough: each panel reads all that is shared
         int64_t floats = 0;
@@ -133,7 +148,7 @@ class Flowing {
             if (p.count == 0)
                 share(p.tensor, p.first);
             else
-                sums[i] = update(p);
+                sums[i] = update_panel(p);
             done[p.tensor].fetch_add(1, std::memory_order_release);
         });
         double total = 0;
@@ -149,7 +164,7 @@ class Flowing {
         grads[tensor].share(piece, shared[tensor % 2]);
     }
 
-    double update(const Panel &p) {
+    double update_panel(const Panel &p) {
         const FlowingGrad &g = grads[p.tensor];
         wait_until(done[p.tensor], g.pieces);
         const int64_t values = p.count * g.columns;
@@ -159,9 +174,9 @@ class Flowing {
         return loops().square(grad, values);
     }
 
-    const AdamTensor *const tensors;
+    const Tensor *const tensors;
     const FlowingGrad *const grads;
-    const AdamRule &rule;
+    const Rule &rule;
     const Constants c;
     std::vector<Panel> tasks;
     std::vector<int64_t> ends; // how many tasks each tensor has
@@ -171,18 +186,26 @@ class Flowing {
 
 } // namespace
 
-void adamw(const AdamTensor *tensors, int64_t count, const AdamRule &rule) {
+void update(const Tensor *tensors, int64_t count, const Rule &rule) {
     const std::vector<Panel> panels = panels_of(count, [&](int64_t t) { return tensors[t].size; });
     const Constants c = constants(rule);
     Pool::shared().parallel(panels.size(), [&](int64_t i) {
         const Panel &p = panels[i];
-        const AdamTensor &t = tensors[p.tensor];
+        const Tensor &t = tensors[p.tensor];
         update_part(t, p.first, p.count, t.grad + p.first, rule, c);
     });
 }
 
-double adamw_flowing(const AdamTensor *tensors, const FlowingGrad *grads, int64_t count, const AdamRule &rule) {
+double update_flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const Rule &rule) {
     return Flowing(tensors, grads, count, rule).run();
+}
+
+void average(float *const *averages, const float *const *values, const int64_t *sizes, int64_t count, float part) {
+    const std::vector<Panel> panels = panels_of(count, [&](int64_t t) { return sizes[t]; });
+    Pool::shared().parallel(panels.size(), [&](int64_t i) {
+        const Panel &p = panels[i];
+        loops().average(averages[p.tensor] + p.first, values[p.tensor] + p.first, p.count, part);
+    });
 }
 
 double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t count) {

@@ -1,0 +1,49 @@
+"""Lion (Chen et al., arXiv 2302.06675): the sign of a mean, with a momentum of a longer memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anefast import _C
+from anefast.config import OptimConfig
+from anefast.optim.record import Array, Record, Shape, States, elementwise
+
+
+def states(config: OptimConfig, name: str, shape: Shape) -> dict[str, Shape]:
+    """The momentum."""
+    return {"momentum": shape}
+
+
+def rule(config: OptimConfig, step: int, factor: float) -> _C.Rule:
+    """See Record.rule."""
+    return _C.Rule.lion(factor, config.beta1, config.beta2)
+
+
+def reference(
+    config: OptimConfig,
+    step: int,
+    factor: float,
+    weight: Array,
+    grad: Array,
+    states: States,
+    rate: float,
+    decay: float,
+) -> None:
+    """See Record.reference."""
+    f = np.float32
+    beta1, beta2, rate, decay = (float(f(v)) for v in (config.beta1, config.beta2, rate, decay))
+    g, m = grad * f(factor), states["momentum"]
+    sign = np.sign(f(beta1) * m + f(1.0 - beta1) * g)
+    m[...] = f(beta2) * m + f(1.0 - beta2) * g
+    weight[...] = weight * f(1.0 - rate * decay) - f(rate) * sign
+
+
+LION = Record(
+    name="lion",
+    own={"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.5},
+    states=states,
+    update=elementwise(rule),
+    reference=reference,
+    rule=rule,
+    rate=0.2,  # the paper: 3 to 10 times less, with as much more decay
+)

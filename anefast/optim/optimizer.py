@@ -1,0 +1,111 @@
+"""An optimiser over a dictionary of fp32 weights, with clipping and unscaling folded into it.
+
+Decay is decoupled and touches matrices only: a norm's gain is a scale, and pulling it to zero is no
+regularisation. The gradients are read twice in all, once for the global norm and once for the
+update, however many factors apply. That first reading is why a gradient is kept whole until the
+update: how much to clip cannot be known from a part of it. Without clipping it may flow instead,
+made a panel at a time and never kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from anefast import _C
+from anefast.config import OptimConfig
+from anefast.nn import zeros_of
+from anefast.optim.record import Work
+from anefast.optim.registry import record_of, settled
+from anefast.optim.tensors import check_rules, of_tensor, parse_rules
+
+if TYPE_CHECKING:
+    from anefast.runtime.flow import Flow
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one call of `Optimizer.update` did."""
+
+    grad_norm: float  # global, of the unscaled gradient, before clipping; inf or nan: overflow
+    overflow: bool  # the gradient was not finite, so nothing was changed
+
+
+class Optimizer:
+    """An optimiser of `params`, which change in place. state: its fp32 arrays by state and tensor."""
+
+    def __init__(self, params: Arrays, config: OptimConfig) -> None:
+        for name, p in params.items():
+            if p.dtype != np.float32 or not p.flags.c_contiguous:
+                raise ValueError(
+                    f"[optim] {name} expected C-contiguous float32, got {p.dtype}. "
+                    "Hint: np.ascontiguousarray(p, np.float32)."
+                )
+        self.params, self.config = params, settled(config)
+        self.record = record_of(config)
+        self.rules = parse_rules(config.rules)
+        check_rules(self.rules, params)
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        for name, p in params.items():
+            for state, shape in self.record.states(self.config, name, p.shape).items():
+                shapes.setdefault(state, {})[name] = shape
+        self.state = {state: zeros_of(of_state) for state, of_state in shapes.items()}
+        self.step = 0  # updates made; skipped ones do not count
+        self.torn = False  # an update was broken off: some weights and states are of after it
+
+    def update(self, grads: Arrays, factor: float, lr: float, flow: Flow | None = None) -> Update:
+        """Clip and apply `factor * grads` at rate `lr`; `grads` stay as they are.
+
+        factor: 1 / (loss scale * tokens) for accumulated sums. flow: the gradients that are not in
+        `grads`; there is no clipping with them. A gradient that is not finite changes neither
+        weights nor states nor the step count.
+        """
+        squares = squared_norm(grads)
+        norm = math.sqrt(squares) * factor
+        if flow is not None and not flow.finite():
+            norm = math.inf
+        if not math.isfinite(norm):
+            return Update(norm, overflow=True)
+        clip = self.config.clip
+        if clip and flow is not None:
+            raise ValueError("[optim] expected clip 0 for gradients that flow, whose norm is last.")
+        if clip and norm > clip:
+            factor *= clip / norm
+        self.torn = True
+        self.step += 1
+        if stored := [name for name in self.params if name in grads]:
+            self.record.update(self._work(stored, grads, factor, lr))
+        if flow is not None:
+            assert self.record.rule is not None
+            rule = self.record.rule(self.config, self.step, factor)
+            work = self._work(flow.names, {}, factor, lr)
+            squares += flow.update(rule, work.weights, work.by_state(), work.rates, work.decays)
+            norm = math.sqrt(squares) * factor
+        self.torn = False
+        return Update(norm, overflow=False)
+
+    def _work(self, names: list[str], grads: Arrays, factor: float, lr: float) -> Work:
+        decay = max(0.0, self.config.weight_decay)  # -1: this optimiser has none
+        tuned = [
+            of_tensor(self.rules, n, lr, decay if self.params[n].ndim >= 2 else 0.0) for n in names
+        ]
+        return Work(
+            self.config, self.step, factor, names,
+            weights=[self.params[n] for n in names],
+            grads=[grads[n] for n in names if grads],
+            states=[{s: a[n] for s, a in self.state.items() if n in a} for n in names],
+            rates=[rate for rate, _ in tuned],
+            decays=[decay for _, decay in tuned],
+        )  # fmt: skip
+
+
+def squared_norm(grads: Arrays) -> float:
+    """Sum of squares over all tensors, in double, tensors in the dictionary's order."""
+    return _C.squared_norm([g.reshape(-1) for g in grads.values()])

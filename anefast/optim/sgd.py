@@ -1,0 +1,55 @@
+"""Stochastic gradient descent with momentum, heavy-ball or Nesterov's, and decoupled decay.
+
+The momentum is a sum, not a mean, as in PyTorch. Decay is apart from it (arXiv 1711.05101, SGDW).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anefast import _C
+from anefast.config import OptimConfig
+from anefast.optim.record import Array, Record, Shape, States, elementwise
+
+
+def states(config: OptimConfig, name: str, shape: Shape) -> dict[str, Shape]:
+    """The momentum, where there is one."""
+    return {"momentum": shape} if config.momentum else {}
+
+
+def rule(config: OptimConfig, step: int, factor: float) -> _C.Rule:
+    """See Record.rule."""
+    return _C.Rule.sgd(factor, config.momentum, config.nesterov)
+
+
+def reference(
+    config: OptimConfig,
+    step: int,
+    factor: float,
+    weight: Array,
+    grad: Array,
+    states: States,
+    rate: float,
+    decay: float,
+) -> None:
+    """See Record.reference."""
+    f = np.float32
+    g, mu = grad * f(factor), f(config.momentum)
+    step_by = g
+    if mu:
+        m = states["momentum"]
+        m[...] = mu * m + g
+        step_by = g + mu * m if config.nesterov else m
+    weight[...] = weight * f(1.0 - float(f(rate)) * float(f(decay))) - f(rate) * step_by
+
+
+SGD = Record(
+    name="sgd",
+    own={"momentum": 0.9, "weight_decay": 0.0, "nesterov": False},
+    states=states,
+    update=elementwise(rule),
+    reference=reference,
+    rule=rule,
+    rate=100.0,  # of a gradient that is clipped to a norm of 1, and spread over all weights
+    batch=1.0,
+)
