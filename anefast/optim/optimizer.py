@@ -39,7 +39,7 @@ class Update:
 
 
 class Optimizer:
-    """An optimiser of `params`, which change in place. state: its fp32 arrays by state and tensor."""
+    """An optimiser of `params`, changed in place. `state` has fp32 arrays by state and tensor."""
 
     def __init__(self, params: Arrays, config: OptimConfig) -> None:
         for name, p in params.items():
