@@ -175,6 +175,7 @@ _FIXED: dict[str, Switch] = {
     "rounding": Switch("away", "single", M6_STUDY),
     "denormals": Switch("keep", "single", M6_STUDY),
 }
+_DEPTH = Figure(380, f"{M6_STUDY}: 386 convolutions in a row crashed the compiler, 384 on an M4")
 _INPUTS = Switch(
     "fp16", "disputed",
     f"every attempt was refused in {SEED}, which took fp32 ones of rank 3; fp16 ones run on M1 Pro "
@@ -196,6 +197,10 @@ class Chip:
     # Magnitude above which a slice that starts behind the beginning of the last axis gives inf.
     slice_cap: Figure | None = None
     loaded_programs: Figure = _LOADED  # that a process may hold at once
+    # Of one program: elementwise operations from which its compile takes seconds, then minutes, and
+    # products in a row that the compiler was seen to take.
+    quick_elementwise: Figure | None = None
+    max_depth: Figure | None = None
     several_inputs: str = ""  # why a program with several inputs may be refused; empty: no report
     # The MIL dialect that is surest to be read: ios18 ran on M1 too, but ios16 was made for it.
     dialect: Literal["ios18", "ios16"] = "ios18"
@@ -251,10 +256,18 @@ CHIPS: dict[str, Chip] = {
         ),
         Chip("m2", slice_cap=_SLICE, dialect="ios16", differs=_M1_M2),
         Chip("m3", differs={"together": _TOGETHER, "tiny": _TINY}),
-        Chip("m4", max_axis=_NEW_AXIS, differs=_FIXED),
-        Chip("m4-max", max_axis=_NEW_AXIS, differs=_FIXED),
+        Chip("m4", max_axis=_NEW_AXIS, max_depth=_DEPTH, differs=_FIXED),
+        Chip("m4-max", max_axis=_NEW_AXIS, max_depth=_DEPTH, differs=_FIXED),
         Chip("m5", max_axis=assumed(_NEW_AXIS, "m4"), differs={"denormals": _KEPT}),
-        Chip("m6", max_axis=assumed(_NEW_AXIS, "m4"), differs=_FIXED),
+        Chip(
+            "m6",
+            max_axis=assumed(_NEW_AXIS, "m4"),
+            quick_elementwise=Figure(
+                256, f"{M6_STUDY}: two engines; 128 take 1.1 s, 256 13 s, 512 179 s"
+            ),
+            max_depth=_DEPTH,
+            differs=_FIXED,
+        ),
     )
 }
 

@@ -18,7 +18,16 @@ from anefast.fuse import find_plan
 from anefast.fuse.choose import candidate_specs, choose, weigh
 from anefast.fuse.cost import Cost, modelled
 from anefast.fuse.count import Counter
-from anefast.fuse.legal import HOST, Target, caution, check, refuse
+from anefast.fuse.legal import (
+    HOST,
+    Target,
+    caution,
+    check,
+    depth,
+    elementwise,
+    laborious,
+    refuse,
+)
 from anefast.fuse.rates import RATES
 from anefast.runtime import TrainingStep, resolve
 from anefast.runtime.calibrate import calibrate
@@ -330,3 +339,22 @@ def test_a_run_cannot_turn_async_by_asking_for_auto():
 
     assert is_async("auto,async") and not is_async("auto") and not is_async("all,async,sync")
     assert issubclass(ConfigError, ValueError)
+
+
+def test_a_chip_of_two_engines_is_spared_long_compiles_and_deep_programs(counter):
+    """As its compiler was seen to take minutes over, and to crash."""
+    whole, layer = (check(find_plan(s), counter, HOST)[1] for s in ("all", "layer"))
+    assert whole is not None and layer is not None
+    most = max(elementwise(p.lowered.program) for p in layer.programs)
+    m6 = replace(CHIPS["m6"], quick_elementwise=Figure(most, "a test"))
+    assert "3.5th power (a test)" in laborious(whole, Target("m6", m6))
+    assert not laborious(layer, Target("m6", m6))
+    assert not laborious(whole, target("m4")) and not laborious(whole, HOST)
+    forward = [depth(p.lowered.program) for p in layer.programs if p.direction == "forward"]
+    deepest = [depth(p.lowered.program) for p in whole.programs if p.direction == "forward"]
+    assert deepest == [sum(forward)] and forward[0] == 6  # q, scores, values, wo, w1 or w3, w2
+    most = max(depth(p.lowered.program) for p in layer.programs)
+    shallow = replace(CHIPS["m6"], max_depth=Figure(most, "a test"))
+    for plan, wanted in (("layer", False), ("all", True)):
+        broken, _ = check(find_plan(plan), counter, Target("m6", shallow))
+        assert any("products in a row" in v.message for v in broken) == wanted, plan

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 from anefast.fuse.cost import Cost, Rates, fastest
 from anefast.fuse.count import Counter
-from anefast.fuse.legal import MAX_COMPILES, Target, Violation, caution, check, crowded, most_ports
+from anefast.fuse.legal import (
+    MAX_COMPILES,
+    Target,
+    Violation,
+    caution,
+    check,
+    crowded,
+    laborious,
+    most_ports,
+)
 from anefast.fuse.plan import AUTO, WORDS, find_plan
 
 FALLBACKS = 6  # after each the compile service of a Mac may need its time
@@ -182,5 +191,6 @@ def weigh(
     refused, count = check(find_plan(spec), counter, target, max_compiles)
     if refused or count is None:
         return Candidate(spec, None, tuple(refused))
-    doubts = tuple(filter(None, (caution(count, target), crowded(count, target))))
+    said = (caution(count, target), crowded(count, target), laborious(count, target))
+    doubts = tuple(filter(None, said))
     return Candidate(spec, Cost(count, rates), (), doubts)

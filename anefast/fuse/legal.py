@@ -14,9 +14,10 @@ from typing import Protocol
 
 from anefast import mil
 from anefast.chips import CHIPS, Chip, chip_of
-from anefast.fuse.count import Counter, StepCount
+from anefast.fuse.count import PRODUCTS, Counter, StepCount
 from anefast.fuse.lower import Lowered, Port
 from anefast.fuse.plan import Plan
+from anefast.ir import Program, Tensor
 
 # (inputs, outputs) of one program that were seen to work: in others' texts, or here by doctor.
 PEERS = (5, 8), "the texts of maderix/ANE, Orion and others"
@@ -27,6 +28,9 @@ UNEQUAL = (
 )
 SEEN = "python -m anefast.doctor on this machine"
 MANY = {"many": ((64, 181), SEEN), "mixed": ((12, 16), SEEN)}
+ELEMENTWISE = frozenset(
+    "abs add clip exp maximum minimum mul pow real_div sigmoid square sub tanh".split()
+)
 MAX_COMPILES = 500  # per process, a guard: 119 to 312 and more were seen
 
 
@@ -236,6 +240,35 @@ def crowded(count: StepCount, target: Target) -> str:
     return ""
 
 
+def laborious(count: StepCount, target: Target) -> str:
+    """Why compiling a legal plan may take minutes; empty: no report says so of this chip."""
+    cap = target.chip.quick_elementwise
+    if target is HOST or cap is None:
+        return ""
+    worst = max(count.programs, key=lambda p: elementwise(p.lowered.program))
+    got = elementwise(worst.lowered.program)
+    if got <= cap.value:
+        return ""
+    return (
+        f"slow compiles: {got} elementwise operations in {worst.name}, beyond {cap.value:.0f} of "
+        f"which the time grows with about the 3.5th power ({cap.source})"
+    )
+
+
+def elementwise(program: Program) -> int:
+    """How many operations compute each number of their result from one of each operand."""
+    return sum(t.op in ELEMENTWISE for t in program.nodes)
+
+
+def depth(program: Program) -> int:
+    """The most products that follow one another."""
+    deepest: dict[Tensor, int] = {}
+    for t in program.nodes:
+        before = max((deepest.get(x, 0) for x in t.inputs), default=0)
+        deepest[t] = before + (t.op in PRODUCTS)
+    return max(deepest.values(), default=0)
+
+
 def _of_program(lowered: Lowered, target: Target) -> Iterable[Violation]:
     chip, name = target.chip, lowered.program.name
     for port in (*lowered.inputs, *lowered.outputs):
@@ -253,6 +286,14 @@ def _of_program(lowered: Lowered, target: Target) -> Iterable[Violation]:
                     cap.source,
                     rule,
                 )
+    deep = chip.max_depth
+    if target is not HOST and deep and (got := depth(lowered.program)) > deep.value:
+        yield Violation(
+            f"depth {got} > {deep.value:.0f}",
+            f"expected at most {deep.value:.0f} products in a row, got {got} in {name}. "
+            "Hint: fewer layers per program.",
+            deep.source,
+        )
     try:
         mil.rules.check(lowered.program)
     except mil.rules.RuleError as error:
