@@ -19,6 +19,7 @@ import os
 import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ COMMON = [
 COMMON += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
 LINK = ["-pthread"]
 # -O1 and lines without variables, for what is checked is compiled once and hardly run.
-# The bindings are pybind11's templates: optimised, or checked for undefined behaviour, they would
+# The bindings (first of UNITS) are pybind11's templates: optimised, or checked for undefined behaviour, they would
 # take longer than all the rest.
 SANITIZERS = {
     "": ([], []),
@@ -74,8 +75,19 @@ if FAKE:
         "-DGNUSTEP_BASE_LIBRARY=1 -DGNU_RUNTIME=1 -D_NATIVE_OBJC_EXCEPTIONS -fexceptions "
         "-fobjc-exceptions -fconstant-string-class=NSConstantString"
     )
-# The bindings convert arguments and call: more than -O1 buys build time only, a minute of it.
-BINDINGS = [] if DEBUG else ["-O1"]
+# Files compiled as one, because the headers they share cost more than they do: pybind11 is 3 of the
+# 4 seconds of a file of bindings. What decides or converts, and leaves the work to kernels, gains
+# nothing from -O3. Names of such a file are known to the next, so each is taken once.
+UNITS = {
+    "bindings": ("-O1", ["csrc/bind.cpp", "csrc/bind/*.cpp"]),
+    "mil": ("-O2", ["csrc/mil/*.cpp"]),
+    "plans": (
+        "-O2",
+        [f"csrc/host/{name}.cpp" for name in "executor plan profile ops groups".split()]
+        + ["csrc/host/chain_[!k]*.cpp"],
+    ),
+}
+LEVELS = {"anefast/optim/_fused.c": "-O1"}  # a reference, read by tests
 
 
 def sources() -> list[str]:
@@ -87,6 +99,27 @@ def sources() -> list[str]:
     if FAKE:
         found.append(Path(SHIM, "objc_msgsend.c"))
     return sorted(p.as_posix() for p in found)
+
+
+def united(sources: list[str], folder: Path) -> dict[str, str]:
+    """What to compile for `sources`, each with its level of optimisation ("" for the usual one).
+
+    The files of a unit are replaced by one that includes them, which is written to `folder`.
+    """
+    found = {source: LEVELS.get(source, "") for source in sources}
+    for name, (level, patterns) in UNITS.items():
+        files = [s for s in sources if any(fnmatch(s, pattern) for pattern in patterns)]
+        if not files:
+            continue
+        for file in files:
+            del found[file]
+        text = "".join(f'#include "{file.removeprefix("csrc/")}"\n' for file in files)
+        unit = folder / f"{name}.cpp"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not unit.exists() or unit.read_text() != text:
+            unit.write_text(text)
+        found[unit.as_posix()] = level
+    return found
 
 
 def extensions() -> list[Extension]:
@@ -145,8 +178,9 @@ class Build(build_ext):
             extra_postargs: list[str] | None = None,
             depends: list[str] | None = None,
         ) -> list[str]:
+            levels = united(sources, Path(self.build_temp, "units"))
             macros, objects, post, pp, build = compiler._setup_compile(
-                output_dir, macros, include_dirs, sources, depends, extra_postargs
+                output_dir, macros, include_dirs, list(levels), depends, extra_postargs
             )
             cc_args = compiler._get_cc_args(pp, debug, extra_preargs)
 
@@ -154,9 +188,8 @@ class Build(build_ext):
                 source = build[obj][0]
                 suffix = os.path.splitext(source)[1]
                 flags = [*post, *COMMON, *PER_SUFFIX.get(suffix, []), "-MMD"]
-                is_binding = source.startswith("csrc/bind")
-                flags += BINDINGS if is_binding else []
-                flags += SANITIZERS[SANITIZE][is_binding]
+                flags += [levels[source]] if levels[source] and not DEBUG else []
+                flags += SANITIZERS[SANITIZE]["bindings" in source]
                 stamp = Path(obj).with_suffix(".flags")
                 said = shlex.join([*map(str, macros or []), *flags])
                 if is_fresh(obj, source) and stamp.exists() and stamp.read_text() == said:
@@ -165,7 +198,7 @@ class Build(build_ext):
                 stamp.write_text(said)
 
             with ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(one, [o for o in objects if o in build]))
+                list(pool.map(one, sorted(build, key=lambda o: "/units/" not in o)))  # longest first
             return objects
 
         compiler.compile = compile_all

@@ -27,14 +27,6 @@ py::object make(py::module_ &m, const char *name, const py::object &base, const 
 
 py::object builtin(PyObject *cls) { return py::reinterpret_borrow<py::object>(cls); }
 
-// A message has an end, and it may be in the middle of a character.
-py::object decoded(const std::string &message) {
-    const auto n = static_cast<py::ssize_t>(message.size());
-    auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(message.data(), n, "replace"));
-    if (!text) throw py::error_already_set();
-    return text;
-}
-
 [[noreturn]] void throw_python(py::handle cls, const std::string &message) {
     PyErr_SetObject(cls.ptr(), decoded(message).ptr());
     throw py::error_already_set();
@@ -46,6 +38,12 @@ std::string no_memory(const std::string &where) {
 }
 
 } // namespace
+
+py::str decoded(const std::string &text) {
+    PyObject *made = PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace");
+    if (!made) throw py::error_already_set();
+    return py::reinterpret_steal<py::str>(made);
+}
 
 void init_errors(py::module_ &m) {
     py::object bad = builtin(PyExc_ValueError), failure = builtin(PyExc_RuntimeError), base = failure;

@@ -37,6 +37,9 @@ void init_probe(py::module_ &m);
 [[noreturn]] void raise(const anefast_error &error);
 [[noreturn]] void raise_mil(int line, int column, const std::string &message);
 
+// Text of any bytes, for a message may end in the middle of a character and a name hold anything.
+py::str decoded(const std::string &text);
+
 // A contiguous, readable view of any buffer, held until destroyed (with the GIL).
 class View {
   public:

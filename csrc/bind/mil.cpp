@@ -88,12 +88,8 @@ double element(const mil::Value &v, size_t i) {
     return 0;
 }
 
-py::str decoded(const std::string &s) { // names in weight paths and strings may be any bytes
-    return py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(s.data(), static_cast<Py_ssize_t>(s.size()), "replace"));
-}
-
 // The elements of a constant, or None where they are in a file or too many.
-py::object elements_of(const mil::Value &v) {
+py::object values_of(const mil::Value &v) {
     if (!v.strings.empty() && v.type.shape.empty()) return decoded(v.strings[0]);
     if (!v.strings.empty()) {
         py::list all;
@@ -146,7 +142,7 @@ py::dict value_of(const mil::Value &v, const mil::ValueMark &mark, const mil::Fu
     d["at"] = py::make_tuple(v.where.line, v.where.column);
     d["span"] = span(mark.whole);
     d["const"] = v.is_const;
-    d["value"] = elements_of(v);
+    d["value"] = values_of(v);
     d["range"] = range_of(v);
     d["blob"] = py::none();
     if (mark.blob >= 0) {

@@ -51,19 +51,20 @@ struct Reduction {
     size_t outputs = 1, count = 1;
     bool rows = false; // the last kept axis is contiguous: whole rows are accumulated at once
 
-    // Calls body(offset) for every index of `axes`, row-major.
-    template <class F> static void each(const std::vector<Axis> &axes, size_t depth, size_t offset, F &&body) {
-        if (depth == axes.size()) return body(offset);
-        for (size_t i = 0; i < axes[depth].n; i++) each(axes, depth + 1, offset + i * axes[depth].stride, body);
-    }
-
-    size_t offset_of(const std::vector<Axis> &axes, size_t n, size_t index) const {
+    static size_t offset_of(const std::vector<Axis> &axes, size_t n, size_t index) {
         size_t offset = 0;
         for (size_t i = n; i-- > 0;) {
             offset += index % axes[i].n * axes[i].stride;
             index /= axes[i].n;
         }
         return offset;
+    }
+
+    // Calls body(offset) for every index of `axes`, row-major.
+    template <class F> static void each(const std::vector<Axis> &axes, size_t base, F &&body) {
+        size_t n = 1;
+        for (const Axis &axis : axes) n *= axis.n;
+        for (size_t i = 0; i < n; i++) body(base + offset_of(axes, axes.size(), i));
     }
 
     static void step(Kind k, const double *x, double *acc, size_t n) {
@@ -98,17 +99,17 @@ struct Reduction {
         std::fill(acc, acc + n, start(kind));
         if (kind == Kind::log_sum_exp) {
             std::fill(top, top + n, start(Kind::max));
-            each(reduced, 0, base, [&](size_t o) {
+            each(reduced, base, [&](size_t o) {
                 load(p + o * x_element, block, n);
                 step(Kind::max, block, top, n);
             });
-            each(reduced, 0, base, [&](size_t o) {
+            each(reduced, base, [&](size_t o) {
                 load(p + o * x_element, block, n);
                 for (size_t i = 0; i < n; i++) acc[i] += std::exp(block[i] - top[i]);
             });
             for (size_t i = 0; i < n; i++) acc[i] = top[i] + std::log(acc[i]);
         } else {
-            each(reduced, 0, base, [&](size_t o) {
+            each(reduced, base, [&](size_t o) {
                 load(p + o * x_element, block, n);
                 step(kind, block, acc, n);
             });
@@ -125,7 +126,7 @@ struct Reduction {
         std::vector<Axis> outer(reduced.begin(), reduced.end() - 1);
         double block[256];
         auto over = [&](auto &&body) {
-            each(outer, 0, base, [&](size_t o) {
+            each(outer, base, [&](size_t o) {
                 for (size_t i = 0; i < inner; i += 256) {
                     const size_t n = std::min<size_t>(256, inner - i);
                     load(p + (o + i) * x_element, block, n);
