@@ -50,8 +50,8 @@ COMMON = [
 COMMON += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
 LINK = ["-pthread"]
 # -O1 and lines without variables, for what is checked is compiled once and hardly run.
-# The bindings (first of UNITS) are pybind11's templates: optimised, or checked for undefined behaviour, they would
-# take longer than all the rest.
+# The bindings are pybind11's templates, which would take longer than all the rest if they were
+# checked for undefined behaviour.
 SANITIZERS = {
     "": ([], []),
     "address": (
@@ -198,7 +198,7 @@ class Build(build_ext):
                 stamp.write_text(said)
 
             with ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(one, sorted(build, key=lambda o: "/units/" not in o)))  # longest first
+                list(pool.map(one, sorted(build, key=lambda o: "/units/" not in o)))
             return objects
 
         compiler.compile = compile_all

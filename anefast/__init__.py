@@ -5,19 +5,22 @@
 >>> print(result.model.generate("Once"))  # doctest: +SKIP
 >>> model = anefast.load("SmolLM2-135M/")  # doctest: +SKIP
 >>> model.fit("my.txt", lr=2e-4)  # doctest: +SKIP
+
+A name is imported when it is first used, so `import anefast` costs nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from anefast.config import ModelConfig, OptimConfig, TrainConfig
-from anefast.fuse import Plan
-from anefast.model import Model
-from anefast.nn import init_ffn, init_params
-from anefast.runtime import Device, fused_ffn, fused_transformer
-from anefast.tokenizer import open_tokenizer
-
 if TYPE_CHECKING:
+    from anefast.config import ModelConfig, OptimConfig, TrainConfig
+    from anefast.fuse import Plan
+    from anefast.model import Model
+    from anefast.nn import init_ffn, init_params
+    from anefast.runtime import Device, fused_ffn, fused_transformer
+    from anefast.tokenizer import open_tokenizer
     from anefast.train import fit
+
+    load = Model.load
 
 __version__ = "0.1.0"
 
@@ -37,8 +40,15 @@ __all__ = [
     "open_tokenizer",
 ]
 
-
-load = Model.load
+_HOMES = {
+    "config": ("ModelConfig", "OptimConfig", "TrainConfig"),
+    "fuse": ("Plan",),
+    "model": ("Model", "load"),
+    "nn": ("init_ffn", "init_params"),
+    "runtime": ("Device", "fused_ffn", "fused_transformer"),
+    "tokenizer": ("open_tokenizer",),
+    "train": ("fit",),
+}
 
 
 def __dir__() -> list[str]:
@@ -46,9 +56,29 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """`fit` lives in the module that `python -m anefast.train` runs, so it is imported late."""
-    if name == "fit":
-        from anefast.train import fit
+    from importlib import import_module
 
-        return fit
-    raise AttributeError(f"module 'anefast' has no attribute {name!r}")
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if name == "load":
+        found: Any = import_module("anefast.model").Model.load
+    elif home:
+        found = getattr(import_module(f"anefast.{home}"), name)
+    else:
+        return _module(name)
+    globals()[name] = found
+    return found
+
+
+def _module(name: str) -> Any:
+    """A module of ours by name, as in anefast.nn.shapes after `import anefast` alone."""
+    from importlib import import_module
+
+    missing = AttributeError(f"module 'anefast' has no attribute {name!r}")
+    if name.startswith("__"):
+        raise missing
+    try:
+        return import_module(f"anefast.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"anefast.{name}":
+            raise
+        raise missing from None

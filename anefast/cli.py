@@ -29,9 +29,10 @@ from anefast.config import (
 )
 from anefast.errors import AnefastError, Failure, shown, visible
 from anefast.files import SETTINGS_BYTES, read_bytes, refusal
-from anefast.flags import SHORT, named, parse, repeated, spelled_out, value_of
+from anefast.flags import named, parse, repeated, spelled_out, value_of
+from anefast.keywords import setting
 from anefast.parsing import parse_toml
-from anefast.presets import DEFAULT, preset_names, preset_settings
+from anefast.presets import DEFAULT, preset_settings
 from anefast.signals import delivered
 from anefast.telemetry import read_config
 from anefast.wishes import check_resumed, of_a_run, of_another_optimiser
@@ -151,7 +152,7 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
         origins.update(dict.fromkeys(flatten(layer), origin))
     with unchecked():  # a flag may yet put a bad file right
         base = from_settings(settings)
-        parsed = parse(TrainConfig, arguments, base, description=DESCRIPTION)
+        parsed = parse(TrainConfig, arguments, base)
         given = flatten(to_settings(parsed))
     origins.update({name: "flag" for name in flags if name in given})
     if run is not None:
@@ -188,12 +189,6 @@ def _of_weights(name: str) -> bool:
     return name.startswith("model.") or name == "data.tokenizer"
 
 
-DESCRIPTION = (
-    "Train a transformer. An optional run.toml comes first; flags go over it, it goes over "
-    f"the preset. Presets: {', '.join(preset_names())}. Short flags: --data, --tokenizer."
-)
-
-
 def describe_origins(config: TrainConfig, origins: Mapping[str, str]) -> list[str]:
     """One line per source: 'preset tiny: model.dim 128, optim.lr 0.003'."""
     values = flatten(to_settings(config))
@@ -219,8 +214,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(f"[config] {shown(path)} is not TOML: {shown(error)}.") from None
     settings: dict[str, Any] = {}
     for key, value in found.items():
-        if key in SHORT and not isinstance(value, dict):
-            section, name = SHORT[key].split(".")
+        section, dot, name = setting(key).rpartition(".")
+        if dot and "." not in key and not isinstance(value, dict):
             settings = merge(settings, {section: {name: value}})
         else:
             settings = merge(settings, {key: value})

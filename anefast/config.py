@@ -401,7 +401,7 @@ class TrainConfig(Checked):
     device: str = "auto"  # "auto", "host" or "ane".
     # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5, m6 (anefast/chips.py).
     chip: str = ""
-    # How the step is cut into programs: unfused, layer, 4, all, auto; see python -m anefast.plan.
+    # How the step is cut into programs: unfused, layer, 4, all, auto; see anefast plan.
     plan: str = "auto"
     # Plans that compile async: the part of the next accumulation that still runs on the programs of
     # the update before. Fixed, so that a run repeats and resumes bit for bit; 0 swaps once the

@@ -1,5 +1,5 @@
 """Which forms our programs have, over dialects, plans, ways of weights and families, and what was
-seen of each in Apple's compiler and on chips: `python -m anefast.lint --coverage`.
+seen of each in Apple's compiler and on chips: `anefast lint --coverage`.
 
 Programs are those of a model small enough to emit them all. The tables of what is known are data of
 mil/: forms.toml and verdicts.toml.

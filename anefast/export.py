@@ -1,4 +1,4 @@
-"""`python -m anefast.export RUN --to hf OUT`: a model as files that other programs read.
+"""`anefast export RUN --to hf OUT`: a model as files that other programs read.
 
 RUN is whatever `Model.load` opens: a run, a checkpoint, a Hugging Face folder, a GGUF file or a
 llama2.c .bin. A LoRA adapter is written by itself (`--to peft`), or in the weights of its model

@@ -17,38 +17,43 @@ from typing import Any, TypeVar
 from anefast import spelling
 from anefast.config import ConfigError, TrainConfig, keys
 from anefast.errors import shown
+from anefast.helping import render
+from anefast.keywords import setting, shortest
 
 C = TypeVar("C")
 
-SHORT = {"data": "data.source", "tokenizer": "data.tokenizer"}  # flags and TOML keys for everyday
 
-
-def parse(kind: type[C], argv: Sequence[str], default: C | None = None, **more: Any) -> C:
+def parse(kind: type[C], argv: Sequence[str], default: C | None = None) -> C:
     """tyro, with its errors as one ConfigError. `--help` prints and leaves with 0."""
+    everything = "--help-all" in argv
+    if everything or "-h" in argv or "--help" in argv:
+        print(render(kind, f"anefast {command_of(kind)}", default, everything), flush=True)
+        raise SystemExit(0)
     import tyro
 
-    options = {"prog": f"python -m {_module()}", "args": list(argv), **more}
+    options: dict[str, Any] = {"args": list(argv)}
     if default is not None:
         options["default"] = default
-    if "-h" in argv or "--help" in argv:
-        found: C = tyro.cli(kind, **options)
-        return found
     noise = io.StringIO()
     try:
         with contextlib.redirect_stderr(noise), contextlib.redirect_stdout(noise):
-            found = tyro.cli(kind, **options)
+            found: C = tyro.cli(kind, **options)
             return found
     except SystemExit:
         raise ConfigError(_summary(noise.getvalue(), flags_of(kind))) from None
 
 
 def spelled_out(argument: str) -> str:
-    """`argument` with a short flag in full: --data=x is --data.source=x."""
+    """`argument` with a short flag in full: --lr=1 is --optim.lr=1, --data=x is --data.source=x."""
     name, equals, value = argument.partition("=")
-    short = name.removeprefix("--")
-    if not name.startswith("--") or short not in SHORT:
+    if not name.startswith("--"):
         return argument
-    return f"--{SHORT[short]}{equals}{value}"
+    word = name[2:].replace("-", "_")
+    full = setting(word)
+    if full == word and word.startswith("no_"):  # --no-tied is --model.no-tied
+        section, dot, last = setting(word[3:]).rpartition(".")
+        full = f"{section}{dot}no_{last}" if dot else word
+    return argument if full == word else f"--{full.replace('_', '-')}{equals}{value}"
 
 
 def named(arguments: Sequence[str]) -> list[str]:
@@ -84,7 +89,7 @@ def value_of(arguments: Sequence[str], name: str) -> str:
 def flags_of(kind: type[Any]) -> list[str]:
     """The flags of a command: its fields, but for those that are given by position."""
     if kind is TrainConfig:
-        names = [*keys(), *SHORT]
+        names = [*keys(), "data", "tokenizer"]
     else:
         hints = typing.get_type_hints(kind, include_extras=True)
         places = {n for n, h in hints.items() if len(getattr(h, "__metadata__", ())) > 0}
@@ -110,14 +115,26 @@ def _summary(noise: str, flags: Sequence[str]) -> str:
         if word.startswith("-"):
             word = word.partition("=")[0]
             message = f"unknown flag {word}"
-            hint = spelling.hint(word, flags, flags=True) or hint
+            meant = spelling.hint(word, flags, flags=True)
+            hint = _DOTTED.sub(lambda flag: _short(flag[0]), meant) or hint
         elif word.lower() in ("true", "false", "yes", "no", "on", "off", "0", "1"):
             hint = " Hint: a switch takes no value; --timeline turns it on, --no-timeline off."
     return f"[config] {shown(message.rstrip('.'))}.{hint}"
 
 
-def _module() -> str:
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if spec is None or not spec.name.startswith("anefast"):
-        return "anefast.train"
-    return str(spec.name).removesuffix(".__main__")
+_DOTTED = re.compile(r"--[a-z_]+\.[a-z0-9-]+")
+
+
+def _short(flag: str) -> str:
+    """--optim.lr is --lr, which is what --help calls it."""
+    return "--" + shortest(flag[2:].replace("-", "_")).replace("_", "-")
+
+
+def command_of(kind: type[Any]) -> str:
+    """The command that these flags are of, as `anefast` knows it."""
+    if kind is TrainConfig:
+        return "train"
+    module = kind.__module__
+    if module == "__main__":
+        module = str(sys.modules["__main__"].__spec__.name)  # type: ignore[union-attr]
+    return module.removeprefix("anefast.").removesuffix(".__main__")

@@ -1,4 +1,4 @@
-"""`python -m anefast.generate MODEL --prompt "Once"`: a text from a trained model, or an answer.
+"""`anefast generate MODEL --prompt "Once"`: a text from a trained model, or an answer.
 
 Text streams to standard output as it is made; what it was made with and how fast goes to standard
 error, so that the output can be piped. On a terminal, characters that it would obey are escaped.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -106,5 +107,10 @@ def check_tokenizer(config: GenerateConfig, model: Model) -> None:
         )
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Exit codes: 0, or 2 for a request that makes no sense."""
+    command(GenerateConfig, generate, argv)
+
+
 if __name__ == "__main__":
-    command(GenerateConfig, generate)
+    main()

@@ -1,4 +1,4 @@
-"""`python -m anefast.inspect MODEL`: what a model's files hold, and whether anefast takes them.
+"""`anefast inspect MODEL`: what a model's files hold, and whether anefast takes them.
 
 No weights are read, but for those of a run or a llama2.c file, which have no other way to be
 checked. A model that is refused gets the reason, and exit code 2.

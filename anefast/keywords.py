@@ -3,12 +3,14 @@
 A keyword is the last part of a setting's name where only one setting ends so (`lr` is optim.lr), or
 the whole name with `_` for the dot (`data_seed` is data.seed). A setting at the top comes before
 one of a section: `seed` is seed. A section takes its dataclass or a dict: `optim={"lr": 1e-3}`.
+Flags of the command and keys of a file may be as short: `--lr 1e-3`, and `data` is data.source.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from anefast import spelling
@@ -27,6 +29,7 @@ from anefast.errors import shown
 from anefast.presets import preset_settings
 
 
+@cache
 def spellings() -> dict[str, str]:
     """Every keyword, and the setting that it stands for by its dotted name.
 
@@ -41,6 +44,28 @@ def spellings() -> dict[str, str]:
         if tails[tail] == 1 and tail not in found:
             found[tail] = name
     return found
+
+
+def setting(word: str) -> str:
+    """The setting that a flag or a key of a file stands for: "lr" is optim.lr; else `word` itself.
+
+    >>> setting("lr"), setting("data"), setting("steps"), setting("zebra")
+    ('optim.lr', 'data.source', 'steps', 'zebra')
+    """
+    return "data.source" if word == "data" else spellings().get(word, word)
+
+
+@cache
+def shortest(name: str) -> str:
+    """The shortest word for a setting, as `setting` takes it.
+
+    >>> shortest("optim.lr"), shortest("data.source"), shortest("data.seed"), shortest("steps")
+    ('lr', 'data', 'data.seed', 'steps')
+    """
+    if name == "data.source":
+        return "data"
+    tail = name.rpartition(".")[2]
+    return tail if spellings().get(tail) == name else name
 
 
 def with_keywords(

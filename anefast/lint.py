@@ -1,4 +1,4 @@
-"""`python -m anefast.lint FILE|DIR...`: why a chip will refuse MIL text, or silently misread it.
+"""`anefast lint FILE|DIR...`: why a chip will refuse MIL text, or silently misread it.
 
 Offline, on any MIL text: ours, or model.mil of a .mlmodelc with its weights beside it. Exit codes
 fit for CI: 0 clean, 1 findings at or above --fail-on, 2 input that cannot be used. The rules and
@@ -32,7 +32,7 @@ class LintCommand:
     files: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()  # MIL text, or folders of *.mil.
     chip: str = ""  # m1, m1-pro, m2, m3, m4, m4-max, m5, m6; empty: every chip.
     os: str = ""  # A macOS version such as 26.2; empty: the current ones.
-    format: Literal["text", "json", "sarif"] = "text"
+    format: Literal["text", "json", "sarif"] = "text"  # How findings are printed.
     fail_on: Literal["error", "warning", "note", "never"] = "warning"  # Exit code 1 from here on.
     fix: bool = False  # Rewrite files where that is safe, each at once.
     list: bool = False  # Print every rule with its sources.

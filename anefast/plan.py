@@ -1,4 +1,4 @@
-"""`python -m anefast.plan`: every way to cut a training step, what each costs, and why one wins.
+"""`anefast plan`: every way to cut a training step, what each costs, and why one wins.
 
 What it is not: plans themselves (fuse/plan.py) or their costs (fuse/cost.py). It compiles nothing
 but, once per machine, the calibration's few small programs; with --chip not even those.
@@ -46,10 +46,10 @@ PUBLISHED = Published("m1-pro", 109529856, 100, 169.4, 3.15, "maderix/ANE issue 
 class PlanCommand:
     """Weigh the plans for a model on this device, or on a chip that is not here."""
 
-    model: str = "tiny"  # A preset: its shape, batch, sequence and accumulation.
+    preset: str = "tiny"  # A named model: its shape, batch, sequence and accumulation.
     chip: str = ""  # m1, m1-pro, m2, m3, m4, m4-max, m5, m6; empty: this device.
     batch: int = 0  # Sequences per micro-batch; 0: the preset's.
-    seq: int = 0  # Tokens per sequence; 0: the preset's.
+    seq_len: int = 0  # Tokens per sequence; 0: the preset's.
     accumulation: int = 0  # Micro-batches per update; 0: the preset's.
     plan: str = "auto"  # auto, with words that hold for every candidate: auto,async
     device: str = "auto"  # auto, host or ane, where no chip is named.
@@ -82,7 +82,7 @@ def report(asked: PlanCommand) -> list[str]:
     counter = Counter(config.model, config.data.batch, config.data.seq_len)
     choice = choose(counter, accumulation, target, rates, asked.plan, asked.max_compiles)
     return [
-        *heading(asked.model, config, choice, target),
+        *heading(asked.preset, config, choice, target),
         "",
         *table(choice),
         "",
@@ -92,10 +92,11 @@ def report(asked: PlanCommand) -> list[str]:
 
 def settings(asked: PlanCommand) -> TrainConfig:
     """The preset with what the flags change. ConfigError in one line."""
-    config = TrainConfig.from_preset(asked.model)
-    for name in ("batch", "seq", "accumulation"):
+    config = TrainConfig.from_preset(asked.preset)
+    for name in ("batch", "seq_len", "accumulation"):
         if (value := getattr(asked, name)) < 0:
-            raise ConfigError(f"[plan] --{name} must not be negative, got {value}.")
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"[plan] {flag} must not be negative, got {value}.")
     whole("plan", "--max-compiles", asked.max_compiles, 1)
     need_choice("--device", asked.device, DEVICES, "plan")
     if asked.chip and asked.device != "auto":
@@ -104,7 +105,7 @@ def settings(asked: PlanCommand) -> TrainConfig:
             "Hint: leave one out; a chip is weighed by its published figures."
         )
     data, model = config.data, config.model
-    data = data.replace(batch=asked.batch or data.batch, seq_len=asked.seq or data.seq_len)
+    data = data.replace(batch=asked.batch or data.batch, seq_len=asked.seq_len or data.seq_len)
     if model.vocab_size == 0:
         from anefast.tokenizer import open_tokenizer
 

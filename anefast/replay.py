@@ -1,4 +1,4 @@
-"""`python -m anefast.replay DIR`: runs a dumped program again and says where it strays.
+"""`anefast replay DIR`: runs a dumped program again and says where it strays.
 
 DIR is a folder that ANEFAST_DUMP wrote, or one that holds several. Each program runs on the device
 asked for and on the exact host; its outputs are held against the recorded ones and against the
@@ -72,7 +72,7 @@ def programs(root: Path) -> list[Path]:
     if not found:
         raise BadInput(
             f"[replay] expected dumped programs in {root}, got none. Hint: ANEFAST_DUMP={root} "
-            "python -m anefast.train writes some."
+            "anefast train writes some."
         )
     return found
 

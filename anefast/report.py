@@ -1,4 +1,4 @@
-"""`python -m anefast.report RUN [RUN...]`: what runs did, as one HTML page and one PNG.
+"""`anefast report RUN [RUN...]`: what runs did, as one HTML page and one PNG.
 
 A run may be finished, interrupted or still going; several are compared. The page needs no network
 and no script. Nothing in the run folders changes but the report itself.

@@ -77,7 +77,7 @@ def _check_never_saved(run: Path) -> None:
             raise CheckpointError(
                 f"[checkpoint] expected a checkpoint in {shown(run)}, where {name} says that there "
                 "was one, got none. Hint: start a new run: "
-                f"python -m anefast.train {shown(run / CONFIG)} --out ANOTHER_FOLDER"
+                f"anefast train {shown(run / CONFIG)} --out ANOTHER_FOLDER"
             )
 
 
@@ -94,7 +94,7 @@ def check_config(run: Path, folder: Path | None, fresh: bool = False) -> None:
             raise ConfigError(
                 f"[train] {shown(run / CONFIG)} is not known to be as the run wrote it, and there "
                 "is no checkpoint to compare it with. Hint: start a new run with it: "
-                f"python -m anefast.train {shown(run / CONFIG)} --out ANOTHER_FOLDER"
+                f"anefast train {shown(run / CONFIG)} --out ANOTHER_FOLDER"
             )
         return
     now = flatten(read_config(run))
@@ -356,7 +356,7 @@ class RunState:
         except (OSError, ValueError, Failure) as error:
             kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
             return f"Saving update {p.step} failed too: {error}{kept}"
-        again = f"python -m anefast.train --resume {self.run.path}"
+        again = f"anefast train --resume {self.run.path}"
         return f"Update {p.step} is saved; continue with: {again}"
 
     def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:

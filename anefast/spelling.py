@@ -16,7 +16,7 @@ _OTHERS: dict[tuple[str, ...], str] = {
     "per_device_train_batch_size per_device_batch_size train_batch_size minibatch_size",
     ("steps",): "max_iters max_steps num_steps n_steps iterations num_iterations iters n_iters "
     "train_steps total_steps updates num_updates max_updates max_iterations",
-    ("data.seq_len", "seq"): "context_length context block_size sequence_length seq_length "
+    ("data.seq_len", "seq_len"): "seq context_length context block_size sequence_length seq_length "
     "max_length n_ctx ctx ctx_len context_size sequence_len max_sequence_length",
     ("model.max_seq_len",): "max_position_embeddings",
     ("model.n_layers",): "n_layer num_layers layers num_hidden_layers depth num_layer",

@@ -1,4 +1,4 @@
-"""`python -m anefast.train [run.toml] [flags]`, and `fit` for notebooks: a run as a story.
+"""`anefast train [run.toml] [flags]`, and `fit` for notebooks: a run as a story.
 
 Read it from the top: where the run lives, what is trained, the training, what is said at the end.
 What is opened for it is opening.py; the updates themselves are trainer.py; what a training step
@@ -256,7 +256,7 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
         result.breakdown = shown.table(times)
     if interrupted:
         say(f"stopped at update {p.step} of {config.steps}; saved {trainer.saved}")
-        say(f"continue with: python -m anefast.train --resume {run}")
+        say(f"continue with: anefast train --resume {run}")
         return result
     floor = f" (floor {result.floor:.4f})" if result.floor is not None else ""
     seen = result.val_losses[-1][0] if result.val_losses else p.step
@@ -279,7 +279,7 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
             say(f"there is no closing sample: {_told(error)}")
     say(f"written to {run}: {METRICS}, {TIMINGS}, config.toml, checkpoint {trainer.saved}")
     asks = '--chat --prompt "Hello"' if getattr(trainer.data, "chats", False) else '--prompt "Once"'
-    say(f"try: python -m anefast.generate {run} {asks}")
+    say(f"try: anefast generate {run} {asks}")
     return result
 
 

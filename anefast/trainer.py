@@ -324,7 +324,7 @@ class Trainer(RunState):
             raise CompileBudgetError(
                 f"[train] expected {left} updates within max_compiles {config.max_compiles}, but "
                 f"each takes {compiler.per_update} compiles and a process that is not the train "
-                "command cannot be replaced. Hint: python -m anefast.train, fewer steps, or "
+                "command cannot be replaced. Hint: anefast train, fewer steps, or "
                 "on_budget continue."
             )
         if not compiler.affords():
@@ -428,7 +428,7 @@ class Trainer(RunState):
             return "No checkpoint of this run was made from them."
         return (
             f"Updates after the checkpoint {self.saved} may be wrong and are not saved; continue "
-            f"from it with: python -m anefast.train --resume {self.run.path}"
+            f"from it with: anefast train --resume {self.run.path}"
         )
 
     def settle(self) -> None:

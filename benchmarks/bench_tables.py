@@ -2,7 +2,7 @@
 
     python -m pytest benchmarks/bench_tables.py -s -k transformer
 
-The same as `python -m anefast.bench transformer`.
+The same as `anefast bench transformer`.
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ def test_a_missing_selector_is_named(fake: Fake, tmp_path: Path, selector: str) 
     (owner,) = {owner for owner, _, s, _ in table() if s == selector}
     said = opened(fake, tmp_path, without(fake, tmp_path, selector))
     assert said.startswith("[ane] expected") and f"[{owner} {selector}]" in said, said
-    assert "a framework without that method" in said and "Hint: python -m anefast.doctor" in said
+    assert "a framework without that method" in said and "Hint: anefast doctor" in said
 
 
 @pytest.mark.parametrize("name", sorted({owner for owner, _, _, required in table() if required}))

@@ -1,4 +1,4 @@
-"""`python -m anefast.bench`: every table has units, conditions and labels; the guard holds."""
+"""`anefast bench`: every table has units, conditions and labels; the guard holds."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_another_chip_is_modelled(capsys):
 @pytest.mark.parametrize("to", [terminal.to_file, terminal.to_slow_terminal])
 def test_a_run_that_fails_inside_a_table_is_one_line(monkeypatch, to):
     monkeypatch.setitem(terminal.SHAPE, "plan", "al")
-    with pytest.raises(RuntimeError, match=r"\[bench\] expected .* Hint: python -m .* --plan=al"):
+    with pytest.raises(RuntimeError, match=r"\[bench\] expected .* anefast train .* --plan=al"):
         terminal.throughput(to, 2)
 
 

@@ -14,6 +14,7 @@ from anefast import checkpoint, spelling
 from anefast.bench.__main__ import BenchCommand
 from anefast.bench.__main__ import run as bench
 from anefast.cli import command, newest_run, read_settings, run_of
+from anefast.completion import CompletionConfig, completion
 from anefast.config import ConfigError, TrainConfig, keys
 from anefast.doctor.__main__ import DoctorCommand, examine
 from anefast.export import ExportConfig, export
@@ -59,10 +60,10 @@ COMMANDS = {
         plan,
         [],
         {
-            "model": ["tinny"],
+            "preset": ["tinny"],
             "chip": ["m9"],
             "batch": ["-1", "nan"],
-            "seq": ["-1", "100"],
+            "seq_len": ["-1", "100"],
             "accumulation": ["-1", "x"],
             "plan": ["all", "auto,fast"],
             "device": ["gpu"],
@@ -131,6 +132,7 @@ COMMANDS = {
         },
     ),
     InspectConfig: (inspect, ["nowhere"], {"model": ANY, "tokenizer": ANY}),
+    CompletionConfig: (completion, [], {"shell": ANY}),
     ReportConfig: (report, ["nowhere"], {"runs": ANY, "out": ANY, "text": ANY}),
 }
 
@@ -347,7 +349,7 @@ ENCODINGS = {
 }
 PRINTS = {  # exit code and arguments
     "generate": (0, ["r", "--prompt", "При 🙂", "--tokens", "2"]),
-    "plan": (0, ["--chip", "m1", "--model", "tiny"]),
+    "plan": (0, ["--chip", "m1", "--preset", "tiny"]),
     "lint": (1, ["При.mil"]),
     "report": (2, ["При", "--text"]),
     "train": (0, ["--help"]),

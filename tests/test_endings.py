@@ -49,7 +49,7 @@ def test_a_callback_that_raises_costs_no_update(tmp_path, error):
     with pytest.raises(error, match="mine") as caught:
         run(tmp_path / "run", on_step=on_step, lines=lines)
     assert saved(tmp_path / "run") == ["step_000005", "step_000007"]
-    again = f"python -m anefast.train --resume {tmp_path / 'run'}"
+    again = f"anefast train --resume {tmp_path / 'run'}"
     note = f"[train] update 7 is saved; continue with: {again}"
     assert caught.value.__notes__ == [note] and lines[-1].endswith(note)
     whole, resumed = run(tmp_path / "whole"), run(tmp_path / "run", resume=str(tmp_path / "run"))

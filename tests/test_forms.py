@@ -39,7 +39,7 @@ def test_the_table_has_what_we_emit_and_a_word_on_each() -> None:
 def test_the_table_in_the_docs_is_what_the_command_prints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`python -m anefast.lint --coverage > docs/coverage.md` renews it."""
+    """`anefast lint --coverage > docs/coverage.md` renews it."""
     with pytest.raises(SystemExit) as left:
         lint.main(["--coverage"])
     assert left.value.code in (0, None)

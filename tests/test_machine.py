@@ -247,7 +247,7 @@ def test_a_call_that_hangs_ends_the_run(
     if not saved:
         assert "Nothing was trained yet." in errors
         return
-    assert f"Update {saved} is saved; continue with: python -m anefast.train --resume" in errors
+    assert f"Update {saved} is saved; continue with: anefast train --resume" in errors
     assert (tmp_path / "run" / "latest").resolve().name == f"step_00000{saved}"
     if plan == "layer":
         with command(mac, tmp_path, "", "--resume", "run") as process:

@@ -1,4 +1,4 @@
-"""`python -m anefast.plan` as a user meets it."""
+"""`anefast plan` as a user meets it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def lines(**asked):
 
 
 def test_stories110m_on_a_chip_that_is_not_here():
-    told = lines(model="stories110m", chip="m1-pro")
+    told = lines(preset="stories110m", chip="m1-pro")
     assert "modelled" in told[2] and "measured" not in " ".join(told)
     header = next(i for i, line in enumerate(told) if line.startswith("  plan "))
     assert "ms" in told[header + 1] and "MB" in told[header + 1]
@@ -31,17 +31,17 @@ def test_stories110m_on_a_chip_that_is_not_here():
 
 
 def test_what_modelled_times_leave_out_is_said_beside_what_was_published():
-    told = lines(model="stories110m", chip="m1-pro")
+    told = lines(preset="stories110m", chip="m1-pro")
     whole = " ".join(told)
     assert "published unfused: 169.4 ms, 3.15 steps/s" in whole and "left out of the times" in whole
     assert re.search(r"modelled here 1[0-9] and\s+1[0-9] % less", whole)
-    other = " ".join(lines(model="stories15m", chip="m1-pro"))
+    other = " ".join(lines(preset="stories15m", chip="m1-pro"))
     assert "left out of the times" in other and "published unfused" not in other
 
 
 @pytest.mark.parametrize("chip", ["m1", "m1-pro", "m2", "m3", "m4", "m4-max", "m5", "m6"])
 def test_many_and_mixed_ports_are_a_caution_on_every_chip(chip):
-    told = lines(model="stories15m", chip=chip)
+    told = lines(preset="stories15m", chip=chip)
     cautions = [line for line in told if line.startswith("? ") and ":" in line]
     assert any("many ports" in line for line in cautions), told
     winner = next(line for line in told if line.startswith("* plan"))
@@ -55,46 +55,46 @@ def test_what_planning_costs(monkeypatch):
     counts = []
     for model in ("stories15m", "stories110m"):  # 6 layers, 12 layers
         written.clear()
-        lines(model=model, chip="m1-pro")
+        lines(preset=model, chip="m1-pro")
         assert written and len(set(written)) == len(written)
         counts.append(len(written))
     assert counts[1] < 1.5 * counts[0]
 
 
 def test_limits_are_named_once_with_their_source():
-    told = lines(model="stories110m", chip="m1-pro")
+    told = lines(preset="stories110m", chip="m1-pro")
     assert sum(line.startswith("  refused for its axis: sbryngelson") for line in told) == 1
-    assert "  refused for its packed weights: anefast.fuse.lower" in lines(model="tiny", chip="m3")
+    assert "  refused for its packed weights: anefast.fuse.lower" in lines(preset="tiny", chip="m3")
 
 
 def test_rates_that_nobody_published_are_called_assumed():
-    told = " ".join(lines(model="tiny", chip="m2")[2:6])
+    told = " ".join(lines(preset="tiny", chip="m2")[2:6])
     assert "assumed, 20 of 21 rates of m2, as m1: dispatch_us; as m1-pro: product_us" in told
     assert "fill_gb_s" in told and "fill_mb" not in told
-    one = " ".join(lines(model="tiny", chip="m1-pro")[2:6])
+    one = " ".join(lines(preset="tiny", chip="m1-pro")[2:6])
     assert "assumed, 4 of 21 rates of m1-pro, as m1: tflops" in one
 
 
 def test_this_device(tmp_path, monkeypatch):
     monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
-    told = lines(model="tiny", device="host")
+    told = lines(preset="tiny", device="host")
     assert told[1].startswith("host") and "emulated" in told[2]
     assert "assumed" not in " ".join(told)
     assert (tmp_path / "calibration.json").exists()
-    assert told == lines(model="tiny", device="host")  # remembered, so the same table
+    assert told == lines(preset="tiny", device="host")  # remembered, so the same table
 
 
 @pytest.mark.parametrize(
     ("flags", "hint"),
     [
-        (["--model", "stories11m"], "did you mean stories1"),
+        (["--preset", "stories11m"], "did you mean stories1"),
         (["--chip", "m1pro"], "did you mean m1-pro"),
         (["--chip", "m1,inputs=one"], "a chip's name alone"),
-        (["--seq", "100"], "use 128"),
+        (["--seq-len", "100"], "use 128"),
         (["--batch", "-1"], "must not be negative"),
         (["--plan", "all"], "start with auto"),
         (["--plan", "auto,asyn"], "did you mean 'async'"),
-        (["--modle", "tiny"], "did you mean --model"),
+        (["--model", "tiny"], "did you mean --preset"),
         (["--chip", "m3", "--max-compiles", "1"], "no plan can run on m3"),
     ],
 )

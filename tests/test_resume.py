@@ -421,7 +421,7 @@ def test_sigterm_saves_and_leaves_with_0(tmp_path, whole):
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0 and errors == ""
-    assert f"continue with: python -m anefast.train --resume {tmp_path / 'run'}" in output
+    assert f"continue with: anefast train --resume {tmp_path / 'run'}" in output
     run(tmp_path / "run", resume=str(tmp_path / "run"))
     assert everything(tmp_path / "run") == whole
 

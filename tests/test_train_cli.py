@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -71,15 +70,14 @@ def test_booleans_and_integers_as_floats():
     assert (config.model.tied, config.optim.lr, config.optim.weight_decay) == (False, 1.0, 0.0)
 
 
-def test_help_is_quick_and_complete():
-    began = time.perf_counter()
+def test_help_of_the_module_is_that_of_the_command():
     done = subprocess.run(
-        [sys.executable, "-m", "anefast.train", "--help"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and time.perf_counter() - began < 5
-    for word in ("--preset", "--data.seq-len", "smollm2-135m", "--optim.accumulation", "--resume"):
+        [sys.executable, "-m", "anefast.train", "--help-all"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == ""
+    for word in ("usage: anefast train", "--seq-len", "smollm2-135m", "--accumulation", "--resume"):
         assert word in done.stdout
-    assert done.stderr == ""
 
 
 def test_a_whole_run_says_what_matters(capfd):
@@ -137,7 +135,7 @@ BAD = [
     (["--preset", "stories15"], "did you mean stories15m?"),
     (
         ["--model.n-layer", "2"],
-        "unknown flag --model.n-layer. Hint: did you mean --model.n-layers?",
+        "unknown flag --model.n-layer. Hint: did you mean --n-layers?",
     ),
     (["--dta", "x"], "unknown flag --dta. Hint: did you mean --data?"),
     (["key.toml"], "unknown setting 'optim.learning_rate' in key.toml"),

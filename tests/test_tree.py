@@ -26,12 +26,13 @@ LAYERS = [
         "formats",
     },
     {"summary", "model", "updates", "results", "coverage"},
-    {"cli", "flags", "wishes", "restart", "progress", "signals", "soundness", "forecast"},
+    {"cli", "flags", "helping", "wishes", "restart", "progress", "signals", "soundness", "forecast"},
     {"run_state", "adapting"},
     {"trainer", "opening"},
     {"train", "generate", "plan", "lint", "report", "replay", "export", "inspect"},
     {"bench"},
     {"doctor"},
+    {"commands", "completion"},
 ]
 # Methods of the object that a notebook holds: what they call is imported when they are called.
 LATE = {"model.py": {"train"}}

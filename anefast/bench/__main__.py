@@ -1,4 +1,4 @@
-"""`python -m anefast.bench [TABLE...]`: the published tables, here, modelled and as published."""
+"""`anefast bench [TABLE...]`: the published tables, here, modelled and as published."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(asked: BenchCommand) -> None:
 
     if asked.held_out:
         if asked != BenchCommand(tables=("model",), held_out=True):
-            hint = "python -m anefast.bench model --held-out"
+            hint = "anefast bench model --held-out"
             raise ConfigError(f"[bench] --held-out is of the table model alone. Hint: {hint}.")
         say(*held_out.report())
         return

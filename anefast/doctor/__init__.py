@@ -1,4 +1,4 @@
-"""`python -m anefast.doctor`: what this machine can do, found out by trying.
+"""`anefast doctor`: what this machine can do, found out by trying.
 
 The command is __main__.py, the list of what is tried registry.py; the tries are ops.py (each
 operation against NumPy), checks.py (what training rests on) and probes.py (the published

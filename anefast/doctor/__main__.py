@@ -1,4 +1,4 @@
-"""`python -m anefast.doctor`: what this machine, its Neural Engine and the host executor can do.
+"""`anefast doctor`: what this machine, its Neural Engine and the host executor can do.
 
 Prints as it goes, stores what it learned for `device="auto"`, exits 0 whatever it found: a finding
 is no failure of the command. With --probe it also makes the published measurements again and
@@ -7,7 +7,6 @@ writes one JSON file, fit to attach to a bug report.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -90,4 +89,4 @@ def _print(lines: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

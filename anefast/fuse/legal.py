@@ -24,9 +24,9 @@ PEERS = (5, 8), "the texts of maderix/ANE, Orion and others"
 UNEQUAL = (
     "mechramc/Orion (M4 Max) has status 0x1d where they are not equal, imperatormk/ane-train (M1) "
     "zeros where inputs do not rise in bytes and outputs fall. Ours are sorted so, and their "
-    "surfaces made equal; python -m anefast.doctor tries it"
+    "surfaces made equal; anefast doctor tries it"
 )
-SEEN = "python -m anefast.doctor on this machine"
+SEEN = "anefast doctor on this machine"
 MANY = {"many": ((64, 181), SEEN), "mixed": ((12, 16), SEEN)}
 ELEMENTWISE = frozenset(
     "abs add clip exp maximum minimum mul pow real_div sigmoid square sub tanh".split()
@@ -181,7 +181,7 @@ def unseen(plan: Plan, target: Target) -> Iterable[Violation]:
             yield Violation(
                 f"{word}={got}",
                 f"expected {word} of {', '.join(taken)}, got {got}, which this device does not "
-                "take. Hint: python -m anefast.doctor looks again.",
+                "take. Hint: anefast doctor looks again.",
                 SEEN,
             )
 

@@ -131,7 +131,7 @@ def find_plan(spec: str) -> Plan:
     if is_auto(spec):
         raise ValueError(
             f"[plan] expected a plan, got {spec!r}, which depends on model and device. "
-            "Hint: training_step and fit resolve it; python -m anefast.plan shows how."
+            "Hint: training_step and fit resolve it; anefast plan shows how."
         )
     depths, *words = spec.split(",")
     forward, _, backward = depths.partition("/")

@@ -77,7 +77,7 @@ class Canary:
                     f"[canary] update {update}: {kernel.name} gave {port}{list(stray.at)} = "
                     f"{stray.got:.6g} and no error, where the same inputs give {stray.want:.6g} on "
                     f"the host, in a tensor up to {stray.largest:.3g}; evaluated again, it gives "
-                    f"{float(now):.6g}. Hint: python -m anefast.doctor checks this device; "
+                    f"{float(now):.6g}. Hint: anefast doctor checks this device; "
                     "guard.canary_tolerance is how far a value may be off, and too small a loss "
                     "scale leaves a chip no bits."
                 )

@@ -94,7 +94,7 @@ class Device:
         # Whether its products are Q15.16, as far as that was measured of the chip.
         known = chip_of(self.description).switches["products"].value if self.foreign else "fp32"
         self.fixed_point = (profile.value("products") if chip else known) == "q15.16"
-        learned = recall(self.description) or Learned()  # by python -m anefast.doctor
+        learned = recall(self.description) or Learned()  # by anefast doctor
         self.learned: Learned = replace(learned, ports=("packed",)) if one else learned
         self._compile = counted(self._native) if budgeted else self._native.compile
         if watch := Watch.asked():
@@ -171,7 +171,7 @@ def open_first(names: tuple[str, ...], options: str) -> tuple[_C.Device, str]:
         if known is None or not known.objection:
             return native, own
         log.warning(
-            "[device] auto passes over %s: %s. Hint: python -m anefast.doctor looks again; "
+            "[device] auto passes over %s: %s. Hint: anefast doctor looks again; "
             "--device %s insists.",
             native.description, known.objection, name,
         )  # fmt: skip

@@ -6,7 +6,7 @@
         evaluation.npz      in.PORT and out.PORT of the first evaluation; no out where it failed
         about.json          device, versions, the error if there was one
 
-Read back by `python -m anefast.replay`. Values may be personal: they come from the user's data.
+Read back by `anefast replay`. Values may be personal: they come from the user's data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `python -m anefast.doctor` learned about this machine's devices, remembered between runs.
+"""What `anefast doctor` learned about this machine's devices, remembered between runs.
 
 One JSON file in the user's cache folder, by device and version of this package. It is a hint, never
 needed: what cannot be read, or is not of the expected form, counts as nothing learned. Only

@@ -176,7 +176,7 @@ class Watched:
             where, stray = self._first(feeds, tolerance) or (f"output {port}", bad[port])
             log.warning(
                 "[check] %s: the first tensor that strays from the exact host is %s: %s. "
-                "Hint: ANEFAST_DUMP=dir keeps the program for python -m anefast.replay.",
+                "Hint: ANEFAST_DUMP=dir keeps the program for anefast replay.",
                 self._name, where, stray,
             )  # fmt: skip
 

@@ -28,7 +28,7 @@ static const known_error KNOWN[] = {
     {"0xe00002e2", 0, "the system refused a program that is not signed"},
     {"ANECCompile", 0,
      "the compiler gives no reason. After many compiles in one process (119 were seen) see --on-budget; a dtype, "
-     "op or axis length this chip lacks is the other usual cause: python -m anefast.lint"},
+     "op or axis length this chip lacks is the other usual cause: anefast lint"},
     {NULL, NO_ROOM, "too many programs are loaded, or too large ones"},
     {NULL, 13, "the surfaces could not be mapped: too little memory, or too large a surface"},
 };
@@ -53,7 +53,7 @@ static const char *hint_for(const char *domain, const char *text, long code) {
     for (size_t i = 0; i < sizeof KNOWN / sizeof *KNOWN; i++)
         if ((!KNOWN[i].part || strstr(text, KNOWN[i].part)) && (!KNOWN[i].code || KNOWN[i].code == code))
             return KNOWN[i].hint;
-    return "python -m anefast.doctor shows what this machine can do";
+    return "anefast doctor shows what this machine can do";
 }
 
 // Bytes of the whole characters that fit: a hint comes behind them.
@@ -68,7 +68,7 @@ anefast_status ane_fail_with(anefast_error *error, anefast_status status, const 
     if (!cause)
         return set_error(error, status,
                          "[ane] expected %s, got neither that nor an error from the framework. Hint: "
-                         "python -m anefast.doctor shows what this machine can do.",
+                         "anefast doctor shows what this machine can do.",
                          expected);
     const char *domain = [[cause domain] UTF8String], *text = [[cause localizedDescription] UTF8String];
     const long code = (long)[cause code];

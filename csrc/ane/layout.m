@@ -42,7 +42,7 @@ static anefast_status check_order(NSArray *symbols, const anefast_port *ports, s
     for (size_t i = 0; i < n; i++) [ours addObject:[NSString stringWithUTF8String:ports[i].name]];
     return set_error(error, ANEFAST_COMPILE,
                      "[ane] expected the model's %s to be %s, in that order, got %s. Hint: this system binds ports in "
-                     "another way than any known one; please report it with python -m anefast.doctor.",
+                     "another way than any known one; please report it with anefast doctor.",
                      side, [[ours componentsJoinedByString:@", "] UTF8String],
                      [[symbols componentsJoinedByString:@", "] UTF8String]);
 }
@@ -72,14 +72,14 @@ static anefast_status apply_strides(NSDictionary *live, anefast_port *port, anef
         if (size != -1 && size != port->shape[i])
             return set_error(error, ANEFAST_COMPILE,
                              "[ane] expected the model's %s of port %s to be %d, got %lld. Hint: please report it with "
-                             "python -m anefast.doctor.",
+                             "anefast doctor.",
                              [axes[i] UTF8String], port->name, port->shape[i], (long long)size);
     }
     const int64_t interleave = number(live, @"Interleave");
     if (interleave > 1)
         return set_error(error, ANEFAST_COMPILE,
                          "[ane] expected port %s to be laid out plainly, got an interleave of %lld. Hint: please "
-                         "report it with python -m anefast.doctor.",
+                         "report it with anefast doctor.",
                          port->name, (long long)interleave);
     int64_t least = (int64_t)port->shape[3] * (int64_t)port->strides[3];
     for (int i = 2; i >= 0; i--) {
@@ -88,7 +88,7 @@ static anefast_status apply_strides(NSDictionary *live, anefast_port *port, anef
         if (stride < least || stride > MOST_BYTES / port->shape[i])
             return set_error(error, ANEFAST_COMPILE,
                              "[ane] expected the model's %s of port %s to be at least %lld bytes and the whole "
-                             "less than a terabyte, got %lld. Hint: please report it with python -m anefast.doctor.",
+                             "less than a terabyte, got %lld. Hint: please report it with anefast doctor.",
                              [strides[i] UTF8String], port->name, (long long)least, (long long)stride);
         least = stride * port->shape[i];
     }

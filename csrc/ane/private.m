@@ -40,7 +40,7 @@ static const char *framework_path(void) {
 
 static anefast_status unavailable(anefast_error *error, const char *expected, const char *got) {
     return set_error(error, ANEFAST_UNAVAILABLE,
-                     "[ane] expected %s, got %s. Hint: python -m anefast.doctor lists what this system has; "
+                     "[ane] expected %s, got %s. Hint: anefast doctor lists what this system has; "
                      "device \"host\" runs the same programs.",
                      expected, got);
 }

@@ -91,7 +91,7 @@ static anefast_status make_model(anefast_program *p, anefast_error *error) {
         return set_error(error, ANEFAST_MIL,
                          "[ane] expected MIL text the system's parser accepts, got no descriptor from it, and it gives "
                          "no reason. Hint: this system may be older than the text's dialect or one of its ops; "
-                         "python -m anefast.lint knows the usual causes.");
+                         "anefast lint knows the usual causes.");
     if (!descriptor) return ane_fail_with(error, ANEFAST_MIL, "MIL text the system's parser accepts", cause);
     p->model = [ane_model(descriptor, &cause) retain];
     if (!p->model) return ane_fail_with(error, ANEFAST_COMPILE, "a model of the program's descriptor", cause);

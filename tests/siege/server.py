@@ -79,7 +79,7 @@ class Server:
         behind: str = "",
         seconds: float = 120.0,
     ) -> End:
-        """Runs `python -m anefast.train ARGV`.
+        """Runs `anefast train ARGV`.
 
         send: a signal, so many seconds after it began, or after it printed `behind`.
         """

@@ -31,7 +31,7 @@ def measure(bench: Bench) -> tuple[list[str], list[Line]]:
             found.append(throughput(to, steps))
     file, terminal = (max(found) for found in rates.values())  # a neighbour only slows
     return [
-        f"here python -m anefast.train, 2 layers of 64, {steps} updates, its bar on stderr, the "
+        f"here anefast train, 2 layers of 64, {steps} updates, its bar on stderr, the "
         f"faster of {ROUNDS} in turns (closer: benchmarks/bench_terminal.py); the "
         "terminal is read 1 kB at a time, 20 times a second",
         "published: a row of JSON per step on stderr; a stalled terminal is nothing to model",
@@ -53,7 +53,7 @@ def throughput(run: Callable[[list[str], Path], str], steps: int) -> float:
             last = said.strip().splitlines()[-1:]
             raise RuntimeError(
                 f"[bench] expected a throughput from anefast.train, its last line was {last}. "
-                f"Hint: {' '.join(['python -m anefast.train', *flags[:-3]])} says what is wrong."
+                f"Hint: {' '.join(['anefast train', *flags[:-3]])} says what is wrong."
             )
         rate, tokens = (int(n.replace(",", "")) for n in found.groups())
     return rate * steps / tokens
