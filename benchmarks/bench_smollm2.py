@@ -85,10 +85,10 @@ def theirs(path: str, folder: str) -> Any:
 
 
 CHILD = """
-import json, sys, time
-from benchmarks import bench_smollm2
+import importlib, json, sys, time
 from anefast.telemetry import peak_memory_bytes
-run = getattr(bench_smollm2, sys.argv[1])(*sys.argv[2:])
+module = importlib.import_module(f"benchmarks.{sys.argv[1]}")
+run = getattr(module, sys.argv[2])(*sys.argv[3:])
 for line in sys.stdin:
     began = time.perf_counter()
     loss = run()
@@ -98,10 +98,12 @@ for line in sys.stdin:
 
 
 class Child:
-    def __init__(self, who: str, path: Path, folder: Path) -> None:
+    """A process that makes steps as `who`, a function of a module of benchmarks, does."""
+
+    def __init__(self, who: str, path: Path, folder: Path, module: str = "bench_smollm2") -> None:
         root = Path(__file__).resolve().parent.parent
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, who, str(path), str(folder)],
+            [sys.executable, "-c", CHILD, module, who, str(path), str(folder)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
         )  # fmt: skip
 
