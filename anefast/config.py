@@ -383,6 +383,21 @@ class GuardConfig(Checked):
 
 
 @dataclass(frozen=True)
+class DistConfig(Checked):
+    """Data parallel training: `mpiexec -n R` before the command makes R ranks of it."""
+
+    # Ranks that one process stands in for, one after the other: the bytes of so many real ones.
+    emulate: int = 1
+
+    def _check(self) -> None:
+        need(
+            1 <= self.emulate <= 1024,
+            f"dist.emulate must lie between 1 and 1024, got {self.emulate}",
+            "1 emulates nothing",
+        )
+
+
+@dataclass(frozen=True)
 class TrainConfig(Checked):
     """One training run."""
 
@@ -434,6 +449,7 @@ class TrainConfig(Checked):
     lora: LoraConfig = field(default_factory=LoraConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
+    dist: DistConfig = field(default_factory=DistConfig)
 
     def _check(self) -> None:
         for name in ("steps", "eval_batches", "keep_last", "max_compiles"):

@@ -10,9 +10,9 @@ BY_HEART = 100  # epochs after which a model mostly repeats a text
 PER_EPOCH = 10  # updates that an epoch should be worth, where accumulating less makes more of them
 
 
-def forecast(config: TrainConfig, epoch: Epoch) -> list[str]:
+def forecast(config: TrainConfig, epoch: Epoch, ranks: int = 1) -> list[str]:
     """How often a run reads its training data, and whether its warm-up ends in time."""
-    return [_epochs(config, epoch), *_warm_up(config.optim, config.steps)]
+    return [_epochs(config, epoch, ranks), *_warm_up(config.optim, config.steps)]
 
 
 def rate_change(optim: OptimConfig, before: int, now: int, step: int) -> list[str]:
@@ -28,10 +28,10 @@ def rate_change(optim: OptimConfig, before: int, now: int, step: int) -> list[st
     ]
 
 
-def _epochs(config: TrainConfig, epoch: Epoch) -> str:
+def _epochs(config: TrainConfig, epoch: Epoch, ranks: int) -> str:
     optim, size = config.optim, epoch.size
     micro = config.data.batch * epoch.sequence
-    each = micro * optim.accumulation
+    each = micro * optim.accumulation * ranks
     epochs = each * config.steps / size
     updates = "1 update" if config.steps == 1 else f"{config.steps:,} updates"
     line = f"epochs: {_number(epochs)}, as {updates} of {each:,} {epoch.unit} read {size:,}"

@@ -9,6 +9,7 @@ from typing import Any
 
 Row = dict[str, Any]
 _KINDS = {int: "a whole number", float: "a number", str: "text"}
+LATER = ("best", "batches", "ranks")  # fields that the first checkpoints did not have
 NOT_FINITE: dict[Any, float] = {str(v): v for v in (math.inf, -math.inf, math.nan)}
 
 
@@ -19,6 +20,8 @@ class Progress:
     step: int = 0  # updates made or skipped
     micro: int = 0  # micro-steps of the next update already in the gradients
     tokens: int = 0  # trained on, whole updates only
+    batches: int = 0  # micro-batches that whole updates have read, those of all ranks
+    ranks: int = 1  # the most that this run had at a time
     loss_sum: float = 0.0  # of the tokens of the unfinished update, nats
     loss_tokens: int = 0
     first_val: float = math.nan
@@ -31,11 +34,11 @@ class Progress:
     def of(cls, state: Mapping[str, Any]) -> Progress:
         """From a checkpoint's state. ValueError names what is missing or of another kind.
 
-        Old checkpoints have None for what a field starts with, and do not name the best one.
+        Old checkpoints have None for what a field starts with, and lack what is in LATER.
         """
         known: dict[str, Any] = {}
         for field in fields(cls):
-            if field.name not in state and field.name != "best":
+            if field.name not in state and field.name not in LATER:
                 raise ValueError(f"{field.name} is missing")
             value = state.get(field.name)
             if value is None:
@@ -57,6 +60,8 @@ class Progress:
         for name, most in (
             ("step", None),
             ("micro", micro_steps),
+            ("ranks", 1024),
+            ("batches", self.step * micro_steps * max(1, self.ranks)),
             ("tokens", self.step * micro_steps * tokens),
             ("loss_tokens", self.micro * tokens),
         ):

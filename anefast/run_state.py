@@ -22,6 +22,7 @@ from anefast import _C, checkpoint
 from anefast.checkpoint import CheckpointError
 from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, model_settings
 from anefast.data import TokenData
+from anefast.distributed import World, digest
 from anefast.errors import Failure, shown
 from anefast.optim import LossScale, Optimizer
 from anefast.progress import Progress, Row, finite, with_infinities
@@ -121,12 +122,14 @@ class RunState:
         data: TokenData,
         step: TrainingStep,
         say: Say,
+        world: World | None = None,
     ) -> None:
+        self.world = world or World()
         self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
         self.say = say
         self.optimizer = Optimizer(step.trained, config.optim)
         self.scale = LossScale(config.loss_scale)
-        self.progress = Progress(fingerprint=data.fingerprint)
+        self.progress = Progress(fingerprint=data.fingerprint, ranks=self.world.size)
         self.overflows = 0  # in a row
         self.health: Row = {}  # what was seen of the next update's, for its row
         # Of an update whose validation, logging and checkpoint are still to come.
@@ -148,8 +151,10 @@ class RunState:
         return minutes > 0 and clock() - self.saved_at >= 60 * minutes
 
     def settle(self) -> None:
-        """Brings the device to the newest weights."""
+        """Brings the device to the newest weights, which are the same on all ranks."""
         self.step.settle()
+        if self.world.size > 1:
+            self.world.same({"weights": digest(self.step.trained)})
 
     def save(self, val_loss: float | None = None, settles: bool = True) -> None:
         """A checkpoint of this moment: weights, moments and what has been accumulated.
@@ -169,6 +174,9 @@ class RunState:
         before = _C.spans_phase(_C.Phase.SAVE)
         if settles:  # from here on this run is on the newest weights, as a resumed one is
             self.settle()
+        if self.world.rank:
+            self.saved = self.run.path / name
+            return
         if val_loss is not None and val_loss < p.best_val:
             p.best_val, p.best = val_loss, name
         self.run.sync()
@@ -245,6 +253,9 @@ class RunState:
                 f"[train] the data is not what {folder} was trained on. "
                 "Hint: resume with the same files, or start a new run with --init."
             )
+        if "batches" not in state:  # in checkpoints of before, runs had one rank
+            p.batches = p.step * config.optim.accumulation
+        p.ranks = max(p.ranks, self.world.size)
         p.fingerprint = self.data.fingerprint  # runs of before recorded a sample of the data
         self._check_model(folder, checkpoint.model_of(folder, state))
         lora = self.model.lora
@@ -305,7 +316,7 @@ class RunState:
     def _take_numbers(self, state: Mapping[str, Any], p: Progress) -> None:
         """Everything but the arrays, checked. KeyError, TypeError or ValueError."""
         config = self.config
-        p.check(config.optim.accumulation, config.data.batch * config.data.seq_len)
+        p.check(config.optim.accumulation, config.data.batch * config.data.seq_len * p.ranks)
         steps, overflows = (_whole(state, n, p.step) for n in ("optimizer_step", "overflows"))
         if steps + overflows > p.step:
             raise ValueError(f"{steps} and {overflows} skipped ones are more than {p.step} updates")

@@ -17,9 +17,10 @@ import logging
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -35,8 +36,9 @@ from anefast.cli import (
 )
 from anefast.config import TrainConfig
 from anefast.data import TokenData
+from anefast.distributed import World, check_ranks, check_world, leave, open_world
 from anefast.errors import shown as visible
-from anefast.files import open_new, remove, write_atomic
+from anefast.files import GIB, make_folder, open_new, read_bytes, remove, write_atomic
 from anefast.flags import repeated
 from anefast.keywords import with_keywords
 from anefast.opening import (
@@ -61,6 +63,7 @@ from anefast.signals import Stop, stopping
 from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
 from anefast.telemetry import breakdown as shown
 from anefast.telemetry.history import SAMPLE
+from anefast.telemetry.run import CONFIG, ENVIRONMENT
 from anefast.telemetry.screen import Direct, Screen, is_terminal, is_watched
 from anefast.telemetry.sinks import checked, installed
 from anefast.trainer import Trainer, batches_of
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anefast")
 
+ROWS_BYTES = 4 * GIB  # the most of a run's rows that a rank other than 0 takes over
 Restart = Callable[[Path], NoReturn]  # goes on with the run in a new process
 
 
@@ -105,21 +109,29 @@ def fit(
     next one that no stale programs run); a second one raises KeyboardInterrupt. SIGUSR1 makes a
     checkpoint there and goes on. What the caller can put right is a ValueError in one line.
     """
-    say = show or log.info
     config, data = _arguments(config, model, data, device, on_step, show)
     config, named = with_keywords(config, settings)
     asked = {*asked, *named}
     check_pairs(config, asked)
+    world = open_world(config.dist.emulate)
+    say = (show or log.info) if world.rank == 0 else _silent
+    if world.rank:  # rank 0 speaks and writes for all
+        config, on_step, bar = config.replace(sinks="", trace="", sample_tokens=0), None, False
     _check_outputs(config)
     # 1) where the run lives; nobody else writes there until we are done
     resumes = config.resume
     out = run_of(Path(resumes)) if resumes else Path(config.out or _new_run_name(config))
-    run = RunFolder(out, resume=bool(resumes))
+    out = Path(world.told(str(out)))
     from anefast.runtime.watchdog import watching
 
     nothing = "Nothing was trained yet."
-    with closing(run), watching(config.guard, nothing), stopping() as stop:
-        resumed = where_to_go_on(run, resumes, say)
+    with ExitStack() as stack:
+        run = stack.enter_context(_folder(out, bool(resumes), world))
+        stack.enter_context(watching(config.guard, nothing))
+        stop = stack.enter_context(stopping())
+        found = where_to_go_on(run, resumes, say) if world.rank == 0 else None
+        told = world.told(str(found or ""))
+        resumed = Path(told) if told else None
         if resumes:
             check_config(out, resumed, config.optim.fresh)
             if resumed is None:
@@ -139,13 +151,15 @@ def fit(
         config = with_lora(config, model, resumed, asked, say)
         if config.init and not resumes:
             config = with_stream(config, model, data, asked, say)
+        check_ranks(world, config, data.fingerprint, model.params)
         plans = plans_of(config, model, device, say)
         model.vocabulary = vocabulary_of(config, model, data, say)
-        plan, step = _step(config, plans, model, device, load=resumed is None)
+        plan, step = _step(config, plans, model, device, load=resumed is None, world=world)
         config = config.replace(plan=plan)
+        check_world(config, world)
         sizes = getattr(device, "surfaces", "exact")  # a caller's stand-in for a device has none
         with step.compiler.budget.guard(config.max_compiles, say):
-            trainer = Trainer(config, run, model, data, batches, step, say, on_step)
+            trainer = Trainer(config, run, model, data, batches, step, say, on_step, world)
             with _closing(trainer, say):
                 stop.saves = True
                 trainer.begin(resumed, restart is not None, sizes)
@@ -156,6 +170,7 @@ def fit(
                 with _screen(bar) as screen:
                     trainer.train(stop, screen)
                 interrupted = trainer.progress.step < config.steps
+            world.finish()
             # 4) say how it went
             if not (interrupted and trainer.out_of_compiles and not stop.requested):
                 return _finish(trainer, interrupted, device, stop)
@@ -194,6 +209,28 @@ def _arguments(
 
 
 @contextlib.contextmanager
+def _folder(out: Path, resumes: bool, world: World) -> Iterator[RunFolder]:
+    """The run folder of rank 0. Another rank has one of its own, which goes away with it."""
+    if world.rank == 0:
+        with closing(RunFolder(out, resume=resumes)) as run:
+            world.agree(True)
+            world.agree(True)  # the other ranks have read what they need of it
+            yield run
+        return
+    world.agree(True)  # rank 0 has taken up the folder, and changes nothing in it yet
+    with tempfile.TemporaryDirectory(prefix="anefast-rank-") as own:
+        folder = Path(own) / out.name
+        if resumes:
+            make_folder(folder, "run")
+            for name in (CONFIG, ENVIRONMENT, METRICS, TIMINGS):
+                if (out / name).exists():
+                    write_atomic(folder / name, read_bytes(out / name, ROWS_BYTES, "run"), "run")
+        world.agree(True)
+        with closing(RunFolder(folder, resume=resumes)) as run:
+            yield run
+
+
+@contextlib.contextmanager
 def _closing(trainer: Trainer, say: Say) -> Iterator[None]:
     """Ends the trainer's programs and times. Once everything is trained, failing at that is no
     failure of the run: it is said."""
@@ -209,7 +246,7 @@ def _closing(trainer: Trainer, say: Say) -> Iterator[None]:
 
 
 def _step(
-    config: TrainConfig, plans: list[str], model: Model, device: Device, load: bool
+    config: TrainConfig, plans: list[str], model: Model, device: Device, load: bool, world: World
 ) -> tuple[str, TrainingStep]:
     """The first plan that the device takes, which the run records, and the step under it."""
     from anefast.runtime.taken import first_taken
@@ -219,7 +256,7 @@ def _step(
         return model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=plan,
             swap_at=_swap_at(asked), load=load, vocabulary=model.vocabulary,
-            flows=config.optim.flows and record_of(config.optim).flows,
+            flows=config.optim.flows and record_of(config.optim).flows and world.size == 1,
             trained=trained_of(config, model),
         )  # fmt: skip
 
@@ -339,6 +376,10 @@ def _new_run_name(config: TrainConfig) -> str:
     return free
 
 
+def _silent(line: str) -> None:
+    """What a rank other than 0 says."""
+
+
 def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
@@ -369,7 +410,9 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
             if config.breakdown:
                 screen.say(result.breakdown)
 
-    sys.exit(guarded(run))
+    code = guarded(run)
+    leave(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

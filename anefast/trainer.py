@@ -20,8 +20,10 @@ import numpy.typing as npt
 from anefast import _C
 from anefast.config import ConfigError, TrainConfig, flatten, to_settings
 from anefast.data import Batches, Order, TokenData
+from anefast.distributed import World
 from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change
+from anefast.nn.params import block
 from anefast.optim import learning_rate
 from anefast.progress import Row, progress_line
 from anefast.restart import restarts
@@ -61,8 +63,9 @@ class Trainer(RunState):
         step: TrainingStep,
         say: Say,
         on_step: Callable[[Row], None] | None,
+        world: World | None = None,
     ) -> None:
-        super().__init__(config, run, model, data, step, say)
+        super().__init__(config, run, model, data, step, say, world)
         self.batches, self.on_step = batches, on_step
         step.say, step.watched = say, bool(config.health_every)
         c = config.data
@@ -72,6 +75,7 @@ class Trainer(RunState):
         self.timeline = Timeline(config.timeline, config.trace)
         self.told: set[str] = set()  # advice on numeric health, once each
         self.note = ""  # what the bar says beside its numbers
+        self.arrival: Row = {}  # how late the slowest rank came to the last update
         self.whole = True  # False while an update changes weights and moments
         self.canary = self._canary()
 
@@ -103,10 +107,16 @@ class Trainer(RunState):
         self.say(f"data: {self.data.description}; {self.data.amount}")
         self.say(f"model: {_count(self.model.params):,} weights; run folder {self.run.path}")
         optim = self.config.optim
+        if self.world.size > 1:
+            made = "one process stands in for" if self.world.shares > 1 else "this is rank 0 of"
+            self.say(
+                f"dist: {made} {self.world.size} ranks; an update takes {self.world.size} x "
+                f"{optim.accumulation} micro-batches"
+            )
         if optim.scale_lr_with_accumulation:
             self.say(f"lr {optim.lr:g} x accumulation {optim.accumulation} = {optim.peak_lr:g}")
         if self.progress.step < self.config.steps:
-            for line in forecast(self.config, self.batches.epoch):
+            for line in forecast(self.config, self.batches.epoch, self.world.size):
                 self.say(line)
         if resumed is not None:
             self.say(f"resumed from {resumed} at update {self.progress.step}")
@@ -159,49 +169,80 @@ class Trainer(RunState):
 
     def _train(self, stop: Stop, screen: Screen | None) -> None:
         config, p = self.config, self.progress
-        accumulation = config.optim.accumulation
-        total = config.steps * accumulation
+        accumulation, world = config.optim.accumulation, self.world
+        micros = accumulation * world.shares
+        total = config.steps * micros
         while p.step < config.steps:
             before = p.micro  # more than 0 only where a run goes on in the middle of an update
             had = p.tokens + p.loss_tokens
             began = self.timeline.begin_update()
-            while p.micro < accumulation:
-                leaves = stop.requested or self.out_of_compiles
-                if leaves and not self.step.compiler.stale:
+            while p.micro < micros:
+                if (p.micro == 0 or world.size == 1) and self._leaves(stop):
                     break
-                if stop.checkpoint and not self.step.compiler.stale:
-                    self._on_request(stop)
-                if self.wants_saving and not self.step.compiler.stale:
-                    self.step.wait()
-                    self.save()
-                at = p.step * accumulation + p.micro
                 if screen is not None:
-                    screen.show(at, total, self.note)
+                    screen.show(p.step * micros + p.micro, total, self.note)
                 _C.spans_phase(_C.Phase.FORWARD)
                 with _C.Span(_C.Component.DATA):
-                    x, y = self.batches.batch(at)
+                    x, y = self.batches.batch(world.batch(p.batches, p.micro, accumulation))
                 loss, tokens = self.step.micro_step(x, y, self.scale.value)
                 p.loss_sum += loss
                 p.loss_tokens += tokens
                 p.micro += 1
+                if world.ends_share(p.micro, accumulation):
+                    self._bank()
                 self._watch()
                 self.timeline.tick()
-            if p.micro < accumulation:
+            if p.micro < micros:
                 break
             row = self._update(stop)
-            seconds = (self.timeline.end_update(p.step, accumulation - before) - began) / 1e9
+            seconds = (self.timeline.end_update(p.step, micros - before) - began) / 1e9
             if screen is not None:
-                screen.show(p.step * accumulation, total, self.note)
+                screen.show(p.step * micros, total, self.note)
             self._after_update(row, seconds, p.tokens - had, screen is not None and screen.has_bar)
         if p.step < config.steps:
             self.step.wait()
             self.save()
+
+    def _leaves(self, stop: Stop) -> bool:
+        """Whether training ends before the next micro-step. Where ranks train together they decide
+        so together; what was asked for besides, a checkpoint, is done here."""
+        if self.step.compiler.stale:
+            return False
+        leaves, saves, keeps = self.world.agree(
+            stop.requested or self.out_of_compiles, self.wants_saving, stop.checkpoint
+        )
+        if leaves:
+            return True
+        if keeps:
+            self._on_request(stop)
+        elif saves:
+            self.step.wait()
+            self.save()
+        return False
+
+    def _bank(self) -> None:
+        """Puts an emulated rank's gradients aside, for the next rank begins."""
+        p = self.progress
+        self.step.end_update()
+        self.world.bank(block(self.step.grads), (p.loss_sum, p.loss_tokens))
+        p.loss_sum, p.loss_tokens = 0.0, 0
+        self.step.begin_update()
+
+    def _reduce(self) -> None:
+        """Gradients, losses and tokens become those of all ranks."""
+        p = self.progress
+        with _C.Span(_C.Component.COMMUNICATION):
+            self.arrival = self.world.arrive(f"update {p.step + 1}")
+            losses = p.loss_sum, p.loss_tokens
+            p.loss_sum, p.loss_tokens = self.world.reduce(block(self.step.grads), losses)
 
     def _update(self, stop: Stop) -> Row:
         """Turns the accumulated gradients into new weights, or skips them when they overflowed."""
         p, scale = self.progress, self.scale.value
         _C.spans_phase(_C.Phase.UPDATE)
         self.step.end_update()
+        if self.world.size > 1:
+            self._reduce()
         lr = learning_rate(self.config.optim, p.step + 1, self.config.steps)
         tokens = max(1, p.loss_tokens)
         every = self.config.health_every
@@ -225,6 +266,7 @@ class Trainer(RunState):
             loss = p.loss_sum / tokens
             self.note = f"loss {loss:.4f}"
             p.step, p.micro, p.tokens = p.step + 1, 0, p.tokens + p.loss_tokens
+            p.batches += self.config.optim.accumulation * self.world.size
             p.loss_sum, p.loss_tokens = 0.0, 0
             self.unfinished = {
                 "step": p.step,
@@ -278,6 +320,7 @@ class Trainer(RunState):
         timing: Row = {"step": step, "time": time.time()}
         if seconds:
             timing |= {"ms": seconds * 1e3, "tok_per_s": trained / seconds}
+        timing |= self.arrival
         timing |= {"peak_mem_mb": peak_memory_bytes() / 2**20, **self.step.report()}
         self.run.log(row, timing, self.timeline.row)
         self.soundness.update(row)

@@ -69,7 +69,7 @@ class Updates:
         for x, y in taken:
             loss, n = self.step.micro_step(x, y, scale)
             total, tokens = total + loss, tokens + n
-        self.step.wait()
+        self.step.end_update()
         if lr is None:
             lr = learning_rate(self.config.optim, self.made + 1, self.config.steps)
         factor, starved = 1.0 / (scale * max(1, tokens)), self.step.starved()

@@ -57,7 +57,7 @@ LAWS: dict[str, Law] = {
             "checkpoint_minutes",
             "chip", "plan", "max_compiles", "on_budget", "health_every", "cache_mb", "prompt",
             "sample_tokens", "timeline", "breakdown", "trace", "sinks", "resume", "optim.fresh",
-            *(f"guard.{f.name}" for f in fields(GuardConfig)),
+            *(f"guard.{f.name}" for f in fields(GuardConfig)), "dist.emulate",
         ),
         _ANY,
     ),

@@ -31,6 +31,7 @@ namespace anefast::span {
     X(DW_RUN, "weight gradients multiplied and accumulated")                                                 \
     X(DW_WAIT, "waiting for weight gradients")                                                               \
     X(DW_QUEUED, "weight gradients in the queue before they started")                                        \
+    X(COMMUNICATION, "ranks waited for, gradients summed over them")                                         \
     X(OPTIMIZER, "gradient norm, clipping and update")                                                       \
     X(HEALTH, "numeric health looked at")                                                                    \
     X(COMPILE, "programs compiled, loaded and unloaded")                                                     \

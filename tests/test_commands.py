@@ -91,6 +91,7 @@ COMMANDS = {
             "chip": ["m9"],
             "probe": ANY,
             "quick": [None],  # without --probe
+            "dist": ANY,
             "json": ["none/out.json"],
         },
     ),

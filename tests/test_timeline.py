@@ -154,9 +154,9 @@ def test_the_trace_is_one_a_viewer_takes(run):
         if e["ph"] == "X":
             assert e["dur"] >= 0
             tracks.setdefault(e["tid"], []).append(e)
-    assert set(names.values()) >= {"training", "dW queue: waiting", "compile"}
-    if _C.threads() > 1:
-        assert "dW queue: pool worker" in names.values()
+    always = {"training", "dW queue: waiting", "compile"}
+    # on a busy machine the thread that trains may run every weight gradient before a worker wakes
+    assert always <= set(names.values()) <= always | {"dW queue: pool worker"}
     for track in tracks.values():  # spans nest: none begins inside another and ends after it
         ends: list[float] = []
         for e in sorted(track, key=lambda e: (e["ts"], -e["dur"])):

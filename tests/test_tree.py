@@ -26,6 +26,7 @@ LAYERS = [
         "formats",
     },
     {"summary", "model", "updates", "results", "coverage"},
+    {"distributed"},
     {
         "cli",
         "flags",

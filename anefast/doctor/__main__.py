@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anefast.cli import command, say
 from anefast.config import ConfigError
-from anefast.doctor import apart, machine, registry, report
+from anefast.doctor import apart, machine, ranks, registry, report
 from anefast.doctor.result import Result
 from anefast.runtime.device import DEVICES, Device
 from anefast.runtime.learned import Learned, remember
@@ -29,12 +29,13 @@ class DoctorCommand:
     chip: str = ""  # Examine the host as this chip: m1, m1-pro, m2, m3, m4, m4-max, m5, m6.
     probe: bool = False  # Make the published measurements again: minutes on a device.
     quick: bool = False  # Smaller probes.
+    dist: bool = False  # Below mpiexec: measure how fast ranks sum gradients, and nothing else.
     json: str = ""  # Write everything to this file; with --probe always: anefast-doctor.json.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. Exit codes: 0, or 2 for a request that makes no sense."""
-    command(DoctorCommand, examine, argv)
+    command(DoctorCommand, lambda asked: ranks.measure() if asked.dist else examine(asked), argv)
 
 
 def examine(asked: DoctorCommand) -> report.Report:

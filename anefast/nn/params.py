@@ -18,6 +18,7 @@ from anefast.config import ModelConfig
 from anefast.nn.families import family_of
 
 Params = dict[str, npt.NDArray[np.float32]]
+LINE = 16  # floats of a cache line, on which each array of `zeros_of` begins
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -43,16 +44,27 @@ def zeros_of(shapes: Mapping[str, tuple[int, ...]]) -> Params:
     >>> {name: a.shape for name, a in zeros_of({"w": (2, 3)}).items()}
     {'w': (2, 3)}
     """
-    line = 16  # floats of a cache line, on which each array begins
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    rooms = {name: -(-size // line) * line for name, size in sizes.items()}
-    block = np.zeros(sum(rooms.values()) + line, np.float32)
-    at = -(block.ctypes.data // block.itemsize) % line
+    rooms = {name: -(-size // LINE) * LINE for name, size in sizes.items()}
+    block = np.zeros(sum(rooms.values()) + LINE, np.float32)
+    at = -(block.ctypes.data // block.itemsize) % LINE
     zeros: Params = {}
     for name, shape in shapes.items():
         zeros[name] = block[at : at + sizes[name]].reshape(shape)
         at += rooms[name]
     return zeros
+
+
+def block(arrays: Params) -> npt.NDArray[np.float32]:
+    """What all arrays of `zeros_of` are pieces of, from the first one on, (N,).
+
+    It is the same for arrays of the same shapes, wherever the system put them.
+    """
+    first = next(iter(arrays.values()))
+    whole = first.base
+    assert isinstance(whole, np.ndarray) and all(a.base is whole for a in arrays.values())
+    at = (first.ctypes.data - whole.ctypes.data) // whole.itemsize
+    return whole[at : at + whole.size - LINE]
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
