@@ -344,6 +344,29 @@ def test_tables_err_as_much_as_published_and_no_more(kind):
     assert (exact == run_op(_C.Device("host"), kind, x, x=In(x), **more)).all()
 
 
+@pytest.mark.parametrize("chip", ["m4", "m6", "m1,tables=sampled"])
+@pytest.mark.parametrize(
+    ("kind", "high", "beyond", "bound"), [("sigmoid", 8, None, 0.0034), ("tanh", 4, 1.0, 0.0016)]
+)
+def test_measured_tables_are_straight_lines_between_halves(chip, kind, high, beyond, bound):
+    """NumPy draws the lines; the largest error is the published one."""
+    true = BOUNDS[kind][0]
+    low = -high if kind == "sigmoid" else 0
+    knots = np.linspace(low, high, 33)
+    heights = true(knots).astype(np.float16).astype(float)
+    x = np.arange(65536, dtype=np.uint16).view(np.float16)
+    x = x[np.isfinite(x)]
+    wide = np.abs(x).astype(float) if kind == "tanh" else x.astype(float)
+    lines = np.interp(wide, knots, heights)
+    if beyond is not None:
+        lines = np.where(wide >= high, beyond, lines)
+    want = (lines * (np.sign(x) if kind == "tanh" else 1)).astype(np.float16)
+    got = run_op(device(chip), kind, x, x=In(x))
+    assert (got == want).all()
+    error = np.abs(got.astype(float) - true(np.clip(x.astype(float), -30, 30))).max()
+    assert 0.85 * bound < error < 1.15 * bound
+
+
 def test_extreme_arguments_of_tables():
     x = half(-INF, INF, -60000, 60000, NAN)
     assert run_op(device("m2"), "sigmoid", x, x=In(x)).tolist() == pytest.approx(

@@ -135,6 +135,7 @@ struct Curve {
     bool odd;       // the table is of [0, high], the rest its mirror
     double origin;  // published value at 0, where it is not f's
     double below, above; // slope of the limit beyond: 0 or 1
+    bool sampled = false; // knots are halves; beyond, the last one holds, and of odd functions 1
 };
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
@@ -149,30 +150,42 @@ const Curve CURVES[] = {
     {"softplus", [](double x) { return std::log1p(std::exp(x)); }, -7, 7, false, M_LN2, 0, 1},
 };
 
+// Read off an M6, sigmoid off an M4 too (751K/Apple-Neural-Engine-Microarchitecture-Study-M6). Those of gelu and
+// silu are fitted and not published whole, of exp, log and roots the reduction of the range is not.
+const Curve SAMPLED[] = {
+    {"sigmoid", sigmoid, -8, 8, false, 0.5, 0, 0, true},
+    {"tanh", [](double x) { return std::tanh(x); }, 0, 4, true, 0, 0, 0, true},
+};
+
 using Halves = std::array<uint16_t, 65536>;
 
 double interpolated(const Curve &c, double x) {
     if (c.odd && x < 0) return -interpolated(c, -x);
+    const auto half = [](double y) { return static_cast<double>(half_to_float(half_from_double(y))); };
+    if (c.sampled && (x <= c.low || x >= c.high)) return x >= c.high && c.odd ? 1 : half(c.f(x <= c.low ? c.low : c.high));
     if (x <= c.low) return c.f(c.low) * (c.below == 0 && !c.odd ? std::exp(x - c.low) : 1); // fades out
     if (x >= c.high) return c.above != 0 ? x : c.f(c.high);
     const double step = (c.high - c.low) / (KNOTS - 1), at = (x - c.low) / step;
     const int k = std::min(static_cast<int>(at), KNOTS - 2);
-    const auto knot = [&](int i) { return !c.odd && i == KNOTS / 2 ? c.origin : c.f(c.low + i * step); };
+    const auto knot = [&](int i) {
+        const double y = !c.odd && i == KNOTS / 2 ? c.origin : c.f(c.low + i * step);
+        return c.sampled ? half(y) : y;
+    };
     return knot(k) + (at - k) * (knot(k + 1) - knot(k));
 }
 
-const Halves *table_of(const std::string &type) {
-    static std::array<Halves, sizeof CURVES / sizeof *CURVES> *all = [] {
-        auto *fresh = new std::array<Halves, sizeof CURVES / sizeof *CURVES>();
-        for (size_t i = 0; i < fresh->size(); i++)
+template <size_t N> const Halves *table_of(const Curve (&curves)[N], const std::string &type) {
+    static const auto *const all = [&] {
+        auto *fresh = new std::array<Halves, N>();
+        for (size_t i = 0; i < N; i++)
             for (uint32_t h = 0; h < 65536; h++) {
                 const double x = half_to_float(static_cast<uint16_t>(h));
-                (*fresh)[i][h] = half_from_double(std::isnan(x) ? x : interpolated(CURVES[i], x));
+                (*fresh)[i][h] = half_from_double(std::isnan(x) ? x : interpolated(curves[i], x));
             }
         return fresh;
     }();
-    for (size_t i = 0; i < all->size(); i++)
-        if (type == CURVES[i].type) return &(*all)[i];
+    for (size_t i = 0; i < N; i++)
+        if (type == curves[i].type) return &(*all)[i];
     return nullptr;
 }
 
@@ -305,8 +318,10 @@ void add_profile(Table &t) { t[COPY] = {copied}; }
 
 Step under(const Profile &profile, const Builder &b, Step exact) {
     using mil::DType;
-    if (profile.tables && b.has("x") && b.type("x").dtype == DType::fp16 && b.result_type().dtype == DType::fp16)
-        if (const Halves *table = table_of(b.op.type)) exact = looked_up(b, table);
+    if (profile.tables && b.has("x") && b.type("x").dtype == DType::fp16 && b.result_type().dtype == DType::fp16) {
+        const Halves *sampled = profile.sampled ? table_of(SAMPLED, b.op.type) : nullptr;
+        if (const Halves *table = sampled ? sampled : table_of(CURVES, b.op.type)) exact = looked_up(b, table);
+    }
     const Pass pass = pass_of(profile, b);
     const DType dtype = b.result_type().dtype;
     if (dtype != DType::fp32 && (dtype != DType::fp16 || pass.does_nothing())) return exact;

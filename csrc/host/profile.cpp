@@ -63,6 +63,12 @@ bool set_refused(Profile *p, const std::string &said) {
     return true;
 }
 
+bool set_tables(Profile *p, const std::string &said) {
+    p->sampled = said == "sampled";
+    p->tables = p->sampled || said == "on";
+    return p->tables || said == "off";
+}
+
 struct Option {
     Setter set;
     const char *values; // for messages
@@ -93,7 +99,7 @@ const std::map<std::string, Option> &options() {
         {"denormals", {flag(&Profile::flush, "flush", "keep"), "flush or keep"}},
         {"sums", {flag(&Profile::narrow, "narrow", "wide"), "narrow or wide"}},
         {"rounding", {flag(&Profile::away, "away", "even"), "away or even"}},
-        {"tables", {flag(&Profile::tables, "on", "off"), "on or off"}},
+        {"tables", {set_tables, "on, sampled or off"}},
         {"compiles", {number(&Profile::compiles), size}},
         {"loaded", {number(&Profile::loaded), size}},
         {"compile_us", {number(&Profile::compile_us), size}},

@@ -39,6 +39,7 @@ struct Profile {
     bool narrow = false;    // the sum behind a mean or a norm is an fp16 number
     bool away = false;      // elementwise results are rounded half away from zero
     bool tables = false;    // sigmoid and its kin are looked up in 33 knots
+    bool sampled = false;   // and those of sigmoid and tanh are the halves that were measured
     // 4) budgets and delays
     int64_t compiles = 0, loaded = 0;          // per open device; 0: any number
     int64_t compile_us = 0, dispatch_us = 0;   // per operation, per evaluation
