@@ -135,3 +135,34 @@ def test_a_run_finds_its_scale_on_a_chip_and_is_left_alone_elsewhere(tmp_path):
     assert set(scales) == {2.0**-6} and rows[-1]["health/product_error"] > 0.5
     rows, scales = run(tmp_path / "exact", "", True)
     assert set(scales) == {2.0**-6} and "health/product_error" not in rows[1]
+
+
+UPDATES = 120
+
+
+def curve(out: Path, data_dir: Path, chip: str, initial: float, dynamic: bool) -> list[float]:
+    config = TrainConfig.from_preset("stories260k", steps=UPDATES, out=str(out), chip=chip)
+    data = config.data.replace(
+        source=str(data_dir / "tinystories_train_2MiB.txt"),
+        tokenizer=str(data_dir / "tok512.bin"),
+        collapse_spaces=True,
+    )
+    scale = config.loss_scale.replace(initial=initial, dynamic=dynamic)
+    config = config.replace(
+        data=data, loss_scale=scale, sample_tokens=0, eval_every=30, eval_batches=8, plan="all"
+    )
+    losses = [loss for _, loss in anefast.fit(config).val_losses]
+    print(f"{chip or 'exact':6} {initial:<8g} dynamic={dynamic}: {losses}")
+    return losses
+
+
+@pytest.mark.slow
+def test_so_small_a_scale_that_products_vanish_costs_loss_and_is_found_out(tmp_path, data_dir):
+    """From scratch; the default scale against exact is test_profile_training.py's."""
+    exact = curve(tmp_path / "exact", data_dir, "", 64.0, True)[-1]
+    starved = curve(tmp_path / "starved", data_dir, "m4", 2.0**-6, False)[-1]
+    grown = curve(tmp_path / "grown", data_dir, "m4", 2.0**-6, True)[-1]
+    assert starved > 1.08 * exact and grown < 1.04 * exact
+    rows = (tmp_path / "starved" / "metrics.jsonl").read_text().splitlines()
+    seen = [row for row in map(json.loads, rows) if "health/product_error" in row]
+    assert seen[0]["health/product_error"] > 0.9 and seen[0]["health/worst"]
