@@ -19,7 +19,7 @@ from anefast.fuse import find_plan
 from anefast.nn import Params, shapes
 from anefast.nn.adapter import Adapter, Base, adaptable
 from anefast.nn.lora import Lora, draw
-from anefast.optim import AdamW
+from anefast.optim import Optimizer
 from anefast.runtime import TrainingStep
 from anefast.tokenizer import open_tokenizer
 
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning"),
 ]
 STEPS, BATCH, SEQ, LR, SCALE = 200, 4, 64, 2e-3, 64.0
-OPTIM = OptimConfig(clip=0, weight_decay=0, accumulation=1)
+OPTIM = OptimConfig(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0, clip=0, accumulation=1)
 Batch = tuple[np.ndarray, np.ndarray]
 
 
@@ -60,7 +60,7 @@ def ours(config: ModelConfig, params: Params, adapter: Adapter, data: list[Batch
     step = TrainingStep(
         config, params, anefast.Device("host"), BATCH, SEQ, find_plan("all,recompute"), lora=lora
     )
-    optimizer, losses = AdamW(step.trained, OPTIM), []
+    optimizer, losses = Optimizer(step.trained, OPTIM), []
     for x, y in data:
         step.begin_update()
         loss, tokens = step.micro_step(x, y, SCALE)
