@@ -27,8 +27,8 @@ from anefast.data import ExampleData, TokenData, open_data
 from anefast.errors import shown
 from anefast.formats import open_source
 from anefast.nn import Trained, matching
-from anefast.nn.adapter import Base, adaptable, fingerprint
-from anefast.nn.lora import NO_PAIRS, draw
+from anefast.nn.adapter import Base, fingerprint
+from anefast.nn.lora import NO_PAIRS, draw, targets_of
 from anefast.optim import RECORDS, record_of, settled
 from anefast.run_state import Say
 from anefast.telemetry import read_config
@@ -293,18 +293,7 @@ def with_lora(
             f"[config] lora.rank {lora.rank} trains an adapter beside a model, got no model. "
             "Hint: --init names one."
         )
-    targets = adaptable(model.config)
-    if lora.layers > model.config.n_layers:
-        raise ConfigError(
-            f"[config] expected lora.layers of a model with {model.config.n_layers} layers, got "
-            f"{lora.layers}. Hint: leave it out for all of them."
-        )
-    if lora.layers:
-        first = model.config.n_layers - lora.layers
-        targets = {n: s for n, s in targets.items() if int(n.split(".")[1]) >= first}
-    if lora.targets:
-        named = matching(lora.targets, targets, "lora.targets")
-        targets = {n: s for n, s in targets.items() if n in named}
+    targets = targets_of(model.config, lora)
     path = "" if base == GIVEN else os.path.abspath(base)
     origin = Base(path, fingerprint(model.params))
     model.adapt(draw(lora.rank, lora.alpha, lora.rslora, targets, origin, config.seed))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from anefast.checks import need_choice, whole
 from anefast.chips import find_chip
 from anefast.cli import command, say
-from anefast.config import ConfigError, TrainConfig
+from anefast.config import ConfigError, LoraConfig, TrainConfig
 from anefast.errors import shown
 from anefast.fuse.choose import Candidate, Choice, choose
 from anefast.fuse.cost import Cost, Memory, modelled
@@ -23,6 +23,7 @@ from anefast.fuse.count import Counter
 from anefast.fuse.legal import HOST, MAX_COMPILES, Target, target_of
 from anefast.fuse.plan import is_auto
 from anefast.fuse.rates import assumptions
+from anefast.nn.lora import padded, targets_of
 from anefast.runtime.device import DEVICES
 
 MB = 1e6  # bytes; the headers say MB
@@ -43,6 +44,15 @@ PUBLISHED = Published("m1-pro", 109529856, 100, 169.4, 3.15, "maderix/ANE issue 
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """An adapter to weigh the plans for, beside full training."""
+
+    rank: int = 0  # Rows of each pair; 0: no LoRA, the model itself trains.
+    targets: str = ""  # Beside which matrices, such as wq,wv; empty: all of the layers.
+    layers: int = 0  # In the last so many layers only; 0: all.
+
+
+@dataclass(frozen=True)
 class PlanCommand:
     """Weigh the plans for a model on this device, or on a chip that is not here."""
 
@@ -50,10 +60,11 @@ class PlanCommand:
     chip: str = ""  # m1, m1-pro, m2, m3, m4, m4-max, m5, m6; empty: this device.
     batch: int = 0  # Sequences per micro-batch; 0: the preset's.
     seq_len: int = 0  # Tokens per sequence; 0: the preset's.
-    accumulation: int = 0  # Micro-batches per update; 0: the preset's.
+    accumulation: int = 0  # Micro-batches per update; 0: the preset's, of LoRA 1.
     plan: str = "auto"  # auto, with words that hold for every candidate: auto,async
     device: str = "auto"  # auto, host or ane, where no chip is named.
     max_compiles: int = MAX_COMPILES  # Per process.
+    lora: Pairs = field(default_factory=Pairs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,10 +90,18 @@ def report(asked: PlanCommand) -> list[str]:
         device = Device(asked.device)
         target, rates = target_of(device), calibrate(device)
     accumulation = config.optim.accumulation
-    counter = Counter(config.model, config.data.batch, config.data.seq_len)
+    shape = config.model, config.data.batch, config.data.seq_len
+    ranks = ranks_of(config)
+    counter = Counter(*shape, ranks=ranks)
     choice = choose(counter, accumulation, target, rates, asked.plan, asked.max_compiles)
+    beside = []
+    if ranks:
+        usual = asked.accumulation or TrainConfig.from_preset(asked.preset).optim.accumulation
+        full = choose(Counter(*shape), usual, target, rates, "auto", asked.max_compiles)
+        beside = compared(choice, full)
     return [
         *heading(asked.preset, config, choice, target),
+        *beside,
         "",
         *table(choice),
         "",
@@ -110,10 +129,36 @@ def settings(asked: PlanCommand) -> TrainConfig:
         from anefast.tokenizer import open_tokenizer
 
         model = model.replace(vocab_size=open_tokenizer("bytes").vocab_size)
-    optim = config.optim
-    if asked.accumulation:
-        optim = optim.replace(accumulation=asked.accumulation)
-    return config.replace(data=data, model=model, optim=optim)
+    optim, lora = config.optim, LoraConfig(**vars(asked.lora))
+    if asked.accumulation or lora.rank:
+        optim = optim.replace(accumulation=asked.accumulation or 1)
+    for name in ("targets", "layers"):
+        if getattr(lora, name) and not lora.rank:
+            raise ConfigError(
+                f"[plan] --lora.{name} is of an adapter, and --lora.rank 0 makes none. "
+                "Hint: --lora.rank 8."
+            )
+    return config.replace(data=data, model=model, optim=optim, lora=lora)
+
+
+def ranks_of(config: TrainConfig) -> dict[str, int]:
+    """Of the pairs that a config asks for, as programs have them; {} without LoRA."""
+    rank = padded(config.lora.rank)
+    return dict.fromkeys(targets_of(config.model, config.lora), rank) if rank else {}
+
+
+def compared(lora: Choice, full: Choice) -> list[str]:
+    """LoRA's winner and that of full training, a line each."""
+    lines = []
+    for name, choice in (("LoRA", lora), ("full", full)):
+        cost = cost_of(choice.winner)
+        lines.append(
+            f"{name}: {cost.count.trained_count / 1e6:.2f}M numbers trained, "
+            f"{number(1e3 * cost.per_micro_step(choice.accumulation))} ms per micro-step, "
+            f"{choice.accumulation} per update, {cost.memory.peak / MB:.0f} MB, "
+            f"{cost.count.compiles_per_update} compiles per update"
+        )
+    return lines
 
 
 def heading(name: str, config: TrainConfig, choice: Choice, target: Target) -> list[str]:

@@ -68,6 +68,7 @@ COMMANDS = {
             "plan": ["all", "auto,fast"],
             "device": ["gpu"],
             "max_compiles": ["0", "-5"],
+            "lora": ANY,  # tests/test_plan_command.py
         },
     ),
     BenchCommand: (

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from anefast import _C
-from anefast.plan import PlanCommand, main, report
+from anefast.config import ConfigError
+from anefast.plan import Pairs, PlanCommand, main, report
 
 WIDTH = 120
 
@@ -104,3 +105,32 @@ def test_requests_that_make_no_sense(flags, hint, capsys):
     told = capsys.readouterr()
     assert left.value.code == 2
     assert told.out == "" and told.err.count("\n") == 1 and hint in told.err
+
+
+@pytest.mark.parametrize("chip", ["m1-pro", "m4"])
+def test_lora_is_weighed_beside_full_training(chip):
+    told = lines(preset="stories15m", chip=chip, lora=Pairs(rank=8))
+    ms, mb = {}, {}
+    for line in told[4:]:
+        if found := re.match(r"(LoRA|full): .* ([\d.]+) ms .* (\d+) MB, (\d+) compiles per", line):
+            ms[found[1]], mb[found[1]] = float(found[2]), int(found[3])
+            assert "0.26M numbers trained" in line or found[1] == "full"
+    assert ms["LoRA"] < ms["full"] and 2 * mb["LoRA"] < mb["full"]
+    rows = [line[2:].split() for line in told if re.match(r"[ ?*] (all|layer|unfused)\b", line)]
+    assert {row[-6] for row in rows if "refused:" not in row} == {"0"}
+    assert all(len(line) <= WIDTH for line in told), max(told, key=len)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (Pairs(rank=-1), "lora.rank must lie between"),
+        (Pairs(targets="wq"), "--lora.targets is of an adapter"),
+        (Pairs(layers=2), "--lora.layers is of an adapter"),
+        (Pairs(rank=8, layers=7), "expected lora.layers of a model with 6 layers, got 7"),
+        (Pairs(rank=8, targets="wx"), "lora.targets expected patterns"),
+    ],
+)
+def test_an_adapter_that_cannot_be_is_refused(pairs, said):
+    with pytest.raises(ConfigError, match=said):
+        lines(preset="stories15m", chip="m1", lora=pairs)

@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import ir
-from anefast.nn.adapter import A, Adapter, B, Base, Pair
+from anefast.config import ConfigError, LoraConfig, ModelConfig
+from anefast.nn.adapter import A, Adapter, B, Base, Pair, adaptable
 from anefast.nn.params import Params, zeros_of
-from anefast.nn.trained import GRAD
+from anefast.nn.trained import GRAD, matching
 
 RANK_MULTIPLE = 8
 
@@ -124,6 +125,23 @@ def draw(
         a = rng.uniform(-bound, bound, (rank, columns)).astype(np.float32)
         pairs[name] = Pair(a, np.zeros((rows, rank), np.float32))
     return Adapter(rank, alpha, rslora, pairs, base)
+
+
+def targets_of(config: ModelConfig, lora: LoraConfig) -> dict[str, tuple[int, ...]]:
+    """The matrices [out, in] that get a pair, as `lora` says. ConfigError where there are none."""
+    targets = adaptable(config)
+    if lora.layers > config.n_layers:
+        raise ConfigError(
+            f"[config] expected lora.layers of a model with {config.n_layers} layers, got "
+            f"{lora.layers}. Hint: leave it out for all of them."
+        )
+    if lora.layers:
+        first = config.n_layers - lora.layers
+        targets = {n: s for n, s in targets.items() if int(n.split(".")[1]) >= first}
+    if lora.targets:
+        named = matching(lora.targets, targets, "lora.targets")
+        targets = {n: s for n, s in targets.items() if n in named}
+    return targets
 
 
 def adapted(graph: ir.Graph, ranks: Ranks) -> ir.Graph:
