@@ -281,6 +281,11 @@ def with_lora(
     ConfigError, and AdapterError where the base is not the checkpoint's.
     """
     lora, base = config.lora, config.init
+    if model.lora is not None and resumed is None:
+        raise ConfigError(
+            f"[config] expected a model to begin from, got {shown(base)}, an adapter beside one. "
+            "Hint: anefast export --merge makes a model of both; a run of an adapter is resumed."
+        )
     if not lora.rank:
         return config
     if resumed is not None:
@@ -347,13 +352,19 @@ def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
             f"[train] {name} is {shown(value)}, the run in {shown(run)} was started with "
             f"{shown(was[name])}. Hint: keep it, or start a new run with --init."
         )
-    from anefast.fuse.plan import is_async
+    from anefast.fuse.plan import is_async, multiplies
 
     before = str(was.get("plan", config.plan))  # any cut gives the same bytes, stale weights do not
     if is_async(before) != is_async(config.plan):
         raise ConfigError(
             f"[train] plan {config.plan} compiles another way than the run's {before}. "
             "Hint: keep async or sync, or start a new run with --init."
+        )
+    if config.lora.rank and multiplies(before) != multiplies(config.plan):
+        raise ConfigError(
+            f"[train] plan {config.plan} makes gradients on the {multiplies(config.plan)}, the "
+            f"run's {before} on the {multiplies(before)}, which round differently. "
+            "Hint: keep gradients=, or start a new run with --init."
         )
     names = {name.removeprefix("data."): value for name, value in source.items()}
     return config.replace(data=config.data.replace(**names))

@@ -376,17 +376,14 @@ class RunState:
 
     def _full(self, arrays: Arrays, tables: Arrays | None = None) -> Arrays:
         """`arrays` as a checkpoint has them; with a compact vocabulary, spread over `tables`."""
-        if self.model.lora is not None and tables is None:
-            return self.model.lora.plain(arrays)
         vocabulary = self.step.vocabulary
         return arrays if vocabulary is None else vocabulary.spread(arrays, tables)
 
     def _take(self, arrays: Arrays, full: Arrays) -> None:
         """The inverse of `_full`, into `arrays`."""
-        vocabulary, lora = self.step.vocabulary, self.model.lora
-        into = arrays if lora is None else lora.plain(arrays)
+        vocabulary = self.step.vocabulary
         for name, value in (full if vocabulary is None else vocabulary.rows(full)).items():
-            into[name][...] = value
+            arrays[name][...] = value
 
 
 def _first_validation(metrics: Path) -> float | None:

@@ -145,20 +145,24 @@ def test_a_merged_model_is_the_model_and_its_adapter_within_rounding(family):
     assert relative_error(beside, merged) < 5e-3 < relative_error(base, merged)
 
 
+THOUSAND = pytest.param(1000, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("spec", ["unfused", "layer,recompute", "all", "all,recompute"])
-def test_no_update_compiles_anything(spec):
-    step, x, y = step_of(CONFIG, adapter_of(CONFIG), spec)
+@pytest.mark.parametrize("updates", [5, THOUSAND])
+def test_no_update_compiles_anything(spec, updates):
+    step, x, y = step_of(CONFIG, adapter_of(CONFIG), spec, batch=1, seq=32)
     compiled = step.device.programs.counters.compiles
     assert 0 < compiled <= len(step.sequence.kernels)  # those without weights are shared
     losses = []
-    for _ in range(5):
+    for _ in range(updates):
         step.begin_update()
         losses.append(step.micro_step(x, y, SCALE)[0])
         step.end_update()
         for name, grad in step.grads.items():
             step.params[name] -= np.float32(1e-5) * grad
         step.update_weights()
-    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0] - 1
+    assert losses[:5] == sorted(losses[:5], reverse=True) and losses[-1] < losses[0] - 0.5
     assert step.device.programs.counters.compiles == compiled
     assert step.compiler.per_update == 0
     step.close()

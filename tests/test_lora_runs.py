@@ -63,19 +63,17 @@ def test_a_checkpoint_holds_the_adapter_and_not_the_base(base, whole):
     tensors = read_safetensors(folder / checkpoint.MODEL)
     assert tensors.keys() == adapter.tensors().keys()
     moments = read_safetensors(folder / checkpoint.OPTIM)
-    assert {n: s.shape for n, s in moments.items()} == {
-        f"{group}.{n}": a.shape
-        for group in ("mean", "square")
-        for n, a in adapter.tensors().items()
-    }
+    assert moments.keys() == {f"{g}.{n}" for g in ("mean", "square") for n in tensors}
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_stopped_run_resumes_to_the_byte(base, tmp_path, accumulation):
+@pytest.mark.parametrize(
+    ("accumulation", "optimizer"), [(1, "adamw"), (2, "adamw"), (1, "adafactor"), (1, "muon")]
+)
+def test_a_stopped_run_resumes_to_the_byte(base, tmp_path, accumulation, optimizer):
     def begun(steps, name):
         return fit(
             steps, ["optim.accumulation"], init=str(base), lora={"rank": 3, "alpha": 5.0},
-            out=str(tmp_path / name), optim={"accumulation": accumulation},
+            out=str(tmp_path / name), optim={"accumulation": accumulation, "name": optimizer},
         )  # fmt: skip
 
     through, part = begun(5, "through"), begun(2, "part")
@@ -84,6 +82,16 @@ def test_a_stopped_run_resumes_to_the_byte(base, tmp_path, accumulation):
     for file in (checkpoint.MODEL, checkpoint.OPTIM):
         one, two = (r.run_dir / "step_000005" / file for r in (through, again))
         assert one.read_bytes() == two.read_bytes(), file
+
+
+def test_gradients_of_another_form_are_refused(base, tmp_path):
+    run = fit(1, init=str(base), lora={"rank": 3}, out=str(tmp_path / "run")).run_dir
+    settings = merge(read_config(run), {"resume": str(run), "steps": 2, "init": ""})
+    assert anefast.fit(from_settings(merge(settings, {"plan": "all"}))).losses
+    with pytest.raises(
+        ConfigError, match="makes gradients on the cpu, the run's all on the device"
+    ):
+        anefast.fit(from_settings(merge(settings, {"plan": "all,gradients=cpu", "steps": 3})))
 
 
 def test_another_base_is_refused_by_name(base, tmp_path):
@@ -131,6 +139,12 @@ def test_what_makes_no_adapter_is_refused_in_one_line(base, tmp_path, settings, 
         settings = {**settings, "init": str(base)}
     with pytest.raises(ConfigError, match=said):
         fit(2, out=str(tmp_path / "run"), **settings)
+
+
+def test_a_run_does_not_begin_from_an_adapter(whole, tmp_path):
+    for lora in ({}, {"rank": 8}):
+        with pytest.raises(ConfigError, match=r"expected a model to begin from, got .*whole, an"):
+            fit(1, init=str(whole.run_dir), lora=lora, out=str(tmp_path / "run"))
 
 
 def test_targets_and_layers_choose_the_matrices(base, tmp_path):

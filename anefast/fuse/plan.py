@@ -154,6 +154,12 @@ def is_async(spec: str) -> bool:
     return modes[-1:] == ["async"]
 
 
+def multiplies(spec: str) -> str:
+    """Who makes an adapter's gradients, as a spec, `auto` or not, says: device or cpu."""
+    said = [w for w in spec.split(",") if w.startswith("gradients=")]
+    return said[-1].removeprefix("gradients=") if said else "device"
+
+
 def depth(word: str) -> Depth:
     """Layers per program, as a plan's spec names them."""
     named: dict[str, Depth] = {"unfused": "half", "half": "half", "layer": 1, "all": "all"}

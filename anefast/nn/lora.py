@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -54,18 +54,19 @@ class Lora:
             for end, size in ((A, a.shape[1]), (B, b.shape[0]))
         }
         lora = cls(adapter.rank, adapter.alpha, adapter.rslora, adapter.base, zeros_of(blank))
+        tensors = adapter.tensors()
         for name, view in lora.plain(lora.params).items():
-            view[...] = adapter.tensors()[name]
+            view[...] = tensors[name]
         return lora
 
     def plain(self, arrays: Mapping[str, Array]) -> Params:
-        """Views of arrays laid out as `params`, such as moments, that are laid out as the tensors
-        of an adapter."""
+        """Views of arrays that are laid out as `params`, laid out as the tensors of an adapter."""
         return {n: a[: self.rank] if n.endswith(A) else a[: self.rank].T for n, a in arrays.items()}
 
     def settings(self) -> dict[str, Any]:
-        """As `Adapter.settings`."""
-        return self.adapter().settings()
+        """As `Adapter.settings`; whatever the numbers have become."""
+        said = {"rank": self.rank, "alpha": self.alpha, "rslora": self.rslora}
+        return {**said, "base": asdict(self.base)}
 
     def adapter(self) -> Adapter:
         """The record of what `params` are now."""
