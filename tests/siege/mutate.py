@@ -30,9 +30,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.siege.changes import change
+
+if TYPE_CHECKING:
+    from anefast.config import ModelConfig
 
 RARE = -3  # the number of a case of sound files that takes the rare ways
 SECONDS = 10.0  # a case that takes longer hangs
@@ -144,6 +147,29 @@ def inspect(folder: Path, rng: random.Random) -> None:
     run(main, path)
 
 
+def adapters(folder: Path, rng: random.Random) -> None:
+    from anefast.cli import guarded
+    from anefast.formats import open_adapter
+    from anefast.inspect import main
+
+    def numbers() -> None:
+        if (source := open_adapter(folder)) is not None:
+            source.load(adapted_shape()).check(adapted_shape())
+
+    if code := guarded(numbers):
+        sys.exit(code)
+    if open_adapter(folder) is not None:
+        run(main, folder)
+
+
+def adapted_shape() -> ModelConfig:
+    from anefast.config import ModelConfig
+
+    return ModelConfig(
+        family="gpt2", dim=32, n_layers=1, n_heads=2, hidden_dim=64, vocab_size=259, max_seq_len=32
+    )
+
+
 def chats(folder: Path, rng: random.Random) -> None:
     from anefast.cli import guarded
     from anefast.tokenizer import open_tokenizer
@@ -233,6 +259,8 @@ READERS = (
     Reader("safetensors", "hf/model.safetensors", inspect),
     Reader("GPT-2 folder", "gpt2/*", inspect),
     Reader("GGUF", "gguf/model.gguf", inspect),
+    Reader("PEFT adapter", "peft/*", adapters),
+    Reader("mlx-lm adapter", "mlx/*", adapters),
     Reader("tokenizer of a model", "chat/*", chats),
     Reader("token shard", "shard/data.bin", corpus),
     Reader("text", "text/data.txt", corpus),
@@ -283,8 +311,10 @@ def make_seeds(seeds: Path) -> None:
 def models(seeds: Path) -> None:
     """Models in the formats of others, as our own writers write them."""
     from anefast.config import ModelConfig
-    from anefast.formats import save_folder, save_gguf
+    from anefast.formats import save_folder, save_gguf, save_mlx, save_peft
     from anefast.nn import init_params
+    from anefast.nn.adapter import Base, adaptable
+    from anefast.nn.lora import draw
     from anefast.tokenizer import BPETokenizer, ByteTokenizer
     from anefast.tokenizer.bpe import Marks
 
@@ -303,6 +333,10 @@ def models(seeds: Path) -> None:
     save_gguf(
         seeds / "gguf" / "model.gguf", scaled, init_params(scaled, 0), "Q8_0", ByteTokenizer()
     )
+    shape = adapted_shape()
+    adapter = draw(4, 8.0, False, adaptable(shape), Base("a/model", "ab" * 32), seed=0)
+    save_peft(seeds / "peft", adapter, shape)
+    save_mlx(seeds / "mlx", adapter, shape, "F16")
     trained = BPETokenizer.train(["Once upon a time the cat sat. " * 20], 280)
     template = (
         "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] | trim }}</s>{% endfor %}"
