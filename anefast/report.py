@@ -18,6 +18,7 @@ from anefast.cli import command, say
 from anefast.errors import BadInput, visible
 from anefast.files import make_folder, write_atomic
 from anefast.telemetry import breakdown
+from anefast.telemetry.compare import ranked
 from anefast.telemetry.figures import png
 from anefast.telemetry.history import History, read_history
 from anefast.telemetry.page import page
@@ -42,7 +43,7 @@ def report(config: ReportConfig) -> None:
         raise BadInput(
             "[report] --text prints and writes nothing, but --out was named. Hint: leave one out."
         )
-    runs = [read_history(Path(name)) for name in config.runs]
+    runs = ranked([read_history(Path(name)) for name in config.runs])
     for note in (note for run in runs for note in run.notes):
         print(visible(note), file=sys.stderr)
     if config.text:

@@ -34,8 +34,8 @@ class FitResult:
     def plot(self, panel: str = "loss") -> Any:
         """A matplotlib figure of the run (extra `plot`); a notebook shows it.
 
-        panel: loss, lr, norm, speed, time or parts. ValueError for another one; ImportError with a
-        hint where matplotlib is missing.
+        panel: loss, loss-tokens, loss-time, lr, norm, speed, time or parts. ValueError for
+        another one; ImportError with a hint where matplotlib is missing.
         """
         if panel not in figures.PANELS:
             raise BadInput(

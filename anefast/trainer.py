@@ -95,6 +95,7 @@ class Trainer(RunState):
             label=device.label,
             surfaces=surfaces,
             restarts=restarts(),
+            floor=self.data.floor,
         )
         steps = read_config(self.run.path).get("steps", 0) if resumed is not None else 0
         if resumed is not None and not (self.run.path / ENVIRONMENT).exists():

@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
 from anefast import _C
 from anefast.report import main
+from anefast.telemetry import compare
 from anefast.telemetry.history import read_history
 from anefast.telemetry.page import page
 from anefast.train import fit
@@ -27,7 +29,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: pl
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-PANELS = ["loss", "lr", "norm", "speed", "time", "parts"]
+PANELS = ["loss", "loss-tokens", "loss-time", "lr", "norm", "speed", "time", "parts"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def report(*arguments):
 class Reader(HTMLParser):
     """Tags with their attributes, and text; a tag that is never closed is an error."""
 
-    VOID = ("meta", "link", "img", "br")
+    VOID = ("meta", "link", "img", "br", "input")
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -92,7 +94,16 @@ def test_a_page_holds_everything_and_asks_for_nothing(runs, capfd):
     assert not {"script", "iframe", "object"} & {tag for tag, _ in told.tags}
     links = [a.get("href") or a.get("src", "") for _, a in told.tags]
     assert all(link.startswith("data:") or not link for link in links)
-    words = ["finished", "20 of 20", "table in NumPy", "emulated", "in all", "Samples", "." * 31]
+    words = [
+        "finished",
+        "20 of 20",
+        "table in NumPy",
+        "emulated",
+        "in all",
+        "a sample",
+        "." * 31,
+        "floor",
+    ]
     words += ["means of 60 micro-steps, emulated", *(str(c.__doc__) for c in _C.Component)]
     for word in words:
         assert word in told.text, word
@@ -176,6 +187,64 @@ def test_a_report_follows_the_numbers(runs):
     mean = sum(row["spans_ms"]["forward/data"] for row in times) / 60
     assert history.spent()["forward/data"] == pytest.approx(mean)
     assert history.phases()["forward"].steps == losses.steps
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """A bad run, and three of a better learning rate with a seed each."""
+    folder = tmp_path_factory.mktemp("seeds")
+    for name, seed, lr in (("a", 0, 0.2), ("b", 1, 0.2), ("c", 2, 0.2), ("slow", 0, 0.01)):
+        config = settings(folder / name, data={"seed": seed}, optim={"lr": lr})
+        fit(config, model=BigramModel(), device=DEVICE)
+    return [read_history(folder / name) for name in ("slow", "a", "b", "c")]
+
+
+def test_runs_are_ranked_and_seeds_are_one_group(seeds):
+    order = compare.ranked(seeds)
+    best = [min(run.series("val/loss").values) for run in order]
+    assert best == sorted(best) and order[-1].name == "slow"
+    together = compare.groups(order)
+    assert [len(group) for group in together] == [3, 1]
+    assert compare.named(together[0]) == f"{order[0].name} (3 seeds)"
+    told = Reader(page(order)).text
+    assert "best first" in told and "mean of 3 seeds" in told
+    unit = compare.unit_of(order)
+    mean = sum(map(unit.best, together[0])) / 3
+    assert f"{mean:.4f}" in told
+
+
+def test_a_band_is_the_mean_and_the_bounds():
+    one, two = compare.Series([0, 2, 4], [1.0, 3.0, 5.0]), compare.Series([2, 4, 6], [5.0, 7, 9])
+    assert compare.band([one, two]) == ([2, 4], [4.0, 6.0], [3.0, 5.0], [5.0, 7.0])
+
+
+def test_losses_are_drawn_by_tokens_and_by_time(seeds):
+    run = seeds[0]
+    val, tokens = run.series("val/loss"), run.series("tokens")
+    assert val.steps == [0, 5, 10, 15, 20]
+    at = dict(zip(tokens.steps, tokens.values, strict=True))
+    assert compare.along(run, val, "tokens").steps == [at[step] for step in val.steps]
+    minutes = compare.along(run, val, "time")
+    assert minutes.values == val.values and minutes.steps[0] == 0
+    assert minutes.steps[-1] == pytest.approx(sum(run.series("ms").values) / 60e3)
+
+
+def test_the_first_validation_does_not_set_the_scale():
+    series = {
+        "val/loss": compare.Series([0, 50, 100], [9.0, 2.0, 1.0]),
+        "train/loss": compare.Series([1, 4, 5, 100], [8.0, 6.0, 3.0, 1.5]),
+    }
+    run = SimpleNamespace(step=100, series=series.get)
+    assert compare.ceiling([run], compare.PER_TOKEN) == 3.0
+
+
+def test_the_floor_is_kept_and_shown_in_the_unit_of_the_losses(runs):
+    history = read_history(runs[0])
+    assert history.floor is not None and 0.1 < history.floor < 0.3
+    assert compare.PER_TOKEN.floor(history) == history.floor
+    unit = compare.unit_of([history])
+    told = Reader(page([history])).text
+    assert f"{unit.floor(history):.4f}floor of the data" in told
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")

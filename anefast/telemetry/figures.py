@@ -11,12 +11,22 @@ import base64
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from anefast.errors import shown
+from anefast.telemetry.compare import (
+    AXES,
+    along,
+    band,
+    ceiling,
+    groups,
+    named,
+    unit_of,
+)
 from anefast.telemetry.history import History, Series, phase_of
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -35,20 +45,48 @@ MOST_BARS = 14
 Draw = Callable[[Any, Sequence[History]], None]
 
 
-def draw_loss(ax: Any, runs: Sequence[History]) -> None:
-    for run, colour in zip(runs, colours(runs), strict=True):
-        train, val = run.series("train/loss"), run.series("val/loss")
-        several = len(runs) > 1
-        smooth_line(ax, train, colour, plain(run.name) if several else "training", not several)
+def draw_loss(ax: Any, runs: Sequence[History], axis: str = "update") -> None:
+    """Training as a line, validation as circles; of several seeds the mean, and a band."""
+    unit, several = unit_of(runs), len(runs) > 1
+    for group, colour in coloured(runs):
+        train = [s for s in (smoothed(along(r, unit.train(r), axis)) for r in group) if s]
+        val = [s for s in (along(r, unit.val(r), axis) for r in group) if s]
+        name = plain(named(group)) if several else "training"
+        if train and len(group) > 1:
+            x, mean, low, high = band(train)
+            ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+            ax.plot(x, mean, color=colour, lw=1.8, label=name)
+        elif train:
+            smooth_line(ax, along(group[0], unit.train(group[0]), axis), colour, name, not several)
         if val:
+            x, mean, low, high = band(val)
+            if len(val) > 1:
+                ax.vlines(x, low, high, color=colour, lw=1)
             ax.plot(
-                val.steps, val.values, "o-" if len(val.steps) < 60 else "-", ms=4, lw=1.2,
+                x, mean, "o-" if len(x) < 60 else "-", ms=4, lw=1.2,
                 color=colour if several else "#c23b4a", mfc="white",
                 label=None if several else "validation",
             )  # fmt: skip
-    finish(ax, "Loss", "nats per token", legend=True)
-    if len(runs) > 1:
-        ax.set_title("lines: training (smoothed), circles: validation", **SMALL)
+    floors = {unit.floor(run) for run in runs} - {None}
+    if len(floors) == 1:
+        ax.axhline(floors.pop(), color=FAINT, lw=1, ls="--", label="floor")
+    finish(ax, "Loss", unit.words, legend=True)
+    ax.set_xlabel(AXES[axis] + (labels(runs) if axis == "time" else ""), color=FAINT, fontsize=9)
+    told = ["lines: training, circles: validation"] if several else []
+    top = ceiling(runs, unit)
+    first = max((unit.val(run).values[0] for run in runs if unit.val(run)), default=0.0)
+    if first > 1.3 * top:
+        ax.set_ylim(top=1.06 * top)
+        told.append(f"begins at {first:.2f}, above the plot")
+    ax.set_title("; ".join(told), **SMALL)
+
+
+def draw_loss_by_tokens(ax: Any, runs: Sequence[History]) -> None:
+    draw_loss(ax, runs, "tokens")
+
+
+def draw_loss_by_time(ax: Any, runs: Sequence[History]) -> None:
+    draw_loss(ax, runs, "time")
 
 
 def draw_rate(ax: Any, runs: Sequence[History]) -> None:
@@ -137,6 +175,8 @@ def draw_parts(ax: Any, runs: Sequence[History]) -> None:
 
 PANELS: dict[str, tuple[Draw, tuple[float, float]]] = {  # name: drawing, inches
     "loss": (draw_loss, (10.4, 4.0)),
+    "loss-tokens": (draw_loss_by_tokens, (10.4, 4.0)),
+    "loss-time": (draw_loss_by_time, (10.4, 4.0)),
     "lr": (draw_rate, (5.1, 2.7)),
     "norm": (draw_norm, (5.1, 2.7)),
     "speed": (draw_speed, (5.1, 2.7)),
@@ -227,17 +267,26 @@ def smooth_line(
     """A mean over some neighbours, the raw values faint beneath."""
     if not s:
         return
-    if len(s.steps) > MOST_SMOOTHED:
-        s = thin(s, MOST_SMOOTHED)
-    width = max(1, len(s.values) // 60)
-    values = np.array(s.values)
-    padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
-    smooth = np.convolve(padded, np.ones(width) / width, "valid")
-    if raw and width > 1:
+    if raw and smoothing(s) > 1:
         r = thin(s)
         ax.plot(r.steps, r.values, color=colour, lw=0.8, alpha=0.25)
-    t = thin(Series(s.steps, smooth.tolist()))
+    t = smoothed(s)
     ax.plot(t.steps, t.values, color=colour, lw=1.8, label=label)
+
+
+def smoothing(s: Series) -> int:
+    """How many neighbours a mean is over."""
+    return max(1, min(len(s.values), MOST_SMOOTHED) // 60)
+
+
+def smoothed(s: Series) -> Series:
+    """Means over some neighbours, at most MOST_POINTS of them."""
+    if not s:
+        return s
+    s = thin(s, MOST_SMOOTHED)
+    width = smoothing(s)
+    padded = np.pad(np.array(s.values), (width // 2, width - 1 - width // 2), mode="edge")
+    return thin(Series(s.steps, np.convolve(padded, np.ones(width) / width, "valid").tolist()))
 
 
 def thin(s: Series, most: int = MOST_POINTS) -> Series:
@@ -258,8 +307,15 @@ def binned(
     return means[0], means[1:]
 
 
+def coloured(runs: Sequence[History]) -> list[tuple[list[History], str]]:
+    """The groups of runs that differ in their seed alone, with a colour each."""
+    return list(zip(groups(runs), cycle(RUNS), strict=False))
+
+
 def colours(runs: Sequence[History]) -> list[str]:
-    return [RUNS[i % len(RUNS)] for i in range(len(runs))]
+    """The colour of each run."""
+    found = {id(run): colour for group, colour in coloured(runs) for run in group}
+    return [found[id(run)] for run in runs]
 
 
 def labels(runs: Sequence[History]) -> str:

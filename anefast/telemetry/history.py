@@ -33,7 +33,10 @@ LONGEST_ROW = 1 << 16  # bytes
 MOST_NAMES = 200  # of spans in a run: phases times components
 MOST_STEPS = 10**12
 
-METRIC_NAMES = ("train/loss", "val/loss", "lr", "grad_norm", "tokens")
+METRIC_NAMES = (
+    "train/loss", "train/bits_per_byte", "val/loss", "val/bits_per_byte", "lr", "grad_norm",
+    "tokens",
+)  # fmt: skip
 TIMING_NAMES = ("ms", "tok_per_s")
 METRIC_ROW = record(
     {"step": whole(0, MOST_STEPS)},
@@ -146,6 +149,11 @@ class History:
     def series(self, name: str) -> Series:
         """Of metrics.jsonl or timings.jsonl, whichever has it."""
         return self.timings[name] if name in self.timings else self.metrics[name]
+
+    @property
+    def floor(self) -> float | None:
+        """Nats per token that no model beats on average, where the data's source tells it."""
+        return self.sessions[-1].get("floor") if self.sessions else None
 
     @property
     def overflows(self) -> list[int]:

@@ -7,18 +7,21 @@ is drawn figures.py's; here is the text around it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from anefast import _C
 from anefast.errors import shown, visible
 from anefast.telemetry import breakdown
-from anefast.telemetry.figures import PANELS, colours, svg
+from anefast.telemetry.compare import groups, named, unit_of
+from anefast.telemetry.figures import PANELS, coloured, svg
 from anefast.telemetry.history import History
 
 ALTERNATIVES = {
     "loss": "training and validation loss over the updates",
+    "loss-tokens": "training and validation loss over the tokens",
+    "loss-time": "training and validation loss over the time of training",
     "lr": "learning rate over the updates",
     "norm": "gradient norm over the updates",
     "speed": "tokens per second over the updates",
@@ -31,39 +34,72 @@ def page(runs: Sequence[History]) -> str:
     """A whole document."""
     title = f"anefast: {', '.join(run.name for run in runs)}"
     said = "Training report" if len(runs) == 1 else f"{len(runs)} runs compared"
-    body = [f"<h1>{said}</h1>", "".join(summary(r) for r in runs), legend(runs)]
-    images = "".join(
-        f'<img class="{name}" src="{svg(name, runs)}" alt="{ALTERNATIVES[name]}">'
+    several = len(runs) > 1
+    images = {
+        name: f'<img class="{name}" src="{svg(name, runs)}" alt="{ALTERNATIVES[name]}">'
         for name in PANELS
-    )
-    body.append(f'<section class="plots">{images}</section>')
-    if len(runs) > 1:
+    }
+    losses = tabs({axis: images.pop(name) for axis, name in LOSSES.items()})
+    wide = f'<div class="scroll">{images.pop("parts")}</div>'
+    plots = f'<section class="plots">{losses}{"".join(images.values())}{wide}</section>'
+    cards = [summary(run, alone=not several) for run in runs]
+    first = [ranking(runs), legend(runs), plots, *cards] if several else [*cards, plots]
+    body = [f"<h1>{said}</h1>", *first]
+    if several:
         body.append(differences(runs))
     for run in runs:
-        body.append(times(run, named=len(runs) > 1))
+        body.append(times(run, named=several))
     body.append(glossary())
-    body.append(samples(runs))
     return TEMPLATE.replace("{title}", escape(title)).replace(
         "{body}", "\n".join(filter(None, body))
     )
 
 
-def summary(run: History) -> str:
-    """Name, state and the numbers people ask for first."""
-    rate, train = run.series("tok_per_s"), run.series("train/loss")
-    val = run.series("val/loss")
-    best = min(val.values, default=math.nan)
-    recent = rate.values[-100:]
+LOSSES = {"by update": "loss", "by tokens": "loss-tokens", "by time": "loss-time"}
+
+
+def tabs(pictures: Mapping[str, str]) -> str:
+    """One of several pictures at a time, chosen without a script."""
+    buttons = "".join(
+        f'<input type="radio" name="axis" id="axis{i}"{" checked" * (i == 0)}>'
+        f'<label for="axis{i}">{escape(name)}</label>'
+        for i, name in enumerate(pictures)
+    )
+    return f'<div class="tabs">{buttons}{"".join(pictures.values())}</div>'
+
+
+def ranking(runs: Sequence[History]) -> str:
+    """The runs as a table, in their order: the best first."""
+    unit = unit_of(runs)
+    rows = []
+    for group in groups(runs):
+        spread = [unit.best(run) for run in group]
+        for run in group:
+            val = unit.val(run)
+            best = min(zip(val.values, val.steps, strict=True), default=(math.nan, "-"))
+            tokens = f"{int(run.series('tokens').last):,}" if run.series("tokens") else "0"
+            rows.append([run.name, number(best[0]), str(best[1]), tokens, run.state])
+        if len(group) > 1 and all(map(math.isfinite, spread)):
+            mean, least, most = sum(spread) / len(spread), min(spread), max(spread)
+            told = f"{mean:.4f} ({least:.4f} to {most:.4f})"
+            rows.append([f"mean of {len(group)} seeds", told, "", "", ""])
+    head = ["best first", f"validation, {unit.words}", "at update", "tokens", "state"]
+    return table(head, rows)
+
+
+def summary(run: History, alone: bool) -> str:
+    """Name, state and the numbers people ask for first; a sample of what it writes."""
+    rate, unit = run.series("tok_per_s"), unit_of([run])
+    recent, floor = rate.values[-100:], unit.floor(run)
     cards = [
+        (f"{unit.words}, best", number(unit.best(run))),
+        ("floor of the data", number(floor))
+        if floor is not None
+        else ("training, last update", number(unit.train(run).last)),
+        ("nats per token", number(run.series("val/loss").last)),
         ("updates", f"{run.step:,} of {run.steps:,}"),
-        ("training loss", number(train.last)),
-        ("validation loss", number(val.last)),
-        ("best validation", number(best)),
         ("tokens", f"{int(run.series('tokens').last):,}" if run.series("tokens") else "0"),
-        (
-            f"tokens/s, {run.label or 'unlabelled'}",
-            f"{sum(recent) / len(recent):,.0f}" if recent else "-",
-        ),
+        ("tokens/s", f"{sum(recent) / len(recent):,.0f}" if recent else "-"),
     ]
     boxes = "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in cards)
     s = run.settings
@@ -79,7 +115,7 @@ def summary(run: History) -> str:
         f'<section class="run"><h2>{escape(run.name)} <em class="{run.state}">{run.state}</em></h2>'
         f"<p>{escape(facts)}<br>{escape(run.device)}"
         f"{escape(f'; times are {run.label}') if run.label else ''}</p>"
-        f'<div class="cards">{boxes}</div>{notes(run)}</section>'
+        f'<div class="cards">{boxes}</div>{notes(run)}{sample(run, alone)}</section>'
     )
 
 
@@ -89,12 +125,10 @@ def notes(run: History) -> str:
 
 
 def legend(runs: Sequence[History]) -> str:
-    """Which colour is which run."""
-    if len(runs) == 1:
-        return ""
+    """Which colour is which run, or which runs of several seeds."""
     items = "".join(
-        f'<span><i style="background:{c}"></i>{escape(r.name)}</span>'
-        for r, c in zip(runs, colours(runs), strict=True)
+        f'<span><i style="background:{colour}"></i>{escape(named(group))}</span>'
+        for group, colour in coloured(runs)
     )
     return f'<p class="legend">{items}</p>'
 
@@ -133,16 +167,15 @@ def glossary() -> str:
     return f"<details><summary>What the components are</summary>{table(['', ''], rows)}</details>"
 
 
-def samples(runs: Iterable[History]) -> str:
-    told = [run for run in runs if run.sample]
-    if not told:
+def sample(run: History, alone: bool) -> str:
+    """What the run wrote at its end; folded where there are other runs."""
+    if not run.sample:
         return ""
-    parts = [
-        f"<figure><figcaption>{escape(run.name)}, update {run.step:,}</figcaption>"
-        f"<blockquote>{escape(run.sample)}</blockquote></figure>"
-        for run in told
-    ]
-    return "<h2>Samples</h2>" + "".join(parts)
+    title = f"a sample, update {run.step:,}"
+    text = f"<blockquote>{escape(run.sample)}</blockquote>"
+    if alone:
+        return f"<figure><figcaption>{title}</figcaption>{text}</figure>"
+    return f"<details><summary>{title}</summary>{text}</details>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -181,13 +214,22 @@ em.interrupted { background: #fdeacc; color: #8a5a10 }
 section.run, section.plots, figure, pre, .wide { background: #fff; border: 1px solid #e4e7eb;
      border-radius: 10px; padding: 18px 20px; margin: 0 0 16px; overflow-x: auto }
 section.run p { color: #616e7c; margin: 0 0 14px }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px }
-.cards div { background: #f5f7fa; border-radius: 8px; padding: 10px 12px }
-.cards b { display: block; font-size: 18px; font-variant-numeric: tabular-nums }
-.cards span { color: #616e7c; font-size: 12.5px }
+.cards { display: grid; grid-template-columns: repeat(6, 1fr); gap: 12px }
+.cards div { background: #f5f7fa; border-radius: 8px; padding: 10px 12px; min-width: 0 }
+.cards b { display: block; font-size: 18px; font-variant-numeric: tabular-nums; white-space: nowrap;
+     overflow: hidden; text-overflow: ellipsis }
+.cards span { color: #616e7c; font-size: 12.5px; display: block; line-height: 1.3;
+     white-space: nowrap; overflow: hidden; text-overflow: ellipsis }
+.tabs { grid-column: 1 / -1 } .tabs input { position: absolute; opacity: 0 }
+.tabs label { cursor: pointer; padding: 3px 12px; border-radius: 8px; color: #52606d }
+.tabs input:checked + label { background: #e4e7eb; color: #1f2933; font-weight: 600 }
+.tabs input:focus-visible + label { outline: 2px solid #2f6db5 }
+.tabs img { display: none; margin-top: 8px }
+#axis0:checked ~ img.loss, #axis1:checked ~ img.loss-tokens,
+#axis2:checked ~ img.loss-time { display: block }
 .plots { display: grid; grid-template-columns: 1fr 1fr; gap: 14px }
-.plots img { width: 100%; height: auto; display: block }
-.plots img.loss, .plots img.parts { grid-column: 1 / -1 }
+.plots img { width: 100%; height: auto }
+.plots .scroll { grid-column: 1 / -1 }
 .legend span { margin-right: 18px } .legend i { display: inline-block; width: 12px; height: 12px;
      border-radius: 3px; margin-right: 6px; vertical-align: -1px }
 pre { font: 12.5px/1.45 ui-monospace, monospace }
@@ -196,7 +238,13 @@ details { margin: 0 0 16px } summary { cursor: pointer; margin-bottom: 8px }
 th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid #e4e7eb }
 figcaption { color: #616e7c; font-size: 13px; margin-bottom: 6px }
 blockquote { margin: 0; white-space: pre-wrap; font-family: Georgia, serif }
-@media (max-width: 700px) { .plots { grid-template-columns: 1fr } }
+figure { margin-top: 16px; background: #fbfcfd } section.run details { margin: 14px 0 0 }
+@media (max-width: 980px) { .cards { grid-template-columns: repeat(3, 1fr) } }
+@media (max-width: 560px) { main { padding: 16px 10px 40px } .cards, .plots { gap: 8px }
+     .cards { grid-template-columns: 1fr 1fr } section.run, section.plots { padding: 12px }
+     .tabs, .scroll { overflow-x: auto } .tabs img, .plots .scroll img { width: 680px }
+     th, td { padding-right: 10px } }
+@media (max-width: 700px) { .plots { grid-template-columns: minmax(0, 1fr) } }
 </style>
 </head>
 <body><main>

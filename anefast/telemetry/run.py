@@ -36,7 +36,7 @@ from anefast.files import (
     write_json,
 )
 from anefast.parsing import checksum, parse_toml
-from anefast.schema import line, record, several
+from anefast.schema import line, maybe, number, record, several
 from anefast.telemetry.background import Background
 from anefast.telemetry.mend import kept_rows
 from anefast.telemetry.rows import METRICS, TIMINGS, Mark, Row, RowFiles, RunError
@@ -46,7 +46,7 @@ LOCK, CONFIG, ENVIRONMENT = "run.lock", "config.toml", "env.json"
 SEAL = "# sha256 of these settings: "  # the last line of config.toml
 MOST_SESSIONS = 200  # in env.json: the first one and the newest
 
-_SESSION = record({}, {"label": line(80), "device": line()})
+_SESSION = record({}, {"label": line(80), "device": line(), "floor": maybe(number(0))})
 
 
 class RunFolder:
