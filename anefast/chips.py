@@ -13,7 +13,9 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from anefast.files import read_json
 
 GUIDE = "sbryngelson/ane-guide"
 SEED = "maderix/ANE issue 24 (M1 Pro, macOS 26.2)"
@@ -293,11 +295,18 @@ def find_chip(name: str) -> Chip:
 
 
 def find_profile(spec: str) -> Profile:
-    """The profile of a chip's name, perhaps with switches: `m1-pro` or `m1-pro,inputs=one`.
+    """The profile of a chip's name, perhaps with switches: `m1-pro` or `m1-pro,inputs=one`. In
+    place of a name, doctor's file on a chip: `doctor.json` is the chip that it describes, with
+    what its sums were seen to do.
 
     ValueError with a suggestion where chip or switch is unknown; values are checked by the device.
+    FileError where the file cannot be read or is not doctor's.
     """
     name, *words = spec.split(",")
+    if name.endswith(".json"):
+        name, seen = _of_doctor(name)
+        words = [*seen, *words]
+        spec = ",".join([name, *words])
     chip, switched = find_chip(name), {}
     for word in words:
         key, _, value = word.partition("=")
@@ -309,6 +318,19 @@ def find_profile(spec: str) -> Profile:
             raise ValueError(f"[chip] expected {key}=VALUE without spaces, got {word!r}.")
         switched[key] = value
     return Profile(chip, spec, switched)
+
+
+def _of_doctor(path: str) -> tuple[str, tuple[str, ...]]:
+    """The chip that a file of `anefast.doctor` is of, and its switches as far as they were seen."""
+    found = read_json(path, where="chip")
+    try:
+        asked, device = found["asked"]["chip"], found["device"]["description"]
+        (seen,) = [f["numbers"] for r in found["results"] if "numbers" in (f := r["facts"])]
+        return asked.partition(",")[0] or chip_of(device).name, tuple(seen)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"[chip] expected a file that anefast.doctor --probe wrote, got {path}."
+        ) from error
 
 
 def chip_of(description: str) -> Chip:

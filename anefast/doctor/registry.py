@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anefast.doctor import checks, ops, ports, probes
+from anefast.doctor import checks, ops, ports, probes, sums
 from anefast.doctor.result import Check, Result
 from anefast.runtime.learned import Learned
 
@@ -16,7 +16,7 @@ def usual() -> list[Check]:
 
 def probing() -> list[Check]:
     """What --probe adds: minutes on a device, the published measurements made again."""
-    return [*probes.checks(), *ports.probes()]
+    return [*probes.checks(), *ports.probes(), *sums.checks()]
 
 
 def everything() -> list[Check]:
