@@ -87,7 +87,6 @@ UNITS = {
         + ["csrc/host/chain_[!k]*.cpp"],
     ),
 }
-LEVELS = {"anefast/optim/_fused.c": "-O1"}  # a reference, read by tests
 
 
 def sources() -> list[str]:
@@ -106,7 +105,7 @@ def united(sources: list[str], folder: Path) -> dict[str, str]:
 
     The files of a unit are replaced by one that includes them, which is written to `folder`.
     """
-    found = {source: LEVELS.get(source, "") for source in sources}
+    found = dict.fromkeys(sources, "")
     for name, (level, patterns) in UNITS.items():
         files = [s for s in sources if any(fnmatch(s, pattern) for pattern in patterns)]
         if not files:

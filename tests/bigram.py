@@ -55,9 +55,6 @@ class BigramStep:
         self.health = BigramHealth(self)
         self._waiting = []
 
-    def starved(self):
-        return False
-
     def _losses(self, x, y):
         logits = self.params["tok_embeddings"][x.reshape(-1)] * self.params["norm"]
         logits = logits - logits.max(-1, keepdims=True)
