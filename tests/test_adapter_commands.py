@@ -183,6 +183,11 @@ def test_a_run_is_exported_merged_and_alone(
     assert "rank 4, scale 2, beside 14 matrices of" in capsys.readouterr().out
 
 
+def test_an_adapter_is_no_model(base: str, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"got an adapter beside one. Hint: name {base}, and"):
+        anefast.Model.load(named)
+
+
 def test_inspect_says_what_an_adapter_is(named: str, capsys: pytest.CaptureFixture[str]) -> None:
     inspect(InspectConfig(named))
     said = capsys.readouterr().out

@@ -47,7 +47,15 @@ def open_source(path: Path) -> ModelSource | None:
     """
     path = local(path)
     if path.is_dir():
-        return open_folder(path) if is_folder(path) else None
+        if is_folder(path):
+            return open_folder(path)
+        if (adapter := open_adapter(path)) is not None:
+            of = shown(adapter.base.path) or "the model it was trained on"
+            raise AdapterFileError(
+                f"[model] expected a model in {shown(path)}, got an adapter beside one. "
+                f"Hint: name {of}, and this with --adapter."
+            )
+        return None
     if not path.is_file():
         return None
     with files.open_regular(path, where="model") as file:
