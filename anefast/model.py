@@ -34,6 +34,7 @@ from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
 from anefast.errors import BadInput, shown
 from anefast.formats import open_source
 from anefast.fuse import find_plan
+from anefast.fuse.plan import is_auto
 from anefast.nn import Params, Trained, Vocabulary, init_params
 from anefast.nn.adapter import Adapter, fingerprint
 from anefast.nn.lora import NO_PAIRS, Lora
@@ -212,9 +213,15 @@ class Model:
         )  # fmt: skip
         return step
 
-    def inference(self, device: Device | None = None, plan: str = "unfused") -> Inference:
-        """Forward programs for next-token logits, compiled as lengths are met."""
-        return Inference(self.config, self.params, opened(device), find_plan(plan), self.lora)
+    def inference(self, device: Device | None = None, plan: str = "auto") -> Inference:
+        """Forward programs for next-token logits, compiled as lengths are met.
+
+        plan: `auto` is `all` where a device computes only what is read, which takes one program.
+        """
+        on = opened(device)
+        if is_auto(plan):
+            plan = "all" if on.takes_parts else "unfused"
+        return Inference(self.config, self.params, on, find_plan(plan), self.lora)
 
     def choices(self) -> Vocabulary | None:
         """The ids that it may generate, None for all: those its tokenizer has, and was trained on.

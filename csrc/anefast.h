@@ -111,6 +111,17 @@ typedef struct {
      * caller names the largest surface that stands on one side of a program with this one. NULL where
      * the device does not mind surfaces of unequal size. */
     anefast_status (*surface_room)(anefast_surface *surface, size_t bytes, anefast_error *error);
+
+    /* Whether an evaluation of a part costs less than one of the whole. NULL: it does not. */
+    int (*takes_parts)(const anefast_device *device);
+    /* `evaluate` of the beginnings of its inputs: extents has, for each axis of each port of inputs(), how
+     * much of it counts. Of the outputs what follows from those is written, to the byte what `evaluate`
+     * would write there; the rest may or may not be. The caller promises that it does not depend on what
+     * is left out, but for sums in which a mask makes that 0. NULL where takes_parts is. */
+    anefast_status (*evaluate_part)(anefast_program *program, const int64_t *extents,
+                                    anefast_surface *const *inputs, size_t n_inputs,
+                                    anefast_surface *const *outputs, size_t n_outputs,
+                                    anefast_error *error);
 } anefast_executor;
 
 const anefast_executor *anefast_host_executor(void);

@@ -168,4 +168,5 @@ PYBIND11_MODULE(_C, m) {
     init_queue(m);
     init_spans(m);
     init_probe(m);
+    init_generate(m);
 }

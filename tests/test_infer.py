@@ -16,6 +16,7 @@ SHAPES = {
     "plain": {"n_heads": 4},
     "grouped heads": {"n_heads": 4, "n_kv_heads": 2, "tied": False, "residual_scale": 0.7},
 }
+PLANS = ["all", "unfused", "all,weights=params", "2,ports=packed"]  # parts, and chunks of 32
 LENGTHS = [1, 2, 31, 32, 33, 64, 65, 97, 40, 5, 96, 97, 129, 130, 40, 129]  # forth and back
 
 
@@ -38,7 +39,7 @@ def whole_prefix(model, device, tokens):
     return out[0]
 
 
-@pytest.mark.parametrize("plan", ["unfused", "all,weights=params", "2,ports=packed"])
+@pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_logits_are_those_of_the_whole_prefix(shape, plan):
     model, device = model_of(**shape), Device("host")
@@ -52,20 +53,56 @@ def test_logits_are_those_of_the_whole_prefix(shape, plan):
     inference.close()
 
 
-def test_a_token_costs_one_evaluation_of_a_chunk(monkeypatch):
-    model, runs = model_of(n_heads=4), []
-    inference = model.inference(Device("host"), "all")
-    evaluate = anefast.runtime.Sequence.run
-    monkeypatch.setattr(
-        anefast.runtime.Sequence, "run", lambda self, which: (runs.append(1), evaluate(self, which))
-    )
+@pytest.mark.parametrize("plan", PLANS)
+def test_logits_of_several_positions_are_those_of_each(plan):
+    model, device = model_of(n_heads=4), Device("host")
+    tokens = [int(t) for t in np.random.default_rng(3).integers(0, 61, 120)]
+    inference, single = model.inference(device, plan), model.inference(device, plan)
+    for n, count in [(20, 9), (20, 3), (57, 1), (60, 3), (58, 2), (120, 17), (100, 32), (120, 1)]:
+        got = inference.last_logits(tokens[:n], count)
+        for i in range(count):
+            want = single.logits(tokens[: n - count + 1 + i])
+            assert got[i].tobytes() == want.tobytes(), (n, count, i)
+    inference.close()
+    single.close()
+
+
+@pytest.mark.parametrize("plan, prompt", [("all", 1), ("unfused", 2)])
+def test_a_token_costs_one_evaluation_of_a_chunk(plan, prompt):
+    model = model_of(n_heads=4)
+    inference = model.inference(Device("host"), plan)
     tokens = [i % 61 for i in range(100)]
     inference.logits(tokens[:50])
-    assert len(runs) == 2  # the prompt's chunks
+    assert inference.evaluations == prompt
     for n in range(51, 101):
         inference.logits(tokens[:n])
-    assert len(runs) == 2 + 50
+    assert inference.evaluations == prompt + 50
+    inference.logits(tokens)  # nothing new
+    assert inference.evaluations == prompt + 50
     inference.close()
+
+
+def test_parts_are_what_is_computed(monkeypatch):
+    """The host is told of the columns that are there, and of no others: not all, not too few."""
+    model, told = model_of(n_heads=4), []
+    inference = model.inference(Device("host"), "all")
+    run = anefast.runtime.Sequence.run
+    monkeypatch.setattr(
+        anefast.runtime.Sequence,
+        "run",
+        lambda self, which, extents=(): (told.append(list(extents)), run(self, which, extents)),
+    )
+    inference.logits([1] * 40)
+    inference.logits([1] * 41)
+    names = [name for name, _ in inference._bucket._ports]
+    x, past = names.index("x"), names.index("past_mask")
+    shapes = [[parts[4 * i : 4 * i + 4] for i in (x, past)] for parts in told]
+    assert shapes == [[[1, 32, 1, 40], [1, 1, 40, 32]], [[1, 32, 1, 1], [1, 1, 1, 64]]]
+    inference.close()
+
+
+def test_a_device_that_emulates_a_chip_takes_no_parts():
+    assert Device("host").takes_parts and not Device("host", chip="m4").takes_parts
 
 
 def test_buckets_hold_what_is_cached():

@@ -9,7 +9,7 @@ from anefast.nn.graphs import (
     training_graph,
     trunk,
 )
-from anefast.nn.layers import MASKED, causal_mask, rope_frequencies, rope_rows
+from anefast.nn.layers import MASKED, causal_mask, rope_frequencies, rope_tables
 from anefast.nn.params import Params, classifier, count_params, init_params, shapes, zeros_of
 from anefast.nn.trained import GRAD, Trained, matching, trains
 from anefast.nn.vocabulary import Vocabulary
@@ -33,7 +33,7 @@ __all__ = [
     "init_params",
     "matching",
     "rope_frequencies",
-    "rope_rows",
+    "rope_tables",
     "rotated_heads",
     "shapes",
     "training_graph",

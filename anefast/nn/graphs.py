@@ -40,11 +40,11 @@ def decode_graph(
 ) -> ir.Graph:
     """Inference of `chunk` positions behind `cached` columns of keys and values.
 
-    Inputs, in order: `x` [1, C, 1, T] and `mask`, `rope.H.cos` and `rope.H.sin` for query heads
-    and, where they are fewer, key heads (none where positions are learned), then `NAME.past_k` of
-    every attention and `NAME.past_v`: see `Past`. Outputs: `h`, and per attention `NAME.k` and
-    `NAME.v`, the chunk's own columns. A column of the cache that the mask hides may hold anything
-    finite. ranks: of the adapter's pairs.
+    Inputs, in order: `x` [1, C, 1, T], `past_mask` and `mask`, `rope.H.cos` and `rope.H.sin` for
+    query heads and, where they are fewer, key heads (none where positions are learned), then
+    `NAME.past_k` of every attention and `NAME.past_v`: see `Past`. Outputs: `h`, and per attention
+    `NAME.k` and `NAME.v`, the chunk's own columns. A column of the cache that the mask hides may
+    hold anything finite. ranks: of the adapter's pairs.
     """
     kv = config.n_kv_heads * config.head_dim
     x = ir.input("x", (1, config.dim, 1, chunk))
@@ -57,12 +57,15 @@ def decode_graph(
         {name: ir.input(f"{name}.past_{what}", (1, kv, 1, cached)) for name in names}
         for what in "kv"
     )
-    mask = ir.input("mask", (1, 1, chunk, cached + chunk))
+    mask = (
+        ir.input("past_mask", (1, 1, chunk, cached)),
+        ir.input("mask", (1, 1, chunk, chunk)),
+    )
     past = Past(keys, values, mask, rope)
     outputs = {"h": trunk(x, config, past)}
     for name, (k, v) in past.fresh.items():
         outputs |= {f"{name}.k": k, f"{name}.v": v}
-    inputs = [x, mask, *(t for pair in rope.values() for t in pair)]
+    inputs = [x, *mask, *(t for pair in rope.values() for t in pair)]
     inputs += [*keys.values(), *values.values()]
     graph = adapted(ir.Graph(inputs, outputs), ranks)
     return ir.simplify(ir.with_rope(graph, form))

@@ -85,15 +85,15 @@ def causal_mask(seq: int, window: int = 0) -> npt.NDArray[np.float16]:
 class Past:
     """What the positions before a chunk of T left behind, as inputs: the key-value cache.
 
-    keys, values: by the attention's name, [1, KV * D, 1, L]; keys are rotated. mask: [1, 1, T,
-    L + T], over the cached keys and then the chunk's own. rope: cos and sin of the chunk's
-    positions by number of heads, [1, H * D / 2, 1, T]. fresh: what the chunk leaves behind itself,
-    [1, KV * D, 1, T], noted here by `attention`.
+    keys, values: by the attention's name, [1, KV * D, 1, L]; keys are rotated. mask: over the
+    cached keys, [1, 1, T, L], and over the chunk's own, [1, 1, T, T]. rope: cos and sin of the
+    chunk's positions by number of heads, [1, H * D / 2, 1, T]. fresh: what the chunk leaves behind
+    itself, [1, KV * D, 1, T], noted here by `attention`.
     """
 
     keys: dict[str, ir.Tensor]
     values: dict[str, ir.Tensor]
-    mask: ir.Tensor
+    mask: tuple[ir.Tensor, ir.Tensor]
     rope: dict[int, tuple[ir.Tensor, ir.Tensor]]
     fresh: dict[str, tuple[ir.Tensor, ir.Tensor]] = field(default_factory=dict)
 
@@ -191,7 +191,7 @@ def attention(
     with ir.scope(f"{name}.scores"):
         scores = ir.matmul(q, k, transpose_x=True)  # [B, H, S queries, keys]
         if past is not None:
-            mask = past.mask
+            mask = ir.concat(past.mask, axis=3)
         else:
             mask = ir.constant(causal_mask(seq, config.sliding_window), name="mask")
         probs = ir.softmax(scores + mask, axis=-1)

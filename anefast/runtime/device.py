@@ -120,6 +120,11 @@ class Device:
         return self._native.surface(nbytes)
 
     @property
+    def takes_parts(self) -> bool:
+        """Whether an evaluation of some columns costs less than one of all of them."""
+        return self._native.takes_parts
+
+    @property
     def surfaces(self) -> Literal["equal", "exact"]:
         """Whether the surfaces on one side of a program are made equally large, which costs memory.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from anefast import _C, debug, mil
 from anefast.fuse.count import work
@@ -75,19 +76,25 @@ class Kernel:
         EvaluationError."""
         self.evaluate_native([s.native for s in inputs], [s.native for s in outputs])
 
-    def evaluate_native(self, inputs: list[_C.Surface], outputs: list[_C.Surface]) -> None:
-        """`evaluate` of what the surfaces hold."""
+    def evaluate_native(
+        self,
+        inputs: list[_C.Surface],
+        outputs: list[_C.Surface],
+        extents: Sequence[int] = (),
+    ) -> None:
+        """`evaluate` of what the surfaces hold. extents: of each axis of each input, how much of it
+        counts (`evaluate_part` of csrc/anefast.h); none: all."""
         if self._lease is None:
             raise RuntimeError(f"[kernel] expected {self.name} to be loaded. Hint: call load().")
         native = self._lease.native
         try:
-            native.evaluate(inputs, outputs, *self._span)
+            native.evaluate(inputs, outputs, *self._span, extents)
         except _C.DeviceError as error:
             self._revived = PROCESS_WIDE.again(
                 self.name,
                 native,
                 error,
-                lambda: native.evaluate(inputs, outputs, *self._span),
+                lambda: native.evaluate(inputs, outputs, *self._span, extents),
                 self._revived,
             )
 

@@ -7,6 +7,7 @@ ports are packed, values are copied between their own surfaces and the packed on
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -70,8 +71,9 @@ class Sequence:
         with _C.Span(_C.Component.STAGE):
             self.staged_bytes += stage(self._staged, params)
 
-    def run(self, which: Iterable[int]) -> None:
-        """Evaluates the kernels of these positions, in order."""
+    def run(self, which: Iterable[int], extents: abc.Sequence[int] = ()) -> None:
+        """Evaluates the kernels of these positions, in order. extents: see `Kernel`; they are for
+        sequences of one kernel."""
         for i in which:
             bound = self.bound[i]
             for region, port in bound.gathered:
@@ -79,7 +81,7 @@ class Sequence:
                     with self.surfaces[region.value].read() as value, port.write() as data:
                         block(data, region)[...] = value.reshape(region.size)
                 self.copied_bytes += 2 * region.value.size
-            bound.kernel.evaluate_native(*bound.native)
+            bound.kernel.evaluate_native(*bound.native, extents)
             self.evaluations += 1
             for region, port in bound.scattered:
                 with _C.Span(_C.Component.READ_BACK, bytes=2 * region.value.size):

@@ -126,8 +126,12 @@ class Watched:
         label: int = 0,
         flops: int = 0,
         bytes: int = 0,
+        extents: Sequence[int] = (),
     ) -> None:
-        """Runs the program, then what is asked for. Raises what the program raises."""
+        """Runs the program, then what is asked for. Raises what the program raises.
+
+        All of it, whatever `extents` leaves out, so that all that is looked at is there.
+        """
         fresh = self._text not in self._told
         looks = fresh and (self._exact is not None or self._folder is not None)
         feeds = [content(s) for s in inputs] if looks else []

@@ -101,7 +101,7 @@ static const anefast_executor NONE = {
     "ane",           none_open,           none_close,           none_describe,      none_label,
     none_compile,    none_ports,          none_ports,           none_program_bytes, none_was_cached,
     none_reload,     none_unload,         none_surface_create,  none_surface_release, none_surface_bytes,
-    none_surface_lock, none_surface_unlock, none_evaluate, NULL,
+    none_surface_lock, none_surface_unlock, none_evaluate, NULL, NULL, NULL,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &NONE; }

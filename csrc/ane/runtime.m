@@ -201,6 +201,8 @@ static const anefast_executor ANE = {
     surface_unlock,
     program_evaluate,
     surface_room,
+    NULL, /* takes_parts, evaluate_part: a program has one shape */
+    NULL,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &ANE; }

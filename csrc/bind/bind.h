@@ -32,6 +32,7 @@ void init_optim(py::module_ &m);
 void init_flow(py::module_ &m);
 void init_spans(py::module_ &m);
 void init_probe(py::module_ &m);
+void init_generate(py::module_ &m);
 
 // Raises what `error` says: MILError, ValueError, CompileError, EvaluationError, AneUnavailable...
 [[noreturn]] void raise(const anefast_error &error);

@@ -153,9 +153,16 @@ struct Program {
 
     void evaluate(const std::vector<std::shared_ptr<Surface>> &in,
                   const std::vector<std::shared_ptr<Surface>> &out, uint32_t label, uint64_t flops,
-                  uint64_t bytes) const {
+                  uint64_t bytes, const std::vector<int64_t> &extents) const {
         span::Span timed(span::Component::EVALUATE, label, flops, bytes);
         const std::shared_ptr<anefast_program> held = loaded();
+        const anefast_executor *const executor = device->executor;
+        const bool part = !extents.empty() && executor->evaluate_part;
+        size_t axes = 0;
+        for (const Port &p : inputs) axes += p.shape.size();
+        if (!extents.empty() && extents.size() != axes)
+            throw py::value_error("[evaluate] expected " + std::to_string(axes) + " extents, one for each axis of each input, got " +
+                                  std::to_string(extents.size()) + ".");
         anefast_error error;
         anefast_status status;
         {
@@ -165,8 +172,9 @@ struct Program {
             handles.reserve(in.size() + out.size());
             for (const auto *list : {&in, &out})
                 for (const auto &s : *list) handles.push_back(s ? s->handle : nullptr);
-            status = device->executor->evaluate(held.get(), handles.data(), in.size(),
-                                                handles.data() + in.size(), out.size(), &error);
+            anefast_surface *const *to = handles.data() + in.size();
+            status = part ? executor->evaluate_part(held.get(), extents.data(), handles.data(), in.size(), to, out.size(), &error)
+                          : executor->evaluate(held.get(), handles.data(), in.size(), to, out.size(), &error);
         }
         if (status == ANEFAST_MEMORY && label) { // the caller may not know which one it was
             const std::string text = std::string(error.message) + " (program " + span::labels().at(label) + ")";
@@ -280,8 +288,9 @@ void init_device(py::module_ &m) {
         .def_property_readonly("outputs", [](const Program &p) { return p.outputs; })
         .def_readonly("nbytes", &Program::bytes, "Weights and intermediate buffers, without surfaces.")
         .def("evaluate", &Program::evaluate, py::arg("inputs"), py::arg("outputs"), py::arg("label") = 0,
-             py::arg("flops") = 0, py::arg("bytes") = 0,
-             "Runs once, synchronously. Surfaces are in the order of inputs and outputs; the rest is for its span.")
+             py::arg("flops") = 0, py::arg("bytes") = 0, py::arg("extents") = std::vector<int64_t>{},
+             "Runs once, synchronously. Surfaces are in the order of inputs and outputs; label, flops and bytes are for its "
+             "span. extents: of each axis of each input, how much counts (csrc/anefast.h, evaluate_part); empty: all.")
         .def_readonly("was_cached", &Program::was_cached,
                       "Whether the system still had it compiled; None where the device cannot say.")
         .def("reload", &Program::reload,
@@ -296,6 +305,8 @@ void init_device(py::module_ &m) {
         .def_property_readonly("label", [](const Device &d) { return d.executor->label(d.handle); })
         .def_property_readonly("equal_surfaces", [](const Device &d) { return d.executor->surface_room != nullptr; },
                                "Whether make_room does anything here.")
+        .def_property_readonly("takes_parts", [](const Device &d) { return d.executor->takes_parts && d.executor->takes_parts(d.handle) != 0; },
+                               "Whether an evaluation with extents costs less here.")
         .def("compile", &compile, py::arg("text"), py::arg("blobs"),
              "Compiles and loads MIL text; blobs map BLOBFILE paths to whole files, which are copied.")
         .def("surface", &make_surface, py::arg("nbytes"), "Zero-filled memory for a port.")

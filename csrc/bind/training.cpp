@@ -137,12 +137,16 @@ void head_logits_arrays(const py::array &h, const py::array &norm, const py::arr
     span::Span timed(span::Component::CLASSIFIER);
     const char *where = "head_logits";
     const Head head = head_of(where, h, norm, weight, epsilon, bias);
-    const auto *p = elements_of<const int32_t>(positions, where, "positions", "int32", {head.batch});
-    auto *o = elements_of<float>(out, where, "out", "float32", {head.batch, head.vocab}, Access::write);
-    const int64_t bad = computing(where, [&] { return head_logits(head, p, o); });
+    const auto *p = elements_of<const int32_t>(positions, where, "positions", "int32", {-1});
+    const int64_t count = positions.size();
+    if (head.batch != 1 && count != head.batch)
+        throw py::value_error("[head_logits] expected a position of each sequence, or several of one, got " + std::to_string(count) +
+                              " of " + std::to_string(head.batch) + ".");
+    auto *o = elements_of<float>(out, where, "out", "float32", {count, head.vocab}, Access::write);
+    const int64_t bad = computing(where, [&] { return head_logits(head, p, count, o); });
     if (bad >= 0)
         throw py::value_error("[head_logits] expected positions in [0, " + std::to_string(head.seq) +
-                              "), got another for sequence " + std::to_string(bad) + ".");
+                              "), got another at " + std::to_string(bad) + ".");
 }
 
 } // namespace
@@ -170,7 +174,7 @@ void init_training(py::module_ &m) {
           arg("fresh") = false, arg("bias") = none, arg("dbias") = none,
           "The same of at most HEAD_TOKENS tokens, dweight being left to a Flow.");
     m.def("head_logits", &head_logits_arrays, arg("h"), arg("norm"), arg("weight"), arg("epsilon"), arg("positions"),
-          arg("out"), arg("bias") = none, "out (B, V) fp32: the logits at one position of each sequence.");
+          arg("out"), arg("bias") = none, "out (N, V) fp32: the logits at one position of each sequence, or at N of the only one.");
     m.def("threads", [] { return Pool::shared().threads(); });
     m.def("set_threads", [](int n) {
         if (n < 1 || n > 1024) throw py::value_error("[set_threads] expected 1 to 1024, got " + std::to_string(n) + ".");

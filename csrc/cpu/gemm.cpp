@@ -22,6 +22,7 @@
 #include "gemm_library.h"
 #include "gemm_path.h"
 #include "gemm_rows.h"
+#include "gemm_thin.h"
 #include "pool.h"
 #include "scratch.h"
 
@@ -282,6 +283,8 @@ void gemm(const Gemm &g) {
         return;
     if (goes_to_library(g))
         return gemm_library_rows(g, 0, g.m);
+    if (is_thin(g))
+        return gemm_thin(g, false);
     if (const std::vector<Gemm> shares = by_columns(g); shares.size() > 1)
         return run_plans(shares.data(), static_cast<int64_t>(shares.size()), tasks_wanted());
     Plan plan(g, tasks_wanted());
@@ -291,8 +294,11 @@ void gemm(const Gemm &g) {
 }
 
 void gemm_alone(const Gemm &g) {
-    if (!empty(g))
-        Plan(g, 1).run_all();
+    if (empty(g))
+        return;
+    if (is_thin(g))
+        return gemm_thin(g, true);
+    Plan(g, 1).run_all();
 }
 
 void gemm_batch(const Gemm *g, int64_t count) {
@@ -306,8 +312,7 @@ void gemm_batch(const Gemm *g, int64_t count) {
         const int64_t group = std::max<int64_t>(1, std::min(count / wanted, SERIAL_PRODUCTS / 4 * count / std::max<int64_t>(products, 1)));
         const auto run = [&](int64_t at) {
             for (int64_t i = at * group; i < std::min(count, (at + 1) * group); ++i)
-                if (!empty(g[i]))
-                    Plan(g[i], 1).run_all();
+                gemm_alone(g[i]);
         };
         const int64_t groups = ceil_div(count, group);
         if (products <= SERIAL_PRODUCTS)
@@ -315,6 +320,10 @@ void gemm_batch(const Gemm *g, int64_t count) {
                 run(i);
         else
             Pool::shared().parallel(groups, run);
+        return;
+    }
+    if (std::all_of(g, g + count, is_thin)) {
+        std::for_each(g, g + count, gemm);
         return;
     }
     run_plans(g, count, wanted);

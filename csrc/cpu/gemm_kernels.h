@@ -39,6 +39,20 @@ struct Strip {
     }
 };
 
+constexpr int64_t THIN_MOST = 8; // columns or rows of a thin product
+
+// A product of a wide operand, read where it lies, and a thin one: c(lane, j) = sum over k of wide(lane, k) * thin[k * count + j].
+struct Thin {
+    int64_t lanes, count, k_count; // count: 1 to THIN_MOST
+    const void *wide;
+    bool wide_half;
+    int64_t lane_stride, k_stride; // of wide, in elements; one of them 1
+    const float *thin;
+    void *c;
+    int64_t c_lane_stride, c_thin_stride;
+    bool c_half, accumulate;
+};
+
 // A panel holds a_panel_rows rows or nr columns for a run of k, in an order of the kernels' own in which whole
 // k_units lie one after the other: k and the row or column together take packed_bytes. fp32 panels
 // have (k, j) at [k * width + j].
@@ -65,6 +79,7 @@ struct GemmKernels {
     double (*in_registers)(int64_t rounds) = nullptr;
     int64_t a_packed_bytes = 0; // of an element of A in a panel, where that is not packed_bytes
     bool whole_k = false;       // a strip takes all k at once: its sums cannot wait as fp32
+    void (*thin)(const Thin &t) = nullptr; // with the sums of `strip`, to the byte. Null: there is none
 
     int64_t bytes_of_a() const { return a_packed_bytes ? a_packed_bytes : packed_bytes; }
 };

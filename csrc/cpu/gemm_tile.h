@@ -239,7 +239,9 @@ static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_
 // than a tile's few words from each of MR rows; it pays once there are a few tiles to share it.
 static bool in_place(const Gemm &g) { return g.a.elem == Elem::f32 && g.a.col_stride == 1 && g.n <= 4 * NR; }
 
+#include "gemm_thin_tile.h"
+
 static constexpr GemmKernels kernels_of(const char *isa) {
-    return {isa,  MR,     NR,          PANEL_ROWS,    1,       sizeof(float), in_place,
-            strip, pack_b, pack_a_rows, pack_a_panels, nullptr,       nullptr};
+    return {isa,     MR,      NR,      PANEL_ROWS, 1,     sizeof(float), in_place, strip, pack_b, pack_a_rows, pack_a_panels,
+            nullptr, nullptr, nullptr, 0,          false, thin};
 }

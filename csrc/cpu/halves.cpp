@@ -7,6 +7,7 @@
 
 #include "../half.h"
 #include "../isa.h"
+#include "exp_sum.h"
 #include "vecmath.h"
 
 #if defined(__x86_64__)

@@ -132,6 +132,29 @@ struct Chains {
     }
 };
 
+// The units of exp_sum.h, in as many chains as a vector has lanes: their order is free.
+struct Exponentials {
+    typedef int64_t L __attribute__((vector_size(WIDTH / 2 * sizeof(int64_t))));
+    L lanes[2];
+    void add(const F &v) {
+        D half[2];
+        widen(v, half[0], half[1]);
+        for (int i = 0; i < 2; ++i) {
+            half[i] = half[i] * EXP_UNIT + EXP_SHIFT;
+            L bits;
+            memcpy(&bits, &half[i], sizeof bits);
+            lanes[i] += bits - EXP_SHIFT_BITS;
+        }
+    }
+    int64_t total() const {
+        int64_t lane[WIDTH], sum = 0;
+        memcpy(lane, lanes, sizeof lane);
+        for (int i = 0; i < WIDTH; ++i)
+            sum += lane[i];
+        return sum;
+    }
+};
+
 // The vector at j of a row of `room` halves. Beyond them it reads 0 and writes nothing.
 static inline void load_at(F &v, const uint16_t *row, int64_t j, int64_t room) {
     if (j + WIDTH <= room) load_half(v, row + j);
@@ -196,7 +219,7 @@ static float softmax(const uint16_t *scores, float scale, const uint16_t *mask, 
     const float most = largest(top);
     if (!(most >= least) && !(most != most && least == lowest)) return most;
     // 2) exp and its sum
-    Chains sum = {};
+    Exponentials sum = {};
     for (int64_t j = 0; j < n; j += WIDTH) {
         F x;
         load(x, e + j);
@@ -206,7 +229,7 @@ static float softmax(const uint16_t *scores, float scale, const uint16_t *mask, 
         store(e + j, x);
         sum.add(x);
     }
-    const float total = static_cast<float>(sum.total());
+    const float total = exp_total(sum.total(), most);
     // 3) rounded once
     for (int64_t j = 0; j < room; j += WIDTH) {
         F x = F{};

@@ -373,8 +373,8 @@ void HeadTaps::grad_rows(int64_t first, int64_t rows, float *out) {
     gemm_panels({rows, channels, tokens, rows_of(d + first * tokens, tokens), xn.get(b_panels_floats(tokens, channels)), out, channels, false});
 }
 
-int64_t head_logits(const Head &head, const int32_t *positions, float *out) {
-    const int64_t B = head.batch, C = head.channels;
+int64_t head_logits(const Head &head, const int32_t *positions, int64_t count, float *out) {
+    const int64_t B = count, C = head.channels;
     for (int64_t b = 0; b < B; ++b)
         if (positions[b] < 0 || positions[b] >= head.seq)
             return b;
@@ -382,7 +382,7 @@ int64_t head_logits(const Head &head, const int32_t *positions, float *out) {
     for (int64_t b = 0; b < B; ++b) {
         double squares = 0, total = 0;
         for (int64_t c = 0; c < C; ++c) {
-            xn[b * C + c] = half_to_float(head.h[(b * C + c) * head.seq + positions[b]]);
+            xn[b * C + c] = half_to_float(head.h[((head.batch == 1 ? 0 : b) * C + c) * head.seq + positions[b]]);
             total += static_cast<double>(xn[b * C + c]);
         }
         const float mean = head.bias ? static_cast<float>(total / C) : 0.0f;
@@ -395,7 +395,7 @@ int64_t head_logits(const Head &head, const int32_t *positions, float *out) {
             xn[b * C + c] = xn[b * C + c] * rstd * head.norm[c] + (head.bias ? head.bias[c] : 0.0f);
     }
     // One pass over the weights, which is all that this costs.
-    constexpr int64_t ROWS = 512;
+    constexpr int64_t ROWS = 128; // which stay in a second cache from position to position
     Pool::shared().parallel(ceil_div(head.vocab, ROWS), [&](int64_t task) {
         const int64_t v = task * ROWS, rows = std::min(ROWS, head.vocab - v);
         for (int64_t b = 0; b < B; ++b)

@@ -51,8 +51,8 @@ struct HeadTaps {
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
                         float *dnorm, float *dbias, HeadTaps &taps, bool fresh);
 
-// out (batch, vocab) fp32 = logits at one position of each sequence.
-// Returns -1, or the first sequence whose position is outside [0, seq).
-int64_t head_logits(const Head &head, const int32_t *positions, float *out);
+// out (count, vocab) fp32 = logits at one position of each sequence, or at `count` of the only one.
+// Returns -1, or the first of the positions that is outside [0, seq).
+int64_t head_logits(const Head &head, const int32_t *positions, int64_t count, float *out);
 
 } // namespace anefast

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "../cpu/exp_sum.h"
 #include "../cpu/halves.h"
 #include "../cpu/pool.h"
 #include "../half.h"
@@ -14,10 +15,6 @@
 namespace anefast::host {
 
 namespace {
-
-constexpr float UNSEEN = -2000;  // a mask value from which a key counts as hidden
-constexpr float FAR = 105;       // exp of minus that is 0 in fp32
-constexpr float SAFE = 60000;    // below the largest fp16 by more than any rounding
 
 bool is_half(const mil::Type &t) { return t.dtype == mil::DType::fp16; }
 
@@ -92,7 +89,7 @@ bool find_scores(const Flow &flow, const mil::Operation &softmax, const Claimed 
     const mil::Type &type = f.values[s->probs].type;
     const auto rank = static_cast<int32_t>(type.shape.size());
     const int32_t axis = f.integer(softmax, "axis", -1);
-    if (!is_half(type) || rank < 2 || (axis != -1 && axis != rank - 1)) return false;
+    if (!is_half(type) || rank < 2 || type.shape.back() > EXPS_MOST || (axis != -1 && axis != rank - 1)) return false;
     s->m = type.shape[static_cast<size_t>(rank) - 2];
     s->n = type.shape.back();
     s->batch = static_cast<int64_t>(type.elements()) / (s->m * s->n);

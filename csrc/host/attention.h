@@ -15,6 +15,10 @@
 
 namespace anefast::host {
 
+constexpr float UNSEEN = -2000; // a mask value from which a key counts as hidden
+constexpr float FAR = 105;      // exp of minus that is 0 in fp32
+constexpr float SAFE = 60000;   // below the largest fp16 by more than any rounding
+
 // One operand of a batch of products: (rows, columns) of each, `step` elements from one to the next.
 struct Matrix {
     int32_t value = -1;

@@ -17,8 +17,6 @@ namespace anefast::host {
 
 namespace {
 
-constexpr float SAFE = 60000; // below the largest fp16 by more than any rounding
-
 // One of the three products at the end: ds or p, as it is or transposed, with another matrix.
 struct Product {
     int32_t out = -1;

@@ -6,6 +6,7 @@
 #include <cinttypes>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -26,6 +27,7 @@
 #include "groups.h"
 #include "memory.h"
 #include "ops.h"
+#include "part.h"
 #include "profile.h"
 #include "surface.h"
 
@@ -41,15 +43,23 @@ struct anefast_device {
     std::shared_ptr<Chip> chip; // null: `exact`
 };
 
+// What is run: a function, and how.
+struct Body {
+    anefast::mil::Function function; // steps refer to it
+    anefast::host::Plan plan;
+    std::vector<anefast::host::Step> steps;
+    anefast::host::Memory arena;
+    std::vector<uintptr_t> bases;
+};
+
 struct anefast_program {
     std::mutex running; // evaluations of one program share its arena
     std::atomic<int> generation{anefast::fork_generation()}; // of `running`
-    anefast::mil::Function function; // the one that runs; steps refer to it
-    anefast::host::Plan plan;
-    std::vector<anefast::host::Step> steps;
+    bool groups = true;
+    Body whole;
+    std::map<std::vector<int64_t>, std::unique_ptr<Body>> parts; // by extents; null where only the whole can be run
     std::vector<anefast_port> inputs, outputs;
-    anefast::host::Memory constants, arena;
-    std::vector<uintptr_t> bases;
+    anefast::host::Memory constants;
     std::shared_ptr<Chip> chip;
     ~anefast_program() {
         if (chip) chip->loaded--;
@@ -216,6 +226,55 @@ Step step_of(Builder b, const Chip *chip) {
     return chip ? under(chip->profile, b, std::move(step)) : step;
 }
 
+// The steps of a function whose values have places, and its arena.
+void build(Body *body, std::vector<Group> &groups, const Chip *chip) {
+    const Plan &plan = body->plan;
+    const mil::Function &f = body->function;
+    for (size_t i : plan.copied_in)
+        body->steps.push_back(repack(plan.inputs[i], plan.where[plan.inputs[i].value],
+                                     {static_cast<uint32_t>(SURFACES + i), 0}, false));
+    for (const auto [i, group] : plan.tasks)
+        if (group >= 0) body->steps.push_back(groups[static_cast<size_t>(group)].build(plan, plan.workspace[i]));
+        else if (!plan.is_view[i]) body->steps.push_back(step_of(Builder(f, f.operations[i], plan, i), chip));
+    for (size_t j : plan.copied_out)
+        body->steps.push_back(repack(plan.outputs[j], plan.where[plan.outputs[j].value],
+                                     {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
+    body->arena = make_memory(plan.arena_bytes);
+    body->bases.assign(SURFACES + plan.inputs.size() + plan.outputs.size(), 0);
+    body->bases[ARENA] = reinterpret_cast<uintptr_t>(body->arena.data.get());
+}
+
+// What evaluates these extents, of inputs in the order of the ports: made once, and the whole where it must be.
+Body *body_for(anefast_program *program, const int64_t *extents) {
+    constexpr size_t PARTS_MOST = 64;
+    Body &whole = program->whole;
+    if (!extents || program->chip) return &whole;
+    std::vector<int64_t> key;
+    std::unordered_map<int32_t, std::vector<int64_t>> of; // by value
+    for (const Port &p : whole.plan.inputs)
+        for (int32_t i = 0; i < p.c.rank; i++) {
+            of[p.value].push_back(*extents);
+            key.push_back(*extents++);
+        }
+    auto found = program->parts.find(key);
+    if (found == program->parts.end()) {
+        if (program->parts.size() >= PARTS_MOST) program->parts.clear();
+        std::vector<int64_t> declared;
+        for (int32_t v : whole.function.inputs) declared.insert(declared.end(), of[v].begin(), of[v].end());
+        auto body = std::make_unique<Body>();
+        std::vector<Group> groups;
+        bool can = take_part(whole.function, declared.data(), &body->function);
+        if (can && program->groups) groups = find_groups(body->function);
+        can = can && constants_are_there(body->function, groups);
+        if (can) {
+            body->plan = make_plan(body->function, groups, workspace_bytes, &whole.function);
+            build(body.get(), groups, nullptr);
+        }
+        found = program->parts.emplace(std::move(key), can ? std::move(body) : nullptr).first;
+    }
+    return found->second ? found->second.get() : &whole;
+}
+
 anefast_status compile(anefast_device *device, const char *text, size_t text_bytes, const anefast_blob *blobs,
                        size_t n_blobs, anefast_program **result, anefast_error *error) {
     return guarded("compile", ANEFAST_COMPILE, error, [&] {
@@ -229,28 +288,16 @@ anefast_status compile(anefast_device *device, const char *text, size_t text_byt
         for (mil::Function &candidate : parsed.functions)
             if (!f || candidate.name == "main") f = &candidate;
         if (!f) return fail(error, ANEFAST_COMPILE, "[host] expected a function, got a program without one.");
-        program->function = std::move(*f);
-        f = &program->function;
+        program->groups = device->groups;
+        program->whole.function = std::move(*f);
+        f = &program->whole.function;
         if (device->chip) take_on(device->chip, f, program.get());
         // 2) places, then steps
         std::vector<Group> groups;
-        program->plan = placed(*f, device->groups, &groups, &program->constants);
-        const Plan &plan = program->plan;
-        for (size_t i : plan.copied_in)
-            program->steps.push_back(repack(plan.inputs[i], plan.where[plan.inputs[i].value],
-                                            {static_cast<uint32_t>(SURFACES + i), 0}, false));
-        for (const auto [i, group] : plan.tasks)
-            if (group >= 0)
-                program->steps.push_back(groups[static_cast<size_t>(group)].build(plan, plan.workspace[i]));
-            else if (!plan.is_view[i])
-                program->steps.push_back(step_of(Builder(*f, f->operations[i], plan, i), program->chip.get()));
-        for (size_t j : plan.copied_out)
-            program->steps.push_back(repack(plan.outputs[j], plan.where[plan.outputs[j].value],
-                                            {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
-        // 3) the arena and the ports
-        program->arena = make_memory(plan.arena_bytes);
-        program->bases.assign(SURFACES + plan.inputs.size() + plan.outputs.size(), 0);
-        program->bases[ARENA] = reinterpret_cast<uintptr_t>(program->arena.data.get());
+        program->whole.plan = placed(*f, device->groups, &groups, &program->constants);
+        build(&program->whole, groups, program->chip.get());
+        // 3) the ports
+        const Plan &plan = program->whole.plan;
         for (bool out : {false, true})
             for (const Port &p : out ? plan.outputs : plan.inputs) {
                 anefast_port c = p.c;
@@ -273,7 +320,7 @@ size_t outputs(const anefast_program *program, const anefast_port **ports) {
     return program->outputs.size();
 }
 
-size_t program_bytes(const anefast_program *program) { return program->constants.bytes + program->arena.bytes; }
+size_t program_bytes(const anefast_program *program) { return program->constants.bytes + program->whole.arena.bytes; }
 int was_cached(const anefast_program *) { return -1; }
 
 anefast_status reload(anefast_program *, int *compiled, anefast_error *) { // this executor loses none
@@ -319,8 +366,8 @@ void renew(anefast_program *program) {
     program->generation = now;
 }
 
-anefast_status evaluate(anefast_program *program, anefast_surface *const *in, size_t n_in,
-                        anefast_surface *const *out, size_t n_out, anefast_error *error) {
+anefast_status evaluate_part(anefast_program *program, const int64_t *extents, anefast_surface *const *in, size_t n_in,
+                             anefast_surface *const *out, size_t n_out, anefast_error *error) {
     return guarded("evaluate", ANEFAST_EVALUATE, error, [&] {
         const std::vector<anefast_port> &inputs = program->inputs, &outputs = program->outputs;
         anefast_status status =
@@ -339,20 +386,28 @@ anefast_status evaluate(anefast_program *program, anefast_surface *const *in, si
             size_t n_in, n_out;
             ~Release() { release(in, n_in, out, n_out); }
         } at_end{in, out, n_in, n_out};
-        for (size_t i = 0; i < n_in; i++) program->bases[SURFACES + i] = reinterpret_cast<uintptr_t>(in[i]->base);
+        Body *const body = body_for(program, extents);
+        for (size_t i = 0; i < n_in; i++) body->bases[SURFACES + i] = reinterpret_cast<uintptr_t>(in[i]->base);
         for (size_t j = 0; j < n_out; j++)
-            program->bases[SURFACES + n_in + j] = reinterpret_cast<uintptr_t>(out[j]->base);
+            body->bases[SURFACES + n_in + j] = reinterpret_cast<uintptr_t>(out[j]->base);
         if (program->chip) pause(program->chip->profile.dispatch_us);
-        const Frame frame{program->bases.data()};
-        for (const Step &step : program->steps) step(frame);
+        const Frame frame{body->bases.data()};
+        for (const Step &step : body->steps) step(frame);
         return ANEFAST_OK;
     });
 }
 
+anefast_status evaluate(anefast_program *program, anefast_surface *const *in, size_t n_in, anefast_surface *const *out,
+                        size_t n_out, anefast_error *error) {
+    return evaluate_part(program, nullptr, in, n_in, out, n_out, error);
+}
+
+int takes_parts(const anefast_device *device) { return !device->chip; }
+
 const anefast_executor HOST = {
     "host",        open,           close,           describe,      label,        compile,        inputs,   outputs,
     program_bytes, was_cached,     reload,         unload,        surface_create, surface_release, surface_bytes,
-    surface_lock,  surface_unlock, evaluate,       nullptr,
+    surface_lock,  surface_unlock, evaluate,       nullptr,        takes_parts,  evaluate_part,
 };
 
 } // namespace

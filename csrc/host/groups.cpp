@@ -54,6 +54,7 @@ std::vector<Group> find_groups(const mil::Function &f) {
     std::vector<Group> groups;
     std::vector<bool> rereads(f.operations.size(), false);
     find_attention_backward(flow, claimed, rereads, groups);
+    find_cached_attention(flow, claimed, groups);
     find_attention(flow, rereads, claimed, groups);
     find_chains(flow, claimed, groups);
     return groups;

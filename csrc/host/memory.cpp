@@ -51,6 +51,13 @@ Memory make_memory(size_t bytes) {
     return m;
 }
 
+bool constants_are_there(const mil::Function &f, const std::vector<Group> &groups) {
+    const std::vector<bool> read = read_values(f, groups);
+    for (size_t v = 0; v < f.values.size(); v++)
+        if (read[v] && f.values[v].is_const && !f.values[v].data && f.values[v].strings.empty()) return false;
+    return true;
+}
+
 Memory keep_constants(mil::Function &f, const std::vector<Group> &groups) {
     const std::vector<bool> read = read_values(f, groups);
     auto in_file = [&](size_t v) { return f.values[v].is_const && f.values[v].data && !f.values[v].inline_bytes; };

@@ -22,5 +22,7 @@ Memory make_memory(size_t bytes); // of so many bytes, rounded to pages; none fo
 // Copies the constants that will be read out of the weight files, which are the caller's, and points the
 // function to the copies; the others have no data any more.
 Memory keep_constants(mil::Function &f, const std::vector<Group> &groups);
+// Whether every constant that will be read still has its data.
+bool constants_are_there(const mil::Function &f, const std::vector<Group> &groups);
 
 } // namespace anefast::host

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "../cpu/exp_sum.h"
 #include "../cpu/pool.h"
 #include "../cpu/vecmath.h"
 #include "blocks.h"
@@ -62,9 +63,9 @@ struct Softmax {
         const float top = largest(e, n);
         for (size_t i = 0; i < n; i++) e[i] -= top;
         exp_floats(e, e, static_cast<int64_t>(n));
-        Sum8 sum;
-        sum.add(e, n, [](float v) { return static_cast<double>(v); });
-        const auto total = static_cast<float>(sum.total());
+        int64_t sum = 0;
+        for (size_t i = 0; i < n; i++) sum += exp_units(e[i]);
+        const float total = exp_total(sum, top);
         for (size_t i = 0; i < n; i++) e[i] /= total;
         store(e, to, n);
     }
@@ -72,7 +73,7 @@ struct Softmax {
     // `m` neighbouring columns at once, three passes down: exp is computed twice rather than kept.
     void columns(const uint8_t *from, uint8_t *to, size_t m) const {
         float block[COLUMNS], top[COLUMNS], total[COLUMNS];
-        double sum[COLUMNS] = {};
+        int64_t sum[COLUMNS] = {};
         const size_t stride = shape.inner * element;
         load(from, top, m);
         for (size_t r = 1; r < shape.n; r++) {
@@ -86,9 +87,9 @@ struct Softmax {
         };
         for (size_t r = 0; r < shape.n; r++) {
             exps(r);
-            for (size_t i = 0; i < m; i++) sum[i] += static_cast<double>(block[i]);
+            for (size_t i = 0; i < m; i++) sum[i] += exp_units(block[i]);
         }
-        for (size_t i = 0; i < m; i++) total[i] = static_cast<float>(sum[i]);
+        for (size_t i = 0; i < m; i++) total[i] = exp_total(sum[i], top[i]);
         for (size_t r = 0; r < shape.n; r++) {
             exps(r);
             for (size_t i = 0; i < m; i++) block[i] /= total[i];
@@ -126,6 +127,7 @@ Step softmax(const Builder &b) {
     const size_t axis = b.axis(type.shape.size(), -1);
     for (size_t i = 0; i < type.shape.size(); i++)
         (i < axis ? s.shape.outer : i == axis ? s.shape.n : s.shape.inner) *= static_cast<size_t>(type.shape[i]);
+    if (s.shape.n > static_cast<size_t>(EXPS_MOST)) b.refuse("expected an axis of at most 262,144 elements");
     s.x = b.at("x");
     s.y = b.at(b.result());
     s.element = mil::bytes_of(type.dtype);

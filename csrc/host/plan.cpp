@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t ALIGNMENT = 64;
 
-Port port_of(const mil::Function &f, int32_t value) {
+Port port_of(const mil::Function &f, const mil::Function &whole, int32_t value) {
     const mil::Value &v = f.values[value];
     Port p{};
     p.value = value;
@@ -26,7 +26,7 @@ Port port_of(const mil::Function &f, int32_t value) {
         throw Refusal{v.where, "[host] expected a port of rank <= 5 with a numeric dtype, got " + v.name};
     const size_t width = rank ? static_cast<size_t>(v.type.shape.back()) : 1;
     p.row_bytes = width * es;
-    p.row_stride = round_up(p.row_bytes, ANEFAST_ROW_BYTES);
+    p.row_stride = round_up(rank ? static_cast<size_t>(whole.values[value].type.shape.back()) * es : es, ANEFAST_ROW_BYTES);
     p.rows = width ? v.type.elements() / width : 0;
     p.c.rank = rank;
     size_t stride = p.row_stride;
@@ -39,9 +39,9 @@ Port port_of(const mil::Function &f, int32_t value) {
     return p;
 }
 
-std::vector<Port> ports_of(const mil::Function &f, const std::vector<int32_t> &ids) {
+std::vector<Port> ports_of(const mil::Function &f, const mil::Function &whole, const std::vector<int32_t> &ids) {
     std::vector<Port> ports;
-    for (int32_t id : ids) ports.push_back(port_of(f, id));
+    for (int32_t id : ids) ports.push_back(port_of(f, whole, id));
     std::sort(ports.begin(), ports.end(), [](const Port &a, const Port &b) { return a.name < b.name; });
     return ports;
 }
@@ -74,7 +74,8 @@ int64_t contiguous_offset(const mil::Type &x, const Slice &s) {
 
 class Planner {
   public:
-    Planner(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes)
+    Planner(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes,
+            const mil::Function &whole)
         : f_(f), groups_(groups) {
         plan_.tasks = schedule(f, groups);
         const size_t n = f.values.size();
@@ -83,8 +84,8 @@ class Planner {
         plan_.is_view.assign(f.operations.size(), false);
         plan_.workspace.resize(f.operations.size());
         plan_.where.resize(n);
-        plan_.inputs = ports_of(f, f.inputs);
-        plan_.outputs = ports_of(f, f.outputs);
+        plan_.inputs = ports_of(f, whole, f.inputs);
+        plan_.outputs = ports_of(f, whole, f.outputs);
         find_views();
         place_concats();
         lifetimes();
@@ -323,8 +324,9 @@ std::vector<int64_t> split_sizes(const mil::Function &f, const mil::Operation &o
     return sizes;
 }
 
-Plan make_plan(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes) {
-    return Planner(f, groups, workspace_bytes).take();
+Plan make_plan(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes,
+               const mil::Function *whole) {
+    return Planner(f, groups, workspace_bytes, whole ? *whole : f).take();
 }
 
 } // namespace anefast::host

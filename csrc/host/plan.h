@@ -43,7 +43,7 @@ struct Port {
     int32_t value;
     std::string name;
     const char *dtype;
-    size_t rows, row_bytes, row_stride; // row_bytes packed, row_stride rounded up to 64
+    size_t rows, row_bytes, row_stride; // row_bytes packed; row_stride: of the whole, rounded up to 64
     anefast_port c;
     bool packed() const { return rows <= 1 || row_bytes == row_stride; }
 };
@@ -67,7 +67,9 @@ struct Plan {
 // `workspace_bytes` says how much scratch memory an operation wants while it runs.
 using WorkspaceBytes = std::function<size_t(const mil::Function &, const mil::Operation &)>;
 struct Group;
-Plan make_plan(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes);
+// whole: where f is a part of another function (part.h), that one, whose surfaces it reads and writes.
+Plan make_plan(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes,
+               const mil::Function *whole = nullptr);
 
 // What a program's arena would come to, groups included; throws Refusal. For planners: nothing is compiled,
 // and constants need no data.
