@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ from anefast.adapting import adapter_for
 from anefast.checkpoint import find_checkpoint
 from anefast.cli import command
 from anefast.config import ConfigError, GuardConfig
+from anefast.decode import Made, StopText
 from anefast.errors import shown, visible
 from anefast.formats import open_source
 from anefast.model import Model
@@ -43,7 +44,15 @@ class GenerateConfig:
     temperature: float = TEMPERATURE  # 0 takes the likeliest token; higher is more varied.
     top_k: int = TOP_K  # Only among the k likeliest; 0 is off.
     top_p: float = TOP_P  # Only among the likeliest that together have this probability; 1 is off.
+    min_p: float = (
+        0.0  # Only what is at least this many times as likely as the likeliest; 0 is off.
+    )
+    repetition_penalty: float = 1.0  # Above 1, what the text has already is less likely.
     seed: int = 0  # The same seed gives the same text.
+    num: int = 1  # So many texts, with seeds from the one given on.
+    stop: tuple[str, ...] = ()  # Strings at which a text ends, left out.
+    speculate: bool = True  # Draft what was said before; the text is the same with and without.
+    log_probabilities: bool = False  # Print each token's own, and their mean, to standard error.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     padded: bool = False  # The model's table is meant to have more ids than the tokenizer named.
     device: str = "auto"  # auto, ane or host.
@@ -58,7 +67,11 @@ def generate(config: GenerateConfig) -> None:
 
 def _generate(config: GenerateConfig) -> None:
     choice = (config.temperature, config.top_k, config.top_p, config.seed)
-    check_choice(*choice, config.tokens)
+    check_choice(*choice, config.tokens, config.min_p, config.repetition_penalty)
+    if config.num < 1:
+        raise ConfigError(f"[generate] expected num to be 1 or more, got {config.num}.")
+    if "" in config.stop:
+        raise ConfigError("[generate] expected stop to be strings of a character or more, got ''.")
     if config.padded and not config.tokenizer:
         raise ConfigError(
             "[generate] --padded is about a tokenizer that is named, and none is. "
@@ -73,25 +86,55 @@ def _generate(config: GenerateConfig) -> None:
     check_tokenizer(config, model)
     if config.adapter:
         model.adapt(adapter_for(model, config.model, config.adapter))
-    text = Stream(model.tokenizer)
-    shown_as = visible if is_terminal(sys.stdout) else str
     chat = model.chat() if config.chat else None
     prompt = chat.prompt(config.prompt) if chat else model.prompt_ids(config.prompt)
-    tokens = model.stream(prompt, config.tokens, *choice, device, chat.ends if chat else ())
     print(f"{visible(config.model)} on {device.description} ({device.label})", file=sys.stderr)
     template = getattr(model.tokenizer, "chat_template", "")
     if template and not chat:
         print("the model has a chat template: --chat has it answer the prompt", file=sys.stderr)
-    for token in () if chat else prompt:
+    for number in range(config.num):
+        if config.num > 1:
+            print(f"--- seed {config.seed + number}", file=sys.stderr, flush=True)
+        made = Made(keeps=config.log_probabilities)
+        tokens = model.stream(
+            prompt, config.tokens, *choice[:3], config.seed + number, device,
+            chat.ends if chat else (), config.min_p, config.repetition_penalty, config.speculate,
+            made,
+        )  # fmt: skip
+        _print(config, model, () if chat else prompt, tokens, made)
+
+
+def _print(
+    config: GenerateConfig,
+    model: Model,
+    prompt: Collection[int],
+    tokens: Iterator[int],
+    made: Made,
+) -> None:
+    """One text as it is made, and then how fast."""
+    text, end = Stream(model.tokenizer), StopText(config.stop)
+    shown_as = visible if is_terminal(sys.stdout) else str
+    for token in prompt:
         print(shown_as(text.push(token)), end="", flush=True)
-    start, made = time.perf_counter(), 0
+    start = time.perf_counter()
+    first = 0.0
     for token in tokens:
-        made += 1
-        print(shown_as(text.push(token)), end="", flush=True)
+        first = first or time.perf_counter() - start
+        print(shown_as(end.push(text.push(token))), end="", flush=True)
+        if end.met:
+            break
     seconds = time.perf_counter() - start
-    print(shown_as(text.close()), flush=True)
-    rate = f": {made / seconds:.1f} tok/s" if made else ""
-    print(f"{made} tokens in {seconds:.2f} s{rate}", file=sys.stderr)
+    print(shown_as(end.push(text.close()) + end.close()), flush=True)
+    rate = f": {made.tokens / seconds:.1f} tok/s, the first after {first:.2f} s"
+    cache = f"; {model.cache_bytes / 2**20:.1f} MiB of cache" if made.tokens else ""
+    said = f"{made.tokens} tokens in {seconds:.2f} s{rate if made.tokens else ''}{cache}"
+    print(said, file=sys.stderr)
+    if line := made.line():
+        print(line, file=sys.stderr)
+    if made.log_probabilities:
+        found = made.log_probabilities
+        print(" ".join(f"{p:.4f}" for p in found), file=sys.stderr)
+        print(f"mean log-probability {sum(found) / len(found):.4f} nats per token", file=sys.stderr)
 
 
 def check_tokenizer(config: GenerateConfig, model: Model) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from anefast.checkpoint import (
 )
 from anefast.checks import instance, refuse, whole
 from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
+from anefast.decode import Made, continued
 from anefast.errors import BadInput, shown
 from anefast.formats import open_source
 from anefast.fuse import find_plan
@@ -41,7 +42,7 @@ from anefast.nn.lora import NO_PAIRS, Lora
 from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
-from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice, sample
+from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, Choice, check_choice
 from anefast.summary import Summary, line, parts
 from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
 from anefast.tokenizer.base import prompt_ids
@@ -98,6 +99,10 @@ class Model:
     vocabulary: Vocabulary | None = None
     trained_length: int = 0
     lora: Lora | None = None
+    # What generates, kept for the next call: device, config, fingerprint of weights, programs.
+    _generator: tuple[Device, ModelConfig, tuple[int, ...], Inference] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def from_config(
@@ -248,14 +253,21 @@ class Model:
         seed: int = 0,
         device: Device | None = None,
         ends: Collection[int] = (),
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        speculate: bool = True,
+        made: Made | None = None,
     ) -> Iterator[int]:
         """Yields token ids after `prompt`, until BOS or EOS, `tokens` ids, or the context is full.
 
         prompt: a text, or its ids (`prompt_ids`). temperature 0 takes the likeliest token;
-        top_k 0 and top_p 1 are off. ends: more ids that end it, such as those of a chat's turn.
-        ValueError, at the call, for what cannot be.
+        top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off (`sampling.Choice`). ends: more
+        ids that end it, such as those of a chat's turn. speculate: draft what was said before; the
+        text is the same with and without. made: takes in what it came to. Programs are kept for
+        the next call. ValueError, at the call, for what cannot be.
         """
-        check_choice(temperature, top_k, top_p, seed, tokens)
+        choice = (temperature, top_k, top_p, seed)
+        check_choice(*choice, tokens, min_p=min_p, repetition_penalty=repetition_penalty)
         ids = self._ids(prompt)
         if tokens and 0 < self.trained_length < min(len(ids) + tokens, self.config.max_seq_len):
             log.warning(
@@ -264,8 +276,48 @@ class Model:
                 self.trained_length, max(0, self.trained_length - len(ids)),
             )  # fmt: skip
         stops = {self.tokenizer.bos_id, self.tokenizer.eos_id, *ends}
-        choice = (temperature, top_k, top_p)
-        return self._continued(ids, tokens, choice, seed, opened(device), stops)
+        choices = self.choices()
+        on = self._opened(device)
+        return continued(
+            self._kept(on),
+            ids,
+            tokens,
+            Choice(temperature, top_k, top_p, min_p, repetition_penalty, seed),
+            stops,
+            None if choices is None else choices.hide,
+            speculate,
+            made,
+        )
+
+    def _opened(self, device: Device | None) -> Device:
+        """The device passed, or the one that was opened for this model before, or a new one."""
+        if device is None and self._generator is not None:
+            return self._generator[0]
+        return opened(device)
+
+    def _kept(self, device: Device) -> Inference:
+        """The programs that generate on this device, made again where weights have changed."""
+        weights = weights_of(self.params)
+        if self._generator is not None:
+            on, config, before, inference = self._generator
+            same = config == self.config and before == weights and inference.lora is self.lora
+            if on is device and same:
+                return inference
+            inference.close()
+        inference = self.inference(device)
+        self._generator = device, self.config, weights, inference
+        return inference
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the keys and values that generating keeps, of the last text."""
+        return self._generator[-1].cache_bytes if self._generator is not None else 0
+
+    def close(self) -> None:
+        """Unloads the programs that generating keeps."""
+        if self._generator is not None:
+            self._generator[-1].close()
+        self._generator = None
 
     def _ids(self, prompt: str | Iterable[int]) -> list[int]:
         """A prompt as ids that this model has. ValueError for any other."""
@@ -282,31 +334,6 @@ class Model:
             )
         return ids
 
-    def _continued(
-        self,
-        ids: list[int],
-        tokens: int,
-        choice: tuple[float, int, float],
-        seed: int,
-        device: Device,
-        stops: Collection[int],
-    ) -> Iterator[int]:
-        rng, choices = np.random.default_rng(seed), self.choices()
-        inference = self.inference(device)
-        try:
-            while tokens > 0 and len(ids) <= self.config.max_seq_len:
-                logits = inference.logits(ids)
-                if choices is not None:
-                    logits = choices.hide(logits)
-                token = sample(logits, *choice, rng)
-                if token in stops:
-                    return
-                yield token
-                ids.append(token)
-                tokens -= 1
-        finally:
-            inference.close()
-
     def generate(
         self,
         prompt: str = "",
@@ -316,11 +343,23 @@ class Model:
         top_p: float = TOP_P,
         seed: int = 0,
         device: Device | None = None,
+        stop: Collection[str] = (),
+        **more: Any,
     ) -> str:
-        """`prompt` and its continuation as text. Arguments as in `stream`."""
+        """`prompt` and its continuation as text, up to the first of the strings in `stop`.
+        Arguments, `more` too, as in `stream`."""
         instance("generate", "prompt", prompt, str, "stream takes ids")
+        if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
+            refuse("generate", "stop", stop, "strings to end at", "['###'], for example")
         ids = self._ids(prompt)
-        ids += self.stream(tuple(ids), tokens, temperature, top_k, top_p, seed, device)
+        length, choice = len(self.tokenizer.decode(ids)), (temperature, top_k, top_p, seed)
+        for token in self.stream(tuple(ids), tokens, *choice, device, **more):
+            ids.append(token)
+            if not stop:
+                continue
+            text = self.tokenizer.decode(ids)
+            if ends := [at for end in stop if (at := text.find(end, length)) >= 0]:
+                return text[: min(ends)]
         return self.tokenizer.decode(ids)
 
     def chat(self) -> Chat:
@@ -387,6 +426,16 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({line(self.config, self.params, self.tokenizer)})"
+
+
+def weights_of(params: Params) -> tuple[int, ...]:
+    """A sum of every parameter's bits, and where it lies: what training changes, changes it."""
+    found: list[int] = []
+    for value in params.values():
+        bits = np.ascontiguousarray(value).view(np.uint32).reshape(-1)
+        pairs = bits[: len(bits) // 2 * 2].view(np.uint64)
+        found += [value.ctypes.data, int(pairs.sum()), int(bits[-1])]
+    return tuple(found)
 
 
 def opened(device: Device | None) -> Device:

@@ -1,15 +1,17 @@
-"""From logits to the next token: temperature, top-k, top-p.
+"""From logits to the next token: temperature, top-k, top-p, min-p.
 
-Not here: the loop that asks a model for logits (model.py, generate.py).
+Not here: the loop that asks a model for logits (decode.py), or the arithmetic (csrc/cpu/sample.h).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from anefast import _C
 from anefast.checks import real, refuse, whole
 from anefast.errors import BadInput
 
@@ -18,7 +20,13 @@ TOKENS, TEMPERATURE, TOP_K, TOP_P = 256, 0.8, 0, 0.95
 
 
 def check_choice(
-    temperature: float, top_k: int, top_p: float, seed: int = 0, tokens: int = 0
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int = 0,
+    tokens: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
 ) -> None:
     """ValueError in one line for a setting of sampling that cannot be."""
     where, hint = "sampling", "0 is greedy, 0.8 is usual"
@@ -28,8 +36,27 @@ def check_choice(
     hint = "1 turns it off"
     if not 0 < real(where, "top_p", top_p, "above 0 and at most 1", hint) <= 1:
         refuse(where, "top_p", top_p, "above 0 and at most 1", hint)
+    hint = "0 turns it off, 0.05 is usual"
+    if not 0 <= real(where, "min_p", min_p, "at least 0 and at most 1", hint) <= 1:
+        refuse(where, "min_p", min_p, "at least 0 and at most 1", hint)
+    hint, said = "1 turns it off, 1.1 is usual", "finite and above 0"
+    if real(where, "repetition_penalty", repetition_penalty, said, hint) <= 0:
+        refuse(where, "repetition_penalty", repetition_penalty, said, hint)
     whole(where, "seed", seed, 0, hint="the same seed gives the same text")
     whole(where, "tokens", tokens, 0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How tokens are chosen, as `sample` has it. repetition_penalty: logits of ids that the text
+    has are divided by it where they are positive, else multiplied; 1 is off."""
+
+    temperature: float = TEMPERATURE
+    top_k: int = TOP_K
+    top_p: float = TOP_P
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
 
 
 def sample(
@@ -38,39 +65,28 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
     rng: np.random.Generator | None = None,
+    min_p: float = 0.0,
 ) -> int:
     """One token drawn from softmax(logits / temperature), cut to the likeliest.
 
     logits: (V,) float; -inf means never. temperature: 0 takes the largest logit, the lowest index
     among equals. top_k: only the k largest; 0 is off. top_p: of those, only the fewest that hold at
-    least this share of their probability; 1 is off. Equal logits rank by index. rng: where the one
+    least this share of their probability; 1 is off. min_p: of those, only what is at least this
+    many times as likely as the likeliest; 0 is off. Equal logits rank by index. rng: where the one
     random number comes from; needed unless temperature is 0. ValueError for NaN, +inf or no choice.
     """
-    check_choice(temperature, top_k, top_p)
-    values = np.asarray(logits, np.float64)
+    check_choice(temperature, top_k, top_p, min_p=min_p)
+    values = np.ascontiguousarray(logits, np.float32)
     if values.ndim != 1 or values.size == 0:
         raise _expected("logits of shape (V,)", values.shape, "sample one position at a time")
-    largest = values.max()
+    largest = float(values.max())
     if not math.isfinite(largest):  # NaN and +inf both surface in the maximum
         raise _expected("finite logits or -inf", largest, "did the run diverge?")
     if temperature == 0:
         return int(values.argmax())
     if rng is None:
         raise _expected("a random generator", None, "np.random.default_rng(seed)")
-
-    order = np.argsort(-values, kind="stable")
-    if 0 < top_k < len(order):
-        order = order[:top_k]
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to exp(-inf)
-        weights = np.exp((values[order] - largest) / temperature)
-    cumulative = np.cumsum(weights)
-    if top_p < 1:
-        keep = int(np.searchsorted(cumulative, top_p * cumulative[-1])) + 1
-        cumulative = cumulative[:keep]
-    drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
-    # rounding may put the draw on the very end; the last with any weight is meant
-    last = np.searchsorted(cumulative, cumulative[-1])
-    return int(order[min(int(drawn), int(last))])
+    return _C.sample(values, rng.random(), temperature, top_k, top_p, min_p)
 
 
 def _expected(what: str, got: object, hint: str) -> BadInput:

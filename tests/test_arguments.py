@@ -97,6 +97,8 @@ SAMPLING = {
     "top_k": [-1, 1.5, None, "5"],
     "top_p": [0, -0.5, 1.1, NAN, None, "all"],
     "seed": [-1, 0.5, None, "0"],
+    "min_p": [-0.5, 1.1, NAN, None, "all"],
+    "repetition_penalty": [0, -1, NAN, INF, None, "much"],
     "prompt": [["a"], None, 3, b"Once", {"a": 1}, [1.5], [259], [-1], [], "x" * 64, [[1]]],
     "device": ["host", 3],
 }

@@ -17,6 +17,8 @@ from anefast.cli import command, newest_run, read_settings, run_of
 from anefast.completion import CompletionConfig, completion
 from anefast.config import ConfigError, TrainConfig, keys
 from anefast.doctor.__main__ import DoctorCommand, examine
+from anefast.eval import EvalConfig
+from anefast.eval import run as score
 from anefast.export import ExportConfig, export
 from anefast.flags import flags_of, repeated
 from anefast.generate import GenerateConfig, generate
@@ -49,7 +51,13 @@ COMMANDS = {
             "temperature": NUMBER,
             "top_k": ["-1", "nan", "0.5"],
             "top_p": [*NUMBER, "0", "1.5"],
+            "min_p": [*NUMBER, "1.5"],
+            "repetition_penalty": [*NUMBER, "0"],
             "seed": ["-1", "nan", "0.5"],
+            "num": ["0", "-1", "x"],
+            "stop": [""],
+            "speculate": ANY,
+            "log_probabilities": ANY,
             "tokenizer": ANY,
             "padded": [None],  # without --tokenizer
             "device": ["gpu", ""],
@@ -118,6 +126,19 @@ COMMANDS = {
             "device": ["gpu"],
             "chip": ["m9"],
             "tolerance": NUMBER,
+        },
+    ),
+    EvalConfig: (
+        score,
+        ["nowhere"],
+        {
+            "model": ANY,
+            "data": ["", "missing.txt"],
+            "context": ["-1", "x"],
+            "tokens": ["-1", "x"],
+            "tokenizer": ANY,
+            "device": ["gpu"],
+            "chip": ["m9"],
         },
     ),
     ExportConfig: (

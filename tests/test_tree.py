@@ -25,6 +25,7 @@ LAYERS = [
         "telemetry",
         "formats",
     },
+    {"decode"},
     {"summary", "model", "updates", "results", "coverage"},
     {"distributed"},
     {
@@ -40,7 +41,7 @@ LAYERS = [
     },
     {"run_state", "adapting"},
     {"trainer", "opening"},
-    {"train", "generate", "plan", "lint", "report", "replay", "export", "inspect"},
+    {"train", "generate", "eval", "plan", "lint", "report", "replay", "export", "inspect"},
     {"bench"},
     {"doctor"},
     {"commands", "completion"},

@@ -1,0 +1,180 @@
+"""`python -m anefast.eval MODEL --data file.txt`: how well a model says a text, in three units.
+
+Nats per token depend on the tokenizer; bits per byte do not, so models of different ones can be
+compared. The text is worked off in windows that overlap by half: every token but a window's first
+few is said with at least half a context before it. The uncertainty is that of the mean over
+windows, as if they were drawn independently: one standard error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from anefast import _C
+from anefast.checks import whole
+from anefast.cli import command, say
+from anefast.config import ROW_MULTIPLE, ConfigError
+from anefast.errors import BadInput, shown
+from anefast.files import read_text
+from anefast.model import Model
+from anefast.nn import classifier, family_of
+from anefast.runtime import Device, Fused, fused_transformer
+from anefast.tokenizer.base import adds_bos
+
+CONTEXT = 1024  # tokens of a window, unless the model was trained on fewer
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Which model, on which text."""
+
+    # A run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF file, or a llama2.c .bin.
+    model: Annotated[str, tyro.conf.Positional]
+    data: str = ""  # A text file, UTF-8; there has to be one.
+    context: int = 0  # Tokens of a window; 0: as many as the model was trained on, at most 1024.
+    tokens: int = 0  # Only the first so many tokens of the text; 0: all.
+    tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
+    device: str = "auto"  # auto, ane or host.
+    chip: str = ""  # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5.
+
+
+@dataclass(frozen=True)
+class Score:
+    """nats, tokens, bytes: of each window, what was scored of it. context: tokens of a window."""
+
+    nats: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int64]
+    bytes: npt.NDArray[np.int64]
+    context: int
+
+    def per(self, parts: npt.NDArray[np.int64]) -> tuple[float, float]:
+        """Nats per part, and the standard error of that ratio over windows (linearised: Cochran
+        1977, section 6.4); infinite for a single window."""
+        total, n = float(parts.sum()), len(parts)
+        ratio = float(self.nats.sum()) / total
+        if n < 2:
+            return ratio, math.inf
+        apart = self.nats - ratio * parts
+        return ratio, math.sqrt(float((apart**2).sum()) * n / (n - 1)) / total
+
+    def lines(self) -> list[str]:
+        """The score for people."""
+        nats, off = self.per(self.tokens)
+        bits, bits_off = (v / math.log(2) for v in self.per(self.bytes))
+        return [
+            f"{self.tokens.sum():,} tokens, {self.bytes.sum():,} bytes, in {len(self.nats)} "
+            f"windows of {self.context} tokens",
+            f"nats per token  {nats:.4f} ± {off:.4f}",
+            f"perplexity      {math.exp(nats):.4f} ± {math.exp(nats) * off:.4f}",
+            f"bits per byte   {bits:.4f} ± {bits_off:.4f}",
+        ]
+
+
+def evaluate(
+    model: Model, text: str, context: int = 0, tokens: int = 0, device: Device | None = None
+) -> Score:
+    """Scores a text. context: tokens of a window, 0 for what the model was trained on, at most
+    1024. tokens: only the first so many, 0 for all. BadInput where the text has too few."""
+    limit = model.config.max_seq_len
+    whole("eval", "context", context, 0)
+    whole("eval", "tokens", tokens, 0)
+    if context > limit or context == 1:
+        raise BadInput(f"[eval] expected a context of 2 to {limit} tokens, got {context}.")
+    length = context or min(limit, model.trained_length or CONTEXT, CONTEXT)
+    ids = model.tokenizer.encode(text, bos=adds_bos(model.tokenizer))
+    ids = ids[: tokens + 1] if tokens else ids
+    if len(ids) < 2:
+        raise BadInput(f"[eval] expected a text of 2 tokens or more, got {len(ids)}.")
+    sizes = np.array([0] + [len(model.tokenizer.piece(b, a)) for a, b in pairwise(ids)])
+    rows = -(-length // ROW_MULTIPLE) * ROW_MULTIPLE
+    on = device if device is not None else Device()
+    found: list[tuple[float, int, int]] = []
+    with fused_transformer(model.config, model.params, rows, on) as forward:
+        for begin, first, end in windows(len(ids), length):
+            said = _nats(model, forward, np.array(ids[begin : end + 1], np.int32), rows)
+            scored = said[first - begin - 1 : end - begin]
+            if not np.isfinite(scored).all():
+                raise BadInput(
+                    "[eval] expected finite losses, got one that is not: the residual stream left "
+                    "fp16. Hint: model.stream_scale keeps it smaller."
+                )
+            found.append((float(scored.sum()), end + 1 - first, int(sizes[first : end + 1].sum())))
+    nats, counts, lengths = zip(*found, strict=True)
+    return Score(np.array(nats), np.array(counts), np.array(lengths), length)
+
+
+def windows(count: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, first, last): positions begin.. are read, and first to last of `count` are scored.
+
+    >>> list(windows(9, 4))
+    [(0, 1, 4), (3, 5, 7), (6, 8, 8)]
+    """
+    begin, first = 0, 1
+    while first < count:
+        last = min(begin + length, count - 1)
+        yield begin, first, last
+        first = last + 1
+        begin = last + 1 + length // 2 - length
+
+
+def _nats(
+    model: Model, forward: Fused, ids: npt.NDArray[np.int32], rows: int
+) -> npt.NDArray[np.float32]:
+    """-log p of ids[1:], each after all before it, over the ids the model was trained on."""
+    config, params = model.config, model.params
+    n = len(ids) - 1
+    tokens = np.zeros((1, rows), np.int32)
+    tokens[0, :n] = ids[:-1]
+    targets = np.full((1, rows), -1, np.int32)
+    targets[0, :n] = ids[1:]
+    weight = params[classifier(params)]
+    if model.vocabulary is not None:
+        places = np.searchsorted(model.vocabulary.ids, ids[1:])
+        known = model.vocabulary.ids[np.minimum(places, len(model.vocabulary.ids) - 1)] == ids[1:]
+        if not known.all():
+            strange = int(ids[1:][~known][0])
+            raise BadInput(
+                f"[eval] expected tokens that the model was trained on, got {strange} "
+                f"({shown(model.tokenizer.decode([strange]))}). Hint: its vocabulary was compacted."
+            )
+        weight = np.ascontiguousarray(weight[model.vocabulary.ids])
+        targets[0, :n] = places
+    table = params.get(family_of(config).positions)
+    positions = None
+    if table is not None:
+        positions = np.zeros((rows, config.dim), np.float32)
+        positions[: min(rows, len(table))] = table[:rows]
+    x = np.empty((1, config.dim, 1, rows), np.float16)
+    _C.embed(tokens, params["tok_embeddings"], x, positions)
+    h = forward(x)
+    nll = np.empty((1, rows), np.float32)
+    bias = params.get(family_of(config).norm_bias)
+    _C.head_loss(h, params["norm"], weight, targets, config.stream_eps, nll, bias)
+    said: npt.NDArray[np.float32] = nll[0, :n]
+    return said
+
+
+def run(config: EvalConfig) -> None:
+    """Prints the score."""
+    for name, value in (("context", config.context), ("tokens", config.tokens)):
+        whole("eval", name, value, 0)
+    device = Device(config.device, chip=config.chip)
+    if not config.data:
+        raise ConfigError("[eval] expected --data, a text file to score, got none.")
+    text = read_text(config.data, where="eval")
+    model = Model.load(config.model, config.tokenizer)
+    say(f"{config.model} on {device.description} ({device.label})")
+    for line in evaluate(model, text, config.context, config.tokens, device).lines():
+        say(line)
+
+
+if __name__ == "__main__":
+    command(EvalConfig, run)

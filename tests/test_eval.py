@@ -1,0 +1,77 @@
+"""Scores of a text against the same sums made position by position."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import anefast
+from anefast.config import ModelConfig
+from anefast.eval import EvalConfig, Score, evaluate, run, windows
+from anefast.nn import init_params
+from anefast.runtime import Device
+
+TEXT = "One day, a cat sat on a mat. It saw a dog, and the dog saw it. é ok\n" * 2
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = ModelConfig(
+        dim=32, n_layers=1, n_heads=2, hidden_dim=64, vocab_size=259, max_seq_len=96
+    )
+    return anefast.Model(config, init_params(config, 2), anefast.open_tokenizer("bytes"))
+
+
+@pytest.mark.parametrize("context", [0, 33, 2])
+def test_scores_are_those_of_every_prefix(model, context):
+    device = Device("host")
+    score = evaluate(model, TEXT, context, device=device)
+    ids, inference = model.tokenizer.encode(TEXT), model.inference(device)
+    want = []
+    for begin, first, last in windows(len(ids), context or 96):
+        nats = 0.0
+        for i in range(first, last + 1):
+            logits = inference.logits(ids[begin:i]).astype(np.float64)
+            top = logits.max()
+            nats += top + np.log(np.exp(logits - top).sum()) - logits[ids[i]]
+        want.append(nats)
+    inference.close()
+    assert score.nats == pytest.approx(want, rel=1e-4)
+    assert score.tokens.sum() == len(ids) - 1
+    assert score.bytes.sum() == len(TEXT.encode())
+
+
+def test_windows_score_every_token_once_with_half_a_context_before_it():
+    for count in range(2, 60):
+        for length in range(2, 20):
+            scored = []
+            for begin, first, last in windows(count, length):
+                assert last - begin <= length
+                assert first - begin >= (1 if first == 1 else length / 2)
+                scored += range(first, last + 1)
+            assert scored == list(range(1, count))
+
+
+def test_units_and_uncertainty_of_a_ratio():
+    score = Score(np.array([2.0, 4.0]), np.array([1, 1]), np.array([2, 4]), 8)
+    nats, off = score.per(score.tokens)
+    assert (nats, off) == (3, pytest.approx(1.0))  # the standard error of 2 and 4
+    assert score.per(score.bytes) == (1, 0)  # the same in both windows
+    assert f"bits per byte   {1 / math.log(2):.4f} ± 0.0000" in score.lines()
+
+
+def test_what_cannot_be_scored_is_refused(model):
+    for text, how in (("", {}), (TEXT, {"context": 97}), (TEXT, {"context": 1})):
+        with pytest.raises(ValueError, match=r"^\[eval\] expected"):
+            evaluate(model, text, **how)
+
+
+def test_the_command_prints_a_score(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(anefast.Model, "load", lambda *_: model)
+    data = tmp_path / "text.txt"
+    data.write_text(TEXT)
+    run(EvalConfig("a model", str(data), device="host", tokens=50))
+    said = capsys.readouterr().out
+    assert "50 tokens" in said and "bits per byte" in said and "±" in said
