@@ -33,28 +33,40 @@ static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, in
             sum[g][j] = load(out[j] + g * WIDTH);
     const float *thin = t.thin;
     if constexpr (TURNED) {
-        for (int64_t k = 0; k < t.k_count; k += WIDTH, thin += WIDTH * N) {
-            const int64_t left = t.k_count - k < WIDTH ? t.k_count - k : WIDTH;
+        // A cache line of each row at a time, through a copy: rows that lie a power of two apart push each other out.
+        constexpr int64_t LINE = 64 / sizeof(T);
+        alignas(64) T lines[WIDTH][LINE] = {};
+        for (int64_t k = 0; k < t.k_count; k += LINE, thin += LINE * N) {
+            const int64_t left = t.k_count - k < LINE ? t.k_count - k : LINE;
             for (int g = 0; g < GROUPS; ++g) {
-                Vec square[WIDTH];
 #pragma GCC unroll 16
                 for (int i = 0; i < WIDTH; ++i) {
                     const int64_t row = g * WIDTH + i < there ? g * WIDTH + i : there - 1; // past the last: it again
                     const T *const p = wide + row * t.lane_stride + k;
                     __builtin_prefetch(p + GROUPS * WIDTH * t.lane_stride, 0, 2);
-                    square[i] = left == WIDTH ? wide_vector(p) : wide_part(p, left);
+                    if (left == LINE)
+                        memcpy(lines[i], p, sizeof lines[i]);
+                    else
+                        memcpy(lines[i], p, left * sizeof(T));
                 }
-                transpose(square);
-                if (left == WIDTH) {
+                for (int64_t part = 0; part < left; part += WIDTH) {
+                    Vec square[WIDTH];
 #pragma GCC unroll 16
                     for (int i = 0; i < WIDTH; ++i)
+                        square[i] = wide_vector(lines[i] + part);
+                    transpose(square);
+                    const float *const factor = thin + part * N;
+                    if (part + WIDTH <= left) {
+#pragma GCC unroll 16
+                        for (int i = 0; i < WIDTH; ++i)
 #pragma GCC unroll 8
-                        for (int j = 0; j < N; ++j)
-                            sum[g][j] = fma(square[i], thin[i * N + j], sum[g][j]);
-                } else {
-                    for (int64_t i = 0; i < left; ++i)
-                        for (int j = 0; j < N; ++j)
-                            sum[g][j] = fma(square[i], thin[i * N + j], sum[g][j]);
+                            for (int j = 0; j < N; ++j)
+                                sum[g][j] = fma(square[i], factor[i * N + j], sum[g][j]);
+                    } else {
+                        for (int64_t i = 0; i < left - part; ++i)
+                            for (int j = 0; j < N; ++j)
+                                sum[g][j] = fma(square[i], factor[i * N + j], sum[g][j]);
+                    }
                 }
             }
         }
