@@ -1,4 +1,4 @@
-"""`python -m anefast.eval MODEL --data file.txt`: how well a model says a text, in three units.
+"""`anefast eval MODEL --data file.txt`: how well a model says a text, in three units.
 
 Nats per token depend on the tokenizer; bits per byte do not, so models of different ones can be
 compared. The text is worked off in windows that overlap by half: every token but a window's first
@@ -9,7 +9,7 @@ windows, as if they were drawn independently: one standard error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
@@ -43,7 +43,7 @@ class EvalConfig:
     tokens: int = 0  # Only the first so many tokens of the text; 0: all.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     device: str = "auto"  # auto, ane or host.
-    chip: str = ""  # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5.
+    chip: str = ""  # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5, m6.
 
 
 @dataclass(frozen=True)
@@ -176,5 +176,10 @@ def run(config: EvalConfig) -> None:
         say(line)
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Exit codes: 0, or 2 for a request that makes no sense."""
+    command(EvalConfig, run, argv)
+
+
 if __name__ == "__main__":
-    command(EvalConfig, run)
+    main()

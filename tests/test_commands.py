@@ -13,6 +13,7 @@ import pytest
 from anefast import checkpoint, spelling
 from anefast.bench.__main__ import BenchCommand
 from anefast.bench.__main__ import run as bench
+from anefast.chat import ChatConfig, talk
 from anefast.cli import command, newest_run, read_settings, run_of
 from anefast.completion import CompletionConfig, completion
 from anefast.config import ConfigError, TrainConfig, keys
@@ -126,6 +127,24 @@ COMMANDS = {
             "device": ["gpu"],
             "chip": ["m9"],
             "tolerance": NUMBER,
+        },
+    ),
+    ChatConfig: (
+        talk,
+        ["nowhere"],
+        {
+            "model": ANY,
+            "adapter": ANY,
+            "system": ANY,
+            "tokens": ["-1", "nan", "2.5"],
+            "temperature": NUMBER,
+            "top_k": ["-1", "nan", "0.5"],
+            "top_p": [*NUMBER, "0", "1.5"],
+            "min_p": [*NUMBER, "1.5"],
+            "repetition_penalty": [*NUMBER, "0"],
+            "seed": ["-1", "nan", "0.5"],
+            "device": ["gpu", ""],
+            "chip": ["m9"],
         },
     ),
     EvalConfig: (

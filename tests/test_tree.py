@@ -41,7 +41,7 @@ LAYERS = [
     },
     {"run_state", "adapting"},
     {"trainer", "opening"},
-    {"train", "generate", "eval", "plan", "lint", "report", "replay", "export", "inspect"},
+    {"train", "generate", "chat", "eval", "plan", "lint", "report", "replay", "export", "inspect"},
     {"bench"},
     {"doctor"},
     {"commands", "completion"},
