@@ -105,10 +105,10 @@ def test_a_chat_that_was_learnt_is_answered(taught: Any, capsys: pytest.CaptureF
     assert lines[-1].endswith(f'generate {run} --chat --prompt "Hello"')
     model = Model.load(run)
     assert model.reply("Q3", temperature=0) == "Yes"
-    generate(GenerateConfig(str(run), "Q3", chat=True, temperature=0))
+    generate(GenerateConfig(str(run), prompt="Q3", chat=True, temperature=0))
     out, err = capsys.readouterr()
     assert out == "Yes\n" and "chat template" not in err
-    generate(GenerateConfig(str(run), "Q3", temperature=0, tokens=1))
+    generate(GenerateConfig(str(run), prompt="Q3", temperature=0, tokens=1))
     out, err = capsys.readouterr()
     assert out.startswith("Q3") and "--chat has it answer the prompt" in err
 

@@ -165,5 +165,9 @@ def test_a_tokenizer_of_another_size_needs_a_yes(tmp_path: Path, data_dir: Path)
 def test_generate_takes_the_yes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.bin"
     llama2c.save(path, CONFIG, init_params(CONFIG, 1))
-    generate(GenerateConfig(str(path), "Once", 8, tokenizer="bytes", padded=True, device="host"))
+    generate(
+        GenerateConfig(
+            str(path), prompt="Once", tokens=8, tokenizer="bytes", padded=True, device="host"
+        )
+    )
     assert capsys.readouterr().out.startswith("Once")

@@ -102,7 +102,9 @@ def test_generated_text_is_escaped_on_a_terminal_only(monkeypatch, capsys):
     monkeypatch.setattr(generate_module.Model, "load", lambda *_: Model())
     for terminal, want in ((True, "hi\\x1b[2J\n"), (False, "hi\x1b[2J\n")):
         monkeypatch.setattr(sys.stdout, "isatty", lambda t=terminal: t)
-        generate_module.generate(generate_module.GenerateConfig("a model", prompt="hi", device="host"))
+        generate_module.generate(
+            generate_module.GenerateConfig("a model", prompt="hi", device="host")
+        )
         assert capsys.readouterr().out == want
 
 

@@ -70,7 +70,7 @@ def test_messages_are_written_as_transformers_writes_them_and_answered(
     assert model.chat().ends == {end}
     answer = model.reply(asked, tokens=40, temperature=0.0)
     assert answer == "The capital of France is Paris."
-    generate(GenerateConfig(str(path), asked, chat=True, tokens=40, temperature=0.0))
+    generate(GenerateConfig(str(path), prompt=asked, chat=True, tokens=40, temperature=0.0))
     assert capfd.readouterr().out.endswith(f"{answer}\n")
 
 
