@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 import anefast
+from anefast.chips import CHIPS
 from anefast.fuse import find_plan
+from anefast.fuse.choose import choose
+from anefast.fuse.cost import modelled
+from anefast.fuse.count import Counter
+from anefast.fuse.legal import Target
 from anefast.nn import training_graph
 from anefast.nn.adapter import A, Adapter, B, Base, adaptable
 from anefast.nn.lora import Lora, draw
@@ -247,3 +252,16 @@ def test_new_adapters_are_drawn_as_peft_draws_them():
         assert abs(a.std() * np.sqrt(3) / bound - 1) < 0.05
     assert isinstance(adapter, Adapter)
     assert replace(adapter, rank=64).scale == 8 / 64
+
+
+def test_a_chip_that_takes_one_input_has_the_adapter_ride_in_it():
+    target = Target("m1", CHIPS["m1"], ports=("packed",))
+    ranks = dict.fromkeys(adaptable(CONFIG), 8)
+    rates = modelled(CHIPS["m1"])
+    choice = choose(Counter(CONFIG, 1, 32, ranks=ranks), 1, target, rates)
+    assert "weights=packed" in choice.spec and choice.winner.cost.count.compiles_per_update == 0
+    assert max(len(p.lowered.inputs) for p in choice.winner.cost.count.programs) == 1
+    with pytest.raises(
+        ValueError, match=r"adapters as inputs of their own. Hint: with data.batch 1"
+    ):
+        choose(Counter(CONFIG, 2, 32, ranks=ranks), 1, target, rates)

@@ -136,6 +136,18 @@ def check(
     except ValueError as error:
         return [_not_lowered(error, counter.batch, target)], None
     found = [*unseen(plan, target), *violations([p.lowered for p in count.programs], target)]
+    one = bool(target.ports) and "several" not in target.ports
+    if one and counter.ranks and any(len(p.lowered.inputs) > 1 for p in count.programs):
+        found.insert(  # first: what choose says where nothing else is legal
+            0,
+            Violation(
+                "several inputs",
+                "expected programs with one input, got adapters as inputs of their own. Hint: with "
+                "data.batch 1 they ride beside the activations, plan weights=packed.",
+                SEEN,
+                "ANE025",
+            ),
+        )
     n = len(count.distinct)
     sets = 2 if plan.compile == "async" and count.compiles_per_update else 1
     loaded = target.chip.loaded_programs
