@@ -73,6 +73,9 @@ class BigramStep:
         self._waiting.append((x.reshape(-1), (p * loss_scale).astype(np.float32)))
         return loss, count
 
+    def starved(self):
+        return False
+
     def end_update(self):
         self.wait()
 
