@@ -90,10 +90,10 @@ from anefast.telemetry import peak_memory_bytes
 module = importlib.import_module(f"benchmarks.{sys.argv[1]}")
 run = getattr(module, sys.argv[2])(*sys.argv[3:])
 for line in sys.stdin:
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     loss = run()
-    took = time.perf_counter() - began
-    print(json.dumps([took, loss, peak_memory_bytes()]), flush=True)
+    took, busy = time.perf_counter() - began, time.process_time() - busy
+    print(json.dumps([took, loss, peak_memory_bytes(), busy]), flush=True)
 """
 
 
@@ -107,12 +107,13 @@ class Child:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
         )  # fmt: skip
 
-    def step(self) -> tuple[float, float, int]:
+    def step(self) -> tuple[float, float, int, float]:
+        """Seconds, loss, peak memory in bytes so far, and seconds of all threads at work."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        took, loss, peak = json.loads(self.process.stdout.readline())
-        return took, loss, peak
+        took, loss, peak, busy = json.loads(self.process.stdout.readline())
+        return took, loss, peak, busy
 
     def close(self) -> None:
         self.process.communicate()
@@ -127,7 +128,7 @@ def test_smollm2_beside_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path, folder = model_file(), tmp_path / "hf"
     export(ExportConfig(str(path), str(folder)))
     children = {name: Child(name, path, folder) for name in ("ours", "theirs")}
-    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in children}
+    found: dict[str, list[tuple[float, float, int, float]]] = {name: [] for name in children}
     for _ in range(TURNS * STEPS):
         for name, child in children.items():
             found[name].append(child.step())
@@ -136,7 +137,7 @@ def test_smollm2_beside_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     times = {name: median(t for t, *_ in rows[STEPS:]) for name, rows in found.items()}
     peaks = {name: rows[-1][2] for name, rows in found.items()}
     for name in children:
-        losses = [loss for _, loss, _ in found[name]]
+        losses = [loss for _, loss, *_ in found[name]]
         print(
             f"\n{name:6s} {times[name] * 1e3:7.0f} ms a step, {peaks[name] / 2**20:5.0f} MiB, "
             f"loss {losses[0]:.4f} -> {losses[-1]:.4f}", end="",
