@@ -2,7 +2,8 @@
 
 A keyword is the last part of a setting's name where only one setting ends so (`lr` is optim.lr), or
 the whole name with `_` for the dot (`data_seed` is data.seed). A setting at the top comes before
-one of a section: `seed` is seed. A section takes its dataclass or a dict: `optim={"lr": 1e-3}`.
+one of a section: `seed` is seed. A section takes its dataclass or a dict, `optim={"lr": 1e-3}`, and
+`lora` also the rank alone: `lora=8`.
 Flags of the command and keys of a file may be as short: `--lr 1e-3`, and `data` is data.source.
 """
 
@@ -109,6 +110,8 @@ def _section(word: str, value: Any, kind: type[Any]) -> dict[str, Any]:
         return {word: vars(value)}
     if isinstance(value, Mapping):
         return {word: dict(value)}
+    if word == "lora" and isinstance(value, int):
+        return {"lora": {"rank": value}}
     raise ConfigError(
         f"[fit] expected {word} to be a {kind.__name__} or a dict of its settings, "
         f"got {shown(repr(value), limit=60)}."

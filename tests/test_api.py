@@ -35,6 +35,7 @@ def test_keywords_name_settings():
     assert (config.steps, config.optim.lr, config.data.seed, config.seed) == (7, 1e-3, 5, 0)
     assert (config.optim.clip, config.data.batch) == (0.5, 3)
     assert named == {"steps", "optim.lr", "data.seed", "optim.clip", "data.batch"}
+    assert with_keywords(TrainConfig(), {"lora": 8})[0].lora.rank == 8
     taken, _ = with_keywords(TrainConfig(), {"optim": OptimConfig(lr=0.5)})
     assert taken.optim == OptimConfig(lr=0.5)
 

@@ -205,13 +205,35 @@ def test_an_emulation_is_refused_below_mpiexec(monkeypatch):
 
 
 @mpi
-@pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_ranks_give_the_bytes_of_an_emulation(tmp_path, number):
-    emulated(number, tmp_path / "emulated", FLAGS)
-    ended = ranks(number, tmp_path, [*FLAGS, "--out", str(tmp_path / "ranks")])
+@pytest.mark.parametrize(
+    "number,more",
+    [
+        (2, []),
+        pytest.param(3, [], marks=pytest.mark.slow),
+        pytest.param(2, ["--optim.name", "muon"], marks=pytest.mark.slow),
+        pytest.param(2, ["--data.compact-vocab"], marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_give_the_bytes_of_an_emulation(tmp_path, number, more):
+    flags = [*FLAGS, *more]
+    emulated(number, tmp_path / "emulated", flags)
+    ended = ranks(number, tmp_path, [*flags, "--out", str(tmp_path / "ranks")])
     assert ended.code == 0, ended.text
     assert f"this is rank 0 of {number} ranks" in ended.text
     assert ended.text.count("written to") == 1  # rank 0 speaks for all
+    assert everything(tmp_path / "ranks") == everything(tmp_path / "emulated")
+
+
+@mpi
+@pytest.mark.slow
+def test_ranks_train_an_adapter_as_an_emulation_does(tmp_path):
+    base = tmp_path / "base"
+    emulated(1, base, [*FLAGS, "--steps", "2"])
+    shape = "--data.seq-len 32 --data.batch 2 --optim.accumulation 2 --steps 4 --sample-tokens 0"
+    flags = [*shape.split(), "--init", str(base), "--lora.rank", "4", "--device", "host"]
+    emulated(2, tmp_path / "emulated", flags)
+    ended = ranks(2, tmp_path, [*flags, "--out", str(tmp_path / "ranks")])
+    assert ended.code == 0, ended.text
     assert everything(tmp_path / "ranks") == everything(tmp_path / "emulated")
 
 
