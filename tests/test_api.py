@@ -116,7 +116,7 @@ def test_objects_print_briefly(model, tmp_path, monkeypatch):
     assert len(repr(result)) < 200 and "2 updates" in repr(result) and "run)" in repr(result)
     page = result._repr_html_()
     assert result.sample and "A sample" in page
-    with pytest.raises(ValueError, match="a panel of loss, lr"):
+    with pytest.raises(ValueError, match="a panel of loss, "):
         result.plot("los")
 
 
