@@ -220,10 +220,13 @@ class OptimConfig(Checked):
     # Rates and decay of tensors by pattern: "*.norm:decay=0; tok_embeddings:lr=0.5x". The last that
     # fits a tensor counts.
     rules: str = ""
+    # Half-life in tokens of an average of the weights, which is evaluated at the end and exported
+    # by --ema; 0: none.
+    ema_tokens: int = 0
     # Resume with another optimiser or other settings of it; its states begin at zero.
     fresh: bool = False
     warmup_steps: int = 100  # Updates of linear warm-up.
-    min_lr_ratio: float = 0.1  # The cosine ends at this part of lr.
+    min_lr_ratio: float = 0.1  # A rate that falls to the last update ends at this part of lr.
     # Largest global gradient norm; 0 turns clipping off. Without it and with accumulation 1,
     # gradients of matrices go straight into the update and are never stored (the classifier's of
     # few tokens).
@@ -269,7 +272,7 @@ class OptimConfig(Checked):
             f"optim.weight_decay must be finite and not negative, got {self.weight_decay}",
             "0 turns it off",
         )
-        for name in ("clip", "warmup_steps"):
+        for name in ("clip", "warmup_steps", "ema_tokens"):
             value = getattr(self, name)
             need(
                 0 <= value < float("inf"),
@@ -313,6 +316,35 @@ class LoraConfig(Checked):
             "twice the rank is usual",
         )
         need(self.layers >= 0, f"lora.layers must not be negative, got {self.layers}", "0 is all")
+
+
+SCHEDULES = ("cosine", "linear", "constant", "wsd", "inverse-sqrt")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig(Checked):
+    """What the rate does once it is warm."""
+
+    # cosine and linear fall to optim.min_lr_ratio at the last update; constant stays; wsd stays and
+    # cools down at the end; inverse-sqrt falls with the root of the update.
+    name: str = "cosine"
+    decay: float = 0.2  # The part of the run that wsd cools down in.
+    # Cool down from this update on, by 1 - sqrt to optim.min_lr_ratio at the last: a number, or
+    # "now" where a run is resumed. Empty: only as the schedule says.
+    decay_from: str = ""
+
+    def _check(self) -> None:
+        need_choice("schedule.name", self.name, SCHEDULES)
+        need(
+            0 <= self.decay <= 1,
+            f"schedule.decay must lie in [0, 1], got {self.decay}",
+            "0.2 cools down in the last fifth",
+        )
+        need(
+            self.decay_from in ("", "now") or self.decay_from.isdecimal(),
+            f"schedule.decay_from must be an update or now, got {shown(repr(self.decay_from))}",
+            "with --resume, now branches a cool-down off the checkpoint",
+        )
 
 
 @dataclass(frozen=True)
@@ -446,6 +478,7 @@ class TrainConfig(Checked):
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)

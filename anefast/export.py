@@ -24,6 +24,7 @@ from anefast.formats import save_folder, save_gguf, save_mlx, save_peft
 from anefast.model import Model
 from anefast.nn import Params
 from anefast.nn.adapter import Adapter
+from anefast.optim.average import load_average
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class ExportConfig:
     tokenizer: str = ""  # Of a llama2.c .bin, which has none: "bytes" or a tokenizer file.
     adapter: str = ""  # A LoRA adapter of the model: a folder of PEFT or mlx-lm, or a run.
     merge: bool = False  # Write the model with the adapter in its weights.
+    ema: bool = False  # Write the average of the weights that a run kept (optim.ema_tokens).
 
 
 class Format(NamedTuple):
@@ -98,6 +100,8 @@ def export(config: ExportConfig) -> None:
     if out.exists() and not (form.folder and out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"[export] {shown(out)} is there already. Hint: name another one.")
     model = Model.load(config.model, config.tokenizer)
+    if config.ema:
+        model.params = load_average(config.model, model.params, model.vocabulary)
     if config.adapter:
         model.adapt(adapter_for(model, config.model, config.adapter))
     adapter = model.lora.adapter() if model.lora else None

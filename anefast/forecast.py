@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from anefast.config import OptimConfig, TrainConfig
 from anefast.data import Epoch
-from anefast.optim import learning_rate
+from anefast.optim import learning_rate, record_of
+from anefast.optim.schedule import cool_down
 
 BY_HEART = 100  # epochs after which a model mostly repeats a text
 PER_EPOCH = 10  # updates that an epoch should be worth, where accumulating less makes more of them
@@ -12,20 +13,49 @@ PER_EPOCH = 10  # updates that an epoch should be worth, where accumulating less
 
 def forecast(config: TrainConfig, epoch: Epoch, ranks: int = 1) -> list[str]:
     """How often a run reads its training data, and whether its warm-up ends in time."""
-    return [_epochs(config, epoch, ranks), *_warm_up(config.optim, config.steps)]
+    return [_epochs(config, epoch, ranks), *_warm_up(config), *_cool_down(config)]
 
 
-def rate_change(optim: OptimConfig, before: int, now: int, step: int) -> list[str]:
-    """What resuming at update `step` does to the rate where `before` steps have become `now`."""
+def rate_change(config: TrainConfig, before: int, step: int) -> list[str]:
+    """What resuming at update `step` does to the rate where `before` steps have become others."""
+    optim, schedule, now = config.optim, config.schedule, config.steps
     if before == now or not 0 < step < now or before < 1:
         return []
-    was, next_one = learning_rate(optim, step, before), learning_rate(optim, step + 1, now)
+    was = learning_rate(optim, step, before, schedule)
+    next_one = learning_rate(optim, step + 1, now, schedule)
+    if learning_rate(optim, step + 1, max(before, step + 1), schedule) == next_one:
+        return []
     how = "stretched over" if now > before else "pressed into"
     return [
         f"resumed with steps {before} -> {now}: lr goes from {was:.1e} at update {step} to "
-        f"{next_one:.1e} at update {step + 1}, as the cosine is {how} {now} updates. "
+        f"{next_one:.1e} at update {step + 1}, as the {schedule.name} is {how} {now} updates. "
         "Hint: --init begins a new run with a schedule of its own."
     ]
+
+
+def scaled_rate(optim: OptimConfig) -> str:
+    """The rate that accumulation was multiplied into, and what the optimiser would have of it.
+
+    The square root of the batch for Adam and its kin (Malladi et al., arXiv 2205.10287), all of it
+    for SGD.
+    """
+    n, record = optim.accumulation, record_of(optim)
+    line = f"lr {optim.lr:g} x accumulation {n} = {optim.peak_lr:g}"
+    if record.batch == 1 or n == 1:
+        return line
+    return (
+        f"{line}. Hint: rates of {record.name} grow with the square root of the batch; "
+        f"--optim.lr {optim.lr * n**record.batch:.3g} without scaling is that"
+    )
+
+
+def _cool_down(config: TrainConfig) -> list[str]:
+    optim, steps, schedule = config.optim, config.steps, config.schedule
+    begins = cool_down(schedule, steps)
+    if begins is None or begins >= steps:
+        return []
+    first, last = (learning_rate(optim, s, steps, schedule) for s in (begins, steps))
+    return [f"schedule: lr {first:.1e} at update {begins} cools down to {last:.1e} at {steps}"]
 
 
 def _epochs(config: TrainConfig, epoch: Epoch, ranks: int) -> str:
@@ -54,10 +84,11 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
-def _warm_up(optim: OptimConfig, steps: int) -> list[str]:
+def _warm_up(config: TrainConfig) -> list[str]:
+    optim, steps = config.optim, config.steps
     if optim.warmup_steps < steps or not optim.lr:
         return []
-    last = learning_rate(optim, steps, steps)
+    last = learning_rate(optim, steps, steps, config.schedule)
     return [
         f"warm-up: it takes {optim.warmup_steps} updates and the run has {steps}, so lr ends at "
         f"{last:.1e} of {optim.peak_lr:.1e}. Hint: --optim.warmup-steps {steps // 10}"

@@ -228,6 +228,35 @@ def with_optimiser(
     return config.replace(optim=settled(optim))
 
 
+def with_schedule(config: TrainConfig, resumed: Path | None) -> TrainConfig:
+    """The config with the update that a cool-down begins behind as a number. ConfigError.
+
+    resumed: the checkpoint to go on from.
+    """
+    begins = config.schedule.decay_from
+    at = checkpoint.place(resumed.name) if resumed is not None else None
+    made = at[0] if at is not None else 0
+    if begins == "now":
+        if resumed is None:
+            raise ConfigError(
+                "[config] schedule.decay_from now is for a run that is resumed. "
+                "Hint: --resume RUN, or the number of an update."
+            )
+        return config.replace(schedule=config.schedule.replace(decay_from=str(made)))
+    same = resumed is not None and begins == _recorded(resumed, "schedule.decay_from")
+    if begins and not same and not made <= int(begins) < config.steps:
+        raise ConfigError(
+            f"[config] expected schedule.decay_from from {made}, the updates made, to below steps "
+            f"{config.steps}, got {begins}. Hint: now begins at the checkpoint."
+        )
+    return config
+
+
+def _recorded(folder: Path, name: str) -> object:
+    """A setting of the run that a checkpoint is in, as its config.toml has it."""
+    return flatten(read_config(folder.resolve().parent)).get(name)
+
+
 def with_stream(
     config: TrainConfig, model: Model, data: TokenData, asked: Collection[str], say: Say
 ) -> TrainConfig:

@@ -25,6 +25,7 @@ from anefast.data import TokenData
 from anefast.distributed import World, digest
 from anefast.errors import Failure, shown
 from anefast.optim import LossScale, Optimizer
+from anefast.optim.average import GROUP, Average
 from anefast.progress import Progress, Row, finite, with_infinities
 from anefast.soundness import Soundness
 from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
@@ -128,6 +129,8 @@ class RunState:
         self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
         self.say = say
         self.optimizer = Optimizer(step.trained, config.optim)
+        half_life = config.optim.ema_tokens
+        self.average = Average(step.trained, half_life) if half_life else None
         self.scale = LossScale(config.loss_scale)
         self.progress = Progress(fingerprint=data.fingerprint, ranks=self.world.size)
         self.overflows = 0  # in a row
@@ -372,6 +375,8 @@ class RunState:
 
     def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
         groups: dict[str, Arrays] = dict(self.optimizer.state)
+        if self.average is not None:
+            groups[GROUP] = self.average.arrays
         return groups | {"grad": self.step.grads} if with_grads else groups
 
     def _full(self, arrays: Arrays, tables: Arrays | None = None) -> Arrays:

@@ -37,6 +37,7 @@ _OTHERS: dict[tuple[str, ...], str] = {
     ("optim.min_lr_ratio",): "min_lr lr_min",
     ("optim.weight_decay",): "wd decay",
     ("optim.name",): "optimizer optimiser optim opt optim_type",
+    ("schedule.name",): "lr_scheduler lr_scheduler_type scheduler schedule lr_schedule",
     ("optim.beta1",): "adam_beta1 beta_1",
     ("optim.beta2",): "adam_beta2 beta_2",
     ("optim.eps",): "adam_eps adam_epsilon epsilon",
@@ -78,8 +79,6 @@ _ABSENT: dict[str, str] = {
         "--steps, a smaller model or more --optim.weight-decay hold overfitting back",
         "dtype precision fp16 bf16 amp mixed_precision": "there is one precision: fp16 on the "
         "device and fp32 on the CPU",
-        "lr_scheduler lr_scheduler_type scheduler lr_decay_iters decay_lr": "there is one "
-        "schedule, linear warm-up and a cosine to --optim.min-lr-ratio at the last of --steps",
         "warmup_ratio": "--optim.warmup-steps takes a number of updates",
         "gpu gpus num_gpus cuda": "--device is auto, ane or host",
         "num_workers workers dataloader_num_workers threads num_threads": "the environment's "

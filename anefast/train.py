@@ -51,6 +51,7 @@ from anefast.opening import (
     with_device,
     with_lora,
     with_optimiser,
+    with_schedule,
     with_stream,
 )
 from anefast.optim import record_of
@@ -144,6 +145,7 @@ def fit(
         taken_up = out if resumes else None
         before = read_config(out).get("optim", {}) if resumes else None
         config = with_optimiser(config, asked, say, before)
+        config = with_schedule(config, resumed)
         config, model, data = open_run(config, model, data, resumed, asked, taken_up)
         batches = batches_of(config, data)  # too little data is said before anything is compiled
         check_prompt(config, model, data)

@@ -22,7 +22,7 @@ from anefast.config import ConfigError, TrainConfig, flatten, to_settings
 from anefast.data import Batches, Order, TokenData
 from anefast.distributed import World
 from anefast.errors import AnefastError, Failure
-from anefast.forecast import forecast, rate_change
+from anefast.forecast import forecast, rate_change, scaled_rate
 from anefast.nn.params import block
 from anefast.optim import learning_rate
 from anefast.progress import Row, progress_line
@@ -43,6 +43,7 @@ from anefast.telemetry.timeline import Timeline
 
 if TYPE_CHECKING:
     from anefast.model import Model
+    from anefast.optim.average import Average
     from anefast.runtime import TrainingStep
     from anefast.runtime.canary import Canary
 
@@ -115,13 +116,13 @@ class Trainer(RunState):
                 f"{optim.accumulation} micro-batches"
             )
         if optim.scale_lr_with_accumulation:
-            self.say(f"lr {optim.lr:g} x accumulation {optim.accumulation} = {optim.peak_lr:g}")
+            self.say(scaled_rate(optim))
         if self.progress.step < self.config.steps:
             for line in forecast(self.config, self.batches.epoch, self.world.size):
                 self.say(line)
         if resumed is not None:
             self.say(f"resumed from {resumed} at update {self.progress.step}")
-            for line in rate_change(optim, steps, self.config.steps, self.progress.step):
+            for line in rate_change(self.config, steps, self.progress.step):
                 self.say(line)
             if arithmetic(was := before.get("device", "")) not in (
                 "",
@@ -244,7 +245,7 @@ class Trainer(RunState):
         self.step.end_update()
         if self.world.size > 1:
             self._reduce()
-        lr = learning_rate(self.config.optim, p.step + 1, self.config.steps)
+        lr = learning_rate(self.config.optim, p.step + 1, self.config.steps, self.config.schedule)
         tokens = max(1, p.loss_tokens)
         every = self.config.health_every
         if every and (p.step + 1) % every == 0 and not self.health:
@@ -259,6 +260,8 @@ class Trainer(RunState):
                 factor = 1.0 / (scale * tokens)
                 self.whole = False
                 done = self.optimizer.update(self.step.grads, factor, lr, self.step.flow)
+            if self.average is not None and not done.overflow:
+                self.average.update(tokens)
             self.step.begin_update()
             if done.overflow and every and not self.health:
                 self._look()  # a weight gradient whose operands are finite
@@ -318,6 +321,9 @@ class Trainer(RunState):
         validates = last or bool(config.eval_every and step % config.eval_every == 0)
         if validates:
             row["val/loss"] = self.evaluate()
+        if last and self.average is not None:
+            row["val/ema"] = self._evaluate_average(self.average)
+            self.say(f"step {step} val of the average {row['val/ema']:.4f}")
         timing: Row = {"step": step, "time": time.time()}
         if seconds:
             timing |= {"ms": seconds * 1e3, "tok_per_s": trained / seconds}
@@ -401,6 +407,21 @@ class Trainer(RunState):
 
     def evaluate(self) -> float:
         """Mean loss over the validation batches, weighted by token, in nats."""
+        self.progress.last_val = self._validate()
+        return self.progress.last_val
+
+    def _evaluate_average(self, average: Average) -> float:
+        """The same of the average of the weights."""
+        self.whole = False  # nothing may be saved meanwhile
+        try:
+            with average.in_place():
+                self.step.update_weights()
+                return self._validate()
+        finally:
+            self.whole = True
+            self.step.update_weights()
+
+    def _validate(self) -> float:
         total, count = 0.0, 0
         before = _C.spans_phase(_C.Phase.VALIDATION)
         for x, y in self.validation:
@@ -408,8 +429,7 @@ class Trainer(RunState):
             total, count = total + loss, count + tokens
             self.timeline.tick()
         _C.spans_phase(before)
-        self.progress.last_val = total / max(1, count)
-        return self.progress.last_val
+        return total / max(1, count)
 
     def _tell(self, row: Row) -> None:
         """Calls the caller's function; what it raises goes on after a checkpoint."""

@@ -71,7 +71,8 @@ class Updates:
             total, tokens = total + loss, tokens + n
         self.step.end_update()
         if lr is None:
-            lr = learning_rate(self.config.optim, self.made + 1, self.config.steps)
+            c = self.config
+            lr = learning_rate(c.optim, self.made + 1, c.steps, c.schedule)
         factor, starved = 1.0 / (scale * max(1, tokens)), self.step.starved()
         self.last = self.optimizer.update(self.step.grads, factor, lr)
         self.scale.update(self.last.overflow, starved)

@@ -171,6 +171,7 @@ COMMANDS = {
             "tokenizer": ANY,
             "adapter": ANY,
             "merge": ANY,
+            "ema": ANY,
         },
     ),
     InspectConfig: (inspect, ["nowhere"], {"model": ANY, "tokenizer": ANY}),

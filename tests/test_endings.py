@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from anefast import _C, checkpoint
-from anefast.config import ConfigError, OptimConfig, TrainConfig
+from anefast.config import ConfigError, ScheduleConfig, TrainConfig
 from anefast.data import Epoch
 from anefast.errors import Failure
 from anefast.forecast import forecast, rate_change
@@ -310,10 +310,13 @@ def test_a_changed_schedule_is_said_as_the_rows_have_it(tmp_path):
 
 
 def test_a_rate_that_does_not_change_is_not_said():
-    optim = OptimConfig()
-    assert rate_change(optim, 10, 10, 5) == rate_change(optim, 10, 20, 0) == []
-    assert rate_change(optim, 10, 20, 20) == []
-    assert "pressed into 300" in rate_change(optim, 400, 300, 200)[0]
+    def changed(before, now, step, schedule="cosine"):
+        return rate_change(TrainConfig(steps=now, schedule=ScheduleConfig(schedule)), before, step)
+
+    assert changed(10, 10, 5) == changed(10, 20, 0) == changed(10, 20, 20) == []
+    assert "cosine is pressed into 300" in changed(400, 300, 200)[0]
+    assert changed(400, 300, 200, "constant") == changed(400, 300, 200, "inverse-sqrt") == []
+    assert changed(400, 300, 200, "wsd") == [] != changed(400, 300, 250, "wsd")
 
 
 # ---- before training ----

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anefast import _C
-from anefast.config import LossScaleConfig, OptimConfig
+from anefast.config import LossScaleConfig, OptimConfig, ScheduleConfig
 from anefast.optim import LossScale, Optimizer, learning_rate, settled
 from anefast.optim.optimizer import squared_norm
 
@@ -117,6 +117,31 @@ def test_schedule_never_jumps():
     # warm-up longer than the run, and none at all
     assert learning_rate(OptimConfig(lr=1.0, warmup_steps=100), 10, 10) == 0.1
     assert learning_rate(OptimConfig(lr=1.0, warmup_steps=0), 1, 10) < 1.0
+
+
+FORMS = {  # rates of updates 4, 10, 12, 20 and 25 of 20, by hand: peak 1 at 4, a tenth at the end
+    ("cosine", ""): [1.0, 0.7222075, 0.55, 0.1, 0.1],
+    ("linear", ""): [1.0, 0.6625, 0.55, 0.1, 0.1],
+    ("constant", ""): [1.0, 1.0, 1.0, 1.0, 1.0],
+    ("inverse-sqrt", ""): [1.0, 0.6324555, 0.5773503, 0.4472136, 0.4],
+    ("wsd", ""): [1.0, 1.0, 0.5975078, 0.1, 0.1],  # it cools down from 10 on
+    ("wsd", "16"): [1.0, 1.0, 1.0, 0.1, 0.1],
+    ("linear", "10"): [1.0, 0.6625, 0.4109424, 0.1, 0.1],
+}
+
+
+@pytest.mark.parametrize("name,decay_from", FORMS)
+def test_every_schedule_has_its_rates(name, decay_from):
+    c, schedule = OptimConfig(lr=1.0, warmup_steps=4), ScheduleConfig(name, 0.5, decay_from)
+    rates = [learning_rate(c, s, 20, schedule) for s in (4, 10, 12, 20, 25)]
+    assert rates == pytest.approx(FORMS[name, decay_from], rel=1e-6)
+    assert [learning_rate(c, s, 20, schedule) for s in (1, 2)] == [0.25, 0.5]
+
+
+def test_a_cool_down_inside_the_warm_up_never_rises():
+    c, schedule = OptimConfig(lr=1.0, warmup_steps=10), ScheduleConfig("constant", decay_from="1")
+    rates = [learning_rate(c, s, 10, schedule) for s in range(1, 11)]
+    assert rates == sorted(rates, reverse=True)
 
 
 def test_loss_scale_halves_and_grows():
