@@ -439,6 +439,8 @@ class TrainConfig(Checked):
     steps: int = 200  # Updates to make.
     eval_every: int = 50  # Updates between validations; 0: only at the start and the end.
     eval_batches: int = 8  # Micro-batches in one validation.
+    # Validations in a row without a lower loss after which a run ends early; 0: none.
+    patience: int = 0
     checkpoint_every: int = 0  # Updates between checkpoints; 0: whenever it validates.
     # Minutes after which a checkpoint is made besides, between micro-steps; 0: none. The run is the
     # same with and without.
@@ -490,6 +492,7 @@ class TrainConfig(Checked):
             need(value >= 1, f"{name} must be at least 1, got {value}", "see --help")
         for name in (
             "eval_every", "checkpoint_every", "checkpoint_minutes", "sample_tokens", "cache_mb",
+            "patience",
             "health_every",
         ):  # fmt: skip
             value = getattr(self, name)

@@ -9,7 +9,13 @@ from typing import Any
 
 Row = dict[str, Any]
 _KINDS = {int: "a whole number", float: "a number", str: "text"}
-LATER = ("best", "batches", "ranks")  # fields that the first checkpoints did not have
+LATER = (
+    "best",
+    "batches",
+    "ranks",
+    "lowest",
+    "waited",
+)  # fields that the first checkpoints did not have
 NOT_FINITE: dict[Any, float] = {str(v): v for v in (math.inf, -math.inf, math.nan)}
 
 
@@ -29,6 +35,8 @@ class Progress:
     best_val: float = math.inf
     best: str = ""  # the checkpoint that has it
     fingerprint: str = ""  # of the data
+    lowest: float = math.inf  # validation loss so far, saved or not
+    waited: int = 0  # validations since
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
@@ -52,6 +60,11 @@ class Progress:
             known[field.name] = value
         return cls(**known)
 
+    def after(self, loss: float) -> tuple[float, int]:
+        """`lowest` and `waited` after a validation with this loss."""
+        better = loss < self.lowest or math.isnan(self.lowest)
+        return (loss, 0) if better else (self.lowest, self.waited + 1)
+
     def check(self, micro_steps: int, tokens: int) -> None:
         """ValueError for numbers that no run comes to.
 
@@ -64,6 +77,7 @@ class Progress:
             ("batches", self.step * micro_steps * max(1, self.ranks)),
             ("tokens", self.step * micro_steps * tokens),
             ("loss_tokens", self.micro * tokens),
+            ("waited", self.step),
         ):
             value = getattr(self, name)
             if value < 0 or (most is not None and value > most):

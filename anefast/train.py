@@ -165,13 +165,13 @@ def fit(
             with _closing(trainer, say):
                 stop.saves = True
                 trainer.begin(resumed, restart is not None, sizes)
-                if trainer.progress.step < config.steps:
+                if not trainer.done:
                     with contextlib.suppress(OSError):  # it is of weights that are to change
                         remove(out / SAMPLE)
                 # 3) train
                 with _screen(bar) as screen:
                     trainer.train(stop, screen)
-                interrupted = trainer.progress.step < config.steps
+                interrupted = not trainer.done
             world.finish()
             # 4) say how it went
             if not (interrupted and trainer.out_of_compiles and not stop.requested):
@@ -297,6 +297,11 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
         say(f"stopped at update {p.step} of {config.steps}; saved {trainer.saved}")
         say(f"continue with: anefast train --resume {run}")
         return result
+    if p.step < config.steps:
+        say(
+            f"ended at update {p.step} of {config.steps}: {p.waited} validations in a row were not "
+            f"below {p.lowest:.4f}. Hint: a larger --patience goes on"
+        )
     floor = f" (floor {result.floor:.4f})" if result.floor is not None else ""
     seen = result.val_losses[-1][0] if result.val_losses else p.step
     old = f" at update {seen}, not validated since" if seen != p.step else ""

@@ -131,7 +131,7 @@ class Trainer(RunState):
                 self.say(f"before, its device was {was}: results may differ in the last bits")
         else:
             self.run.log({"step": 0, "tokens": 0, "val/loss": self.evaluate()}, {"step": 0})
-            self.progress.first_val = self.progress.last_val
+            self.progress.first_val = self.progress.lowest = self.progress.last_val
             self.say(f"step 0 val {self.progress.first_val:.4f}")
             if self.began_with not in (None, self.progress.first_val):
                 self.say(
@@ -174,7 +174,7 @@ class Trainer(RunState):
         accumulation, world = config.optim.accumulation, self.world
         micros = accumulation * world.shares
         total = config.steps * micros
-        while p.step < config.steps:
+        while not self.done:
             before = p.micro  # more than 0 only where a run goes on in the middle of an update
             had = p.tokens + p.loss_tokens
             began = self.timeline.begin_update()
@@ -201,7 +201,7 @@ class Trainer(RunState):
             if screen is not None:
                 screen.show(p.step * micros, total, self.note)
             self._after_update(row, seconds, p.tokens - had, screen is not None and screen.has_bar)
-        if p.step < config.steps:
+        if not self.done:
             self.step.wait()
             self.save()
 
@@ -319,8 +319,11 @@ class Trainer(RunState):
         self.seconds, self.trained = self.seconds + seconds, self.trained + trained
         last = step == config.steps
         validates = last or bool(config.eval_every and step % config.eval_every == 0)
+        lowest, waited = self.progress.lowest, self.progress.waited
         if validates:
             row["val/loss"] = self.evaluate()
+            lowest, waited = self.progress.after(row["val/loss"])
+            last = last or 0 < config.patience <= waited
         if last and self.average is not None:
             row["val/ema"] = self._evaluate_average(self.average)
             self.say(f"step {step} val of the average {row['val/ema']:.4f}")
@@ -332,6 +335,7 @@ class Trainer(RunState):
         self.run.log(row, timing, self.timeline.row)
         self.soundness.update(row)
         self.unfinished = None
+        self.progress.lowest, self.progress.waited = lowest, waited
         if row["overflow"]:
             self.say(
                 f"step {step} skipped: gradients overflowed, loss scale now {self.scale.value:g}"
@@ -352,6 +356,12 @@ class Trainer(RunState):
         self._tell(row)
         if config.on_budget == "checkpoint-restart" and not self.step.compiler.affords():
             self.out_of_compiles = True
+
+    @property
+    def done(self) -> bool:
+        """Whether the last update is made, or the last one that there was patience for."""
+        p, config = self.progress, self.config
+        return p.step >= config.steps or 0 < config.patience <= p.waited
 
     def _check_steps(self) -> None:
         """Refuses fewer updates than a resumed run has made."""

@@ -54,6 +54,7 @@ LAWS: dict[str, Law] = {
     **dict.fromkeys(
         (
             "steps", "eval_every", "eval_batches", "checkpoint_every", "keep_last", "device",
+            "patience",
             "checkpoint_minutes",
             "chip", "plan", "max_compiles", "on_budget", "health_every", "cache_mb", "prompt",
             "sample_tokens", "timeline", "breakdown", "trace", "sinks", "resume", "optim.fresh",

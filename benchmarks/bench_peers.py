@@ -234,31 +234,6 @@ def test_peak_memory(preset: str, batch: int) -> None:
     assert used["ours"] < used["eager fp32"]
 
 
-def test_adamw_against_stream() -> None:
-    """Both read weight, gradient and moments and write all but the gradient: 28 bytes a weight."""
-    weights = 15_000_000
-    arrays = [np.full(weights, 1e-3, np.float32) for _ in range(4)]
-    rule = _C.Rule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
-    w, g, m, v = ([a] for a in arrays)
-    taken: dict[str, list[float]] = {"adamw": [], "norm": []}
-    stream = measure().stream
-    for _ in range(2 * ROUNDS):
-        start = time.perf_counter()
-        _C.update(rule, w, g, [m, v], [1e-3], [0.1])
-        taken["adamw"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        _C.squared_norm([arrays[1]])
-        taken["norm"].append(time.perf_counter() - start)
-    stream = max(stream, measure().stream)
-    rate = 28 * weights / min(taken["adamw"])
-    print(
-        f"\nAdamW of {weights / 1e6:.0f} M weights: {median(taken['adamw']) * 1e3:.1f} ms, best "
-        f"{rate / 1e9:.1f} GB/s; its stream {stream / 1e9:.1f} GB/s: {rate / stream:.0%}; "
-        f"norm {median(taken['norm']) * 1e3:.1f} ms"
-    )
-    assert rate > 0.8 * stream
-
-
 @pytest.mark.parametrize("size", [1 << 16, 1 << 24])
 def test_conversion_against_memcpy(size: int) -> None:
     """fp16 to fp32 and back on one thread, against a copy of as many bytes (6 a value).

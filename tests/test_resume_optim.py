@@ -153,3 +153,19 @@ def test_the_average_is_of_the_weights_and_is_exported(tmp_path):
     run(tmp_path / "none")
     with pytest.raises(ValueError, match="no average of these weights"):
         export(ExportConfig(str(tmp_path / "none"), str(tmp_path / "x"), ema=True))
+
+
+def test_a_run_ends_where_patience_does(tmp_path):
+    """A rate of 0 lowers no loss: validations at 2 and 4 are two too many."""
+    still = {"optim": {"lr": 0.0}, "steps": 20, "patience": 2}
+    lines: list[str] = []
+    result = run(tmp_path / "whole", lines=lines, **still)
+    assert not result.interrupted and len(result.losses) == 4
+    assert any("ended at update 4 of 20: 2 validations in a row" in line for line in lines)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", stop=3, **still)
+    assert len(resume(tmp_path / "run").losses) == 4
+    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+    assert len(resume(tmp_path / "run").losses) == 4  # it has ended
+    assert len(resume(tmp_path / "run", patience=3).losses) == 6
+    assert len(run(tmp_path / "learns", patience=1).losses) == 6

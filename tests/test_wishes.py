@@ -41,6 +41,7 @@ TABLE = {
     "steps": (777, YES, YES),
     "eval_every": (7, YES, YES),
     "eval_batches": (7, YES, YES),
+    "patience": (7, YES, YES),
     "checkpoint_every": (7, YES, YES),
     "checkpoint_minutes": (7.0, YES, YES),
     "keep_last": (7, YES, YES),
