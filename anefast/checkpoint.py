@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,6 +36,7 @@ from anefast.files import (
     FileError,
     guarding,
     make_folder,
+    open_new,
     open_regular,
     read_bytes,
     read_json,
@@ -483,8 +485,11 @@ def _opened(path: Path) -> dict[str, Stored]:
 
 def _write_tensors(path: Path, arrays: Arrays) -> None:
     # safetensors writes memory as it lies: a transposed array would come back scrambled, without an
-    # error
+    # error. Its files are their owner's alone, whatever the umask says.
+    with open_new(path, "checkpoint") as new:
+        mode = stat.S_IMODE(os.fstat(new.fileno()).st_mode)
     save_file({n: np.ascontiguousarray(a, np.float32) for n, a in arrays.items()}, path)
+    path.chmod(mode)
 
 
 def _appear(temporary: Path, folder: Path) -> None:

@@ -32,7 +32,7 @@ from anefast.files import SETTINGS_BYTES, read_bytes, refusal
 from anefast.flags import named, parse, repeated, spelled_out, value_of
 from anefast.keywords import setting
 from anefast.parsing import parse_toml
-from anefast.presets import DEFAULT, preset_settings
+from anefast.presets import DEFAULT, FINETUNE, preset_settings
 from anefast.signals import delivered
 from anefast.telemetry import read_config
 from anefast.wishes import check_resumed, of_a_run, of_another_optimiser
@@ -122,7 +122,7 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
     file_name = ""
     if arguments and not arguments[0].startswith("-"):
         file_name = arguments.pop(0)
-        file = _typed(read_settings(Path(file_name)), file_name)
+        file = _typed(_first_named(Path(file_name)), file_name)
     flags = named(arguments)
     resume = value_of(arguments, "resume") or file.get("resume", "")
     run: Path | None = None
@@ -140,7 +140,9 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
         layers = [(f"{run}", _typed(goes_on, f"{run}")), (file_name, kept)]
     else:
         said = "preset" in flags
-        preset = value_of(arguments, "preset") if said else file.get("preset", DEFAULT)
+        init = value_of(arguments, "init") or file.get("init", "")
+        usual = file.get("preset", FINETUNE if init else DEFAULT)
+        preset = value_of(arguments, "preset") if said else usual
         origin, named_so = f"preset {preset}", {}
         if preset:
             named_so = _typed({"preset": preset, **preset_settings(preset)}, origin)
@@ -196,6 +198,19 @@ def describe_origins(config: TrainConfig, origins: Mapping[str, str]) -> list[st
     for name, origin in origins.items():
         lines.setdefault(origin, []).append(f"{name} {values[name]}")
     return [f"{origin}: {', '.join(sorted(parts))}" for origin, parts in lines.items()]
+
+
+def _first_named(path: Path) -> dict[str, Any]:
+    """The settings in what stands first on the command line, which may be a text by mistake."""
+    try:
+        return read_settings(path)
+    except AnefastError as error:
+        if path.suffix == ".toml" or not path.exists():
+            raise
+        told = str(error).partition(" Hint: ")[0]
+        raise ConfigError(
+            f"{told} Hint: settings come first; did you mean --data {shown(path)}, or --init?"
+        ) from None
 
 
 def read_settings(path: Path) -> dict[str, Any]:

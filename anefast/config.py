@@ -433,8 +433,8 @@ class DistConfig(Checked):
 class TrainConfig(Checked):
     """One training run."""
 
-    # Start from a named model and schedule: see presets.py. The command starts from tiny; in Python
-    # TrainConfig.from_preset takes a preset's settings. Empty: the defaults below.
+    # Start from a named model and schedule: see presets.py. The command starts from tiny, with --init
+    # from finetune; in Python TrainConfig.from_preset takes them. Empty: the defaults below.
     preset: str = ""
     steps: int = 200  # Updates to make.
     eval_every: int = 50  # Updates between validations; 0: only at the start and the end.
@@ -465,7 +465,9 @@ class TrainConfig(Checked):
     cache_mb: int = 256  # MiB of loaded programs above which idle ones are unloaded.
     out: str = ""  # The run folder; empty: runs/<time>_<preset>.
     resume: str = ""  # Continue this run or checkpoint, bit for bit; "latest" is the newest run.
-    init: str = ""  # Start from the weights of a run, a checkpoint or a llama2.c .bin.
+    # Start from the weights of a run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF
+    # file or a llama2.c .bin.
+    init: str = ""
     # Train only the parameters that these patterns name, with commas between, such as layers.5.* or
     # wq; empty: all of them. The rest is frozen.
     train: str = ""

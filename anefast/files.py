@@ -324,7 +324,7 @@ def open_unused(folder: AnyPath, prefix: str, suffix: str, where: str = "file") 
     """A new file of a random name, which stays. FileError."""
     path = Path(folder) / f"{prefix[:80]}{secrets.token_hex(8)}{suffix}"
     with guarding("write", path, where):
-        return _file(os.open(path, _NEW, 0o644), path, "wb", where)
+        return _file(os.open(path, _NEW, 0o666), path, "wb", where)
 
 
 def lock(path: AnyPath, where: str = "file") -> int:
@@ -411,7 +411,7 @@ def _open_own(path: AnyPath, flags: int, where: str, devices: bool = False) -> i
     """A file to change in place: regular, reached by no link, and by no other name either."""
     flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with guarding("write", path, where):
-        handle = os.open(path, flags, 0o644)
+        handle = os.open(path, flags, 0o666)
     about = os.fstat(handle)
     if not (stat.S_ISREG(about.st_mode) or (devices and stat.S_ISCHR(about.st_mode))):
         os.close(handle)
@@ -430,7 +430,7 @@ def _beside(folder: int, name: str) -> tuple[str, int]:
     while True:
         temporary = f".{name[:40]}.{secrets.token_hex(8)}.tmp"
         with contextlib.suppress(FileExistsError):
-            return temporary, os.open(temporary, _NEW, 0o644, dir_fd=folder)
+            return temporary, os.open(temporary, _NEW, 0o666, dir_fd=folder)
 
 
 class _Named(io.FileIO):

@@ -36,6 +36,7 @@ from anefast.errors import BadInput, shown
 from anefast.formats import open_source
 from anefast.fuse import find_plan
 from anefast.fuse.plan import is_auto
+from anefast.kinds import missing
 from anefast.nn import Params, Trained, Vocabulary, init_params
 from anefast.nn.adapter import Adapter, fingerprint
 from anefast.nn.lora import NO_PAIRS, Lora
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
 
 # A loop in somebody's own hands: its rate is what it says, and each batch is an update.
 LOOP = OptimConfig(accumulation=1, warmup_steps=0, min_lr_ratio=1.0)
+
+
+KINDS = "a run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF or a llama2.c file"
 
 
 class ModelError(BadInput):
@@ -145,6 +149,8 @@ class Model:
             trained = load_trained_length(folder)
             source = tokenizer or str(folder)
         else:
+            if (gone := missing(path)) is not None:
+                raise ModelError(f"[model] expected {KINDS}: {gone[0]}. Hint: {gone[1]}.")
             config, params = llama2c.load(path)
             source = tokenizer
         if not source:

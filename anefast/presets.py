@@ -12,6 +12,7 @@ from typing import Any
 from anefast.config import ConfigError, suggest
 
 DEFAULT = "tiny"  # what the command starts from
+FINETUNE = "finetune"  # the same where weights are there already
 
 # Small models are updated often: one accumulated batch of a few thousand tokens is plenty for them,
 # and on the host executor an update costs no recompilation, which is what the default of 100 micro-
@@ -28,7 +29,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     # A model that is trained already goes on, on a text of a few thousand to a million tokens. Its
     # shape is its own.
-    "finetune": {
+    FINETUNE: {
         "steps": 200,
         "data": {"seq_len": 256, "batch": 4},
         "optim": {"lr": 1e-4, "warmup_steps": 10, "accumulation": 4},

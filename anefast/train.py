@@ -55,7 +55,7 @@ from anefast.opening import (
     with_stream,
 )
 from anefast.optim import record_of
-from anefast.presets import DEFAULT
+from anefast.presets import DEFAULT, FINETUNE
 from anefast.progress import Row
 from anefast.restart import restart
 from anefast.results import FitResult
@@ -187,7 +187,7 @@ def _arguments(
 ) -> tuple[TrainConfig, TokenData | None]:
     """The config and the data that the caller of `fit` means. ValueError for other things."""
     if isinstance(config, str):
-        config = TrainConfig.from_preset(config or (DEFAULT if model is None else "finetune"))
+        config = TrainConfig.from_preset(config or (DEFAULT if model is None else FINETUNE))
     if not isinstance(config, TrainConfig):
         refuse("fit", "config", config, "a TrainConfig or the name of a preset")
     if config.resume == "latest":

@@ -18,24 +18,46 @@ std::atomic<bool> recording{false};
 
 namespace {
 
-constexpr uint64_t CAPACITY = 1 << 14; // records of 48 bytes: some thousand make a micro-step of a large model
+constexpr uint64_t CAPACITY = 1 << 14; // records of 56 bytes: some thousand make a micro-step of a large model
 
 // One writer, one reader at a time (the registry's mutex sees to that).
 struct Ring {
     explicit Ring(uint16_t id) : id(id), slots(new Record[CAPACITY]) {}
     const uint16_t id;
     std::unique_ptr<Record[]> slots; // untouched until used, so an idle thread costs address space only
-    std::atomic<uint64_t> written{0}, read{0}, dropped{0};
+    std::atomic<uint64_t> written{0}, read{0};
     std::atomic<bool> retired{false}; // its thread is gone
+    std::mutex adding;
+    std::vector<Record> sums; // of what came while it was full
 
     void push(const Record &record) {
         const uint64_t at = written.load(std::memory_order_relaxed);
         if (at - read.load(std::memory_order_acquire) == CAPACITY) {
-            dropped.fetch_add(1, std::memory_order_relaxed);
+            add(record);
             return;
         }
         slots[at % CAPACITY] = record;
         written.store(at + 1, std::memory_order_release);
+    }
+
+    void add(const Record &record) {
+        std::lock_guard<std::mutex> lock(adding);
+        for (Record &sum : sums) {
+            if (sum.label != record.label || sum.component != record.component || sum.phase != record.phase) continue;
+            sum.end += record.end - record.start;
+            sum.self += record.self;
+            sum.flops += record.flops;
+            sum.bytes += record.bytes;
+            sum.count++;
+            return;
+        }
+        sums.push_back(record);
+    }
+
+    void take_sums(std::vector<Record> &to) {
+        std::lock_guard<std::mutex> lock(adding);
+        to.insert(to.end(), sums.begin(), sums.end());
+        sums.clear();
     }
 };
 
@@ -45,7 +67,7 @@ struct Registry {
     std::map<uint16_t, std::string> names;
     std::vector<std::string> labels{""};
     std::map<std::string, uint32_t> numbers;
-    uint64_t dropped = 0; // by rings that are gone, or that there was no memory for
+    uint64_t dropped = 0; // that there was no memory for
     uint16_t next = 0;
 };
 
@@ -95,9 +117,9 @@ void push(Component component, int64_t start, int64_t end, int64_t self, uint64_
     const Phase phase = is_weight_gradient(component) ? Phase::BACKWARD : here.phase;
     try {
         Ring &ring = here.mine();
-        ring.push({start, end, self, flops, bytes, label, ring.id, static_cast<uint8_t>(component),
+        ring.push({start, end, self, flops, bytes, label, 1, ring.id, static_cast<uint8_t>(component),
                    static_cast<uint8_t>(phase)});
-    } catch (const std::bad_alloc &) { // no memory for this thread's ring: spans end in destructors
+    } catch (const std::bad_alloc &) { // no memory for a ring or a sum: spans end in destructors
         std::lock_guard<std::mutex> lock(registry->mutex);
         registry->dropped++;
     }
@@ -162,10 +184,8 @@ void drain(std::vector<Record> &to) {
         for (uint64_t at = ring->read.load(std::memory_order_relaxed); at < end; at++)
             to.push_back(ring->slots[at % CAPACITY]);
         ring->read.store(end, std::memory_order_release);
-        if (retired) {
-            registry->dropped += ring->dropped.load(std::memory_order_relaxed);
-            ring.reset();
-        }
+        ring->take_sums(to);
+        if (retired) ring.reset();
     }
     auto &rings = registry->rings;
     rings.erase(std::remove(rings.begin(), rings.end(), nullptr), rings.end());
@@ -173,9 +193,7 @@ void drain(std::vector<Record> &to) {
 
 uint64_t dropped() {
     std::lock_guard<std::mutex> lock(registry->mutex);
-    uint64_t all = registry->dropped;
-    for (const auto &ring : registry->rings) all += ring->dropped.load(std::memory_order_relaxed);
-    return all;
+    return registry->dropped;
 }
 
 } // namespace anefast::span

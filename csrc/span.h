@@ -2,7 +2,8 @@
 //
 // A span costs one relaxed load while recording is off, two clock readings and a store while it is on.
 // Each thread writes its own ring, so nothing is locked; spans_drain (csrc/bind/spans.cpp) empties all of
-// them at once. A full ring drops what is new and counts it. Not a profiler: the sites are chosen by hand,
+// them at once. What comes while a ring is full is added up by phase, component and label: no time is lost, only
+// when each was. Not a profiler: the sites are chosen by hand,
 // one line each, and add up to a training step. Read next: anefast/telemetry/timeline.py.
 #pragma once
 
@@ -66,6 +67,7 @@ struct Record {
     int64_t start, end, self;
     uint64_t flops, bytes; // 0 where unknown
     uint32_t label;        // of label(), 0 for none
+    uint32_t count;        // more than 1: that many spans added up; end - start is their sum
     uint16_t thread;
     uint8_t component, phase;
 };
@@ -129,6 +131,6 @@ void name_thread(const char *name);       // for traces
 std::vector<std::pair<uint16_t, std::string>> threads(); // all that ever recorded
 
 void drain(std::vector<Record> &to); // appends what all threads recorded since the last call
-uint64_t dropped();                  // records lost to full rings so far
+uint64_t dropped();                  // spans lost so far, for want of memory
 
 } // namespace anefast::span

@@ -153,6 +153,29 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         assert said in caplog.text
 
 
+def test_what_is_no_text_is_left_out_of_a_folder_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But not what was never fetched whole, and not where nothing else is there."""
+    made(tmp_path, "a.txt", "b.txt")
+    alone = ids_of(open_data(tmp_path, BYTES).train)
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7\nwords")
+    (tmp_path / "old.txt.gz").write_bytes(b"\x1f\x8b\x08 words")
+    caplog.clear()
+    assert ids_of(open_data(tmp_path, BYTES).train) == alone
+    said = [message for message in caplog.messages if "left out" in message]
+    assert [line.partition(" (")[2] for line in said] == [
+        "a gzip archive): old.txt.gz", "a PDF): paper.pdf",
+    ]  # fmt: skip
+    (tmp_path / "c.txt").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    with pytest.raises(DataError, match=r"c.txt is a git-lfs pointer"):
+        open_data(tmp_path, BYTES)
+    for name in ("a.txt", "b.txt", "c.txt", "old.txt.gz"):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=r"paper.pdf is a PDF.*pdftotext"):
+        open_data(tmp_path, BYTES)
+
+
 def test_folders_deeper_than_the_stack(tmp_path: Path) -> None:
     deep = tmp_path
     for _ in range(sys.getrecursionlimit() // 2 + 200):

@@ -117,6 +117,28 @@ def test_text_that_is_not_utf_8_is_said(tmp_path):
 # Writing.
 
 
+@pytest.mark.parametrize("mask,mode", [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_new_files_are_as_the_umask_says(tmp_path, mask, mode):
+    """Those of a checkpoint, too, which another library writes."""
+    from anefast import checkpoint
+    from anefast.config import ModelConfig
+    from anefast.nn import init_params
+    from anefast.tokenizer import ByteTokenizer
+
+    shape = ModelConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=32, vocab_size=259)
+    params = init_params(shape, 0)
+    before = os.umask(mask)
+    try:
+        files.write_atomic(tmp_path / "f", b"one")
+        folder = checkpoint.save(
+            tmp_path, shape, params, params, {"step": 1, "micro": 0}, ByteTokenizer()
+        )
+    finally:
+        os.umask(before)
+    made = [tmp_path / "f", *(path for path in folder.iterdir() if path.is_file())]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {mode}, made
+
+
 def test_a_file_is_replaced_at_once_and_keeps_its_permissions(tmp_path):
     path = tmp_path / "f"
     files.write_atomic(path, b"one")

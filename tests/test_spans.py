@@ -90,19 +90,33 @@ def test_threads_have_rings_of_their_own_and_their_last_spans_are_kept():
     assert _C.spans_phase(Phase.BETWEEN) == Phase.BETWEEN  # a thread's phase is its own
 
 
-def test_a_full_ring_drops_the_new_and_says_how_many():
-    before, span = _C.spans_dropped(), _C.Span(Component.LOCK)
+def test_what_a_full_ring_has_no_room_for_is_added_up():
+    """By phase, component and label, so that memory stays as it is and no time is lost."""
+    label = _C.spans_label("many")
+    kinds = [(Component.LOCK, 0), (Component.EVALUATE, label), (Component.STAGE, label)]
     for _ in range(1 << 14):
-        with span:
+        with _C.Span(Component.DATA):
             pass
-    assert _C.spans_dropped() == before
-    with span:
+    began = _C.spans_clock()
+    for phase in (Phase.FORWARD, Phase.UPDATE):
+        _C.spans_phase(phase)
+        for kind, named in kinds * 1000:
+            with _C.Span(kind, named, 3, 5):
+                pass
+    took = _C.spans_clock() - began
+    records = mine()
+    assert _C.spans_dropped() == 0 and len(records) == (1 << 14) + 2 * len(kinds)
+    assert (records["count"][: 1 << 14] == 1).all()
+    sums = records[1 << 14 :]
+    assert (sums["count"] == 1000).all() and (sums["flops"] == 3000).all()
+    assert (sums["bytes"] == 5000).all() and (sums["self"] > 0).all()
+    assert ((sums["end"] - sums["start"]) == sums["self"]).all() and sums["self"].sum() < took
+    assert {(c, p) for c, p in sums[["component", "phase"]].tolist()} == {
+        (kind, phase) for kind, _ in kinds for phase in (Phase.FORWARD, Phase.UPDATE)
+    }
+    with _C.Span(Component.LOCK):
         pass
-    assert _C.spans_dropped() == before + 1
-    assert len(mine()) == 1 << 14
-    with span:
-        pass
-    assert len(mine()) == 1
+    assert mine()["count"].tolist() == [1]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

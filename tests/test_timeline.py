@@ -286,14 +286,15 @@ def test_a_full_disk_costs_the_trace_and_not_the_run(tmp_path, caplog, steps):
 def test_sums_keep_driving_and_other_threads_apart():
     dtype = _C.spans_drain().dtype
     records = np.zeros(5, dtype)
-    fields = ("start", "end", "self", "flops", "bytes", "label", "thread", "component", "phase")
+    fields = ("start", "end", "self", "flops", "bytes", "label", "count", "thread", "component")
+    fields += ("phase",)
     C, P = _C.Component, _C.Phase
     for i, values in enumerate([
-        (0, 100, 60, 5, 7, 3, 1, C.EVALUATE, P.FORWARD),
-        (10, 50, 40, 0, 0, 0, 1, C.LOCK, P.FORWARD),
-        (0, 80, 80, 0, 0, 0, 2, C.DW_RUN, P.BACKWARD),
-        (0, 70, 0, 0, 0, 0, 1, C.DW_QUEUED, P.BACKWARD),
-        (0, 10, 10, 0, 0, 0, 1, C.DW_RUN, P.BACKWARD),
+        (0, 100, 60, 5, 7, 3, 1, 1, C.EVALUATE, P.FORWARD),
+        (10, 50, 40, 0, 0, 0, 9, 1, C.LOCK, P.FORWARD),
+        (0, 80, 80, 0, 0, 0, 1, 2, C.DW_RUN, P.BACKWARD),
+        (0, 70, 0, 0, 0, 0, 4, 1, C.DW_QUEUED, P.BACKWARD),
+        (0, 10, 10, 0, 0, 0, 1, 1, C.DW_RUN, P.BACKWARD),
     ]):  # fmt: skip
         for name, value in zip(fields, values, strict=True):
             records[name][i] = value * (10**6 if name in ("start", "end", "self") else 1)
@@ -303,6 +304,7 @@ def test_sums_keep_driving_and_other_threads_apart():
         "forward/lock": 40, "forward/evaluate": 60, "backward/dw_run": 10, PYTHON: 90,
     }  # fmt: skip
     assert sums.programs == {3: [100e6, 1, 5, 7]}
+    assert sums.driving[1, P.FORWARD, C.LOCK] == 9 and sums.beside[1, C.DW_QUEUED] == 4
     assert sums.beside[0, C.DW_RUN] == 80e6 and sums.beside[0, C.DW_QUEUED] == 70e6
     twice = Sums()
     twice.add(sums)
@@ -311,21 +313,46 @@ def test_sums_keep_driving_and_other_threads_apart():
     assert summary(twice)["python_ms"] == 180
 
 
-def test_lost_spans_are_told(tmp_path):
+def test_more_spans_than_a_ring_holds_are_all_counted(tmp_path, caplog):
+    """As in a large model's update: the breakdown has them, and a trace says that it has not."""
     background = Background("test")
+    timeline = Timeline(trace=str(tmp_path / "trace.json"))
+    timeline.start(background)
+    timeline.begin_update()
+    span, made = _C.Span(_C.Component.LOCK), 3 * (1 << 14)
+    began = _C.spans_clock()
+    for _ in range(made):
+        with span:
+            pass
+    took = (_C.spans_clock() - began) / 1e6
+    timeline.end_update(1, 1)
+    background.flush()
+    row = timeline.row()
+    assert "spans_lost" not in row and 0 < row["spans_ms"]["between/lock"] < took
+    timeline.stop(tmp_path / SUMMARY)
+    background.close()
+    (lock,) = (c for c in timeline.summary()["updates"]["components"] if c["component"] == "lock")
+    assert lock["count"] == made
+    assert f"leaves out {2 * (1 << 14)} spans" in caplog.text
+    drawn = sum(e["name"] == "lock" for e in json.loads((tmp_path / "trace.json").read_text()))
+    assert drawn == 1 << 14
+
+
+def test_lost_spans_are_told(tmp_path, monkeypatch):
+    background, lost = Background("test"), [0]
+    monkeypatch.setattr(_C, "spans_dropped", lambda: lost[0])
     timeline = Timeline()
     timeline.start(background)
     timeline.begin_update()
-    span = _C.Span(_C.Component.LOCK)
-    for _ in range((1 << 14) + 5):
-        with span:
-            pass
+    lost[0] = 5
     timeline.end_update(1, 1)
     background.flush()
     assert timeline.row()["spans_lost"] == 5
     timeline.stop(tmp_path / SUMMARY)
     background.close()
-    assert "5 spans were lost" in breakdown.table({"label": "emulated"} | timeline.summary())
+    told = {"label": "emulated"} | timeline.summary()
+    for text in (breakdown.table(told), breakdown.line(told)):
+        assert "5 spans were lost, for want of memory" in text
 
 
 def test_background_keeps_order_and_stops_at_the_first_error():

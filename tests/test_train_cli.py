@@ -105,6 +105,9 @@ def files():
     """The bad files that the rows below name."""
     Path("empty.txt").write_text("")
     Path("short.txt").write_text("Once.")
+    Path("words.txt").write_text("Once upon a time\n")
+    Path("long.txt").write_text("Once upon a time.\n\n\n" * 100_000)
+    Path("wide.txt").write_text("Once", encoding="utf-16")
     Path("binary.txt").write_bytes(bytes(range(256)) * 8)
     Path("odd.bin").write_bytes(b"123")
     Path("large.bin").write_bytes(struct.pack("<H", 7) * 5000 + struct.pack("<H", 9999))
@@ -142,6 +145,11 @@ BAD = [
     (["type.toml"], "steps expected int, got 'many' (str) in type.toml"),
     (["broken.toml"], "broken.toml is not TOML"),
     (["none.toml"], "cannot read none.toml"),
+    (["words.txt"], "words.txt is not TOML"),
+    (["words.txt"], "Hint: settings come first; did you mean --data words.txt, or --init?"),
+    (["long.txt"], "at most 1,048,576 bytes, it has 2,000,000. Hint: settings come first; did"),
+    (["used"], "expected used to be a file, it is a folder. Hint: settings come first; did you"),
+    (["wide.txt"], "got UTF-16. Hint: settings come first; did you mean --data wide.txt"),
     (["--steps", "many"], "--steps"),
     (["--steps"], "--steps"),
     (["--steps", "0"], "steps must be at least 1"),
@@ -153,7 +161,8 @@ BAD = [
     (["--resume", "used"], "used is not a run"),
     (["--resume"], "there is no run"),
     (["--resume", "none", "--optim.lr", "1"], "none is not a run"),
-    (["--init", "none.bin"], "none.bin"),
+    (["--init", "none.bin"], "[model] expected a run, a checkpoint, a Hugging Face folder"),
+    (["--init", "none.bin"], "there is no none.bin"),
     (["--init", "model.bin"], "model.bin is not a llama2.c model"),
     (["--init", "cut.bin"], "cut.bin is cut short"),
     (["--init", "used"], "used has none"),

@@ -329,6 +329,17 @@ def test_flags_that_leave_each_other_no_effect(here, argv, message):
         check_pairs(config, named_by(origins))
 
 
+def test_weights_are_trained_on_by_the_preset_for_it(here):
+    """Named so in the first lines and in the run's name: nobody wants tiny's schedule silently."""
+    config, origins = train_config(["--init", "run"])
+    assert (config.preset, config.steps) == ("finetune", 200)
+    assert origins["optim.lr"] == "preset finetune"
+    Path("mine.toml").write_text('init = "run"\n')
+    assert train_config(["mine.toml"])[0].preset == "finetune"
+    assert train_config(["--init", "run", "--preset", "tiny"])[0].preset == "tiny"
+    assert train_config([])[0].preset == "tiny"
+
+
 def test_a_preset_beside_weights_gives_everything_but_the_shape(here):
     config, origins = train_config(["--init", "run", "--preset", "stories260k"])
     assert not [name for name in origins if name.startswith("model.")]

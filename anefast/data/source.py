@@ -21,7 +21,7 @@ from typing import BinaryIO, TypeVar, cast
 from anefast.data.error import DataError
 from anefast.errors import shown
 from anefast.files import GIB, guarding, open_regular, spool_pipe
-from anefast.kinds import HEAD_BYTES, Kind, kind_of, missing
+from anefast.kinds import HEAD_BYTES, LFS, LLMC_SHARD, NUMPY, ZEROS, Kind, kind_of, missing
 
 PIPE_BYTES = 64 * GIB  # a pipe that gives more has no end
 TRAIN, VALIDATION, TEST = "training", "validation", "test"
@@ -165,7 +165,8 @@ def _useful(folder: Path, paths: list[Path]) -> list[Path]:
         kept, paths = paths, []
     if not kept:
         raise DataError("files to read", f"the folder {shown(folder)} has none", "put text in it")
-    beside = [path.relative_to(folder) for path in paths if path not in set(kept)]
+    kept = _read_at_all(folder, kept)
+    beside = [path.relative_to(folder) for path in paths if _COMPANION.fullmatch(path.name)]
     if beside:
         _say_left_out(folder, "about the data, not data", beside)
         if any(path.name == "meta.pkl" for path in beside):
@@ -175,6 +176,23 @@ def _useful(folder: Path, paths: list[Path]) -> list[Path]:
                 shown(folder),
             )
     return kept
+
+
+def _read_at_all(folder: Path, paths: list[Path]) -> list[Path]:
+    """`paths` without PDFs, archives and the like, which is said; all of them where nothing is
+    left, to be refused by name. What was not fetched whole stays, for the same reason. A .bin is of
+    ids, which may begin like anything."""
+    others: dict[str, list[Path]] = {}
+    for path in paths:
+        kind = None if path.suffix == ".bin" else File(path).kind
+        if kind is not None and not kind.text and kind not in (NUMPY, LLMC_SHARD, LFS, ZEROS):
+            others.setdefault(kind.name, []).append(path)
+    left_out = {path for same in others.values() for path in same}
+    if len(left_out) == len(paths):
+        return paths
+    for name, same in others.items():
+        _say_left_out(folder, name, [path.relative_to(folder) for path in same])
+    return [path for path in paths if path not in left_out]
 
 
 def _split(folder: Path, paths: list[Path]) -> Source:

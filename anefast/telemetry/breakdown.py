@@ -63,7 +63,7 @@ def line(summary: Summary) -> str:
     return (
         f"{total / summary['micro_steps']:.1f} ms per micro-step ({summary['label']}): "
         f"{', '.join(said)}, "
-        f"Python {100 * parts['python_ms'] / total:.1f}%"
+        f"Python {100 * parts['python_ms'] / total:.1f}%{_lost(summary)}"
     )
 
 
@@ -95,8 +95,15 @@ def table(summary: Summary) -> str:
     if "between" in summary and summary["between"]["components"]:
         rows += ["", *between(summary["between"], parts["ms"])]
     if summary["lost"]:
-        rows += ["", f"{summary['lost']} spans were lost: the times of their components are short."]
+        rows += ["", _lost(summary).removeprefix("; ")]
     return "\n".join(rows)
+
+
+def _lost(summary: Summary) -> str:
+    """What is wrong with the times, if anything is."""
+    lost = summary["lost"]
+    said = f"; {lost:,} spans were lost, for want of memory: their time is counted as Python's"
+    return said if lost else ""
 
 
 def with_dw_rate(parts: Summary) -> Summary:

@@ -58,17 +58,18 @@ class Sums:
         place = (records["phase"].astype(np.int64) * len(_C.Component) + component)[mine]
         for row, weights in zip(
             self.driving,
-            (records["self"], np.ones(len(records)), records["flops"], records["bytes"]),
+            (records["self"], records["count"], records["flops"], records["bytes"]),
             strict=True,
         ):
             row += np.bincount(place, weights[mine], size).reshape(row.shape)
         others = ~mine
         spent = np.where(queued, lasted, records["self"])[others]
         self.beside[0] += np.bincount(component[others], spent, len(_C.Component))
-        self.beside[1] += np.bincount(component[others], minlength=len(_C.Component))
+        count = records["count"][others]
+        self.beside[1] += np.bincount(component[others], count, len(_C.Component))
         run = records[component == _C.Component.EVALUATE]
         labels, which = np.unique(run["label"], return_inverse=True)
-        parts = (run["end"] - run["start"], np.ones(len(run)), run["flops"], run["bytes"])
+        parts = (run["end"] - run["start"], run["count"], run["flops"], run["bytes"])
         each = np.array([np.bincount(which, part, len(labels)) for part in parts])
         self._add_programs(dict(zip(labels.tolist(), each.T.tolist(), strict=True)))
 

@@ -37,22 +37,30 @@ class Trace:
         self._file = io.TextIOWrapper(io.BufferedWriter(file), encoding="utf-8")
         self._origin, self._pid, self._thread = origin_ns, os.getpid(), thread
         self._named: set[int] = set()
-        self._events = self._jobs = 0
+        self._events = self._jobs = self._added_up = 0
         self._file.write("[\n")
         self._meta("process_name", thread, "anefast")
         self._name(QUEUE_TRACK, "dW queue: waiting", 1)
 
     def write(self, records: npt.NDArray[np.void]) -> None:
-        """Appends spans; past MOST_EVENTS they are left out, which is said once."""
+        """Appends spans; past MOST_EVENTS they are left out, as are those that were added up before
+        anybody took them. Both is said once."""
         if self._events > MOST_EVENTS or self._file.closed:
             return
+        each = records["count"] == 1
+        self._added_up += int(records["count"][~each].sum())
         with self._or_end():
-            self._append(records)
+            self._append(records[each])
         if self._events > MOST_EVENTS:
             log.warning("the trace is full: %d events; the rest is left out", self._events)
 
     def close(self) -> None:
         """Ends the array."""
+        if self._added_up:
+            log.warning(
+                "the trace leaves out %d spans, which came too fast; all sums have them",
+                self._added_up,
+            )
         if not self._file.closed:
             with self._or_end():
                 self._meta("process_labels", self._thread, "anefast", last=True)

@@ -33,7 +33,7 @@ py::array drain() {
 
 void init_spans(py::module_ &m) {
     using py::arg;
-    PYBIND11_NUMPY_DTYPE(span::Record, start, end, self, flops, bytes, label, thread, component, phase);
+    PYBIND11_NUMPY_DTYPE(span::Record, start, end, self, flops, bytes, label, count, thread, component, phase);
 
     py::native_enum<Component> components(m, "Component", "enum.IntEnum", "What a span was spent on.");
 #define ANEFAST_VALUE(name, meaning) components.value(#name, Component::name, meaning);
@@ -67,7 +67,7 @@ void init_spans(py::module_ &m) {
     }, "Names of the threads that ever recorded, by number.");
     m.def("spans_clock", &span::now, "Nanoseconds, on the clock of the spans.");
     m.def("spans_drain", &drain, "What all threads recorded since the last call, as a structured array.");
-    m.def("spans_dropped", &span::dropped, "Records lost so far because nobody drained.");
+    m.def("spans_dropped", &span::dropped, "Spans lost so far, for want of memory.");
 }
 
 } // namespace anefast::bind
