@@ -433,8 +433,8 @@ class DistConfig(Checked):
 class TrainConfig(Checked):
     """One training run."""
 
-    # Start from a named model and schedule: see presets.py. The command starts from tiny, with --init
-    # from finetune; in Python TrainConfig.from_preset takes them. Empty: the defaults below.
+    # Start from a named model and schedule: see presets.py. The command starts from tiny, or with
+    # --init from finetune; in Python TrainConfig.from_preset takes them. Empty: the defaults below.
     preset: str = ""
     steps: int = 200  # Updates to make.
     eval_every: int = 50  # Updates between validations; 0: only at the start and the end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -16,6 +17,7 @@ from anefast.formats import save_folder
 from anefast.inspect import InspectConfig, inspect
 from anefast.tokenizer import ByteTokenizer
 
+from .conftest import ROOT
 from .test_families import SMALL, awake
 
 
@@ -96,6 +98,31 @@ def test_transformers_reads_what_we_write(folder: Path, monkeypatch: pytest.Monk
     inference = ours.inference(anefast.Device("host"))
     assert np.abs(inference.logits(ids) - want).max() < 0.05
     inference.close()
+
+
+def test_a_model_in_the_cache_of_the_hub(folder: Path, tmp_path: Path) -> None:
+    """The library itself, without a network: snapshots of a cache are links to its blobs."""
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    cache = tmp_path / "cache" / "models--somebody--model"
+    snapshot = cache / "snapshots" / ("0" * 40)
+    for made in (snapshot, cache / "blobs", cache / "refs"):
+        made.mkdir(parents=True)
+    (cache / "refs" / "main").write_text(snapshot.name)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        (cache / "blobs" / str(number)).write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", str(number)))
+    env = os.environ | {"HF_HUB_CACHE": str(cache.parent), "HF_HUB_OFFLINE": "1"}
+    env |= {"PYTHONPATH": str(ROOT)}
+
+    def ran(name: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "anefast.generate", name, "--prompt", "Once", "--tokens=1"]
+        return subprocess.run(words, env=env, capture_output=True, text=True)
+
+    done = ran("hf:somebody/model")
+    assert done.returncode == 0 and done.stdout.startswith("Once"), done.stderr
+    gone = ran("hf:somebody/other")
+    assert gone.returncode == 2 and gone.stderr.count("\n") == 1
+    assert gone.stderr.startswith("[model] expected hf:somebody/other from the hub: ")
 
 
 def test_names_of_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

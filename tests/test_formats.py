@@ -24,7 +24,7 @@ from anefast.tokenizer import ByteTokenizer
 
 from .test_families import SMALL, awake
 
-GGUF_OF = {"llama": {"attention_bias": False, "mlp_bias": False, "sliding_window": 0}}
+GGUF_OF = {"llama": {"sliding_window": 0}}
 
 
 def bf16(params: Params) -> Params:
@@ -60,6 +60,9 @@ def test_gguf_files_go_out_and_come_back(tmp_path: Path, name: str) -> None:
     save_gguf(tmp_path / "m.gguf", config, params, "F32")
     source = open_gguf(tmp_path / "m.gguf")
     assert same(source.load(), params)
+    if name == "llama":  # with all the biases that llama.cpp's llama takes, by its names
+        biased = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+        assert {f"blk.0.{part}.bias" for part in biased} <= source.tensors.keys()
     assert source.config.replace(rope_scaling="") == config.replace(rope_scaling="")
     save_gguf(tmp_path / "q.gguf", config, params, "Q8_0")
     for held, got in zip(

@@ -181,6 +181,23 @@ def test_merges_of_sentencepiece_become_scores(data_dir: Path, tmp_path: Path, n
         assert again.encode(text) == merged.encode(text)
 
 
+@pytest.mark.parametrize(
+    "key,value", [("add_space_prefix", False), ("remove_extra_whitespaces", True)]
+)
+def test_pieces_that_encode_in_another_way_are_refused(
+    data_dir: Path, caplog: pytest.LogCaptureFixture, key: str, value: bool
+) -> None:
+    """llama.cpp honours both keys. A template that is not read is said."""
+    pairs = pairs_of(Llama2cTokenizer.load(data_dir / "tok512.bin"))
+    name = f"tokenizer.ggml.{key}"
+    tokenizer_of(pairs | {name: not value}, "m.gguf")
+    with pytest.raises(TokenizerError, match=f"{name} {str(not value).lower()} in m.gguf"):
+        tokenizer_of(pairs | {name: value}, "m.gguf")
+    assert not caplog.messages
+    tokenizer_of(pairs | {"tokenizer.chat_template": "{{ messages }}"}, "m.gguf")
+    assert "the chat template of m.gguf is not read" in caplog.text
+
+
 def test_merges_of_other_trainers_become_scores() -> None:
     merged = BPETokenizer(json.dumps(pieces("prepend").description()), "m", Marks(adds_bos=True))
     again = tokenizer_of(pairs_of(merged), "m.gguf")

@@ -72,8 +72,6 @@ def save_gguf(
             f"[{WHERE}] the format has no {config.family} with these settings. "
             "Hint: residual_scale and sliding_window are not in it; keep it as a checkpoint."
         )
-    if config.attention_bias or config.mlp_bias:
-        raise ValueError(f"[{WHERE}] llama.cpp's llama has no biases. Hint: --to hf.")
     if dtype in ("F16", "Q8_0"):  # a block's scale is an fp16 number
         check_fp16(params, WHERE)
     values = _values_of(config, family, family.gguf, dtype, name)
@@ -127,8 +125,9 @@ def _config_of(found: GGUF, family: Family, spelled: GGUFNames) -> ModelConfig:
         settings.require("rope.dimension_count", values["head_dim"])
         values["rope_theta"] = _short(settings.number("rope.freq_base", 10000.0))
         values["rope_scaling"] = _rope_scaling(found, settings)
-    if arch == "llama" and any(n.endswith("attn_q.bias") for n in found.tensors):
-        values["attention_bias"] = True
+    if arch == "llama":  # llama.cpp takes either where it is there
+        values["attention_bias"] = any(n.endswith("attn_q.bias") for n in found.tensors)
+        values["mlp_bias"] = any(n.endswith("ffn_gate.bias") for n in found.tensors)
     return ModelConfig(family=family.name, **values)
 
 

@@ -8,6 +8,7 @@ ggml-org/llama.cpp, src/llama-vocab.cpp.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from anefast.errors import shown
 from .base import ByteTokenizer, Tokenizer, TokenizerError, adds_bos
 from .bpe import LLAMA3_PATTERN, QWEN_PATTERN, BPETokenizer, Marks, byte_symbols
 from .llama2c import NEVER, Llama2cTokenizer
+
+log = logging.getLogger("anefast")
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types of tokens
 PREFIX = "tokenizer.ggml."
@@ -132,6 +135,17 @@ _AS_WRITTEN = {"single_word": False, "lstrip": False, "rstrip": False, "normaliz
 
 
 def _sentencepiece(values: Mapping[str, Any], tokens: Sequence[str], name: str) -> Llama2cTokenizer:
+    for key, wanted in (("add_space_prefix", True), ("remove_extra_whitespaces", False)):
+        if values.get(PREFIX + key, wanted) is not wanted:
+            raise TokenizerError(
+                f"[tokenizer] expected {PREFIX}{key} {str(wanted).lower()} in {name}, whose pieces "
+                "are read as Llama's are. Hint: name the model's tokenizer.json with --tokenizer."
+            )
+    if values.get(TEMPLATE):
+        log.warning(
+            "the chat template of %s is not read, as its pieces have no marks here; "
+            "the Hugging Face folder of the model has both", name,
+        )  # fmt: skip
     scores = _numbers(values, "scores", len(tokens), f"a score for each of {name}'s tokens")
     pieces = [token.replace("▁", " ").encode("utf-8", "replace") for token in tokens]
     kinds = _kinds(values, len(tokens), name)
