@@ -9,7 +9,7 @@ written over.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -35,7 +35,8 @@ class ExportConfig:
     # A folder for hf, peft and mlx; a file for gguf (model.gguf) and llama2c (model.bin).
     out: Annotated[str, tyro.conf.Positional]
     # hf (a Hugging Face folder), gguf (llama.cpp), llama2c; an adapter alone: peft, mlx (mlx-lm).
-    to: str = "hf"
+    # Empty: what OUT's name ends in says, .gguf or .bin, and otherwise hf.
+    to: str = ""
     # hf, peft, mlx: F32, BF16, F16. gguf: F32, F16, BF16, Q8_0. Empty: F32, and F16 for gguf.
     dtype: str = ""
     tokenizer: str = ""  # Of a llama2.c .bin, which has none: "bytes" or a tokenizer file.
@@ -77,12 +78,22 @@ FORMATS = {
 }
 
 
+ENDINGS = {".gguf": "gguf", ".bin": "llama2c"}
+
+
 def export(config: ExportConfig) -> None:
     """Writes the model and says where. ValueError in one line where that cannot be done."""
+    meant = ENDINGS.get(Path(config.out).suffix.lower())
+    config = replace(config, to=config.to or meant or "hf")
     if config.to not in FORMATS:
         raise ConfigError(
             f"[export] expected --to {', '.join(FORMATS)}, got {shown(config.to)}."
             f"{suggest(config.to, FORMATS)}"
+        )
+    if meant not in (None, config.to):
+        raise ConfigError(
+            f"[export] --to {config.to} makes no {Path(config.out).suffix}, as {shown(config.out)} "
+            "ends. Hint: name another one, or leave --to out."
         )
     form = FORMATS[config.to]
     dtype = config.dtype.upper() or form.dtypes[0]

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_format_gives_the_same_text(folder: Path, tmp_path: Path) -> None:
     export(ExportConfig(str(folder), str(tmp_path / "again")))
-    export(ExportConfig(str(folder), str(tmp_path / "m.gguf"), "gguf", "F32"))
+    export(ExportConfig(str(folder), str(tmp_path / "m.gguf"), dtype="F32"))
     said = {"tokens": 20, "temperature": 0.0, "device": anefast.Device("host")}
     first, *others = (
         anefast.Model.load(path).generate("Once", **said)
@@ -60,7 +60,10 @@ def test_a_run_becomes_a_folder_and_is_trained_further(tmp_path: Path) -> None:
     [
         ({"to": "guff"}, "expected --to hf, gguf, .*, mlx, got guff.*did you mean gguf"),
         ({"dtype": "Q8_0"}, "expected --dtype F32, BF16, F16 for hf"),
-        ({"to": "llama2c", "out": "m.bin"}, "needs the llama family without biases, got qwen3"),
+        ({"out": "m.bin"}, "needs the llama family without biases, got qwen3"),
+        ({"to": "hf", "out": "m.gguf"}, "--to hf makes no .gguf, as m.gguf ends"),
+        ({"to": "gguf", "out": "m.bin"}, "--to gguf makes no .bin"),
+        ({"to": "llama2c", "out": "m"}, "needs the llama family without biases, got qwen3"),
         ({"out": "."}, "is there already"),
     ],
 )
