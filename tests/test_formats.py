@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from anefast.config import ModelConfig
 from anefast.errors import BadInput
 from anefast.files import FileError
-from anefast.formats import gguf_model, huggingface
+from anefast.formats import gguf_model, huggingface, open_source, save_folder
 from anefast.formats.gguf import GGUF, read_gguf
 from anefast.formats.gguf_model import open_gguf, save_gguf
 from anefast.formats.quants import KINDS, dequantised
@@ -69,6 +70,24 @@ def test_gguf_files_go_out_and_come_back(tmp_path: Path, name: str) -> None:
         params.values(), open_gguf(tmp_path / "q.gguf").load().values(), strict=True
     ):
         assert np.abs(held - got).max() <= np.abs(held).max() / 127
+
+
+@pytest.mark.parametrize("form", ["hf", "gguf"])
+def test_loading_takes_little_more_than_the_weights(tmp_path: Path, form: str) -> None:
+    """Files are mapped, and one tensor at a time is on its way into fp32."""
+    config = SMALL["qwen3"].replace(dim=128, hidden_dim=384, n_layers=24, vocab_size=256)
+    params = init_params(config, 0)
+    if form == "hf":
+        save_folder(tmp_path, config, params, "BF16")
+    else:
+        save_gguf(tmp_path / "m.gguf", config, params, "Q8_0")
+    source = open_source(tmp_path if form == "hf" else tmp_path / "m.gguf")
+    assert source is not None
+    tracemalloc.start()
+    loaded = source.load()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.15 * sum(p.nbytes for p in loaded.values())
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
