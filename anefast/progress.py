@@ -102,7 +102,9 @@ def with_infinities(row: Mapping[str, Any]) -> Row:
 def progress_line(row: Row, rate: float | None) -> str:
     """An update in one line; rate: tokens per second."""
     val = f" val {row['val/loss']:.4f}" if "val/loss" in row else ""
-    speed = f" tok/s {rate / 1e3:.1f}k" if rate else ""
+    speed = ""
+    if rate:
+        speed = f" tok/s {rate / 1e3:.1f}k" if rate >= 1000 else f" tok/s {rate:.1f}"
     return (
         f"step {row['step']} loss {row['train/loss']:.4f}{val} lr {row['lr']:.1e} "
         f"norm {row['grad_norm']:.2f}{speed}"
