@@ -60,8 +60,7 @@ def words_of(name: str) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _spelt(flag: Flag) -> list[str]:
-    word = shortest(flag.name).replace("_", "-")
-    return [f"--{word}", f"--no-{word}"] if flag.kind is bool else [f"--{word}"]
+    return [f"--{flag.word}", f"--no-{flag.word}"] if flag.kind is bool else [f"--{flag.word}"]
 
 
 def bash() -> str:

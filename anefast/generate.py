@@ -44,9 +44,8 @@ class GenerateConfig:
     temperature: float = TEMPERATURE  # 0 takes the likeliest token; higher is more varied.
     top_k: int = TOP_K  # Only among the k likeliest; 0 is off.
     top_p: float = TOP_P  # Only among the likeliest that together have this probability; 1 is off.
-    min_p: float = (
-        0.0  # Only what is at least this many times as likely as the likeliest; 0 is off.
-    )
+    # Only what is at least this many times as likely as the likeliest; 0 is off.
+    min_p: float = 0.0
     repetition_penalty: float = 1.0  # Above 1, what the text has already is less likely.
     seed: int = 0  # The same seed gives the same text.
     num: int = 1  # So many texts, with seeds from the one given on.

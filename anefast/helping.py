@@ -41,11 +41,12 @@ class Flag(NamedTuple):
     default: Any  # dataclasses.MISSING where there is none
     text: str
     placed: bool  # given by position
+    word: str  # its name as it is typed, with dashes
 
     @property
     def typed(self) -> str:
         """As it is typed: --seq-len N, --fix, or FILE by position."""
-        word = shortest(self.name).replace("_", "-")
+        word = self.word
         if self.placed:
             word = word.upper()
             many = f"{word.removesuffix('S')}..."
@@ -74,7 +75,10 @@ def flags_of(kind: type[Any], default: Any = None) -> list[Flag]:
 
     default: an instance whose values are the defaults, such as a preset's.
     """
-    return list(_flags(kind, default, ""))
+    found = list(_flags(kind, default, ""))
+    if kind is not TrainConfig:
+        return found
+    return [flag._replace(word=shortest(flag.name).replace("_", "-")) for flag in found]
 
 
 def _flags(kind: type[Any], default: Any, prefix: str) -> Iterator[Flag]:
@@ -93,7 +97,9 @@ def _flags(kind: type[Any], default: Any, prefix: str) -> Iterator[Flag]:
         if isinstance(plain, types.UnionType):
             plain = typing.get_args(plain)[0]
         value = getattr(default, field.name, value)
-        yield Flag(prefix + field.name, plain, value, texts.get(field.name, ""), placed)
+        name = prefix + field.name
+        word = name.replace("_", "-")
+        yield Flag(name, plain, value, texts.get(field.name, ""), placed, word)
 
 
 def comments(kind: type[Any]) -> dict[str, str]:
