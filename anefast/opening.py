@@ -7,6 +7,7 @@ runs: config.toml is written from it. Read train.py first.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anefast import checkpoint
 from anefast.config import (
     GIVEN,
+    ROW_MULTIPLE,
     ConfigError,
     DataConfig,
     ModelConfig,
@@ -52,6 +54,9 @@ if TYPE_CHECKING:
 
 
 Ends = Collection[int]
+
+
+log = logging.getLogger("anefast")
 
 
 def open_run(
@@ -93,6 +98,7 @@ def open_run(
         meet_tokenizer(config, model.tokenizer, asked, origin)
         c = c.replace(tokenizer=recorded_tokenizer(model.tokenizer, GIVEN))
         config = config.replace(init=GIVEN)
+    brought = model is not None and resumed is None
     if model is not None:
         tokenizer = model.tokenizer
     elif resumed is not None:
@@ -121,6 +127,10 @@ def open_run(
                 )
         c = c.replace(source=GIVEN)
     shape = model.config if model is not None else _with_vocabulary(config.model, data.tokenizer)
+    longest = shape.max_seq_len // ROW_MULTIPLE * ROW_MULTIPLE
+    if brought and 0 < longest < c.seq_len and "data.seq_len" not in wished(config, asked):
+        log.warning("[train] data.seq_len %d -> %d, the model's longest", c.seq_len, longest)
+        c = c.replace(seq_len=longest)
     config = config.replace(model=shape, data=c)
     check_length(config)
     if run is not None:

@@ -79,6 +79,13 @@ def test_a_loop_of_one_s_own_gives_the_bytes_of_fit(model, tmp_path):
         assert p.tobytes() == by_hand.params[name].tobytes(), name
 
 
+def test_a_preset_s_length_gives_way_to_the_model_s(model, tmp_path, caplog):
+    result = model.fit(steps=1, batch=1, accumulation=1, out=tmp_path / "a", sample_tokens=0)
+    assert "data.seq_len 256 -> 64" in caplog.text and result.model.trained_length == 64
+    with pytest.raises(ValueError, match=r"data\.seq_len 128 is longer than model.max_seq_len 64"):
+        model.fit(steps=1, seq_len=128, out=tmp_path / "b")
+
+
 def test_an_update_begins_anew(model):
     """Gradients of the update before do not stay, whatever broke it off."""
     batch = (np.zeros((1, 32), np.int32), np.ones((1, 32), np.int32))
