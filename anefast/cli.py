@@ -32,7 +32,7 @@ from anefast.files import SETTINGS_BYTES, read_bytes, refusal
 from anefast.flags import named, parse, repeated, spelled_out, value_of
 from anefast.keywords import setting
 from anefast.parsing import parse_toml
-from anefast.presets import DEFAULT, FINETUNE, preset_settings
+from anefast.presets import FINETUNE, default_preset, preset_settings
 from anefast.signals import delivered
 from anefast.telemetry import read_config
 from anefast.wishes import check_resumed, of_a_run, of_another_optimiser
@@ -141,7 +141,8 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
     else:
         said = "preset" in flags
         init = value_of(arguments, "init") or file.get("init", "")
-        usual = file.get("preset", FINETUNE if init else DEFAULT)
+        source = value_of(arguments, "data.source") or flatten(file).get("data.source", "")
+        usual = file.get("preset", FINETUNE if init else default_preset(source))
         preset = value_of(arguments, "preset") if said else usual
         origin, named_so = f"preset {preset}", {}
         if preset:

@@ -169,12 +169,17 @@ class DataConfig(Checked):
     # Built-in "stories" or "stories:N", a text, rows of JSON, token ids (.bin, .npy), a folder of
     # those, or - for a pipe of text. Short: --data.
     source: str = "stories"
-    tokenizer: str = "bytes"  # "bytes", a tokenizer file, or bpe:2048. Short: --tokenizer.
+    # "bytes", the "words" of the built-in stories, a tokenizer file, or bpe:2048. Short:
+    # --tokenizer.
+    tokenizer: str = "bytes"
     seq_len: int = 128  # Tokens per sequence S; a multiple of 32.
     batch: int = 8  # Sequences per micro-batch B.
     # Part held out for validation, where the data has no part of its own for that.
     val_fraction: float = 0.1
     order: str = "shuffled"  # "shuffled" windows, or "sequential".
+    # Documents lie end to end, and a sequence begins and ends anywhere in them. Without packing a
+    # sequence is one document from its beginning, padded, and cut where it is longer.
+    packing: bool = True
     # Train over the token ids that occur in the data only: a smaller classifier, and no other id is
     # ever generated. Checkpoints keep full tables (nn/vocabulary.py).
     compact_vocab: bool = False
@@ -433,8 +438,9 @@ class DistConfig(Checked):
 class TrainConfig(Checked):
     """One training run."""
 
-    # Start from a named model and schedule: see presets.py. The command starts from tiny, or with
-    # --init from finetune; in Python TrainConfig.from_preset takes them. Empty: the defaults below.
+    # Start from a named model and schedule: see presets.py. The command starts from tiny, from
+    # bytes where other data than the built-in stories is named, and with --init from finetune; in
+    # Python TrainConfig.from_preset takes them. Empty: the defaults below.
     preset: str = ""
     steps: int = 200  # Updates to make.
     eval_every: int = 50  # Updates between validations; 0: only at the start and the end.
@@ -472,7 +478,8 @@ class TrainConfig(Checked):
     # wq; empty: all of them. The rest is frozen.
     train: str = ""
     prompt: str = ""  # Begin the closing sample with this text.
-    # Tokens of the closing sample, which ends at the length that was trained; 0: none.
+    # Tokens of the closing sample at most; it ends with its document, or with the last sentence
+    # that fits into the length that was trained. 0: none.
     sample_tokens: int = 200
     # Account for every millisecond, in timings.jsonl and at the end; costs less than 1%.
     timeline: bool = True

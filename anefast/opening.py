@@ -18,7 +18,6 @@ from anefast.config import (
     GIVEN,
     ROW_MULTIPLE,
     ConfigError,
-    DataConfig,
     ModelConfig,
     TrainConfig,
     check_length,
@@ -80,7 +79,7 @@ def open_run(
 
         # a llama2.c file has no tokenizer, so one is named; all others bring their own
         own, origin = _brings_tokenizer(config.init), config.init
-        named = "data.tokenizer" in asked or c.tokenizer != DataConfig.tokenizer
+        named = "data.tokenizer" in wished(config, asked)
         model = Opened.load(origin, c.tokenizer if named and not own else "")
         if own:
             meet_tokenizer(config, model.tokenizer, asked, origin)
@@ -108,6 +107,7 @@ def open_run(
         data = open_data(
             c.source, tokenizer, seed=c.seed, val_fraction=c.val_fraction,
             vocab_size=vocabulary or None, collapse_spaces=c.collapse_spaces,
+            packing=c.packing,
         )  # fmt: skip
     else:
         if not isinstance(tokenizer, str) and not same_tokenizer(tokenizer, data.tokenizer):
@@ -119,7 +119,7 @@ def open_run(
             meet_tokenizer(config, data.tokenizer, asked, "the data passed to fit")
             c = c.replace(tokenizer=recorded_tokenizer(data.tokenizer, GIVEN))
         wishes = wished(config, asked) if resumed is None else set()
-        for name in ("data.val_fraction", "data.collapse_spaces"):
+        for name in ("data.val_fraction", "data.collapse_spaces", "data.packing"):
             if name in wishes:
                 raise ConfigError(
                     f"[fit] {name} was named, but the data that was passed is split and made "

@@ -128,7 +128,7 @@ def settings(asked: PlanCommand) -> TrainConfig:
     if model.vocab_size == 0:
         from anefast.tokenizer import open_tokenizer
 
-        model = model.replace(vocab_size=open_tokenizer("bytes").vocab_size)
+        model = model.replace(vocab_size=open_tokenizer(config.data.tokenizer).vocab_size)
     optim, lora = config.optim, LoraConfig(**vars(asked.lora))
     if asked.accumulation or lora.rank:
         optim = optim.replace(accumulation=asked.accumulation or 1)

@@ -99,13 +99,23 @@ def with_infinities(row: Mapping[str, Any]) -> Row:
     return {k: NOT_FINITE.get(v, v) for k, v in dict(row).items()}
 
 
+def bits_per_byte(nats: float, count: int) -> float:
+    """A sum of token losses in bits, over the bytes of text that the tokens stand for."""
+    return nats / math.log(2) / max(1, count)
+
+
+def losses(row: Row, which: str) -> str:
+    """'0.5123 (0.739 bpb)': nats per token, and bits per byte."""
+    return f"{row[f'{which}/loss']:.4f} ({row[f'{which}/bits_per_byte']:.3f} bpb)"
+
+
 def progress_line(row: Row, rate: float | None) -> str:
     """An update in one line; rate: tokens per second."""
-    val = f" val {row['val/loss']:.4f}" if "val/loss" in row else ""
+    val = f" val {losses(row, 'val')}" if "val/loss" in row else ""
     speed = ""
     if rate:
         speed = f" tok/s {rate / 1e3:.1f}k" if rate >= 1000 else f" tok/s {rate:.1f}"
     return (
-        f"step {row['step']} loss {row['train/loss']:.4f}{val} lr {row['lr']:.1e} "
+        f"step {row['step']} loss {losses(row, 'train')}{val} lr {row['lr']:.1e} "
         f"norm {row['grad_norm']:.2f}{speed}"
     )

@@ -6,6 +6,7 @@ Not here: the loop that asks a model for logits (decode.py), or the arithmetic (
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,11 @@ from anefast import _C
 from anefast.checks import real, refuse, whole
 from anefast.errors import BadInput
 
-# What generates text takes these unless told otherwise: the command, the API, the closing sample.
+# What generates text takes these unless told otherwise: the command and the API.
 TOKENS, TEMPERATURE, TOP_K, TOP_P = 256, 0.8, 0, 0.95
+SAMPLE_TEMPERATURE = 0.4  # of a run's closing sample, which shows what is known best
+
+_SENTENCE = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u2019\u201d)\]]*(?=\s|$)")  # its end
 
 
 def check_choice(
@@ -87,6 +91,16 @@ def sample(
     if rng is None:
         raise _expected("a random generator", None, "np.random.default_rng(seed)")
     return _C.sample(values, rng.random(), temperature, top_k, top_p, min_p)
+
+
+def whole_sentences(text: str) -> str:
+    """`text` up to the end of its last sentence; all of it where none ends.
+
+    >>> whole_sentences('"Oh no!" said Mia. She sat do')
+    '"Oh no!" said Mia.'
+    """
+    ends = [match.end() for match in _SENTENCE.finditer(text)]
+    return text[: ends[-1]] if ends else text
 
 
 def _expected(what: str, got: object, hint: str) -> BadInput:

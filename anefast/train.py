@@ -55,11 +55,12 @@ from anefast.opening import (
     with_stream,
 )
 from anefast.optim import record_of
-from anefast.presets import DEFAULT, FINETUNE
+from anefast.presets import FINETUNE, default_preset
 from anefast.progress import Row
 from anefast.restart import restart
 from anefast.results import FitResult
 from anefast.run_state import Say, check_config, where_to_go_on
+from anefast.sampling import SAMPLE_TEMPERATURE, whole_sentences
 from anefast.signals import Stop, stopping
 from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
 from anefast.telemetry import breakdown as shown
@@ -187,7 +188,7 @@ def _arguments(
 ) -> tuple[TrainConfig, TokenData | None]:
     """The config and the data that the caller of `fit` means. ValueError for other things."""
     if isinstance(config, str):
-        config = TrainConfig.from_preset(config or (DEFAULT if model is None else FINETUNE))
+        config = TrainConfig.from_preset(config or _usual(model, data))
     if not isinstance(config, TrainConfig):
         refuse("fit", "config", config, "a TrainConfig or the name of a preset")
     if config.resume == "latest":
@@ -208,6 +209,13 @@ def _arguments(
         if call is not None and not callable(call):
             refuse("fit", name, call, "a function")
     return config, data
+
+
+def _usual(model: object, data: object) -> str:
+    """The preset for what was passed."""
+    if model is not None:
+        return FINETUNE
+    return default_preset("stories" if data is None else str(data))
 
 
 @contextlib.contextmanager
@@ -302,16 +310,23 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
             f"ended at update {p.step} of {config.steps}: {p.waited} validations in a row were not "
             f"below {p.lowest:.4f}. Hint: a larger --patience goes on"
         )
-    floor = f" (floor {result.floor:.4f})" if result.floor is not None else ""
+    per_byte = [f"{nats * trainer.bits:.3f}" for nats in (p.first_val, p.last_val)]
+    floor = ""
+    if result.floor is not None:
+        floor = f" (floor {result.floor:.4f})"
+        per_byte[1] += f" (floor {result.floor * trainer.bits:.3f})"
     seen = result.val_losses[-1][0] if result.val_losses else p.step
     old = f" at update {seen}, not validated since" if seen != p.step else ""
-    say(f"validation loss {p.first_val:.4f} -> {p.last_val:.4f} nats per token{old}{floor}")
-    on = trainer.step.device
+    say(
+        f"validation loss {p.first_val:.4f} -> {p.last_val:.4f} nats per token{old}{floor}, "
+        f"{' -> '.join(per_byte)} bits per byte"
+    )
+    if skipped := sum(bool(r.get("overflow")) for r in rows):
+        updates = "1 update was" if skipped == 1 else f"{skipped} updates were"
+        scale = trainer.scale.value
+        say(f"{updates} skipped as gradients overflowed; the loss scale is {scale:g} now")
     if trainer.seconds:
-        say(
-            f"{result.tokens_per_second:,.0f} tokens/s over {trainer.trained:,} tokens "
-            f"({on.description}, {on.label})"
-        )
+        say(f"{result.tokens_per_second:,.0f} tokens/s over {trainer.trained:,} tokens")
         if times["micro_steps"]:
             say(shown.line(times))
     else:
@@ -328,15 +343,19 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
 
 
 def _closing_sample(trainer: Trainer, device: Device) -> str:
-    """A text of the trained model, within the length that was trained, said and kept."""
+    """A text of the trained model, said and kept: to its end, or in whole sentences as far as the
+    length goes that was trained."""
     config, model = trainer.config, trainer.model
     ids, ends = sample_prompt(config, model, trainer.data)
-    room = max(0, model.trained_length - len(ids))
-    tokens = min(config.sample_tokens, room)
-    ids += model.stream(tuple(ids), tokens, seed=config.seed, device=device, ends=ends)
-    text = model.tokenizer.decode(ids)
+    most = min(config.sample_tokens, max(0, model.trained_length - len(ids)))
+    new = list(model.stream(
+        tuple(ids), most, temperature=SAMPLE_TEMPERATURE, seed=config.seed, device=device, ends=ends
+    ))  # fmt: skip
+    text = model.tokenizer.decode([*ids, *new])
+    if len(new) == most:
+        text = whole_sentences(text)
     trainer.say(f"a sample:\n{text}")
-    if config.sample_tokens > room and config.sample_tokens != TrainConfig.sample_tokens:
+    if most < config.sample_tokens != TrainConfig.sample_tokens:
         trainer.say(f"(it ends after {model.trained_length} tokens, the length that was trained)")
     write_atomic(trainer.run.path / SAMPLE, (text + "\n").encode("utf-8", "replace"))
     return text

@@ -25,7 +25,7 @@ from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change, scaled_rate
 from anefast.nn.params import block
 from anefast.optim import learning_rate
-from anefast.progress import Row, progress_line
+from anefast.progress import Row, bits_per_byte, losses, progress_line
 from anefast.restart import restarts
 from anefast.run_state import RunState, Say
 from anefast.signals import Stop
@@ -40,6 +40,7 @@ from anefast.telemetry.run import ENVIRONMENT
 from anefast.telemetry.screen import Screen
 from anefast.telemetry.sinks import Sinks
 from anefast.telemetry.timeline import Timeline
+from anefast.tokenizer.base import Lengths
 
 if TYPE_CHECKING:
     from anefast.model import Model
@@ -71,6 +72,10 @@ class Trainer(RunState):
         step.say, step.watched = say, bool(config.health_every)
         c = config.data
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))
+        lengths = Lengths(data.tokenizer)
+        tokens = sum(int((y >= 0).sum()) for _, y in self.validation)
+        # What a nat per token is in bits per byte, at the tokens of the validation batches.
+        self.bits = bits_per_byte(tokens, sum(lengths.of(x, y) for x, y in self.validation))
         self.out_of_compiles = False  # going on is another process's business
         self.seconds, self.trained = 0.0, 0  # in this session
         self.timeline = Timeline(config.timeline, config.trace)
@@ -105,7 +110,7 @@ class Trainer(RunState):
         sinks = Sinks(self.config.sinks, self.run.path, flatten(to_settings(self.config)))
         self.open_logs(resumed, sinks)
         self.timeline.start(self.run.background)
-        self.say(f"device: {device.description}; programs are {device.label}")
+        self.say(f"device: {device.description}; times are {device.label}")
         self.say(f"data: {self.data.description}; {self.data.amount}")
         self.say(f"model: {_count(self.model.params):,} weights; run folder {self.run.path}")
         optim = self.config.optim
@@ -130,9 +135,10 @@ class Trainer(RunState):
             ):
                 self.say(f"before, its device was {was}: results may differ in the last bits")
         else:
-            self.run.log({"step": 0, "tokens": 0, "val/loss": self.evaluate()}, {"step": 0})
+            row = {"step": 0, "tokens": 0, **self.validate()}
+            self.run.log(row, {"step": 0})
             self.progress.first_val = self.progress.lowest = self.progress.last_val
-            self.say(f"step 0 val {self.progress.first_val:.4f}")
+            self.say(f"step 0 val {losses(row, 'val')}: nats per token, and bits per byte of text")
             if self.began_with not in (None, self.progress.first_val):
                 self.say(
                     f"it was {self.began_with} when the run began before: its data, the weights "
@@ -276,6 +282,7 @@ class Trainer(RunState):
                 "step": p.step,
                 "tokens": p.tokens,
                 "train/loss": loss,
+                "train/bits_per_byte": loss * self.bits,
                 "lr": lr,
                 "grad_norm": done.grad_norm,
                 "loss_scale": scale,
@@ -302,6 +309,8 @@ class Trainer(RunState):
         with _C.Span(_C.Component.HEALTH):
             report = self.step.health.look(self.step.params)
         for finding in report.findings:
+            if finding.of_scale and self.scale.config.dynamic:
+                continue  # it finds a scale by itself
             advice = finding.message.partition("Hint: ")[2]
             if advice not in self.told:
                 self.told.add(advice)
@@ -321,7 +330,7 @@ class Trainer(RunState):
         validates = last or bool(config.eval_every and step % config.eval_every == 0)
         lowest, waited = self.progress.lowest, self.progress.waited
         if validates:
-            row["val/loss"] = self.evaluate()
+            row |= self.validate()
             lowest, waited = self.progress.after(row["val/loss"])
             last = last or 0 < config.patience <= waited
         if last and self.average is not None:
@@ -336,9 +345,9 @@ class Trainer(RunState):
         self.soundness.update(row)
         self.unfinished = None
         self.progress.lowest, self.progress.waited = lowest, waited
-        if row["overflow"]:
+        if row["overflow"] and not self.scale.config.dynamic:
             self.say(
-                f"step {step} skipped: gradients overflowed, loss scale now {self.scale.value:g}"
+                f"step {step} skipped: gradients overflowed at loss scale {self.scale.value:g}"
             )
         if slow := self.step.slowness():
             self.say(slow)
@@ -415,13 +424,13 @@ class Trainer(RunState):
         shape = {"plan": c.plan, "batch": c.data.batch, "seq_len": c.data.seq_len}
         return {"device": device.description, "label": device.label, **shape}
 
-    def evaluate(self) -> float:
-        """Mean loss over the validation batches, weighted by token, in nats."""
-        self.progress.last_val = self._validate()
-        return self.progress.last_val
+    def validate(self) -> Row:
+        """The loss over the validation batches, weighted by token."""
+        loss = self.progress.last_val = self._validate()
+        return {"val/loss": loss, "val/bits_per_byte": loss * self.bits}
 
     def _evaluate_average(self, average: Average) -> float:
-        """The same of the average of the weights."""
+        """The loss in nats per token with the average of the weights."""
         self.whole = False  # nothing may be saved meanwhile
         try:
             with average.in_place():

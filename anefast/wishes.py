@@ -67,6 +67,7 @@ LAWS: dict[str, Law] = {
         (
             "preset", "seed", "swap_after", "out", "init", "train",
             "data.source", "data.seq_len", "data.batch", "data.val_fraction", "data.order",
+            "data.packing",
             "data.compact_vocab", "data.collapse_spaces", "data.seed",
             "schedule.name", "schedule.decay",
             "optim.ema_tokens", "optim.name", "optim.momentum", "optim.nesterov", "optim.rules",

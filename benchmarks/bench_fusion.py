@@ -3,7 +3,7 @@
     python -m pytest benchmarks/bench_fusion.py -s
 
 The forward passes are those of the published tables (`anefast/bench/tables`), whose times are an
-ANE's; ours are the host executor's, emulated in the ANE's terms, and say nothing about its speed.
+ANE's; ours are the host executor's, measured on the host, and say nothing about its speed.
 What carries over are the counts of evaluations; what does not is the reason fusion pays there:
 about 160 us of dispatch per evaluation. Judged is the ratio in CPU time of passes taken in turns.
 """

@@ -7,8 +7,7 @@
 Everything in one table runs in one process, in turns, and medians are compared: a machine's
 absolute times drift, ratios hold. A PyTorch mode that is missing or fails is named with its reason.
 The roofline is multiply-adds in registers, fp32 ones or what our path has more, plus AdamW's
-traffic, one after the other. Figures of this host executor are `emulated` in the ANE's terms, and
-measured as what they are: a CPU's.
+traffic, one after the other. All figures are measured on the host.
 """
 
 from __future__ import annotations

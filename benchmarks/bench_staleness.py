@@ -25,7 +25,7 @@ def curve(out: str, case: str, lr: float) -> dict[int, float]:
     """Validation loss by update."""
     plan, swap_after = CASES[case]
     config = TrainConfig.from_preset(
-        "tiny", steps=160, eval_every=20, sample_tokens=0, device="host", out=out,
+        "bytes", steps=160, eval_every=20, sample_tokens=0, device="host", out=out,
         plan=plan, swap_after=swap_after, max_compiles=10**6,
         model={"dim": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
         data={"source": "stories:400", "seq_len": 64, "batch": 4},

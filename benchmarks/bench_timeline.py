@@ -94,7 +94,7 @@ def test_timeline(micro_step, tmp_path):
     pieces = (len(records) / STEPS * price / 1e6 + 1e3 * drain) / step_ms
     python = median(row["spans_ms"][PYTHON] / sum(row["spans_ms"].values()) for row in rows)
     print(
-        f"\nstories15m, B 1, S {SEQ}, {_C.threads()} threads, {ROUNDS} rounds (emulated):"
+        f"\nstories15m, B 1, S {SEQ}, {_C.threads()} threads, {ROUNDS} rounds, measured here:"
         f"\n  timeline on / off {found}"
         f"\n  piece by piece {100 * pieces:.3f}%: {len(records) // STEPS} spans per micro-step of "
         f"{step_ms:.0f} ms at {price:.0f} ns, rings emptied in {1e6 * drain:.0f} us"

@@ -70,7 +70,8 @@ typedef struct {
     void (*close)(anefast_device *device);
     /* One line for run headers, owned by the device: "host (AVX2 + F16C, 2 threads)". */
     const char *(*describe)(const anefast_device *device);
-    /* What a result of this device may be called in the ANE's terms: "measured" or "emulated". */
+    /* What a number from this device is: "measured", "measured on the host", or "emulated" where the
+     * device stands in for a chip. */
     const char *(*label)(const anefast_device *device);
 
     anefast_status (*compile)(anefast_device *device, const char *text, size_t text_bytes,

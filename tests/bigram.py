@@ -129,7 +129,7 @@ class BigramModel:
     def prompt_ids(self, prompt):
         return self.tokenizer.encode(prompt)
 
-    def stream(self, prompt="", tokens=8, seed=0, device=None, ends=()):
+    def stream(self, prompt="", tokens=8, temperature=0.8, seed=0, device=None, ends=()):
         return iter(self.tokenizer.encode(".", bos=False) * tokens)
 
 
@@ -144,7 +144,7 @@ def settings(out, **changes) -> TrainConfig:
         nested[name] |= changes.pop(name, {})
     plain = {"steps": 20, "eval_every": 5, "eval_batches": 2, "out": str(out), **changes}
     plain = {"plan": "unfused", **plain}  # a table has no programs to plan
-    return TrainConfig.from_preset("tiny", **nested, **plain)
+    return TrainConfig.from_preset("bytes", **nested, **plain)
 
 
 def data():

@@ -145,7 +145,7 @@ def test_another_base_is_refused_by_its_hash(base: str, named: str, tmp_path: Pa
 @pytest.fixture
 def run(base: str, tmp_path: Path) -> str:
     """A LoRA run of two updates."""
-    config = anefast.TrainConfig.from_preset("tiny", steps=2, out=str(tmp_path / "run"), init=base)
+    config = anefast.TrainConfig.from_preset("bytes", steps=2, out=str(tmp_path / "run"), init=base)
     anefast.fit(config.replace(
         model=anefast.Model.load(base).config, sample_tokens=0, eval_batches=1,
         lora=config.lora.replace(rank=4, alpha=8.0),

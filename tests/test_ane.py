@@ -141,7 +141,7 @@ def test_the_command_says_it_in_one_line(fake: Fake, tmp_path: Path) -> None:
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert "status=0x1d" in done.stderr and "--resume run" in done.stderr
-    assert "device: ane (fake framework); programs are emulated" in done.stdout
+    assert "device: ane (fake framework); times are emulated" in done.stdout
     assert (tmp_path / "run" / "latest").exists()
 
 

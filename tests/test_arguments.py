@@ -167,13 +167,13 @@ CALLS = {
     "tokenizer of a number": lambda m, d: anefast.open_tokenizer(3),
     "fit nothing": lambda m, d: anefast.fit(None),
     "fit a dict": lambda m, d: anefast.fit({"steps": 1}),
-    "fit a path": lambda m, d: anefast.fit("tiny", model="stories260K.bin"),
-    "fit on a name": lambda m, d: anefast.fit("tiny", device="host"),
-    "fit on a number": lambda m, d: anefast.fit("tiny", device=3),
-    "fit a model that is none": lambda m, d: anefast.fit("tiny", model=3),
-    "fit a list": lambda m, d: anefast.fit("tiny", data=["a", "b"]),
-    "fit telling nobody": lambda m, d: anefast.fit("tiny", on_step=3),
-    "fit showing nobody": lambda m, d: anefast.fit("tiny", show="print"),
+    "fit a path": lambda m, d: anefast.fit("bytes", model="stories260K.bin"),
+    "fit on a name": lambda m, d: anefast.fit("bytes", device="host"),
+    "fit on a number": lambda m, d: anefast.fit("bytes", device=3),
+    "fit a model that is none": lambda m, d: anefast.fit("bytes", model=3),
+    "fit a list": lambda m, d: anefast.fit("bytes", data=["a", "b"]),
+    "fit telling nobody": lambda m, d: anefast.fit("bytes", on_step=3),
+    "fit showing nobody": lambda m, d: anefast.fit("bytes", show="print"),
 }
 
 
@@ -195,8 +195,8 @@ def test_fit_takes_a_preset_s_name_and_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for data in ("my.txt", tmp_path / "my.txt"):
         with pytest.raises(RuntimeError, match="far enough"):
-            anefast.fit("tiny", data=data)
-        assert seen["config"].data.source == str(data) and seen["config"].preset == "tiny"
+            anefast.fit("bytes", data=data)
+        assert seen["config"].data.source == str(data) and seen["config"].preset == "bytes"
     with pytest.raises(ValueError, match=r"did you mean tiny\?"):
         anefast.fit("tinny")
 
@@ -234,8 +234,8 @@ def test_settings_that_do_not_exist():
     for call in (
         lambda: TrainConfig().replace(stepz=1),
         lambda: ModelConfig().replace(n_layer=1),
-        lambda: TrainConfig.from_preset("tiny", stepz=1),
-        lambda: TrainConfig.from_preset("tiny", optim={"learning_rate": 1}),
+        lambda: TrainConfig.from_preset("bytes", stepz=1),
+        lambda: TrainConfig.from_preset("bytes", optim={"learning_rate": 1}),
     ):
         with pytest.raises(ValueError, match=r"^\[config\] unknown setting .* did you mean"):
             call()

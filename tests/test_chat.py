@@ -87,7 +87,7 @@ def taught(tmp_path: Path, chatty: Path) -> Any:  # noqa: F811
     tokenizer = open_tokenizer(chatty)
     shape = SHAPE.replace(vocab_size=tokenizer.vocab_size)
     save_folder(folder, shape, Model.from_config(shape, tokenizer).params, "F32", tokenizer)
-    config = anefast.TrainConfig.from_preset("tiny", steps=120, out=str(tmp_path / "run"))
+    config = anefast.TrainConfig.from_preset("bytes", steps=120, out=str(tmp_path / "run"))
     config = config.replace(
         data=config.data.replace(source=str(written(tmp_path, rows)), seq_len=32, batch=8),
         init=str(folder), model=ModelConfig(), eval_every=0, sample_tokens=20,
@@ -115,7 +115,7 @@ def test_a_chat_that_was_learnt_is_answered(taught: Any, capsys: pytest.CaptureF
 
 def test_a_named_prompt_of_the_closing_sample_is_a_message(tmp_path: Path, taught: Any) -> None:
     run, *_ = taught
-    config = anefast.TrainConfig.from_preset("tiny", steps=1, init=str(run), prompt="Q5")
+    config = anefast.TrainConfig.from_preset("bytes", steps=1, init=str(run), prompt="Q5")
     config = config.replace(
         data=config.data.replace(source=str(tmp_path / "rows.jsonl"), seq_len=32, batch=8),
         model=ModelConfig(), out=str(tmp_path / "again"), sample_tokens=4, eval_every=0,
@@ -126,7 +126,7 @@ def test_a_named_prompt_of_the_closing_sample_is_a_message(tmp_path: Path, taugh
 
 def test_pairs_are_sampled_from_the_first_held_out(tmp_path: Path) -> None:
     rows = [{"prompt": f"{i}+1=", "completion": str(i + 1)} for i in range(20)]
-    config = anefast.TrainConfig.from_preset("tiny", steps=1, out=str(tmp_path / "run"))
+    config = anefast.TrainConfig.from_preset("bytes", steps=1, out=str(tmp_path / "run"))
     config = config.replace(
         data=config.data.replace(source=str(written(tmp_path, rows)), seq_len=32, batch=2),
         model=config.model.replace(dim=32, n_layers=1), sample_tokens=3, eval_every=0,

@@ -185,7 +185,7 @@ def test_a_file_that_is_no_safetensors(tmp_path):
 
 
 def test_run_folder_keeps_its_config_and_every_session(tmp_path):
-    config = TrainConfig.from_preset("tiny", steps=3)
+    config = TrainConfig.from_preset("bytes", steps=3)
     for resume in (False, True):
         run = telemetry.RunFolder(tmp_path / "run", resume=resume)
         run.begin(config, telemetry.environment(["train"], device="none"))

@@ -40,7 +40,7 @@ def swap(plan):
 
 def config(out, plan="unfused,async", **changes):
     settings = {**NESTED, **PLAIN, "plan": plan, "out": str(out), **swap(plan), **changes}
-    return TrainConfig.from_preset("tiny", **settings)
+    return TrainConfig.from_preset("bytes", **settings)
 
 
 @pytest.fixture(scope="module", params=["unfused,async", "unfused"])
@@ -116,7 +116,7 @@ def test_async_cannot_become_sync_in_mid_run(whole):
 
 def command(out, plan, *flags):
     settings = {
-        **PLAIN, **swap(plan), "plan": plan, "preset": "tiny", "out": str(out),
+        **PLAIN, **swap(plan), "plan": plan, "preset": "bytes", "out": str(out),
         **{f"{section}.{k}": v for section, part in NESTED.items() for k, v in part.items()},
     }  # fmt: skip
     words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]

@@ -90,6 +90,6 @@ def test_settings_round_trip(name):
     assert c.from_settings(c.to_settings(config)) == config
 
 
-def test_default_is_the_tiny_preset_in_shape():
-    tiny = TrainConfig.from_preset("tiny").model
-    assert tiny.replace(init_std=TrainConfig().model.init_std) == TrainConfig().model
+def test_default_is_the_bytes_preset_in_shape():
+    model = TrainConfig.from_preset("bytes").model
+    assert model.replace(init_std=TrainConfig().model.init_std) == TrainConfig().model

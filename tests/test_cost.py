@@ -256,7 +256,7 @@ def test_training_refuses_before_it_compiles(tmp_path):
     lowered = [p.lowered for p in Counter(CONFIG, 1, 64).count(find_plan("layer")).programs]
     with pytest.raises(ValueError, match=r"\[plan\] layer cannot run on tiny: .* 32, got 64"):
         refuse(lowered, find_plan("layer"), Target("tiny", short))
-    config = TrainConfig.from_preset("tiny", plan="all,weights=packed", out=str(tmp_path / "run"))
+    config = TrainConfig.from_preset("bytes", plan="all,weights=packed", out=str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"\[plan\] packed weights ride beside one sequence"):
         anefast.fit(config, device=device)
     assert device.programs.counters.compiles == 0
@@ -308,27 +308,29 @@ def test_compiling_is_hidden_from_k_micro_steps_on():
 def test_calibration_is_quick_remembered_and_labelled(tmp_path):
     device, file = anefast.Device("host"), tmp_path / "rates.json"
     rates = calibrate(device, file)
-    assert rates.label == "emulated"
+    assert rates.label == "measured on the host"
     used = ("dispatch", "flops", "stream", "value_bytes", "port_bytes", "copied_bytes")
     assert all(getattr(rates, name) > 0 for name in (*used, "staged_bytes", "cpu_flops"))
     assert calibrate(device, file) == rates
     file.write_text("[damaged")
-    assert calibrate(device, file).label == "emulated"
-    assert calibrate(device, tmp_path / "rates.json" / "no" / "folder").label == "emulated"
+    assert calibrate(device, file).label == "measured on the host"
+    assert (
+        calibrate(device, tmp_path / "rates.json" / "no" / "folder").label == "measured on the host"
+    )
 
 
 def test_fit_records_what_auto_became_and_a_resumed_run_keeps_it(tmp_path, monkeypatch):
     monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
     said: list[str] = []
     small = {"model": {"dim": 32, "n_layers": 1, "n_heads": 2}, "sample_tokens": 0, "steps": 1}
-    config = TrainConfig.from_preset("tiny", plan="auto", out=str(tmp_path / "run"))
+    config = TrainConfig.from_preset("bytes", plan="auto", out=str(tmp_path / "run"))
     config = config.replace(
         model=config.model.replace(**small["model"]), sample_tokens=0, steps=1, eval_every=0
     )
     anefast.fit(config, show=said.append)
     line = next(text for text in said if text.startswith("plan auto -> "))
     spec = line.split(" -> ")[1].split(":")[0]
-    assert "(emulated)" in line and find_plan(spec).name == spec
+    assert " ms per micro-step, " in line and find_plan(spec).name == spec
     assert f'plan = "{spec}"' in (tmp_path / "run" / "config.toml").read_text()
     device = anefast.Device("host")
     assert resolve(spec, CONFIG, device, 1, 64, 1) == (spec, "")

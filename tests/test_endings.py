@@ -347,7 +347,7 @@ LATE = "and the run has 50, so lr ends at"
 )
 def test_what_the_numbers_come_to(steps, accumulation, warmup, tokens, said):
     config = TrainConfig.from_preset(
-        "tiny", steps=steps, data=SMALL,
+        "bytes", steps=steps, data=SMALL,
         optim={"accumulation": accumulation, "warmup_steps": warmup, "lr": 3e-4},
     )  # fmt: skip
     lines = forecast(config, Epoch(tokens, 64))

@@ -41,7 +41,7 @@ def test_every_format_gives_the_same_text(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_becomes_a_folder_and_is_trained_further(tmp_path: Path) -> None:
-    config = anefast.TrainConfig.from_preset("tiny", steps=2, out=str(tmp_path / "run"))
+    config = anefast.TrainConfig.from_preset("bytes", steps=2, out=str(tmp_path / "run"))
     config = config.replace(
         model=config.model.replace(dim=32, n_layers=1), sample_tokens=0, eval_batches=1,
         data=config.data.replace(source="stories:20", batch=1, seq_len=32),

@@ -1,7 +1,7 @@
 """Model families: what transformers computes, one graph in any cut, and a family of a test's own.
 
-The judge is `hf_golden`: tiny checkpoints that transformers wrote, with logits, losses and
-gradients it computed in float64 (its README says how).
+The judge is transformers: tiny checkpoints that it wrote, with logits, losses and gradients it
+computed in float64. They are the shared ones, or made here (hf_cases.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from anefast.nn import FAMILIES, decoder, init_params, shapes
 from anefast.nn.family import Family
 from anefast.nn.layers import Past, Style, attention, feed_forward
 from anefast.runtime import Device, Inference, TrainingStep
+from tests import hf_cases
+from tests.conftest import SHARED
 
 CASES = [
     "llama_gqa_untied",
@@ -38,11 +40,21 @@ SCALE = 64.0
 
 
 @pytest.fixture(scope="module")
-def golden(data_dir: Path) -> Path:
-    folder = data_dir / "hf_golden"
-    if not folder.is_dir():
-        pytest.skip(f"no checkpoints of transformers in {folder}")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint and its golden.npz for every case."""
+    if (SHARED / "hf_golden").is_dir():
+        return SHARED / "hf_golden"
+    pytest.importorskip("torch", reason="install anefast[peers]")
+    pytest.importorskip("transformers", reason="install anefast[judges]")
+    folder = tmp_path_factory.mktemp("hf")
+    hf_cases.make(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def stored(data_dir: Path) -> Path:
+    """The shared folder, which holds the same weights in other formats."""
+    return data_dir / "hf_golden"
 
 
 def losses(source: ModelSource, known: np.lib.npyio.NpzFile) -> tuple[TrainingStep, float]:
@@ -89,19 +101,17 @@ def test_greedy_text_goes_on_as_transformers_does(golden: Path, case: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_1"])
-def test_gguf_files_give_their_losses(golden: Path, kind: str) -> None:
-    source = open_gguf(golden / "llama_gguf" / f"model.{kind}.gguf")
-    step, loss = losses(source, np.load(golden / "llama_gguf" / f"golden.{kind}.npz"))
+def test_gguf_files_give_their_losses(stored: Path, kind: str) -> None:
+    known = np.load(stored / "llama_gguf" / f"golden.{kind}.npz")
+    step, loss = losses(open_gguf(stored / "llama_gguf" / f"model.{kind}.gguf"), known)
     step.close()
-    assert loss == pytest.approx(
-        float(np.load(golden / "llama_gguf" / f"golden.{kind}.npz")["loss"]), abs=1e-3
-    )
+    assert loss == pytest.approx(float(known["loss"]), abs=1e-3)
 
 
 @pytest.mark.parametrize("case", ["llama_bf16", "llama_fp16"])
-def test_half_precision_folders_give_their_losses(golden: Path, case: str) -> None:
-    known = np.load(golden / case / "golden.npz")
-    step, loss = losses(huggingface.open_folder(golden / case), known)
+def test_half_precision_folders_give_their_losses(stored: Path, case: str) -> None:
+    known = np.load(stored / case / "golden.npz")
+    step, loss = losses(huggingface.open_folder(stored / case), known)
     step.close()
     assert loss == pytest.approx(float(known["loss"]), abs=1e-3)
 
@@ -198,7 +208,7 @@ def side_by_side(x: ir.Tensor, config: ModelConfig, past: Past | None = None) ->
 def test_a_made_up_family_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     family = Family("abreast", partial(decoder.parameters, style=Style()), side_by_side)
     monkeypatch.setitem(FAMILIES, family.name, family)
-    config = TrainConfig.from_preset("tiny", steps=30, out=str(tmp_path / "run"), sample_tokens=4)
+    config = TrainConfig.from_preset("bytes", steps=30, out=str(tmp_path / "run"), sample_tokens=4)
     config = config.replace(
         model=config.model.replace(family="abreast", n_layers=1, dim=64),
         data=config.data.replace(source="stories:50", batch=4, seq_len=64),

@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_cut_or_left_out_and_said(
 
 def test_examples_do_not_see_each_other_or_their_padding(tmp_path: Path) -> None:
     """The loss of an example is the same whatever stands beside it and behind it."""
-    config = anefast.TrainConfig.from_preset("tiny").model.replace(
+    config = anefast.TrainConfig.from_preset("bytes").model.replace(
         dim=32, n_layers=1, vocab_size=259
     )
     model = anefast.Model.from_config(config, BYTES)
@@ -129,7 +129,7 @@ def test_an_edited_mask_is_other_data(tmp_path: Path) -> None:
 
 def test_sums_are_learnt(tmp_path: Path) -> None:
     rows = [{"prompt": f"{i % 10}+1=", "completion": f"{i % 10 + 1}."} for i in range(200)]
-    config = anefast.TrainConfig.from_preset("tiny", steps=60, out=str(tmp_path / "run"))
+    config = anefast.TrainConfig.from_preset("bytes", steps=60, out=str(tmp_path / "run"))
     config = config.replace(
         data=config.data.replace(source=str(written(tmp_path, rows)), seq_len=32, batch=16),
         model=config.model.replace(dim=64, n_layers=1), eval_every=0, sample_tokens=0,
@@ -142,7 +142,7 @@ def test_sums_are_learnt(tmp_path: Path) -> None:
 def test_epochs_are_of_examples_and_rates_of_answers(tmp_path: Path) -> None:
     """Padding and prompts are read, but no token of them is trained on."""
     out, lines = tmp_path / "run", list[str]()
-    config = anefast.TrainConfig.from_preset("tiny", steps=12, out=str(out))
+    config = anefast.TrainConfig.from_preset("bytes", steps=12, out=str(out))
     config = config.replace(
         data=config.data.replace(source=str(written(tmp_path, PAIRS)), seq_len=32, batch=4),
         model=config.model.replace(dim=32, n_layers=1), eval_batches=1, sample_tokens=0,
@@ -153,7 +153,7 @@ def test_epochs_are_of_examples_and_rates_of_answers(tmp_path: Path) -> None:
     )
     answers = sum(len(BYTES.encode(p["completion"], bos=False, eos=True)) for p in PAIRS[:36])
     read = sum(len(BYTES.encode(p["prompt"] + p["completion"], eos=True)) for p in PAIRS[:36])
-    assert any(f"; {answers} of {read:,} tokens are answers" in line for line in lines)
+    assert any(f"; {answers} of {read:,} tokens are learnt" in line for line in lines)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
     trained, seconds = 0, 0.0

@@ -65,24 +65,26 @@ def test_what_planning_costs(monkeypatch):
 def test_limits_are_named_once_with_their_source():
     told = lines(preset="stories110m", chip="m1-pro")
     assert sum(line.startswith("  refused for its axis: sbryngelson") for line in told) == 1
-    assert "  refused for its packed weights: anefast.fuse.lower" in lines(preset="tiny", chip="m3")
+    assert "  refused for its packed weights: anefast.fuse.lower" in lines(
+        preset="bytes", chip="m3"
+    )
 
 
 def test_rates_that_nobody_published_are_called_assumed():
-    told = " ".join(lines(preset="tiny", chip="m2")[2:6])
+    told = " ".join(lines(preset="bytes", chip="m2")[2:6])
     assert "assumed, 20 of 21 rates of m2, as m1: dispatch_us; as m1-pro: product_us" in told
     assert "fill_gb_s" in told and "fill_mb" not in told
-    one = " ".join(lines(preset="tiny", chip="m1-pro")[2:6])
+    one = " ".join(lines(preset="bytes", chip="m1-pro")[2:6])
     assert "assumed, 4 of 21 rates of m1-pro, as m1: tflops" in one
 
 
 def test_this_device(tmp_path, monkeypatch):
     monkeypatch.setenv("ANEFAST_CACHE", str(tmp_path))
-    told = lines(preset="tiny", device="host")
-    assert told[1].startswith("host") and "emulated" in told[2]
+    told = lines(preset="bytes", device="host")
+    assert told[1].startswith("host") and "measured on the host" in told[2]
     assert "assumed" not in " ".join(told)
     assert (tmp_path / "calibration.json").exists()
-    assert told == lines(preset="tiny", device="host")  # remembered, so the same table
+    assert told == lines(preset="bytes", device="host")  # remembered, so the same table
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_products_beyond_the_cliff_overflow_under_a_chip_only(plan):
 
 
 def small(out: Path, **changes: Any) -> TrainConfig:
-    config = TrainConfig.from_preset("tiny", steps=4, out=str(out), chip="m1")
+    config = TrainConfig.from_preset("bytes", steps=4, out=str(out), chip="m1")
     return config.replace(
         data=config.data.replace(source="stories:100", batch=2, seq_len=32),
         model=config.model.replace(dim=32, n_layers=1, n_heads=2),

@@ -23,7 +23,7 @@ import anefast
 from anefast import _C
 from anefast.config import TrainConfig
 
-config = TrainConfig.from_preset("tiny", steps=60, out=sys.argv[1], plan=sys.argv[2])
+config = TrainConfig.from_preset("bytes", steps=60, out=sys.argv[1], plan=sys.argv[2])
 config = config.replace(
     data=config.data.replace(source="stories:200", batch=4, seq_len=64),
     model=config.model.replace(dim=64, n_layers=2, n_heads=2),

@@ -23,7 +23,7 @@ def config(out, **changes):
         "optim": {"lr": 5e-3, "warmup_steps": 3, "accumulation": 3},
     }
     plain = {"steps": 20, "eval_every": 5, "eval_batches": 2, "sample_tokens": 8, "device": "host"}
-    return TrainConfig.from_preset("tiny", **nested, **{**plain, "out": str(out), **changes})
+    return TrainConfig.from_preset("bytes", **nested, **{**plain, "out": str(out), **changes})
 
 
 def stop_at(step):

@@ -132,7 +132,7 @@ def test_a_step_that_overflows_says_so_once_by_name():
 
 
 def small(out, **changes):
-    config = TrainConfig.from_preset("tiny", steps=2, out=str(out), **changes)
+    config = TrainConfig.from_preset("bytes", steps=2, out=str(out), **changes)
     return config.replace(
         data=config.data.replace(source="stories:100", batch=2, seq_len=32),
         sample_tokens=0, eval_every=0, eval_batches=1, plan="all",

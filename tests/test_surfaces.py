@@ -31,9 +31,9 @@ def doubler(host: Any, shape: tuple[int, ...] = (1, 4, 1, 33)) -> Any:
 
 
 def test_a_device_says_what_it_is(host: Any) -> None:
-    assert host.name == "host" and host.label == "emulated"
+    assert host.name == "host" and host.label == "measured on the host"
     assert host.description.startswith("host (") and "thread" in host.description
-    assert _C.Device("host", "profile=exact").label == "emulated"
+    assert _C.Device("host", "profile=exact").label == "measured on the host"
 
 
 @pytest.mark.parametrize("options", ["thread=2", "profile=fast", "threads=0", "threads=two", "x"])

@@ -37,7 +37,7 @@ def small(out, **changes):
         "optim": {"accumulation": 4, "warmup_steps": 1},
     }
     plain = {"steps": 3, "eval_every": 2, "eval_batches": 1, "sample_tokens": 0, "out": str(out)}
-    return TrainConfig.from_preset("tiny", **nested, **{"plan": "unfused", **plain, **changes})
+    return TrainConfig.from_preset("bytes", **nested, **{"plan": "unfused", **plain, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_metrics_are_the_same_bytes_without_a_timeline(run, tmp_path):
 def test_the_summary_counts_programs_and_their_work(run):
     told = json.loads((run[0].run_dir / SUMMARY).read_text())
     assert (told["first_step"], told["last_step"], told["micro_steps"]) == (1, 3, 12)
-    assert told["label"] == "emulated" and told["lost"] == 0
+    assert told["label"] == "measured on the host" and told["lost"] == 0
     programs = {p["name"]: p for p in told["updates"]["programs"]}
     assert len(programs) == 12  # 2 layers of 2 halves: 4 forward, 8 backward programs
     assert all(p["count"] == 12 and p["bytes"] > 0 for p in programs.values())
@@ -120,7 +120,7 @@ def test_the_summary_counts_programs_and_their_work(run):
 
 def test_the_table_says_it_all(run):
     lines = run[0].breakdown.splitlines()
-    assert lines[0] == "means of 12 micro-steps, emulated"
+    assert lines[0] == "means of 12 micro-steps, measured on the host"
     body = lines[2 : lines.index("")]
     width = breakdown.NAMES
     parts = {line[:width].rstrip(): [float(v) for v in line[width:].split()] for line in body}

@@ -31,7 +31,18 @@ def table(config, **options):
     return fit(config.replace(plan="unfused"), model=BigramModel(), device=DEVICE, **options)
 
 
-SMALL = ["--data", "stories:30", "--data.seq-len", "32", "--steps", "4", "--eval-batches", "2"]
+SMALL = [
+    "--preset",
+    "bytes",
+    "--data",
+    "stories:30",
+    "--data.seq-len",
+    "32",
+    "--steps",
+    "4",
+    "--eval-batches",
+    "2",
+]
 
 
 def command(capfd, *argv, fit=table):
@@ -134,7 +145,7 @@ BAD = [
     (["--data.seq-len", "100"], "multiple of 32, got 100. Hint: use 128"),
     (["--model.n-heads", "3"], "not divisible by model.n_heads 3"),
     (["--model.n-kv-heads", "3"], "not divisible by model.n_kv_heads 3"),
-    (["--model.vocab-size", "100"], "at least the tokenizer's 259, got 100"),
+    (["--model.vocab-size", "100"], "at least the tokenizer's 2172, got 100"),
     (["--preset", "stories15"], "did you mean stories15m?"),
     (
         ["--model.n-layer", "2"],

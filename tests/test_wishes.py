@@ -89,6 +89,7 @@ TABLE = {
     "data.batch": (3, YES, SAME),
     "data.val_fraction": (0.3, YES, SAME),
     "data.order": ("sequential", YES, SAME),
+    "data.packing": (False, YES, SAME),
     "data.compact_vocab": (True, YES, SAME),
     "data.collapse_spaces": (True, YES, SAME),
     "data.seed": (7, YES, SAME),
@@ -175,7 +176,9 @@ def root(tmp_path_factory):
     model = Model.from_config(SHAPE, open_tokenizer("bytes"), seed=0)
     state = {"step": 3, "micro": 0, checkpoint.TRAINED_LENGTH: 128}
     checkpoint.save(run, SHAPE, model.params, model.params, state, model.tokenizer)
-    config = TrainConfig.from_preset("tiny", out=str(run), plan="all", data={"source": "stories:5"})
+    config = TrainConfig.from_preset(
+        "bytes", out=str(run), plan="all", data={"source": "stories:5"}
+    )
     settings = to_settings(config.replace(model=SHAPE))
     (run / "config.toml").write_text(tomli_w.dumps(settings))
     return root
@@ -221,7 +224,7 @@ def by_file(settings: dict) -> TrainConfig:
 
 
 def by_python(settings: dict) -> TrainConfig:
-    preset = settings.get("preset", "tiny")
+    preset = settings.get("preset", "bytes")
     return opened(
         TrainConfig.from_preset(preset, **{k: v for k, v in settings.items() if k != "preset"})
     )
@@ -296,7 +299,7 @@ def test_what_a_resumed_run_may_say_again(here):
 
 
 def test_a_resumed_run_writes_nowhere_that_its_folder_says(here, root):
-    settings = {**to_settings(TrainConfig.from_preset("tiny")), "trace": "../t.json", "out": "/x"}
+    settings = {**to_settings(TrainConfig.from_preset("bytes")), "trace": "../t.json", "out": "/x"}
     (root / "other").mkdir(exist_ok=True)
     (root / "other" / "config.toml").write_text(tomli_w.dumps(settings))
     config, _ = train_config(["--resume", "other"])
@@ -352,7 +355,7 @@ def test_a_preset_beside_weights_gives_everything_but_the_shape(here):
 
 def test_a_model_that_is_passed_is_what_is_trained(here):
     model = Model.load("run")
-    config = TrainConfig.from_preset("tiny", data={"source": "stories:5"})
+    config = TrainConfig.from_preset("bytes", data={"source": "stories:5"})
     for changes, message in (
         ({"model": {"dim": 64}}, "model.dim 64 was named"),
         ({"model": {"rope_theta": 5e5}}, "model.rope_theta 500000.0 was named"),
@@ -360,7 +363,7 @@ def test_a_model_that_is_passed_is_what_is_trained(here):
         ({"data": {"source": "stories:5", "tokenizer": "bpe:300"}}, "tokenizer bpe:300 was named"),
     ):
         with pytest.raises(ConfigError, match=message):
-            open_run(TrainConfig.from_preset("tiny", **changes), model, None, None, ())
+            open_run(TrainConfig.from_preset("bytes", **changes), model, None, None, ())
     found, used, _ = open_run(config, model, None, None, ())
     assert used is model and found.model == SHAPE and found.init == GIVEN
     assert (found.data.source, found.data.tokenizer) == ("stories:5", "bytes")
@@ -432,7 +435,7 @@ class Other:
 def test_the_defaults_have_one_source():
     plain = TrainConfig()
     assert plain.preset == "" and plain == TrainConfig(**{})
-    for name in ("tiny", "stories15m"):
+    for name in ("bytes", "stories15m"):
         with pytest.raises(ConfigError, match=f"preset {name} is named, but none of its settings"):
             TrainConfig(preset=name)
         with pytest.raises(ConfigError, match="preset cannot change"):
@@ -442,6 +445,7 @@ def test_the_defaults_have_one_source():
         (open_data, "val_fraction"): plain.data.val_fraction,
         (open_data, "seed"): plain.data.seed,
         (open_data, "collapse_spaces"): plain.data.collapse_spaces,
+        (open_data, "packing"): plain.data.packing,
         (Model.from_config, "seed"): plain.seed,
         (Model.training_step, "accumulation"): plain.optim.accumulation,
         (Device, "name"): plain.device,

@@ -154,7 +154,7 @@ def main(seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:  # the writer of rows, and a trace
         fit(
             TrainConfig.from_preset(
-                "tiny", out=str(Path(folder, "run")), trace=str(Path(folder, "trace.json")),
+                "bytes", out=str(Path(folder, "run")), trace=str(Path(folder, "trace.json")),
                 steps=3, eval_every=2, eval_batches=1, sample_tokens=0, plan="unfused,async",
                 model={"dim": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64, "hidden_dim": 32},
                 data={"source": "stories:30", "seq_len": 32, "batch": 1},

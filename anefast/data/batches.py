@@ -174,7 +174,7 @@ class ExampleData(TokenData):
     @property
     def amount(self) -> str:
         learnt = int(self.train.learnt.sum())
-        return f"{learnt:,} of {len(self.train):,} tokens are answers, which tokens/s counts"
+        return f"{learnt:,} of {len(self.train):,} tokens are learnt, which tokens/s counts"
 
     def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
         """Training batches of B examples in S positions. DataError where none has room."""

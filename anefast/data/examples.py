@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast.data.stream import Ids, TokenStream
+from anefast.tokenizer import Tokenizer
 
 IGNORED = -1  # as a target: this position has no loss
 
@@ -29,6 +30,12 @@ class Example:
 
     ids: Sequence[int]
     learnt: Sequence[bool]
+
+
+def whole(text: str, tokenizer: Tokenizer) -> Example:
+    """A document as an example: all of it is learnt, its end included."""
+    ids = tokenizer.encode(text, bos=True, eos=True)
+    return Example(ids, [False, *[True] * (len(ids) - 1)])
 
 
 class Examples(TokenStream):

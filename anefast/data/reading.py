@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 from anefast import stories
 from anefast.data.batches import ExampleData, TokenData
 from anefast.data.error import DataError
-from anefast.data.examples import Examples
+from anefast.data.examples import Examples, whole
 from anefast.data.instruct import MESSAGES, examples, fields
 from anefast.data.shards import is_shard, open_shard
 from anefast.data.source import File, Source, find, one_of
@@ -25,7 +25,8 @@ from anefast.data.stream import (
     regrouped,
 )
 from anefast.data.text import END, Piece, characters, documents, head
-from anefast.tokenizer import Tokenizer, open_tokenizer
+from anefast.errors import shown
+from anefast.tokenizer import WORDS, Tokenizer, open_tokenizer
 from anefast.tokenizer.base import before_space
 
 STORIES = 2000  # of the built-in stories, unless "stories:N" says otherwise: about 1.6 MB
@@ -41,6 +42,7 @@ def open_data(
     val_fraction: float = 0.1,
     vocab_size: int | None = None,
     collapse_spaces: bool = False,
+    packing: bool = True,
 ) -> TokenData:
     """Reads, tokenizes and splits a data set. DataError in one line when that cannot be done.
 
@@ -54,21 +56,33 @@ def open_data(
     validates, unless the folder has a validation part of its own (train.bin beside val.bin).
     vocab_size: what the model has, when known; ids must fit both it and the tokenizer.
     collapse_spaces: runs of spaces in a text become one, as TinyStories is usually prepared.
+    packing: documents of a text lie end to end; without it each is a sequence of its own.
     """
     if not 0 < val_fraction < 1:
         raise DataError("a validation fraction between 0 and 1", f"got {val_fraction}", "use 0.1")
     name = os.fspath(source)
     if re.fullmatch(r"stories(:\d+)?", name):
-        return _open_stories(name, tokenizer, seed, val_fraction)
+        return _open_stories(name, tokenizer, seed, val_fraction, packing)
+    if tokenizer == WORDS:
+        raise DataError(
+            f"the built-in stories for the tokenizer {WORDS}, which has their words only",
+            f"got {shown(name)}",
+            "--preset bytes reads any text, and --tokenizer bpe:2048 learns pieces of its own",
+        )
     with closing(find(Path(name))) as found:
         if found.validation is not None:
             name += " (split as it lies)"
         if one_of(found.files, is_shard):
+            if not packing:
+                raise DataError(
+                    "text where sequences are documents", f"{name} has token ids",
+                    "leave out data.packing",
+                )  # fmt: skip
             return _open_shards(name, found, _opened(tokenizer, None), val_fraction, vocab_size)
-        if shown := set[str]().union(*map(fields, found.files)):
+        if named := set[str]().union(*map(fields, found.files)):
             opened = _opened(tokenizer, None)
-            return _open_examples(name, found, opened, val_fraction, MESSAGES in shown)
-        return _open_texts(name, found, tokenizer, val_fraction, collapse_spaces)
+            return _open_examples(name, found, opened, val_fraction, MESSAGES in named)
+        return _open_texts(name, found, tokenizer, val_fraction, collapse_spaces, packing)
 
 
 def _open_shards(
@@ -93,6 +107,7 @@ def _open_texts(
     tokenizer: str | os.PathLike[str] | Tokenizer,
     val_fraction: float,
     collapse_spaces: bool,
+    packing: bool,
 ) -> TokenData:
     def pieces(files: list[File]) -> Iterator[Piece]:
         return (piece for file in files for piece in documents(file, collapse_spaces))
@@ -107,6 +122,10 @@ def _open_texts(
                 yield text
 
     opened = _opened(tokenizer, learnt_from())
+    if not packing:
+        return _split_examples(
+            name, found, lambda files: _documents(pieces(files), opened), val_fraction, opened
+        )
     stream = encode(pieces(found.train), opened)
     if not len(stream):
         raise DataError("text", f"{name} has only white space", "give a file with words in it")
@@ -123,6 +142,23 @@ def _open_examples(
         each = (e for file in files for e in examples(file, tokenizer))
         return Examples(each, narrowest(tokenizer))
 
+    return _split_examples(name, found, read, val_fraction, tokenizer, chats)
+
+
+def _documents(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Examples:
+    """Every document as an example."""
+    each = (whole(text, tokenizer) for text in regrouped(pieces, None) if text is not END)
+    return Examples(each, narrowest(tokenizer))
+
+
+def _split_examples(
+    name: str,
+    found: Source,
+    read: Callable[[list[File]], Examples],
+    val_fraction: float,
+    tokenizer: Tokenizer,
+    chats: bool = False,
+) -> TokenData:
     train = read(found.train)
     if found.validation is None:
         cut = min(train.count - 1, int(train.count * (1 - val_fraction)))
@@ -131,14 +167,16 @@ def _open_examples(
         train, validation = train.part_of(0, cut), train.part_of(cut, train.count)
     else:
         validation = read(found.validation)
-    description = f"{train.count + validation.count:,} examples of {name} as {tokenizer.name}"
-    log.info("%s: %d training, %d validation tokens", description, len(train), len(validation))
-    told = fingerprint(train, validation)
-    return ExampleData(train, validation, tokenizer, None, description, told, chats)
+    name = f"{train.count + validation.count:,} examples of {name}"
+    return _data(train, validation, tokenizer, None, name, chats=chats)
 
 
 def _open_stories(
-    name: str, tokenizer: str | os.PathLike[str] | Tokenizer, seed: int, val_fraction: float
+    name: str,
+    tokenizer: str | os.PathLike[str] | Tokenizer,
+    seed: int,
+    val_fraction: float,
+    packing: bool,
 ) -> TokenData:
     count = int(name.partition(":")[2] or STORIES)
     if count < 1:
@@ -146,10 +184,11 @@ def _open_stories(
     told = [s.text for s in stories.stories(seed, count)]
     held_out = list(stories.stories(seed, max(1, round(count * val_fraction)), "validation"))
     opened = _opened(tokenizer, told)
-    validation = encode(_ended(s.text for s in held_out), opened)
-    floor = stories.floor(held_out, len(validation) - 1)
-    said = f"{count} built-in stories (seed {seed})"
-    return _data(encode(_ended(told), opened), validation, opened, floor, said)
+    read = encode if packing else _documents
+    train, validation = read(_ended(told), opened), read(_ended(s.text for s in held_out), opened)
+    given = 1 if packing else len(held_out)  # the first BOS, or each
+    floor = stories.floor(held_out, len(validation) - given)
+    return _data(train, validation, opened, floor, f"{count} built-in stories (seed {seed})")
 
 
 def _ended(texts: Iterable[str]) -> Iterator[Piece]:
@@ -165,10 +204,13 @@ def _data(
     floor: float | None,
     name: str,
     told: str | None = None,
+    chats: bool = False,
 ) -> TokenData:
     description = f"{name} as {tokenizer.name}"
     told = told or fingerprint(train, validation)
     log.info("%s: %d training, %d validation tokens", description, len(train), len(validation))
+    if isinstance(train, Examples) and isinstance(validation, Examples):
+        return ExampleData(train, validation, tokenizer, floor, description, told, chats)
     return TokenData(train, validation, tokenizer, floor, description, told)
 
 

@@ -85,7 +85,7 @@ def heading(report: Report) -> list[str]:
         lines.append(f"{'ane:':12} none, so the host executor is examined instead. {why}")
         lines.append(f"{'':12} The path to it is {PROVEN}.")
     lines.append(
-        f"{'device:':12} {report.device['description']}; programs {report.device['label']}"
+        f"{'device:':12} {report.device['description']}; numbers are {report.device['label']}"
     )
     if chip := report.asked["chip"]:
         lines.append(f"{'':12} all that follows is the host executor's emulation of {chip}")
@@ -152,7 +152,7 @@ def table(results: Sequence[Result]) -> list[str]:
     for probe, n in rows:
         lines += [probe] if probe != before else []
         before = probe
-        here = f"{digits(n.value)} {n.unit} ({n.label})"
+        here = f"{digits(n.value)} {n.unit}" + (f" ({n.label})" if len(label) > 1 else "")
         there = f"{digits(n.published)} {n.unit}" if n.published else "-"
         lines.append(f"{n.name:{width}} {here:>28} {there:>20}")
     return [*lines, f"published: {SEED}"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Label = Literal["measured", "emulated", "modelled", "published"]
+Label = Literal["measured", "measured on the host", "emulated", "modelled", "published"]
 Status = Literal["passed", "failed", "skipped", "crashed", "timed out"]
 
 
@@ -14,7 +14,8 @@ Status = Literal["passed", "failed", "skipped", "crashed", "timed out"]
 class Number:
     """A figure, never without its label. `published`: what an M1 Pro gave elsewhere, 0 if unknown.
 
-    measured: on an ANE, or on this machine's CPU for the CPU's own work; emulated: the host twin's.
+    measured: on an ANE, or on this machine's CPU for the CPU's own work; measured on the host: by
+    the host executor in its own right; emulated: by what stands in for a chip.
     """
 
     name: str

@@ -101,9 +101,10 @@ class Choice:
         base = self.baseline or cost
         gain = base.per_micro_step(self.accumulation) / (ms / 1e3)
         legal = sum(c.cost is not None for c in self.candidates)
+        clock = f" ({cost.rates.label})" if cost.rates.label == "modelled" else ""
         return (
-            f"{cost.count.evaluations} evaluations and {ms:.3g} ms per micro-step "
-            f"({cost.rates.label}), {gain:.2f}x as fast as {base.count.plan.name}; "
+            f"{cost.count.evaluations} evaluations and {ms:.3g} ms per micro-step{clock}, "
+            f"{gain:.2f}x as fast as {base.count.plan.name}; "
             f"chosen from {legal} legal plans"
         )
 

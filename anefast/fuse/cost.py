@@ -1,8 +1,8 @@
 """From counts to seconds and bytes: what a micro-step, a compile and a run's memory come to.
 
 Counts are exact (`count.py`); seconds are counts through the time model (`timing.py`), whose rates
-carry a label that travels with them: `measured` on an ANE, `emulated` on the host twin, `modelled`
-for a chip that is not here.
+carry a label that travels with them: `measured` on an ANE, `measured on the host`, `emulated` by
+what stands in for a chip, `modelled` for a chip that is not here.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class Described(Protocol):
 
 def target_of(device: Described) -> Target:
     """What programs for this device must respect."""
-    if device.chip is None and device.label == "emulated":
+    if device.chip is None and device.label != "measured":
         return HOST
     chip = device.chip or chip_of(device.description)
     known = device.learned

@@ -59,7 +59,7 @@ class Work(Protocol):
 class Rates:
     """What a device does per second, effectively. Times in seconds, rates per second."""
 
-    label: str  # measured, emulated or modelled
+    label: str  # measured, measured on the host, emulated or modelled
     source: str
     dispatch: float  # s per evaluation
     product: float  # s per convolution or matmul, whatever its size

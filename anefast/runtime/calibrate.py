@@ -154,7 +154,7 @@ def measure(device: Device) -> Rates:
         compile_byte=per_byte,
         compile_attention=0.0,
         background=1.0,
-        beside=device.label != "emulated",
+        beside=device.label == "measured",
     )
 
 

@@ -42,8 +42,8 @@ class Device:
     Under `auto`, `qos=` is for the ANE and `groups=` for the host, should it be that one; a warning
     says that an option is left out. Raises ValueError for options that the executor refuses.
 
-    `description` is a line for run headers. `label` is what numbers from it may be called in the
-    ANE's terms: `measured` on a real one, `emulated` on the host twin. `programs` keeps loaded
+    `description` is a line for run headers. `label` is what numbers from it are: `measured` on an
+    ANE, `measured on the host`, `emulated` by what stands in for a chip. `programs` keeps loaded
     programs, up to `cache_bytes` of them. `chip` makes the host refuse and compute as that chip
     does, where anything is published (`anefast/chips.py`); without, it is `exact`. budgeted:
     whether what it compiles counts against the process's budget.

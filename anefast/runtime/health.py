@@ -57,6 +57,7 @@ class Finding(NamedTuple):
     name: str
     kind: str  # overflow, vanished, saturation or underflow
     message: str
+    of_scale: bool = False  # whether another loss scale is what helps
 
 
 @dataclass(frozen=True)
@@ -220,27 +221,27 @@ class Health:
     def _fit(self, t: Tensor, c: Counts) -> list[Finding]:
         """Tensors close to either end of the range."""
         name = self.names[t]
+        gradient = t.direction == "backward" or t.name == "dh"
         if c.saturated:
             message = (
                 f"{name}: {c.saturated:,} of {c.size:,} values are 32752 or more, where products "
                 "turn to inf on a chip. Hint: a smaller loss scale, or residual_scale."
             )
-            return [Finding(name, "saturation", message)]
+            return [Finding(name, "saturation", message, gradient)]
         live = c.size - c.zero
-        gradient = t.direction == "backward" or t.name == "dh"
         if gradient and live and c.denormal > UNDERFLOW * live:
             message = (
                 f"{name}: {c.denormal:,} of {live:,} gradients that are not 0 are below 6.1e-5, "
                 "where fp16 loses bits and a chip's products see 0. Hint: a larger loss scale."
             )
-            return [Finding(name, "underflow", message)]
+            return [Finding(name, "underflow", message, True)]
         return []
 
 
 def overflowed(name: str, op: str, c: Counts, backward: bool) -> Finding:
     """The line about an overflow, with the advice that fits where it is."""
     if backward:
-        hint = "a smaller loss scale (loss_scale.initial); loss_scale.dynamic finds one by itself"
+        hint = "a smaller loss_scale.initial; loss_scale.dynamic finds one by itself"
     elif op in PRODUCTS:
         hint = "products end at 32768 on a chip: scale an operand before, not the result after"
     elif op in ("mul", "square", "pow", "reduce_sum", "reduce_mean"):
@@ -249,7 +250,7 @@ def overflowed(name: str, op: str, c: Counts, backward: bool) -> Finding:
         hint = "lower optim.lr, or look at what feeds it with ANEFAST_DUMP"
     where = "" if op == "input" else f" in {op}"
     message = f"{name}: {c.overflow:,} of {c.size:,} values overflowed{where}. Hint: {hint}."
-    return Finding(name, "overflow", message)
+    return Finding(name, "overflow", message, backward)
 
 
 def vanished(name: str, positions: int, total: int) -> Finding:

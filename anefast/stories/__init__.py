@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,8 +16,19 @@ from .plots import PLOTS
 from .walk import Grammar, Story
 from .words import WORDS
 
-__all__ = ["Grammar", "Split", "Story", "floor", "grammar", "recognise", "stories", "story"]
+__all__ = [
+    "VOCABULARY",
+    "Grammar",
+    "Split",
+    "Story",
+    "floor",
+    "grammar",
+    "recognise",
+    "stories",
+    "story",
+]
 
+VOCABULARY = Path(__file__).with_name("vocabulary.bin")  # every word a token; made by pieces.py
 Split = Literal["train", "validation"]
 _SPLITS: tuple[Split, Split] = ("train", "validation")
 _BLOCK = 128  # random words drawn at a time; a story takes about as many

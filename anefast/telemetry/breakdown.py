@@ -61,7 +61,7 @@ def line(summary: Summary) -> str:
     share = [(100 * ms(parts, phase) / total, phase) for phase in PHASES]
     said = [f"{phase} {percent:.0f}%" for percent, phase in share if percent >= 0.05]
     return (
-        f"{total / summary['micro_steps']:.1f} ms per micro-step ({summary['label']}): "
+        f"{total / summary['micro_steps']:.1f} ms per micro-step: "
         f"{', '.join(said)}, "
         f"Python {100 * parts['python_ms'] / total:.1f}%{_lost(summary)}"
     )

@@ -135,7 +135,7 @@ class History:
 
     @property
     def label(self) -> str:
-        """What its times may be called: 'measured' or 'emulated'."""
+        """What its times are: 'measured', 'measured on the host' or 'emulated'."""
         return shown(self.sessions[-1].get("label", "")) if self.sessions else ""
 
     @property

@@ -1,4 +1,4 @@
-"""Tokenizers: bytes (the default), llama2.c's tokenizer.bin, byte-level BPE.
+"""Tokenizers: bytes, the words of the built-in stories, llama2.c's tokenizer.bin, byte-level BPE.
 
 What a tokenizer is: base.py. This file only opens them by name, and calls files of other kinds by
 theirs.
@@ -17,12 +17,14 @@ from anefast.errors import shown
 from anefast.files import MIB, open_regular, read_text
 from anefast.kinds import HEAD_BYTES, LLAMA2C_TOKENIZER, kind_of, looks_like_text, missing
 from anefast.parsing import parse_json
+from anefast.stories import VOCABULARY
 
 from .base import ByteTokenizer, Stream, Tokenizer, TokenizerError, drawable
 from .bpe import BPETokenizer, stated_marks
 from .llama2c import Llama2cTokenizer
 
 __all__ = [
+    "WORDS",
     "BPETokenizer",
     "ByteTokenizer",
     "Llama2cTokenizer",
@@ -34,8 +36,9 @@ __all__ = [
 ]
 
 MAX_JSON_BYTES = 256 * MIB
+WORDS = "words"  # of the built-in stories, see stories/pieces.py
 _NAMES = ("tokenizer.bin", "tokenizer.json")
-_KINDS = "bytes, bpe:2048, or the path of a tokenizer.bin or tokenizer.json"
+_KINDS = "bytes, words, bpe:2048, or the path of a tokenizer.bin or tokenizer.json"
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\n")
 
 
@@ -46,9 +49,9 @@ def open_tokenizer(
 ) -> Tokenizer:
     """The tokenizer that `spec` names.
 
-    spec: "bytes"; "bpe:2048" (trained on `texts`, which it needs); a tokenizer.bin or
-    tokenizer.json; or a folder that holds one, such as a run. vocab_size: what the model expects;
-    another size is an error. TokenizerError, a ValueError, in one line.
+    spec: "bytes"; "words" of the built-in stories; "bpe:2048" (trained on `texts`, which it needs);
+    a tokenizer.bin or tokenizer.json; or a folder that holds one, such as a run. vocab_size: what
+    the model expects; another size is an error. TokenizerError, a ValueError, in one line.
     """
     if not isinstance(spec, (str, os.PathLike)):
         refuse("tokenizer", "tokenizer", spec, "'bytes', bpe:SIZE or the path of a file")
@@ -56,6 +59,9 @@ def open_tokenizer(
     tokenizer: Tokenizer
     if name == "bytes":
         tokenizer = ByteTokenizer()
+    elif name == WORDS:
+        tokenizer = Llama2cTokenizer.load(VOCABULARY)
+        tokenizer.name = WORDS
     elif name == "bpe" or name.startswith("bpe:"):
         size = name.partition(":")[2]
         if not (size.isascii() and size.isdigit()):

@@ -109,6 +109,27 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     return tokenizer.encode(prompt, bos=adds_bos(tokenizer) or not prompt)
 
 
+class Lengths:
+    """How many bytes of text tokens stand for: what makes losses of two tokenizers comparable.
+
+    >>> Lengths(ByteTokenizer()).of(np.array([[1, 75]]), np.array([[75, -1]]))
+    1
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.bos_id = tokenizer.bos_id
+        ids = range(tokenizer.vocab_size)
+        self._bytes = np.array([len(tokenizer.piece(i)) for i in ids])
+        self._first = np.array([len(tokenizer.piece(i, self.bos_id)) for i in ids])
+
+    def of(self, x: npt.NDArray[np.integer], y: npt.NDArray[np.integer]) -> int:
+        """Bytes of the targets `y`, of which each follows its token of `x`; negative ones count
+        nothing. Marks such as BOS are no text."""
+        seen = y >= 0
+        first = x[seen] == self.bos_id
+        return int(np.where(first, self._first[y[seen]], self._bytes[y[seen]]).sum())
+
+
 class Pieces:
     """The decoding half of a tokenizer, for any class that has `piece`."""
 

@@ -172,7 +172,9 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
             as = " as " + name;
             d->chip = std::move(chip);
         }
-        d->description = "host" + as + " (" + gemm_isa() + " + " + half_isa() + ", " + std::to_string(n) +
+        const std::string products = gemm_isa(), halves = half_isa();
+        const std::string isa = products == halves ? products : products + " + " + halves;
+        d->description = "host" + as + " (" + isa + ", " + std::to_string(n) +
                          (n == 1 ? " thread)" : " threads)");
         *device = d.release();
         return ANEFAST_OK;
@@ -181,7 +183,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
 
 void close(anefast_device *device) { delete device; }
 const char *describe(const anefast_device *device) { return device->description.c_str(); }
-const char *label(const anefast_device *) { return "emulated"; }
+const char *label(const anefast_device *device) { return device->chip ? "emulated" : "measured on the host"; }
 
 // Rows of a port between a surface's 64-byte rows and packed memory.
 Step repack(const Port &port, Ref packed, Ref surface, bool into_surface) {
