@@ -15,7 +15,8 @@
 #include <immintrin.h>
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx2,fma,f16c")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
+#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
 #endif
 
 namespace anefast {

@@ -98,7 +98,8 @@ inline void round_half(F &v) { v = _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx2,f16c")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
+#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
 #endif
 namespace anefast {
 namespace {

@@ -62,7 +62,8 @@ typedef int32_t I __attribute__((vector_size(32)));
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx2")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
+#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
 #endif
 #endif
 namespace anefast {

@@ -132,6 +132,13 @@ def _package(made: Fake) -> None:
     assert "warning:" not in done.stderr, done.stderr
 
 
+def _has_source(made: Path, objects: Path) -> bool:
+    """Whether an object is of a file that is still there. Those of several files are at the top."""
+    place = made.relative_to(objects)
+    suffixes = (".c", ".cpp", ".m")
+    return len(place.parts) == 2 or any((ROOT / place).with_suffix(s).exists() for s in suffixes)
+
+
 def _framework(made: Fake, flags: list[str]) -> None:
     """The fake framework and the executor inside it: the extension's own objects, linked again."""
     objects = made.objects
@@ -139,6 +146,7 @@ def _framework(made: Fake, flags: list[str]) -> None:
         p
         for p in sorted((objects / "csrc").rglob("*.o"))
         if p.relative_to(objects / "csrc").parts[0].split(".")[0] not in NOT_IN_THE_FRAMEWORK
+        and _has_source(p, objects)
     ]
     mine = [objects / "fake_ane.o", objects / "fake_sizes.o"]
     for made_of in mine:

@@ -261,7 +261,7 @@ const std::vector<std::pair<const char *, Computation>> COMPUTATIONS = {
      }},
     {"head_logits", [](Data &d) {
          const int32_t positions[] = {3, 31};
-         head_logits(head_of(d), positions, d.out.data());
+         head_logits(head_of(d), positions, 2, d.out.data());
      }},
     {"squared_norm", [](Data &d) {
          const float *arrays[] = {d.floats.data(), d.more.data()};

@@ -235,7 +235,7 @@ def caches(folder: Path, rng: random.Random) -> None:
 
     os.environ["ANEFAST_CACHE"] = str(folder)
     if rng.random() < DRAWN:
-        run(main, "--model", "stories260k", "--seq", 32)
+        run(main, "--preset", "stories260k", "--seq-len", 32)
     rates = calibrate.calibrate(Device("host"))
     rates.evaluation(NO_WORK)
 
