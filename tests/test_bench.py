@@ -44,7 +44,7 @@ def test_the_fast_tables_print_and_are_written(tmp_path, capsys):
     file = tmp_path / "tables.json"
     assert run(*FAST, "--quick", "--json", str(file)) == 0
     said = capsys.readouterr().out
-    assert "emulated here" in said and "modelled m1-pro" in said and "published" in said
+    assert "measured here" in said and "modelled m1-pro" in said and "published" in said
     assert "assumed, 4 of 21 rates of m1-pro, as m1" in said
     assert "worst" in said and "9 rates fitted" in said
     found = json.loads(file.read_text())

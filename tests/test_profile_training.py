@@ -169,7 +169,8 @@ def test_an_overflow_in_any_micro_step_is_named(tmp_path, monkeypatch, at):
 
     monkeypatch.setattr(TrainingStep, "micro_step", faulty)
     said: list[str] = []
-    config = small(tmp_path / "run", health_every=2)
+    still = LossScaleConfig(dynamic=False)  # one that moves takes that advice by itself
+    config = small(tmp_path / "run", health_every=2, loss_scale=still)
     optim = config.optim.replace(accumulation=4)
     anefast.fit(config.replace(optim=optim, steps=2), show=said.append)
     rows = [json.loads(r) for r in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -240,9 +241,20 @@ def test_one_that_overflowed_is_seen_wherever_it_is(value):
         h[at] = 0
 
 
-def test_a_run_says_so_once_and_writes_it_down(tmp_path):
+def test_what_a_dynamic_scale_handles_is_counted_at_the_end(tmp_path):
     said: list[str] = []
     scale = LossScaleConfig(initial=2.0**20, maximum=2.0**20)
+    anefast.fit(small(tmp_path / "run", health_every=2, loss_scale=scale), show=said.append)
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    skipped = sum(bool(json.loads(line).get("overflow")) for line in text.splitlines())
+    told = [line for line in said if "overflow" in line]
+    assert skipped > 1 and len(told) == 1
+    assert told[0].startswith(f"{skipped} updates were skipped as gradients overflowed")
+
+
+def test_a_run_says_so_once_and_writes_it_down(tmp_path):
+    said: list[str] = []
+    scale = LossScaleConfig(initial=2.0**20, maximum=2.0**20, dynamic=False)
     config = small(tmp_path / "run", health_every=2, loss_scale=scale)
     anefast.fit(config, show=said.append)
     text = (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -254,8 +254,9 @@ def test_a_run_on_a_stuck_terminal_ends_and_is_whole(tmp_path):
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
 def test_a_run_without_standard_streams_is_whole(tmp_path, closed):
     """As a daemon starts it. No file of the run may get the number of a stream, and its output."""
-    arguments = ["--plan", "unfused", "--data", "stories:30", "--data.seq-len", "32",
-                 "--steps", "4", "--eval-every", "2", "--eval-batches", "1"]  # fmt: skip
+    arguments = ["--preset", "bytes", "--plan", "unfused", "--data", "stories:30",
+                 "--data.seq-len", "32", "--steps", "4", "--eval-every", "2",
+                 "--eval-batches", "1"]  # fmt: skip
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", CHILD, *arguments,
          "--out", str(tmp_path / "run")],

@@ -241,7 +241,7 @@ class Health:
 def overflowed(name: str, op: str, c: Counts, backward: bool) -> Finding:
     """The line about an overflow, with the advice that fits where it is."""
     if backward:
-        hint = "a smaller loss_scale.initial; loss_scale.dynamic finds one by itself"
+        hint = "a smaller loss scale (loss_scale.initial); loss_scale.dynamic finds one by itself"
     elif op in PRODUCTS:
         hint = "products end at 32768 on a chip: scale an operand before, not the result after"
     elif op in ("mul", "square", "pow", "reduce_sum", "reduce_mean"):
