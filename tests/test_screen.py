@@ -236,8 +236,9 @@ def test_a_run_on_a_stuck_terminal_ends_and_is_whole(tmp_path):
     """The whole command, both streams on a terminal that takes nothing, to the exit."""
     master, slave = stuck_pty()
     with open(tmp_path / "log", "wb") as log:
-        arguments = ["--plan", "unfused", "--data", "stories:30", "--data.seq-len", "32",
-                     "--steps", "40", "--eval-every", "10", "--eval-batches", "1"]  # fmt: skip
+        arguments = ["--preset", "bytes", "--plan", "unfused", "--data", "stories:30",
+                     "--data.seq-len", "32", "--steps", "40", "--eval-every", "10",
+                     "--eval-batches", "1"]  # fmt: skip
         for out, streams in (("a", (slave, slave)), ("b", (log, log))):
             done = subprocess.run(
                 [sys.executable, "-c", CHILD, *arguments, "--out", str(tmp_path / out)],
