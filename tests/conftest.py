@@ -8,6 +8,7 @@ the repository carries.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = pytest.StashKey[int]()
 SHARED = Path(os.environ.get("ANEFAST_TEST_DATA") or ROOT.parent / "shared" / "data")
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background with SIGINT ignored; tests of Ctrl-C need it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -23,6 +23,7 @@ from anefast.nn.params import block, zeros_of
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [
+    *"--preset bytes".split(),
     *"--model.dim 32 --model.n-layers 2 --model.n-heads 2 --data.seq-len 32 --data.batch 2".split(),
     *"--optim.accumulation 2 --optim.warmup-steps 2 --steps 20 --eval-every 10".split(),
     *"--eval-batches 2 --sample-tokens 0 --health-every 0 --device host --plan layer".split(),

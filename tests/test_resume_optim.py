@@ -128,7 +128,7 @@ def test_a_cool_down_branches_off_a_checkpoint(tmp_path):
 
 def test_a_rate_that_nobody_named_is_the_optimiser_s(tmp_path):
     lines: list[str] = []
-    config = TrainConfig.from_preset("tiny", optim={"name": "lion"})
+    config = TrainConfig.from_preset("bytes", optim={"name": "lion"})
     said = anefast.opening.with_optimiser(config, set(), lines.append, None).optim
     assert (said.lr, said.beta2) == (pytest.approx(6e-4), 0.99) and "x one of adamw" in lines[0]
     kept = anefast.opening.with_optimiser(config, {"optim.lr"}, lines.append, None).optim
@@ -144,7 +144,7 @@ def test_the_average_is_of_the_weights_and_is_exported(tmp_path):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["val/ema"] != rows[-1]["val/loss"]
     model = anefast.Model.load(out)
-    average = load_average(out, model.params, None)
+    average = load_average(out, model.params, model.vocabulary)
     export(ExportConfig(str(out), str(tmp_path / "hf"), ema=True))
     loaded = anefast.Model.load(tmp_path / "hf")
     for name, a in average.items():
