@@ -115,7 +115,7 @@ def check_broken_training(fake: Fake, folder: Path) -> None:
     for name, run in found.items():
         saved = SAVED[name]
         assert run["error"].startswith("Failure: ["), name
-        assert f"Update {saved} is saved; continue with: python -m" in run["error"], name
+        assert f"Update {saved} is saved; continue with: anefast train" in run["error"], name
         assert run["alive"] == [{}, {}] and run["losses"] == 4, name
         got, want = run["metrics"].splitlines(), run["whole"].splitlines()
         assert [json.loads(row)["step"] for row in got] == [0, 1, 2, 3, 4], name
@@ -130,7 +130,7 @@ def test_a_device_that_fails_in_the_middle_loses_nothing(fake: Fake, tmp_path: P
 
 def test_the_command_says_it_in_one_line(fake: Fake, tmp_path: Path) -> None:
     words = "--device ane --steps 2 --data stories:40 --data.seq-len 64 --plan layer --out run"
-    words += " --eval-batches 1 --optim.accumulation 2 --sample-tokens 0"
+    words += " --preset bytes --eval-batches 1 --optim.accumulation 2 --sample-tokens 0"
     done = subprocess.run(
         [sys.executable, "-m", "anefast.train", *words.split()],
         cwd=tmp_path,
@@ -184,8 +184,8 @@ FAULTS = [
     ("compile NO", "CompileError", ("appleneuralengine.compiler code 1", "--on-budget")),
     ("compile NO, invalid", "CompileError", ("InvalidMILProgram", "two values share a name")),
     ("compile NO, no error", "CompileError", ("neither that nor an error", "Hint:")),
-    ("compile NO, at length", "CompileError", ("code 1: ääää", "ää. Hint: python -m")),
-    ("compile NO, of the system", "CompileError", ("code 13: Permission", "Hint: python -m")),
+    ("compile NO, at length", "CompileError", ("code 1: ääää", "ää. Hint: anefast doctor")),
+    ("compile NO, of the system", "CompileError", ("code 13: Permission", "Hint: anefast doctor")),
     ("compile raises", "CompileError", ("NSInvalidArgumentException",)),
     ("compile budget", "CompileError", (" compiles of this process", "--on-budget")),
     ("load NO once", "", ()),

@@ -39,7 +39,7 @@ def missing() -> str:
         return "the fake system is for Linux"
     if not (ROOT / "setup.py").is_file():
         return "not a source tree"
-    for module in ("setuptools", "pybind11", "Cython"):
+    for module in ("setuptools", "pybind11"):
         if importlib.util.find_spec(module) is None:
             return f"no {module} (pip install 'anefast[native]')"
     if not shutil.which("gcc") or not printed("-print-prog-name=cc1obj").startswith("/"):
@@ -148,6 +148,7 @@ def _framework(made: Fake, flags: list[str]) -> None:
         if p.relative_to(objects / "csrc").parts[0].split(".")[0] not in NOT_IN_THE_FRAMEWORK
         and _has_source(p, objects)
     ]
+    executor += [p for p in sorted(objects.rglob("units/*.o")) if p.stem != "bindings"]
     mine = [objects / "fake_ane.o", objects / "fake_sizes.o"]
     for made_of in mine:
         source = HERE / f"{made_of.stem}.m"
