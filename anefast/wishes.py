@@ -113,7 +113,7 @@ def of_another_optimiser(started: Mapping[str, Any], name: str) -> dict[str, Any
     """What a run was started with, without what its optimiser's own settings were if it has
     another one from now on."""
     optim = started.get("optim", {})
-    if name in ("", optim.get("name", "adamw")):
+    if not isinstance(optim, Mapping) or name in ("", optim.get("name", "adamw")):
         return dict(started)
     return {**started, "optim": {k: v for k, v in optim.items() if k not in OWN}}
 

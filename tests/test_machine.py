@@ -183,7 +183,8 @@ def test_pace_waits_for_many_slow_updates_after_many_evaluations() -> None:
 
 WORDS = (
     "--preset bytes --device ane --steps 4 --data stories:40 --data.seq-len 64 --out run "
-    "--eval-batches 1 --eval-every 2 --optim.accumulation 2 --sample-tokens 0 --model.dim 32 --model.n-layers 2 "
+    "--eval-batches 1 --eval-every 2 --optim.accumulation 2 --sample-tokens 0 "
+    "--model.dim 32 --model.n-layers 2 "
     "--guard.compile-s 1 --guard.load-s 1 --guard.evaluate-s 1 --guard.canary-every 0"
 )
 # Fault, from which call on, plan, what is named, the update that is saved ("" for none). The plan
