@@ -486,7 +486,8 @@ def test_a_surface_is_out_of_reach_without_its_lock(fake: Fake, tmp_path: Path, 
 @pytest.mark.slow
 def test_all_of_it_sanitized(sanitized: Fake, tmp_path: Path) -> None:
     checked = [o for o in sanitized.objects.rglob("*.o") if b"__asan" in o.read_bytes()]
-    assert {"ane", "cpu", "host", "mil"} <= {o.parent.name for o in checked} and len(checked) > 50
+    assert {"ane", "cpu", "host", "units"} <= {o.parent.name for o in checked}
+    assert {"mil", "plans"} <= {o.stem for o in checked} and len(checked) > 50
     assert json.loads(child(sanitized, tmp_path, "machine.py", "service, async", "cleaned"))
     found = json.loads(child(sanitized, tmp_path, "faults.py"))
     assert {name: row["raised"] for name, row in found.items()} == {n: r for n, r, _ in FAULTS}
