@@ -60,15 +60,18 @@ def test_the_native_update_is_the_plain_loop_on_any_number_of_threads(config):
     def copied():
         return [w.copy() for w in weights], [{n: a.copy() for n, a in s.items()} for s in states]
 
+    def work(weights, states):
+        return Work(config, 3, 0.37, list(ODD), weights, grads, states, rates, decays)
+
     plain, plain_states = copied()
-    for args in zip(plain, grads, plain_states, rates, decays, strict=True):
-        record.reference(config, 3, 0.37, *args)
+    for one in work(plain, plain_states).each():
+        record.reference(one)
     seen, threads = [], _C.threads()
     try:
         for count in (1, 2, 3):
             _C.set_threads(count)
             mine, mine_states = copied()
-            record.update(Work(config, 3, 0.37, list(ODD), mine, grads, mine_states, rates, decays))
+            record.update(work(mine, mine_states))
             arrays = [*mine, *(a for s in mine_states for a in s.values())]
             seen.append([a.tobytes() for a in arrays])
     finally:

@@ -11,7 +11,7 @@ import numpy as np
 
 from anefast import _C
 from anefast.config import OptimConfig
-from anefast.optim.record import Array, Record, Shape, States, Work
+from anefast.optim.record import Array, One, Record, Shape, Work
 
 LEAST = 1e-3  # of the weights' root mean square, where they are smaller
 FORGETS = -0.8  # the new squares' part in the means is step to this power
@@ -33,24 +33,14 @@ def update(work: Work) -> None:
             m.weights, m.grads, rows, columns, m.rates, m.decays, factor,
             step**FORGETS, step**-0.5, c.eps, LEAST,
         )  # fmt: skip
-    v = work.only(lambda states: "square" in states)  # a thousandth of the weights
-    for args in zip(v.weights, v.grads, v.states, v.rates, v.decays, strict=True):
-        reference(c, step, factor, *args)
+    for one in work.only(lambda states: "square" in states).each():  # a thousandth of the weights
+        reference(one)
 
 
-def reference(
-    config: OptimConfig,
-    step: int,
-    factor: float,
-    weight: Array,
-    grad: Array,
-    states: States,
-    rate: float,
-    decay: float,
-) -> None:
+def reference(one: One) -> None:
     """See Record.reference."""
-    f, fresh, g = np.float32, step**FORGETS, grad * np.float32(factor)
-    mean = {"row": -1, "column": 0}
+    f, fresh, g = np.float32, one.step**FORGETS, one.grad * np.float32(one.factor)
+    weight, states, eps, mean = one.weight, one.states, one.config.eps, {"row": -1, "column": 0}
     for name, state in states.items():
         now = g * g if name == "square" else np.mean(g * g, mean[name], keepdims=True)
         state[...] = f(1 - fresh) * state + f(fresh) * now
@@ -58,10 +48,10 @@ def reference(
         square = states["square"]
     else:
         row = states["row"]
-        square = row @ states["column"] / max(row.mean(), f(config.eps))
-    size = max(LEAST, _rms(weight)) * min(rate, step**-0.5)
-    by = g * np.minimum(1 / np.sqrt(np.maximum(square, np.finfo(f).tiny)), f(1 / config.eps))
-    weight[...] = weight * f(1 - rate * decay) - f(size / max(1.0, _rms(by))) * by
+        square = row @ states["column"] / max(row.mean(), f(eps))
+    size = max(LEAST, _rms(weight)) * min(one.rate, one.step**-0.5)
+    by = g * np.minimum(1 / np.sqrt(np.maximum(square, np.finfo(f).tiny)), f(1 / eps))
+    weight[...] = weight * f(1 - one.rate * one.decay) - f(size / max(1.0, _rms(by))) * by
 
 
 def _rms(x: Array) -> float:

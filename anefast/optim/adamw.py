@@ -6,7 +6,7 @@ import numpy as np
 
 from anefast import _C
 from anefast.config import OptimConfig
-from anefast.optim.record import Array, Record, Shape, States, elementwise
+from anefast.optim.record import One, Record, Shape, elementwise
 
 
 def states(config: OptimConfig, name: str, shape: Shape) -> dict[str, Shape]:
@@ -21,26 +21,17 @@ def rule(config: OptimConfig, step: int, factor: float) -> _C.Rule:
     return _C.Rule.adamw(factor, c.beta1, c.beta2, c.eps, bias1, bias2)
 
 
-def reference(
-    config: OptimConfig,
-    step: int,
-    factor: float,
-    weight: Array,
-    grad: Array,
-    states: States,
-    rate: float,
-    decay: float,
-) -> None:
+def reference(one: One) -> None:
     """See Record.reference."""
-    f = np.float32
-    rate, decay, beta1, beta2 = (float(f(v)) for v in (rate, decay, config.beta1, config.beta2))
-    keep, correct = f(1.0 - rate * decay), f(1.0 / np.sqrt(1.0 - config.beta2**step))
-    step_size = f(rate / (1.0 - config.beta1**step))
-    g = grad * f(factor)
-    m, v = states["mean"], states["square"]
+    c, f = one.config, np.float32
+    rate, decay, beta1, beta2 = (float(f(v)) for v in (one.rate, one.decay, c.beta1, c.beta2))
+    keep, correct = f(1.0 - rate * decay), f(1.0 / np.sqrt(1.0 - c.beta2**one.step))
+    step_size = f(rate / (1.0 - c.beta1**one.step))
+    g = one.grad * f(one.factor)
+    m, v = one.states["mean"], one.states["square"]
     m[...] = f(beta1) * m + f(1.0 - beta1) * g
     v[...] = f(beta2) * v + f(1.0 - beta2) * g * g
-    weight[...] = weight * keep - step_size * m / (np.sqrt(v) * correct + f(config.eps))
+    one.weight[...] = one.weight * keep - step_size * m / (np.sqrt(v) * correct + f(c.eps))
 
 
 ADAMW = Record(

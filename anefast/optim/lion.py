@@ -6,7 +6,7 @@ import numpy as np
 
 from anefast import _C
 from anefast.config import OptimConfig
-from anefast.optim.record import Array, Record, Shape, States, elementwise
+from anefast.optim.record import One, Record, Shape, elementwise
 
 
 def states(config: OptimConfig, name: str, shape: Shape) -> dict[str, Shape]:
@@ -19,23 +19,14 @@ def rule(config: OptimConfig, step: int, factor: float) -> _C.Rule:
     return _C.Rule.lion(factor, config.beta1, config.beta2)
 
 
-def reference(
-    config: OptimConfig,
-    step: int,
-    factor: float,
-    weight: Array,
-    grad: Array,
-    states: States,
-    rate: float,
-    decay: float,
-) -> None:
+def reference(one: One) -> None:
     """See Record.reference."""
-    f = np.float32
-    beta1, beta2, rate, decay = (float(f(v)) for v in (config.beta1, config.beta2, rate, decay))
-    g, m = grad * f(factor), states["momentum"]
+    c, f = one.config, np.float32
+    beta1, beta2, rate, decay = (float(f(v)) for v in (c.beta1, c.beta2, one.rate, one.decay))
+    g, m = one.grad * f(one.factor), one.states["momentum"]
     sign = np.sign(f(beta1) * m + f(1.0 - beta1) * g)
     m[...] = f(beta2) * m + f(1.0 - beta2) * g
-    weight[...] = weight * f(1.0 - rate * decay) - f(rate) * sign
+    one.weight[...] = one.weight * f(1.0 - rate * decay) - f(rate) * sign
 
 
 LION = Record(

@@ -15,7 +15,7 @@ import numpy as np
 from anefast import _C
 from anefast.config import OptimConfig
 from anefast.optim.adamw import ADAMW
-from anefast.optim.record import Array, Record, Shape, States, Work
+from anefast.optim.record import Array, One, Record, Shape, Work
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of x, x^3 and x^5
 
@@ -47,20 +47,12 @@ def update(work: Work) -> None:
         ADAMW.update(others)
 
 
-def reference(
-    config: OptimConfig,
-    step: int,
-    factor: float,
-    weight: Array,
-    grad: Array,
-    states: States,
-    rate: float,
-    decay: float,
-) -> None:
+def reference(one: One) -> None:
     """See Record.reference."""
-    if "momentum" not in states:
-        return ADAMW.reference(config, step, factor, weight, grad, states, rate, decay)
-    f, mu, m, g = np.float32, config.momentum, states["momentum"], grad * np.float32(factor)
+    if "momentum" not in one.states:
+        return ADAMW.reference(one)
+    f, mu, m = np.float32, one.config.momentum, one.states["momentum"]
+    g = one.grad * f(one.factor)
     m[...] = f(mu) * m + f(1 - mu) * g
     x = f(mu) * m + f(1 - mu) * g
     x = x / max(float(np.linalg.norm(x)), 1e-7)
@@ -68,7 +60,8 @@ def reference(
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    weight[...] = weight * f(1 - rate * decay) - f(rate * scale(weight)) * x
+    keep, step = f(1 - one.rate * one.decay), f(one.rate * scale(one.weight))
+    one.weight[...] = one.weight * keep - step * x
 
 
 MUON = Record(

@@ -6,9 +6,9 @@ hold the native loop to, and a line in registry.py. optimizer.py applies them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,19 @@ Array = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
 States = dict[str, Array]
 OWN = ("beta1", "beta2", "eps", "weight_decay", "momentum", "nesterov")  # not all read all of these
+
+
+class One(NamedTuple):
+    """One tensor of an update: `weight` and `states` are changed in place. See Work."""
+
+    config: OptimConfig
+    step: int
+    factor: float
+    weight: Array
+    grad: Array
+    states: States
+    rate: float
+    decay: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,12 @@ class Work:
     states: list[States]
     rates: list[float]
     decays: list[float]
+
+    def each(self) -> Iterator[One]:
+        """The tensors one by one."""
+        lists = self.weights, self.grads, self.states, self.rates, self.decays
+        for of_one in zip(*lists, strict=True):
+            yield One(self.config, self.step, self.factor, *of_one)
 
     def by_state(self) -> list[list[Array]]:
         """The states as the native loops take them: of all tensors the first, then the second."""
@@ -61,15 +80,14 @@ class Record:
     rate: what its learning rate usually is of AdamW's. batch: the power of the batch that its rate
     grows with. states: of a weight, by name and shape, the shapes of its states by name. update:
     one update of some tensors. rule: the native rule of an elementwise one; its gradients may flow
-    (runtime/flow.py). reference: the update of one tensor in plain NumPy, in place, for tests:
-    config, step, factor, weight, grad, states, rate, decay.
+    (runtime/flow.py). reference: the update of one tensor in plain NumPy, for tests.
     """
 
     name: str
     own: Mapping[str, float]
     states: Callable[[OptimConfig, str, Shape], dict[str, Shape]]
     update: Callable[[Work], None]
-    reference: Callable[[OptimConfig, int, float, Array, Array, States, float, float], None]
+    reference: Callable[[One], None]
     rule: Callable[[OptimConfig, int, float], _C.Rule] | None = None
     rate: float = 1.0
     batch: float = 0.5

@@ -9,7 +9,7 @@ import numpy as np
 
 from anefast import _C
 from anefast.config import OptimConfig
-from anefast.optim.record import Array, Record, Shape, States, elementwise
+from anefast.optim.record import One, Record, Shape, elementwise
 
 
 def states(config: OptimConfig, name: str, shape: Shape) -> dict[str, Shape]:
@@ -22,25 +22,17 @@ def rule(config: OptimConfig, step: int, factor: float) -> _C.Rule:
     return _C.Rule.sgd(factor, config.momentum, config.nesterov)
 
 
-def reference(
-    config: OptimConfig,
-    step: int,
-    factor: float,
-    weight: Array,
-    grad: Array,
-    states: States,
-    rate: float,
-    decay: float,
-) -> None:
+def reference(one: One) -> None:
     """See Record.reference."""
     f = np.float32
-    g, mu = grad * f(factor), f(config.momentum)
+    g, mu = one.grad * f(one.factor), f(one.config.momentum)
     step_by = g
     if mu:
-        m = states["momentum"]
+        m = one.states["momentum"]
         m[...] = mu * m + g
-        step_by = g + mu * m if config.nesterov else m
-    weight[...] = weight * f(1.0 - float(f(rate)) * float(f(decay))) - f(rate) * step_by
+        step_by = g + mu * m if one.config.nesterov else m
+    keep = f(1.0 - float(f(one.rate)) * float(f(one.decay)))
+    one.weight[...] = one.weight * keep - f(one.rate) * step_by
 
 
 SGD = Record(
