@@ -7,7 +7,6 @@ side by side (GPT-2's c_attn), each gets its rows of B.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from anefast import files
 from anefast.config import ModelConfig
 from anefast.errors import BadInput, shown
 from anefast.nn import family_of
-from anefast.nn.adapter import RANK_MOST, Adapter, AdapterError, Base, Pair, adaptable
+from anefast.nn.adapter import RANK_MOST, Adapter, AdapterError, Base, Pair, adaptable, scale_of
 from anefast.nn.foreign import Place, Places
 
 from .safetensors import read_metadata, read_safetensors, write_safetensors
@@ -82,7 +81,7 @@ class AdapterSource:
             for (ours, _), pair in zip(parts, _parted(a, b, parts), strict=True):
                 scaled[ours] = pair, module.scale
         rank = max(len(pair.a) for pair, _ in scaled.values())
-        scale = self.alpha / (math.sqrt(rank) if self.rslora else rank)
+        scale = scale_of(self.alpha, rank, self.rslora)
         with np.errstate(over="ignore", invalid="ignore"):  # the record refuses what comes of it
             pairs = {
                 ours: widened(Pair(a, b * np.float32(own / scale)), rank)

@@ -16,7 +16,7 @@ from anefast import files
 from anefast.checks import ConfigError
 from anefast.config import ModelConfig
 from anefast.errors import shown
-from anefast.nn.adapter import Adapter
+from anefast.nn.adapter import Adapter, scale_of
 from anefast.nn.foreign import Settings
 
 from .huggingface import check_fp16
@@ -74,9 +74,8 @@ def open_peft(folder: Path, table: Mapping[str, Any]) -> AdapterSource:
         modules: dict[str, Module] = {}
         for name, (a, b) in read_layers(folder / WEIGHTS, (A, B), PREFIX).items():
             own = ranks.count(_pattern(ranks, name), rank)
-            factor = alphas.number(_pattern(alphas, name), alpha)
-            factor /= math.sqrt(own) if rslora else own
-            modules[name] = module_of(folder / WEIGHTS, name, a, b, own, factor)
+            scale = scale_of(alphas.number(_pattern(alphas, name), alpha), own, rslora)
+            modules[name] = module_of(folder / WEIGHTS, name, a, b, own, scale)
     except ConfigError as error:
         raise AdapterFileError(f"[adapter] {shown(folder / CONFIG)}: {error}") from None
     base = base_of(folder / WEIGHTS, table.get("base_model_name_or_path"))

@@ -47,8 +47,32 @@ class Base:
     sha256: str = ""
 
 
+def scale_of(alpha: float, rank: int, rslora: bool) -> float:
+    """What B (A x) is multiplied by: alpha / rank, or alpha / sqrt(rank) with rslora."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
+
+
+class Scaled:
+    """What an adapter is besides its numbers, in whichever layout those are."""
+
+    rank: int
+    alpha: float
+    rslora: bool
+    base: Base
+
+    @property
+    def scale(self) -> float:
+        """See `scale_of`."""
+        return scale_of(self.alpha, self.rank, self.rslora)
+
+    def settings(self) -> dict[str, Any]:
+        """All but the numbers, as JSON takes it."""
+        said = {"rank": self.rank, "alpha": self.alpha, "rslora": self.rslora}
+        return {**said, "base": asdict(self.base)}
+
+
 @dataclass(frozen=True)
-class Adapter:
+class Adapter(Scaled):
     """pairs: by the name of the parameter W [out, in] that they change (`adaptable`); all have the
     same rank. AdapterError for shapes that do not go together and numbers that are none."""
 
@@ -72,11 +96,6 @@ class Adapter:
                     raise _bad(f"{shown(name + what)} of rank {self.rank} in float32, got {said}")
                 if not np.isfinite(array).all():
                     raise _bad(f"numbers in {shown(name + what)}, some are infinite or none at all")
-
-    @property
-    def scale(self) -> float:
-        """What B (A x) is multiplied by: alpha / rank, or alpha / sqrt(rank) with rslora."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def check(self, config: ModelConfig, sha256: str = "") -> None:
         """AdapterError where it changes what a model has not, or was trained on another one.
@@ -117,11 +136,6 @@ class Adapter:
             for name, pair in self.pairs.items()
             for end, array in zip((A, B), pair, strict=True)
         }
-
-    def settings(self) -> dict[str, Any]:
-        """All but the numbers, as JSON takes it."""
-        said = {"rank": self.rank, "alpha": self.alpha, "rslora": self.rslora}
-        return {**said, "base": asdict(self.base)}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Array], settings: Mapping[str, Any]) -> Adapter:

@@ -13,16 +13,15 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from anefast import ir
 from anefast.config import ConfigError, LoraConfig, ModelConfig
-from anefast.nn.adapter import A, Adapter, B, Base, Pair, adaptable
+from anefast.nn.adapter import A, Adapter, B, Base, Pair, Scaled, adaptable
 from anefast.nn.params import Params, zeros_of
 from anefast.nn.trained import GRAD, matching
 
@@ -34,7 +33,7 @@ NO_PAIRS: Ranks = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Scaled):
     """An adapter in the layout of programs; see above. params: the live arrays, by name with A or B
     behind; `scale` is no part of them."""
 
@@ -63,21 +62,11 @@ class Lora:
         """Views of arrays that are laid out as `params`, laid out as the tensors of an adapter."""
         return {n: a[: self.rank] if n.endswith(A) else a[: self.rank].T for n, a in arrays.items()}
 
-    def settings(self) -> dict[str, Any]:
-        """As `Adapter.settings`; whatever the numbers have become."""
-        said = {"rank": self.rank, "alpha": self.alpha, "rslora": self.rslora}
-        return {**said, "base": asdict(self.base)}
-
     def adapter(self) -> Adapter:
         """The record of what `params` are now."""
         tensors = {n: a.copy() for n, a in self.plain(self.params).items()}
         pairs = {n: Pair(tensors[n + A], tensors[n + B]) for n in self.ranks}
         return Adapter(self.rank, self.alpha, self.rslora, pairs, self.base)
-
-    @property
-    def scale(self) -> float:
-        """What B (A x) is multiplied by."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def ranks(self) -> dict[str, int]:
