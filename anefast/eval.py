@@ -26,7 +26,7 @@ from anefast.errors import BadInput, shown
 from anefast.files import read_text
 from anefast.model import Model
 from anefast.nn import classifier, family_of
-from anefast.runtime import Device, Fused, fused_transformer
+from anefast.runtime import Device, fused_transformer
 from anefast.tokenizer.base import adds_bos
 
 CONTEXT = 1024  # tokens of a window, unless the model was trained on fewer
@@ -94,12 +94,11 @@ def evaluate(
     if len(ids) < 2:
         raise BadInput(f"[eval] expected a text of 2 tokens or more, got {len(ids)}.")
     sizes = np.array([0] + [len(model.tokenizer.piece(b, a)) for a, b in pairwise(ids)])
-    rows = -(-length // ROW_MULTIPLE) * ROW_MULTIPLE
     on = device if device is not None else Device()
     found: list[tuple[float, int, int]] = []
-    with fused_transformer(model.config, model.params, rows, on) as forward:
+    with Judge(model, length, on) as judge:
         for begin, first, end in windows(len(ids), length):
-            said = _nats(model, forward, np.array(ids[begin : end + 1], np.int32), rows)
+            said = judge.nats(np.array(ids[begin : end + 1], np.int32))
             scored = said[first - begin - 1 : end - begin]
             if not np.isfinite(scored).all():
                 raise BadInput(
@@ -125,41 +124,60 @@ def windows(count: int, length: int) -> Iterator[tuple[int, int, int]]:
         begin = last + 1 + length // 2 - length
 
 
-def _nats(
-    model: Model, forward: Fused, ids: npt.NDArray[np.int32], rows: int
-) -> npt.NDArray[np.float32]:
-    """-log p of ids[1:], each after all before it, over the ids the model was trained on."""
-    config, params = model.config, model.params
-    n = len(ids) - 1
-    tokens = np.zeros((1, rows), np.int32)
-    tokens[0, :n] = ids[:-1]
-    targets = np.full((1, rows), -1, np.int32)
-    targets[0, :n] = ids[1:]
-    weight = params[classifier(params)]
-    if model.vocabulary is not None:
-        places = np.searchsorted(model.vocabulary.ids, ids[1:])
-        known = model.vocabulary.ids[np.minimum(places, len(model.vocabulary.ids) - 1)] == ids[1:]
-        if not known.all():
-            strange = int(ids[1:][~known][0])
+class Judge:
+    """A model's trunk as programs for windows of up to `length` tokens, with what its head needs.
+
+    A context manager: leaving it unloads the programs.
+    """
+
+    def __init__(self, model: Model, length: int, device: Device) -> None:
+        self._model, self._params, family = model, model.params, family_of(model.config)
+        self._rows = -(-length // ROW_MULTIPLE) * ROW_MULTIPLE
+        self._bias = self._params.get(family.norm_bias)
+        self._classifier = self._params[classifier(self._params)]
+        if model.vocabulary is not None:
+            self._classifier = self._classifier[model.vocabulary.ids]
+        self._positions = None
+        if (table := self._params.get(family.positions)) is not None:
+            self._positions = np.zeros((self._rows, model.config.dim), np.float32)
+            self._positions[: len(table)] = table[: self._rows]
+        self._forward = fused_transformer(model.config, self._params, self._rows, device)
+
+    def nats(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """-log p of ids[1:], each after all before it, over the ids the model was trained on."""
+        config, n = self._model.config, len(ids) - 1
+        tokens = np.zeros((1, self._rows), np.int32)
+        tokens[0, :n] = ids[:-1]
+        targets = np.full((1, self._rows), -1, np.int32)
+        targets[0, :n] = self._targets(ids[1:])
+        x = np.empty((1, config.dim, 1, self._rows), np.float16)
+        _C.embed(tokens, self._params["tok_embeddings"], x, self._positions)
+        h = self._forward(x)
+        nll = np.empty((1, self._rows), np.float32)
+        norm, eps = self._params["norm"], config.stream_eps
+        _C.head_loss(h, norm, self._classifier, targets, eps, nll, self._bias)
+        said: npt.NDArray[np.float32] = nll[0, :n]
+        return said
+
+    def _targets(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Rows of the classifier. BadInput for an id that the model was not trained on."""
+        vocabulary = self._model.vocabulary
+        if vocabulary is None:
+            return ids
+        strange = ids[~np.isin(ids, vocabulary.ids)]
+        if strange.size:
+            text = shown(self._model.tokenizer.decode(strange[:1].tolist()))
             raise BadInput(
-                f"[eval] expected tokens that the model was trained on, got {strange} "
-                f"({shown(model.tokenizer.decode([strange]))}). Hint: its vocabulary was compacted."
+                f"[eval] expected tokens that the model was trained on, got {strange[0]} "
+                f"({text}). Hint: its vocabulary was compacted."
             )
-        weight = np.ascontiguousarray(weight[model.vocabulary.ids])
-        targets[0, :n] = places
-    table = params.get(family_of(config).positions)
-    positions = None
-    if table is not None:
-        positions = np.zeros((rows, config.dim), np.float32)
-        positions[: min(rows, len(table))] = table[:rows]
-    x = np.empty((1, config.dim, 1, rows), np.float16)
-    _C.embed(tokens, params["tok_embeddings"], x, positions)
-    h = forward(x)
-    nll = np.empty((1, rows), np.float32)
-    bias = params.get(family_of(config).norm_bias)
-    _C.head_loss(h, params["norm"], weight, targets, config.stream_eps, nll, bias)
-    said: npt.NDArray[np.float32] = nll[0, :n]
-    return said
+        return vocabulary.compact(ids)
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._forward.close()
 
 
 def run(config: EvalConfig) -> None:
