@@ -70,13 +70,13 @@ def open_run(
 
     resumed: the checkpoint to go on from. run: the run that goes on, also where it has none yet.
     """
+    from anefast.model import Model as Opened
+
     c = config.data
     _check_given(config, model, data, resumed)
     tokenizer: str | Tokenizer = c.tokenizer
     origin, trained = "the model passed to fit", getattr(model, "trained_length", 0)
     if model is None and config.init:
-        from anefast.model import Model as Opened
-
         # a llama2.c file has no tokenizer, so one is named; all others bring their own
         own, origin = _brings_tokenizer(config.init), config.init
         named = "data.tokenizer" in wished(config, asked)
@@ -88,8 +88,6 @@ def open_run(
         trained = model.trained_length or model.config.max_seq_len
         model.config = meet_model(config, model.config, asked, origin)
     elif model is None and resumed is not None and config.lora.rank:
-        from anefast.model import Model as Opened
-
         model = Opened.load(resumed)
         model.config = config.model.replace(vocab_size=model.config.vocab_size)
     elif model is not None and resumed is None:
@@ -138,8 +136,6 @@ def open_run(
     if resumed is not None:
         trained = checkpoint.load_trained_length(resumed)
     if model is None:
-        from anefast.model import Model as Opened
-
         model = Opened.from_config(shape, data.tokenizer, seed=config.seed)
     model.trained_length = max(trained, c.seq_len)
     return config, model, data
@@ -155,8 +151,9 @@ def _check_given(
 ) -> None:
     """Refuses settings of a run whose data or model was passed to `fit`, where neither is now."""
     c = config.data
-    brings = model is not None or resumed is not None or _brings_tokenizer(config.init)
-    nameless = c.source == GIVEN or (c.tokenizer == GIVEN and not brings)
+    nameless = c.source == GIVEN
+    if c.tokenizer == GIVEN and model is None and resumed is None:
+        nameless |= not _brings_tokenizer(config.init)
     for name, missing in (
         ("data", data is None and nameless),
         ("model", model is None and resumed is None and config.init == GIVEN),
