@@ -41,7 +41,7 @@ class Updates:
 
     def __init__(self, model: Model, step: TrainingStep, config: TrainConfig) -> None:
         self.model, self.step, self.config = model, step, config
-        self.optimizer = Optimizer(step.params, config.optim)
+        self.optimizer = Optimizer(step.trained, config.optim)
         self.scale = LossScale(config.loss_scale)
         self.last: Update | None = None
         self.made = 0  # updates, skipped ones included
