@@ -371,15 +371,18 @@ def _unsealed(path: Path) -> dict[str, Any]:
     return rest
 
 
-def load_model(folder: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, Any]]:
+def load_model(
+    folder: str | os.PathLike[str], files: bool = True
+) -> tuple[ModelConfig, dict[str, Any]]:
     """The model of a checkpoint, or of a run's newest: config and fp32 weights by name.
 
-    CheckpointError in one line when it is missing, damaged or not of a model.
+    files: as in `load_state`. CheckpointError in one line when it is missing, damaged or not of a
+    model.
     """
     from anefast.nn import shapes
 
     folder = find_checkpoint(folder)
-    state = load_state(folder)
+    state = load_state(folder, files)
     if ADAPTER in state:
         raise CheckpointError(
             f"[checkpoint] expected a whole model in {shown(folder)}, got an adapter beside one. "

@@ -31,7 +31,7 @@ from anefast.checkpoint import (
 )
 from anefast.checks import instance, refuse, whole
 from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
-from anefast.decode import Made, continued
+from anefast.decode import Made, StopText, continued
 from anefast.errors import BadInput, shown
 from anefast.formats import open_source
 from anefast.fuse import find_plan
@@ -45,7 +45,7 @@ from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, Choice, check_choice
 from anefast.summary import Summary, line, parts
-from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
+from anefast.tokenizer import Stream, Tokenizer, drawable, open_tokenizer
 from anefast.tokenizer.base import prompt_ids
 from anefast.tokenizer.chat import Chat
 
@@ -144,7 +144,7 @@ class Model:
             folder = find_checkpoint(path)
             if (adapter := load_adapter(folder)) is not None:
                 return cls._of_adapter(folder, adapter, tokenizer, padded)
-            config, params = load_model(folder)
+            config, params = load_model(folder, files=False)  # load_adapter has looked at them
             vocabulary = load_vocabulary(folder)
             trained = load_trained_length(folder)
             source = tokenizer or str(folder)
@@ -358,15 +358,13 @@ class Model:
         if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
             refuse("generate", "stop", stop, "strings to end at", "['###'], for example")
         ids = self._ids(prompt)
-        length, choice = len(self.tokenizer.decode(ids)), (temperature, top_k, top_p, seed)
-        for token in self.stream(tuple(ids), tokens, *choice, device, **more):
-            ids.append(token)
-            if not stop:
-                continue
-            text = self.tokenizer.decode(ids)
-            if ends := [at for end in stop if (at := text.find(end, length)) >= 0]:
-                return text[: min(ends)]
-        return self.tokenizer.decode(ids)
+        text, end = Stream(self.tokenizer), StopText(stop)
+        parts = [text.push(token) for token in ids]
+        for token in self.stream(ids, tokens, temperature, top_k, top_p, seed, device, **more):
+            parts.append(end.push(text.push(token)))
+            if end.met:
+                return "".join(parts)
+        return "".join([*parts, end.push(text.close()), end.close()])
 
     def chat(self) -> Chat:
         """How chats are written with the template of its tokenizer files. ModelError without."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
-from anefast.checkpoint import OPTIM, CheckpointError, find_checkpoint, load_state
+from anefast.checkpoint import OPTIM, CheckpointError, find_checkpoint
 from anefast.errors import shown
 from anefast.formats.safetensors import read_safetensors
 
@@ -57,12 +57,12 @@ class Average:
 def load_average(
     path: str | Path, params: Arrays, vocabulary: Vocabulary | None
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """`params`, the weights of a run or checkpoint, with the averages that it has in their place.
+    """`params`, as `Model.load` has read and checked them in a run or checkpoint, with the averages
+    that it has in their place.
 
     vocabulary: the ids that were trained. CheckpointError where there is no average.
     """
     folder = find_checkpoint(path)
-    load_state(folder)
     prefix = f"{GROUP}."
     found = {
         name.removeprefix(prefix): stored.read()
