@@ -127,11 +127,12 @@ def windows(count: int, length: int) -> Iterator[tuple[int, int, int]]:
 class Judge:
     """A model's trunk as programs for windows of up to `length` tokens, with what its head needs.
 
-    A context manager: leaving it unloads the programs.
+    An adapter is merged into the weights. A context manager: leaving it unloads the programs.
     """
 
     def __init__(self, model: Model, length: int, device: Device) -> None:
-        self._model, self._params, family = model, model.params, family_of(model.config)
+        self._model, family = model, family_of(model.config)
+        self._params = model.lora.adapter().merged(model.params) if model.lora else model.params
         self._rows = -(-length // ROW_MULTIPLE) * ROW_MULTIPLE
         self._bias = self._params.get(family.norm_bias)
         self._classifier = self._params[classifier(self._params)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import anefast
 from anefast.config import ModelConfig
 from anefast.eval import EvalConfig, Score, evaluate, run, windows
 from anefast.nn import init_params
+from anefast.nn.adapter import Base, Pair, adaptable
+from anefast.nn.lora import draw
 from anefast.runtime import Device
 
 TEXT = "One day, a cat sat on a mat. It saw a dog, and the dog saw it. é ok\n" * 2
@@ -41,6 +44,21 @@ def test_scores_are_those_of_every_prefix(model, context):
     assert score.nats == pytest.approx(want, rel=1e-4)
     assert score.tokens.sum() == len(ids) - 1
     assert score.bytes.sum() == len(TEXT.encode())
+
+
+def test_an_adapter_counts(model):
+    """It is scored in the weights, where it was left out before without a word."""
+    config, device = model.config, Device("host")
+    adapter = draw(4, 8.0, False, adaptable(config), Base(), 0)
+    rng = np.random.default_rng(0)
+    pairs = {n: Pair(a, 0.2 * rng.standard_normal(b.shape, np.float32)) for n, (a, b) in
+             adapter.pairs.items()}  # fmt: skip
+    adapter = replace(adapter, pairs=pairs)
+    beside = anefast.Model(config, model.params, model.tokenizer)
+    beside.adapt(adapter)
+    merged = anefast.Model(config, adapter.merged(model.params), model.tokenizer)
+    plain, adapted, want = (evaluate(m, TEXT, device=device).nats for m in (model, beside, merged))
+    assert adapted.tobytes() == want.tobytes() != plain.tobytes()
 
 
 def test_windows_score_every_token_once_with_half_a_context_before_it():
