@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.bench_smollm2 import SEQ, TEXT, Child, model_file
+from benchmarks.bench_smollm2 import SEQ, TEXT, Child, model_file, torch_step
 from benchmarks.roofline import measure
 
 STEPS, TURNS = 3, 3
@@ -62,31 +62,14 @@ def full(path: str, folder: str) -> Any:
 def theirs(path: str, folder: str) -> Any:
     import peft
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    from anefast import _C
-
-    torch.set_num_threads(_C.threads())
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     settings = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
     model = peft.get_peft_model(base, settings)
-    model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=0)
-    ids = AutoTokenizer.from_pretrained(folder)(TEXT, add_special_tokens=False).input_ids
-    x = torch.tensor([ids[:SEQ]])
-    y = torch.tensor([ids[1 : SEQ + 1]])
-
-    def run() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        logits = model(x, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        return float(loss.detach())
-
-    return run
+    return torch_step(model, optimizer, folder, trained)
 
 
 def least_flops(path: Path) -> float:

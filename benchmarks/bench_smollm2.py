@@ -61,14 +61,24 @@ def ours(path: str, folder: str) -> Any:
 
 def theirs(path: str, folder: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return torch_step(model, torch.optim.AdamW(model.parameters(), lr=1e-5), folder)
+
+
+def torch_step(model: Any, optimizer: Any, folder: str, clipped: list[Any] | None = None) -> Any:
+    """A function that makes a step of PyTorch's on the same tokens, and gives its loss.
+
+    clipped: parameters whose gradients are clipped to a norm of 1.
+    """
+    import torch
+    from transformers import AutoTokenizer
 
     from anefast import _C
 
     torch.set_num_threads(_C.threads())
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     ids = AutoTokenizer.from_pretrained(folder)(TEXT, add_special_tokens=False).input_ids
     x = torch.tensor([ids[:SEQ]])
     y = torch.tensor([ids[1 : SEQ + 1]])
@@ -78,6 +88,8 @@ def theirs(path: str, folder: str) -> Any:
         logits = model(x, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
         loss.backward()
+        if clipped is not None:
+            torch.nn.utils.clip_grad_norm_(clipped, 1.0)
         optimizer.step()
         return float(loss.detach())
 
