@@ -276,8 +276,8 @@ void half_to_floats_transposed(const uint16_t *h, size_t h_stride, float *x, siz
         const size_t high = least(TILE_ROWS, rows - r);
         for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
             const size_t wide = least(TILE_COLUMNS, columns - c);
-            transpose(h + r * h_stride + c, h_stride, tile, TILE_ROWS, high, wide);
-            half_to_floats_rows(tile, TILE_ROWS, x + c * x_stride + r, x_stride, wide, high);
+            transpose(h + r * h_stride + c, h_stride, tile, high, high, wide);
+            half_to_floats_rows(tile, high, x + c * x_stride + r, x_stride, wide, high);
         }
     }
 }

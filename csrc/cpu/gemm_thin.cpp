@@ -34,6 +34,13 @@ int64_t size_of(Elem e) { return e == Elem::f16 ? 2 : 4; }
 
 // (k, count) floats of the thin operand.
 void gather(const MatrixView &v, int64_t k_stride, int64_t stride, int64_t k_count, int64_t count, float *out) {
+    if (v.elem == Elem::f16) {
+        const auto *const halves = static_cast<const uint16_t *>(v.data);
+        if (stride == 1)
+            return half_to_floats_rows(halves, k_stride, out, count, k_count, count);
+        if (k_stride == 1)
+            return half_to_floats_transposed(halves, stride, out, count, count, k_count);
+    }
     for (int64_t k = 0; k < k_count; ++k)
         for (int64_t j = 0; j < count; ++j) {
             const int64_t at = k * k_stride + j * stride;
