@@ -1,4 +1,4 @@
-"""Every mode stays within the tolerance that the README publishes: stories260K, real text.
+"""Every mode stays within the tolerance that docs/chips.md publishes: stories260K, real text.
 
 test_smollm.py asks the same of a pretrained model with massive activations.
 """

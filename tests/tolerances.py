@@ -1,4 +1,4 @@
-"""The tolerance of each mode, read from the README: what it publishes is what tests ask."""
+"""The tolerance of each mode, read from docs/chips.md: what it publishes is what tests ask."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tolerance(NamedTuple):
 
 def published() -> dict[str, Tolerance]:
     """By mode: exact, relaxed and the chips."""
-    lines = iter((ROOT / "README.md").read_text("utf-8").splitlines())
+    lines = iter((ROOT / "docs" / "chips.md").read_text("utf-8").splitlines())
     for line in lines:
         if line.startswith(HEAD):
             break
