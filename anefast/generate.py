@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,15 +19,15 @@ from anefast.adapting import adapter_for
 from anefast.checkpoint import find_checkpoint
 from anefast.cli import command
 from anefast.config import ConfigError, GuardConfig
-from anefast.decode import Made, StopText
+from anefast.decode import Made, Said, Text, drafts_line, side_by_side
 from anefast.errors import shown, visible
 from anefast.formats import open_source
 from anefast.model import Model
 from anefast.runtime import Device
 from anefast.runtime.watchdog import watching
-from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice
+from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, Choice
 from anefast.telemetry.screen import is_terminal
-from anefast.tokenizer import Stream, open_tokenizer
+from anefast.tokenizer import open_tokenizer
 from anefast.wishes import same_tokenizer
 
 
@@ -48,9 +48,11 @@ class GenerateConfig:
     min_p: float = 0.0
     repetition_penalty: float = 1.0  # Above 1, what the text has already is less likely.
     seed: int = 0  # The same seed gives the same text.
-    num: int = 1  # So many texts, with seeds from the one given on.
+    num: int = 1  # So many texts side by side, with seeds from the one given on.
     stop: tuple[str, ...] = ()  # Strings at which a text ends, left out.
     speculate: bool = True  # Draft what was said before; the text is the same with and without.
+    draft: str = ""  # A smaller model with the same tokenizer, which drafts instead.
+    slide: bool = False  # Where the context is full, forget its older half and go on.
     log_probabilities: bool = False  # Print each token's own, and their mean, to standard error.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     padded: bool = False  # The model's table is meant to have more ids than the tokenizer named.
@@ -65,8 +67,11 @@ def generate(config: GenerateConfig) -> None:
 
 
 def _generate(config: GenerateConfig) -> None:
-    choice = (config.temperature, config.top_k, config.top_p, config.seed)
-    check_choice(*choice, config.tokens, config.min_p, config.repetition_penalty)
+    choice = Choice(
+        config.temperature, config.top_k, config.top_p, config.min_p, config.repetition_penalty,
+        config.seed,
+    )  # fmt: skip
+    choice.check(config.tokens)
     if config.num < 1:
         raise ConfigError(f"[generate] expected num to be 1 or more, got {config.num}.")
     if "" in config.stop:
@@ -80,60 +85,99 @@ def _generate(config: GenerateConfig) -> None:
         raise ConfigError(
             "[generate] --chat answers a message, and none is given. Hint: add --prompt."
         )
+    if config.draft and not config.speculate:
+        raise ConfigError(
+            "[generate] --draft and --no-speculate contradict each other. Hint: leave one out."
+        )
     device = Device(config.device, chip=config.chip)
     model = Model.load(config.model, config.tokenizer, config.padded)
     check_tokenizer(config, model)
     if config.adapter:
         model.adapt(adapter_for(model, config.model, config.adapter))
+    draft = Model.load(config.draft, config.tokenizer) if config.draft else None
     chat = model.chat() if config.chat else None
     prompt = chat.prompt(config.prompt) if chat else model.prompt_ids(config.prompt)
     print(f"{visible(config.model)} on {device.description} ({device.label})", file=sys.stderr)
     template = getattr(model.tokenizer, "chat_template", "")
     if template and not chat:
         print("the model has a chat template: --chat has it answer the prompt", file=sys.stderr)
-    for number in range(config.num):
-        if config.num > 1:
-            print(f"--- seed {config.seed + number}", file=sys.stderr, flush=True)
-        made = Made(keeps=config.log_probabilities)
-        tokens = model.stream(
-            prompt, config.tokens, *choice[:3], config.seed + number, device,
-            chat.ends if chat else (), config.min_p, config.repetition_penalty, config.speculate,
-            made,
-        )  # fmt: skip
-        _print(config, model, () if chat else prompt, tokens, made)
-
-
-def _print(
-    config: GenerateConfig,
-    model: Model,
-    prompt: Collection[int],
-    tokens: Iterator[int],
-    made: Made,
-) -> None:
-    """One text as it is made, and then how fast."""
-    text, end = Stream(model.tokenizer), StopText(config.stop)
-    shown_as = visible if is_terminal(sys.stdout) else str
-    for token in prompt:
-        print(shown_as(text.push(token)), end="", flush=True)
+    made = [Made(keeps=config.log_probabilities) for _ in range(config.num)]
+    ends = chat.ends if chat else ()
+    texts = [
+        model.text(
+            prompt, replace(choice, seed=config.seed + i), config.tokens, ends, config.speculate,
+            one, config.slide, draft, device,
+        )
+        for i, one in enumerate(made)
+    ]  # fmt: skip
+    printer = Printer(model, texts, config, () if chat else prompt)
     start = time.perf_counter()
     first = 0.0
-    for token in tokens:
+    for i, token in side_by_side(model.kept(device), texts):
         first = first or time.perf_counter() - start
-        print(shown_as(end.push(text.push(token))), end="", flush=True)
-        if end.met:
-            break
+        printer.take(i, token)
+    printer.close()
     seconds = time.perf_counter() - start
-    print(shown_as(end.push(text.close()) + end.close()), flush=True)
-    rate = f": {made.tokens / seconds:.1f} tok/s, the first after {first:.2f} s"
-    cache = f"; {model.cache_bytes / 2**20:.1f} MiB of cache" if made.tokens else ""
-    said = f"{made.tokens} tokens in {seconds:.2f} s{rate if made.tokens else ''}{cache}"
-    print(said, file=sys.stderr)
-    if line := made.line():
+    count = sum(one.tokens for one in made)
+    rate = f": {count / seconds:.1f} tok/s, the first after {first:.2f} s" if count else ""
+    cache = f"; {model.cache_bytes / 2**20:.1f} MiB of cache" if count else ""
+    print(f"{count} tokens in {seconds:.2f} s{rate}{cache}", file=sys.stderr)
+    if line := drafts_line(made):
         print(line, file=sys.stderr)
-    if made.log_probabilities:
-        found = made.log_probabilities
-        print(" ".join(f"{p:.4f}" for p in found), file=sys.stderr)
-        print(f"mean log-probability {sum(found) / len(found):.4f} nats per token", file=sys.stderr)
+
+
+class Printer:
+    """Texts printed one behind the other, the first that is under way as it grows."""
+
+    def __init__(
+        self, model: Model, texts: list[Text], config: GenerateConfig, prompt: Collection[int]
+    ) -> None:
+        self._texts, self._seed = texts, config.seed
+        self._said = [Said(model.tokenizer, config.stop, prompt) for _ in texts]
+        self._waiting = [one.begun for one in self._said]  # not printed yet
+        self._shown_as = visible if is_terminal(sys.stdout) else str
+        self._turn = 0
+        self._begin()
+
+    def take(self, i: int, token: int) -> None:
+        """The next token of one of the texts."""
+        self._waiting[i] += self._said[i].push(token)
+        if self._said[i].met:
+            self._texts[i].close()
+        if i == self._turn:
+            self._show()
+        while self._turn < len(self._texts) and self._is_over(self._turn):
+            self._end()
+
+    def close(self) -> None:
+        """Prints what is left: every text is over."""
+        while self._turn < len(self._texts):
+            self._end()
+
+    def _is_over(self, i: int) -> bool:
+        text, said = self._texts[i], self._said[i]
+        return said.met or (text.done and said.tokens == text.made.tokens)
+
+    def _begin(self) -> None:
+        if self._turn < len(self._texts):
+            if len(self._texts) > 1:
+                print(f"--- seed {self._seed + self._turn}", file=sys.stderr, flush=True)
+            self._show()
+
+    def _show(self) -> None:
+        print(self._shown_as(self._waiting[self._turn]), end="", flush=True)
+        self._waiting[self._turn] = ""
+
+    def _end(self) -> None:
+        said, made = self._said[self._turn], self._texts[self._turn].made
+        self._show()
+        print(self._shown_as(said.close()), flush=True)
+        if found := made.log_probabilities[: said.tokens]:
+            print(" ".join(f"{p:.4f}" for p in found), file=sys.stderr)
+            mean = sum(found) / len(found)
+            print(f"mean log-probability {mean:.4f} nats per token", file=sys.stderr)
+        self._turn += 1
+        self._begin()
 
 
 def check_tokenizer(config: GenerateConfig, model: Model) -> None:

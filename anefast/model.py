@@ -31,7 +31,8 @@ from anefast.checkpoint import (
 )
 from anefast.checks import instance, refuse, whole
 from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
-from anefast.decode import Made, StopText, continued
+from anefast.decode import Ends, Made, Said, Text, side_by_side
+from anefast.drafts import Drafter, Lookup, Smaller
 from anefast.errors import BadInput, shown
 from anefast.formats import open_source
 from anefast.fuse import find_plan
@@ -43,9 +44,9 @@ from anefast.nn.lora import NO_PAIRS, Lora
 from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
-from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, Choice, check_choice
+from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, Choice
 from anefast.summary import Summary, line, parts
-from anefast.tokenizer import Stream, Tokenizer, drawable, open_tokenizer
+from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
 from anefast.tokenizer.base import prompt_ids
 from anefast.tokenizer.chat import Chat
 
@@ -263,17 +264,36 @@ class Model:
         repetition_penalty: float = 1.0,
         speculate: bool = True,
         made: Made | None = None,
+        slide: bool = False,
+        draft: Model | None = None,
     ) -> Iterator[int]:
         """Yields token ids after `prompt`, until BOS or EOS, `tokens` ids, or the context is full.
 
         prompt: a text, or its ids (`prompt_ids`). temperature 0 takes the likeliest token;
         top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off (`sampling.Choice`). ends: more
-        ids that end it, such as those of a chat's turn. speculate: draft what was said before; the
-        text is the same with and without. made: takes in what it came to. Programs are kept for
-        the next call. ValueError, at the call, for what cannot be.
+        ids that end it, such as those of a chat's turn. speculate: draft what was said before, or
+        what the smaller model `draft` says; the text is the same with and without. slide: a full
+        context ends nothing, its older half is forgotten. made: takes in what it came to. Programs
+        are kept for the next call. ValueError, at the call, for what cannot be.
         """
-        choice = (temperature, top_k, top_p, seed)
-        check_choice(*choice, tokens, min_p=min_p, repetition_penalty=repetition_penalty)
+        choice = Choice(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        text = self.text(prompt, choice, tokens, ends, speculate, made, slide, draft, device)
+        return (token for _, token in side_by_side(self.kept(device), [text]))
+
+    def text(
+        self,
+        prompt: str | Iterable[int],
+        choice: Choice,
+        tokens: int = TOKENS,
+        ends: Collection[int] = (),
+        speculate: bool = True,
+        made: Made | None = None,
+        slide: bool = False,
+        draft: Model | None = None,
+        device: Device | None = None,
+    ) -> Text:
+        """A text that begins with `prompt`, for `decode.side_by_side` to continue. As `stream`."""
+        choice.check(tokens)
         ids = self._ids(prompt)
         if tokens and 0 < self.trained_length < min(len(ids) + tokens, self.config.max_seq_len):
             log.warning(
@@ -281,19 +301,34 @@ class Model:
                 "worse. Hint: at most %d new tokens stay within.",
                 self.trained_length, max(0, self.trained_length - len(ids)),
             )  # fmt: skip
-        stops = {self.tokenizer.bos_id, self.tokenizer.eos_id, *ends}
+        own = self.tokenizer
+        stops = {own.bos_id, own.eos_id, *ends}
         choices = self.choices()
-        on = self._opened(device)
-        return continued(
-            self._kept(on),
+        drafter: Drafter | None = Lookup(ids) if speculate else None
+        if draft is not None and speculate:
+            smaller = self._smaller(draft).inference(self._opened(device))
+            drafter = Smaller(smaller, ids, self.config.vocab_size)
+        return Text(
             ids,
-            tokens,
-            Choice(temperature, top_k, top_p, min_p, repetition_penalty, seed),
-            stops,
+            choice,
+            Ends(tokens, stops, self.config.max_seq_len, slide, own.bos_id),
             None if choices is None else choices.hide,
-            speculate,
+            drafter,
             made,
         )
+
+    def _smaller(self, draft: Model) -> Model:
+        """A model that drafts for this one. ModelError where its ids mean other things."""
+        ids, own = draft.tokenizer, self.tokenizer
+        alike = ids.vocab_size == own.vocab_size and all(
+            ids.piece(i) == own.piece(i) for i in range(own.vocab_size)
+        )
+        if not alike:
+            raise ModelError(
+                f"[generate] expected a draft model with the tokenizer of the model, {own.name}, "
+                f"got one with {ids.name}. Hint: a smaller model of the same family."
+            )
+        return draft
 
     def _opened(self, device: Device | None) -> Device:
         """The device passed, or the one that was opened for this model before, or a new one."""
@@ -301,8 +336,9 @@ class Model:
             return self._generator[0]
         return opened(device)
 
-    def _kept(self, device: Device) -> Inference:
+    def kept(self, device: Device | None = None) -> Inference:
         """The programs that generate on this device, made again where weights have changed."""
+        device = self._opened(device)
         weights = weights_of(self.params)
         if self._generator is not None:
             on, config, before, inference = self._generator
@@ -358,13 +394,13 @@ class Model:
         if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
             refuse("generate", "stop", stop, "strings to end at", "['###'], for example")
         ids = self._ids(prompt)
-        text, end = Stream(self.tokenizer), StopText(stop)
-        parts = [text.push(token) for token in ids]
+        said = Said(self.tokenizer, stop, ids)
+        parts = [said.begun]
         for token in self.stream(ids, tokens, temperature, top_k, top_p, seed, device, **more):
-            parts.append(end.push(text.push(token)))
-            if end.met:
-                return "".join(parts)
-        return "".join([*parts, end.push(text.close()), end.close()])
+            parts.append(said.push(token))
+            if said.met:
+                break
+        return "".join([*parts, said.close()])
 
     def chat(self) -> Chat:
         """How chats are written with the template of its tokenizer files. ModelError without."""

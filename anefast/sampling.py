@@ -62,6 +62,11 @@ class Choice:
     repetition_penalty: float = 1.0
     seed: int = 0
 
+    def check(self, tokens: int = 0) -> None:
+        """ValueError in one line for a setting that cannot be, or a number of tokens."""
+        cut = (self.temperature, self.top_k, self.top_p)
+        check_choice(*cut, self.seed, tokens, self.min_p, self.repetition_penalty)
+
 
 def sample(
     logits: npt.NDArray[np.float32],

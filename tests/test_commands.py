@@ -58,6 +58,8 @@ COMMANDS = {
             "num": ["0", "-1", "x"],
             "stop": [""],
             "speculate": ANY,
+            "draft": ANY,  # tests/test_decode.py
+            "slide": ANY,
             "log_probabilities": ANY,
             "tokenizer": ANY,
             "padded": [None],  # without --tokenizer
@@ -222,6 +224,8 @@ def test_flags_that_leave_each_other_no_effect(capfd):
     assert "--coverage prints" in refused(capfd, LintCommand, "--coverage", "--fix")
     assert "--held-out is of" in refused(capfd, BenchCommand, "ffn", "--held-out")
     assert "both named" in refused(capfd, PlanCommand, "--chip", "m1", "--device", "ane")
+    both = refused(capfd, GenerateConfig, "x", "--draft=y", "--no-speculate")
+    assert "contradict each other" in both
     assert "expected no chip" in refused(capfd, GenerateConfig, "x", "--chip=m1", "--device=ane")
 
 

@@ -8,10 +8,13 @@ import pytest
 import anefast
 from anefast import _C
 from anefast.config import ModelConfig
-from anefast.decode import LONGEST, Lookup, Made, StopText
+from anefast.decode import Made, StopText, drafts_line, side_by_side
+from anefast.drafts import HOPE, Lookup, Pace
+from anefast.generate import GenerateConfig, generate
+from anefast.model import ModelError
 from anefast.nn import init_params
 from anefast.runtime import Device
-from anefast.sampling import sample
+from anefast.sampling import Choice, sample
 
 CHOICES = [
     {"temperature": 0.0},
@@ -32,10 +35,12 @@ def model():
     return anefast.Model(config, params, anefast.open_tokenizer("bytes"))
 
 
-@pytest.mark.parametrize("chip", ["", "m4"])
-def test_speculation_changes_no_text(model, chip):
+@pytest.mark.parametrize(
+    "chip, prompts", [("", 40), ("m4", 8), pytest.param("", 1000, marks=pytest.mark.slow)]
+)
+def test_speculation_changes_no_text(model, chip, prompts):
     device, made, fresh = Device("host", chip=chip), Made(), np.random.default_rng(2)
-    for number in range(12 if chip else 60):
+    for number in range(prompts):
         length = int(fresh.integers(1, 40))
         prompt = [1, *(int(i) for i in fresh.integers(3, 9, length))]
         how = CHOICES[number % len(CHOICES)] | {"seed": number, "tokens": 40, "device": device}
@@ -43,19 +48,129 @@ def test_speculation_changes_no_text(model, chip):
         assert list(model.stream(prompt, made=made, **how)) == plain, (number, how)
     assert 0 < made.accepted < made.drafted
     assert made.evaluations < made.tokens
-    assert f"{made.accepted} of {made.drafted} drafted" in made.line()
+    assert f"{made.accepted} of {made.drafted} drafted" in drafts_line([made])
+    assert drafts_line([Made(tokens=3)]) == ""
 
 
-def test_drafts_are_what_followed_and_learn():
+def test_drafts_are_what_followed():
     lookup = Lookup([5, 6, 7, 8, 9, 5, 6, 7])
-    assert lookup.draft(LONGEST) == [8, 9, 5, 6, 7]
+    assert lookup.draft(7) == [8, 9, 5, 6, 7]
     assert lookup.draft(2) == [8, 9]
-    lookup.learn(5, 1)
-    assert lookup.draft(LONGEST) == [8, 9]
-    lookup.learn(2, 2)
-    assert len(lookup.draft(LONGEST)) == 4
     lookup.push(4)
-    assert lookup.draft(LONGEST) == []
+    assert lookup.draft(7) == []
+
+
+def test_as_many_drafts_are_made_as_are_worth_their_time():
+    pace = Pace(7)
+    assert pace.worth(1, 0.0) == 7  # nothing is known
+    for columns in range(1, 9):
+        pace.took(columns, 1.0)
+    assert pace.worth(1, 0.0) == 7  # they are free
+    assert pace.worth(1, 10.0) == 0  # each of them takes longer than ten tokens
+    for columns in range(1, 9):
+        pace.took(columns, 0.1 * columns)
+    assert pace.worth(1, 0.0) == 0  # as many tokens take as long
+    for columns in range(1, 9):
+        pace.took(columns, 0.1 * (1 + columns // 5))
+    assert pace.worth(1, 0.0) == 3
+    assert pace.worth(4, 0.0) == 7  # so many columns were never tried
+    pace.took(32, 9.0)
+    assert pace.worth(4, 0.0) == 0
+    before = pace._rate
+    pace.learn(4, 4)
+    assert pace._rate > before == HOPE
+    for _ in range(80):
+        pace.learn(4, 0)
+    assert pace.worth(1, 0.001) == 0  # they are never right
+    for _ in range(200):
+        pace.learn(0, 0)
+    assert pace.worth(1, 0.001) > 0  # and tried again
+
+
+@pytest.mark.parametrize("chip", ["", "m4"])
+def test_a_model_that_drafts_changes_no_text(model, chip):
+    """Itself, which is right where the likeliest token is drawn, and another, which seldom is."""
+    device = Device("host", chip=chip)
+    config = model.config.replace(n_layers=1, max_seq_len=64)
+    other = anefast.Model(config, init_params(config, 9), anefast.open_tokenizer("bytes"))
+    for number, how in enumerate(CHOICES):
+        how = how | {"seed": number, "tokens": 70, "device": device}
+        plain = list(model.stream("ab", speculate=False, **how))
+        for draft in (model, other):
+            made = Made()
+            assert list(model.stream("ab", draft=draft, made=made, **how)) == plain, how
+            assert made.drafted
+        if how["temperature"] == 0:
+            own = Made()
+            list(model.stream("ab", draft=model, made=own, **how))
+            assert own.accepted == own.drafted > 0 and own.evaluations < own.tokens
+    fewer = anefast.Model.from_config(model.config.replace(vocab_size=258), FewerIds(), 3)
+    with pytest.raises(ModelError, match="a draft model with the tokenizer of the model"):
+        model.stream("ab", draft=fewer)
+
+
+class FewerIds(type(anefast.open_tokenizer("bytes"))):
+    vocab_size = 258
+
+
+@pytest.mark.parametrize("chip", ["", "m4"])
+@pytest.mark.parametrize("speculate", [True, False])
+def test_texts_side_by_side_are_those_of_each_alone(model, chip, speculate):
+    """Of every seed, with other settings and prompts beside them, whether they end early or not."""
+    device = Device("host", chip=chip)
+    asked = [
+        (prompt, Choice(seed=seed, **how), tokens)
+        for seed, how in enumerate(CHOICES)
+        for prompt, tokens in [("ab", 30), ("ab", 5), ("a longer prompt", 20)]
+    ]
+    texts = [
+        model.text(prompt, choice, tokens, speculate=speculate, device=device)
+        for prompt, choice, tokens in asked
+    ]
+    found = [[] for _ in texts]
+    for i, token in side_by_side(model.kept(device), texts):
+        found[i].append(token)
+    for (prompt, choice, tokens), got in zip(asked, found, strict=True):
+        alone = model.text(prompt, choice, tokens, speculate=False, device=device)
+        assert got == [t for _, t in side_by_side(model.kept(device), [alone])]
+    assert all(found)
+
+
+def test_many_samples_of_the_command_are_those_of_each_seed(model, monkeypatch, capsys):
+    monkeypatch.setattr(anefast.Model, "load", lambda *_: model)
+    how = {"prompt": "ab", "tokens": 24, "device": "host", "stop": ("q",)}
+    alone = []
+    for seed in range(5, 9):
+        generate(GenerateConfig("m", seed=seed, **how))
+        alone.append(capsys.readouterr().out)
+    generate(GenerateConfig("m", seed=5, num=4, log_probabilities=True, **how))
+    out, err = capsys.readouterr()
+    assert out == "".join(alone) and len(set(alone)) > 1
+    assert [f"--- seed {seed}\n" in err for seed in range(4, 10)] == [False, *[True] * 4, False]
+    assert 2 < err.count("mean log-probability") <= 4  # one of them may be empty
+    assert err.count(" of cache\n") == 1
+
+
+@pytest.mark.parametrize("speculate", [True, False])
+def test_a_full_context_slides_on_request(model, caplog, speculate):
+    """The text goes on as from a prompt of what is left: its first token and its newer half."""
+    limit, device = model.config.max_seq_len, Device("host")
+    prompt = [1, *[70, 71, 75] * 50]
+    how = {"temperature": 0.9, "top_k": 3, "device": device, "speculate": speculate}
+    made = list(model.stream(prompt, 300, slide=True, seed=4, **how))
+    assert len(made) == 300 and not caplog.messages
+    ids, rng, begin = list(prompt), np.random.default_rng(4), 0
+    inference = model.inference(device)
+    hide = model.choices()
+    for token in made:
+        if len(ids) - begin + (begin > 0) > limit:
+            begin = len(ids) - (limit // 2 - 1)
+        context = ids if begin == 0 else [1, *ids[begin:]]
+        logits = inference.logits(context)
+        row = logits if hide is None else hide.hide(logits)
+        assert sample(row, 0.9, 3, 0.95, rng) == token, len(ids)
+        ids.append(token)
+    inference.close()
 
 
 def test_a_second_text_compiles_nothing(model):

@@ -10,7 +10,7 @@ from anefast import _C
 from anefast.config import ModelConfig
 from anefast.nn import classifier, init_params
 from anefast.runtime import Device, Inference, fused_transformer
-from anefast.runtime.infer import CHUNK, bucket_length
+from anefast.runtime.bucket import CHUNK, bucket_length
 
 SHAPES = {
     "plain": {"n_heads": 4},
@@ -65,6 +65,66 @@ def test_logits_of_several_positions_are_those_of_each(plan):
             assert got[i].tobytes() == want.tobytes(), (n, count, i)
     inference.close()
     single.close()
+
+
+def random_texts(seed, count, vocab=61):
+    """Texts with a common beginning, some of which go on from others."""
+    rng = np.random.default_rng(seed)
+    draw = lambda n: [int(t) for t in rng.integers(0, vocab, n)]  # noqa: E731
+    common = draw(20)
+    texts = [
+        common[: int(rng.integers(0, 20))] + draw(int(rng.integers(1, 30))) for _ in range(count)
+    ]
+    return [*texts, texts[0] + draw(3), texts[0][:-1], list(texts[1])]
+
+
+@pytest.mark.parametrize("chip, plan", [("", "all"), ("", "2,ports=packed"), ("m4", "auto")])
+@pytest.mark.parametrize("shape", [SHAPES["grouped heads"], {"n_heads": 4, "sliding_window": 16}])
+def test_texts_side_by_side_are_those_of_each_alone(chip, plan, shape):
+    """To the byte, however they come, go and grow, and whatever of them is asked for again."""
+    model, device = model_of(**shape), Device("host", chip=chip)
+    beside, alone = model.inference(device, plan), model.inference(device, plan)
+    rng = np.random.default_rng(5)
+    texts, turns = random_texts(1, 5), 12
+    for turn in range(turns):
+        asked = [(text, min(len(text), int(rng.integers(1, 4)))) for text in texts]
+        for (text, count), got in zip(asked, beside.logits_of(asked), strict=True):
+            assert got.tobytes() == alone.last_logits(text, count).tobytes(), (turn, text)
+        texts = [text + [int(t) for t in rng.integers(0, 61, 1 + turn % 3)] for text in texts]
+        if turn % 4 == 3:
+            texts = texts[int(rng.integers(1, 5)) :] + random_texts(turn + 2, 2)
+    beside.close()
+    alone.close()
+
+
+def test_texts_side_by_side_share_evaluations_and_beginnings():
+    model = model_of(n_heads=4)
+    inference = model.inference(Device("host"))
+    prompt = [i % 61 for i in range(40)]
+    inference.logits_of([(prompt, 1)] * 4)
+    assert inference.evaluations == 1 and len(inference._prefixes) == 40
+    inference.logits_of([([*prompt, i], 1) for i in range(4)])
+    assert inference.evaluations == 2 and len(inference._prefixes) == 44
+    inference.logits_of([([*prompt, i, i], 1) for i in range(4)])
+    assert inference.evaluations == 3 and len(inference._prefixes) == 48
+    inference.logits([*prompt[:30], 60])  # of the longest common prefix, nothing is evaluated again
+    assert inference.evaluations == 4 and len(inference._prefixes) == 31
+    inference.close()
+
+
+def test_an_interrupted_evaluation_leaves_nothing_behind(monkeypatch):
+    model = model_of(n_heads=4)
+    inference = model.inference(Device("host"))
+    text = [i % 61 for i in range(60)]
+    inference.logits(text[:20])
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            anefast.runtime.Sequence, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            inference.logits_of([(text, 1), (text[:30], 1)])
+    want = model.inference(Device("host")).logits(text)
+    assert inference.logits(text).tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("plan, prompt", [("all", 1), ("unfused", 2)])

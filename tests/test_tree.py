@@ -25,7 +25,7 @@ LAYERS = [
         "telemetry",
         "formats",
     },
-    {"decode"},
+    {"decode", "drafts"},
     {"summary", "model", "updates", "results", "coverage"},
     {"distributed"},
     {
