@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
+from anefast.errors import shown
 from anefast.files import read_json
 
 GUIDE = "sbryngelson/ane-guide"
@@ -194,6 +195,14 @@ _TOGETHER = Switch("split+matmul+softmax+tile", "single", "jafreck/ironmill, M3 
 _TINY = Switch("7.63e-6", "single", "libane, an M3: log and rsqrt of less are inf")
 
 
+# Switches that are limits as well, and the names of these.
+LIMITS = {
+    "axis": "max_axis", "channels": "max_channels", "loaded": "loaded_programs",
+    "slice_cap": "slice_cap",
+}  # fmt: skip
+ENDLESS = 2.0**30  # what stands for no limit
+
+
 @dataclass(frozen=True)
 class Chip:
     """One chip's limits."""
@@ -212,6 +221,18 @@ class Chip:
     # The MIL dialect that is surest to be read: ios18 ran on M1 too, but ios16 was made for it.
     dialect: Literal["ios18", "ios16"] = "ios18"
     differs: Mapping[str, Switch] = field(default_factory=dict)  # from COMMON
+    # Of a chip that doctor examined: the file that says so, how fast it was (names of
+    # fuse/rates.py), the ways it took (names of runtime/learned.py), and the most inputs and
+    # outputs that a program of its had.
+    file: str = ""
+    rates: Mapping[str, Figure] = field(default_factory=dict)
+    tried: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    most_ports: tuple[int, int] | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name, and whose findings these are."""
+        return f"{self.name} by {self.file}" if self.file else self.name
 
     @property
     def switches(self) -> dict[str, Switch]:
@@ -227,6 +248,19 @@ class Chip:
         }
         told.setdefault("slice_cap", Switch("0", "single", f"{GUIDE} ch. 19: clean from M3 on"))
         return {**COMMON, **told, **self.differs}
+
+    def switched(self, to: Mapping[str, str], source: str) -> Chip:
+        """This chip with other values of some switches, and of the limits among them."""
+        known = self.switches
+        differs = {k: Switch(v, "single", source, known[k].rule) for k, v in to.items()}
+        limits: dict[str, Any] = {
+            LIMITS[k]: Figure(float(v) or ENDLESS, source)
+            for k, v in to.items()
+            if k in LIMITS and v.isdecimal()
+        }
+        if limits.get("slice_cap", (0,))[0] == ENDLESS:
+            limits["slice_cap"] = None
+        return replace(self, differs={**self.differs, **differs}, **limits)
 
 
 @dataclass(frozen=True)
@@ -280,11 +314,16 @@ CHIPS: dict[str, Chip] = {
 
 
 def find_chip(name: str) -> Chip:
-    """The chip called `name`. ValueError with a suggestion where there is none."""
+    """The chip called `name`, or the one of doctor's file, `doctor.json`.
+
+    ValueError with a suggestion where there is none; FileError for a file that cannot be read.
+    """
     if name in CHIPS:
         return CHIPS[name]
+    if name.endswith(DOCTORS):
+        return _of_doctor(name)[0]
     alone, comma, _ = name.partition(",")
-    if comma and alone in CHIPS:
+    if comma and (alone in CHIPS or alone.endswith(DOCTORS)):
         raise ValueError(
             f"[chip] expected a chip's name alone, got {name!r}. Hint: {alone}; switches are for "
             "what runs programs: train, generate, replay."
@@ -297,40 +336,88 @@ def find_chip(name: str) -> Chip:
 def find_profile(spec: str) -> Profile:
     """The profile of a chip's name, perhaps with switches: `m1-pro` or `m1-pro,inputs=one`. In
     place of a name, doctor's file on a chip: `doctor.json` is the chip that it describes, with
-    what its sums were seen to do.
+    what was seen of its arithmetic and its limits. The profile's own `spec` names no file.
 
     ValueError with a suggestion where chip or switch is unknown; values are checked by the device.
     FileError where the file cannot be read or is not doctor's.
     """
     name, *words = spec.split(",")
-    if name.endswith(".json"):
-        name, seen = _of_doctor(name)
-        words = [*seen, *words]
-        spec = ",".join([name, *words])
-    chip, switched = find_chip(name), {}
+    chip, switched = _of_doctor(name) if name.endswith(DOCTORS) else (find_chip(name), {})
+    asked: dict[str, str] = {}
     for word in words:
         key, _, value = word.partition("=")
         if key not in chip.switches:
             near = difflib.get_close_matches(key, chip.switches, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(chip.switches)}."
             raise ValueError(f"[chip] expected a switch of {name}, got {word!r}. Hint: {hint}")
-        if not re.fullmatch(r"[\w.+-]*", value):
+        if not re.fullmatch(VALUE, value):
             raise ValueError(f"[chip] expected {key}=VALUE without spaces, got {word!r}.")
-        switched[key] = value
-    return Profile(chip, spec, switched)
+        asked[key] = value
+    if asked:
+        chip = chip.switched(asked, "--chip")
+    switched = {**switched, **asked}
+    words = [f"{key}={value}" for key, value in switched.items()]
+    return Profile(chip, ",".join([chip.name, *words]), switched)
 
 
-def _of_doctor(path: str) -> tuple[str, tuple[str, ...]]:
-    """The chip that a file of `anefast.doctor` is of, and its switches as far as they were seen."""
+# A chip that doctor examined.
+
+DOCTORS = ".json"
+VALUE = r"[\w.+-]*"
+UNASKED = ("compile_us", "dispatch_us")  # delays that may be asked for: no facts
+WAYS = ("dialects", "weights", "ports", "seen")
+DEEPEST = 512  # products in a row of the deepest program that doctor tries
+
+
+def _of_doctor(path: str) -> tuple[Chip, dict[str, str]]:
+    """The chip that a file of `anefast doctor --probe` is of, and its switches as far as they were
+    probed. What was not is that of the nearest chip in the table."""
     found = read_json(path, where="chip")
     try:
-        asked, device = found["asked"]["chip"], found["device"]["description"]
-        (seen,) = [f["numbers"] for r in found["results"] if "numbers" in (f := r["facts"])]
-        return asked.partition(",")[0] or chip_of(device).name, tuple(seen)
+        description, label = str(found["device"]["description"]), found["device"]["label"]
+        facts = [result["facts"] for result in found["results"]]
+        seen = _words(word for f in facts for word in f.get("numbers", ()))
+        rates = _words(word for f in facts for word in f.get("rates", ()))
+        tried = {way: tuple(map(str, found["learned"][way])) for way in WAYS}
+        chip = chip_of(description)
+        source = f"anefast doctor on {description}, {label}"
+        limits = {k: int(seen.pop(k, 0)) for k in ("depth", "most_inputs", "most_outputs")}
+        figures = {k: Figure(float(v), source) for k, v in rates.items()}
+        known = chip.switches
+        sound = all(k in known and re.fullmatch(VALUE, v) for k, v in seen.items())
+        if not seen or not sound or label == "measured on the host":
+            raise ValueError(label)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"[chip] expected a file that anefast.doctor --probe wrote, got {path}."
+            "[chip] expected a file on a chip that anefast.doctor --probe wrote, got "
+            f"{shown(path)}. Hint: run it on a Mac, or with --chip."
         ) from error
+    depth, *ports = limits.values()
+    if depth:
+        deepest = Figure(depth, source)
+        chip = replace(chip, max_depth=deepest if depth < DEEPEST else None)
+    if label != "measured":
+        figures = {}  # times of what stands in for a chip are not the chip's
+    most = (ports[0], ports[1]) if all(ports) else None
+    chip = replace(chip, file=path, rates=figures, tried=tried, most_ports=most)
+    return chip.switched(seen, source), seen
+
+
+def _words(words: Iterable[str]) -> dict[str, str]:
+    """key=value words, of which a later one replaces an earlier one."""
+    return dict(word.split("=") for word in words)
+
+
+def unprobed(chip: Chip) -> str:
+    """What doctor's file does not say of its chip, and whose is taken; empty for other chips."""
+    if not chip.file:
+        return ""
+    mine = {k for k, s in chip.switches.items() if s.source.startswith("anefast doctor")}
+    rest = [k for k in chip.switches if k not in mine and k not in UNASKED]
+    return (
+        f"[chip] {shown(chip.file)} says {len(mine)} facts of this {chip.name}. Not probed, so as "
+        f"the table has them: {', '.join(rest)}."
+    )
 
 
 def chip_of(description: str) -> Chip:

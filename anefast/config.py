@@ -454,7 +454,7 @@ class TrainConfig(Checked):
     keep_last: int = 3  # Newest checkpoints to keep; the best one is kept besides.
     seed: int = 0  # Decides the initial weights, and the closing sample.
     device: str = "auto"  # "auto", "host" or "ane".
-    # Run on the host as this chip would: m1, m1-pro, m2, m3, m4, m4-max, m5, m6 (anefast/chips.py).
+    # The host emulates: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
     chip: str = ""
     # How the step is cut into programs: unfused, layer, 4, all, auto; see anefast plan.
     plan: str = "auto"

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections import Counter as Tally
+from collections.abc import Iterator
 
-from anefast.config import ModelConfig
+from anefast.config import LoraConfig, ModelConfig
 from anefast.fuse import cut, find_plan, lower_all
 from anefast.fuse.count import Counter
+from anefast.ir import Program
 from anefast.mil import emit
 from anefast.mil.forms import Verdict, forms_of, known, verdicts
 from anefast.mil.spelling import DIALECTS
 from anefast.nn import decode_graph
 from anefast.nn.families import FAMILIES
+from anefast.nn.lora import NO_PAIRS, Ranks, padded, targets_of
 
 MODEL = ModelConfig(dim=128, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=352, vocab_size=64)
 BATCH, SEQ, CHUNK = 1, 64, 32
@@ -27,30 +30,44 @@ PLANS = (
     "unfused,weights=packed,ports=packed", "unfused,recompute,weights=params",
 )  # fmt: skip
 OF_FAMILIES = ("unfused", "layer", "all,weights=params", "layer,weights=packed")
+OF_ADAPTERS = ("layer", "all,gradients=cpu", "layer,recompute,weights=packed")
+RANK = 8
+
+
+def programs() -> Iterator[tuple[str, Program]]:
+    """Every program of every plan of a Llama, of every other family, of adapters, and of
+    generation, each with the name of its kind."""
+    for spec in PLANS:
+        yield from ((spec, p) for p in of_model(MODEL, (spec,)))
+    for family in FAMILIES:
+        if family != MODEL.family:
+            heads = MODEL.n_heads if family == "gpt2" else MODEL.n_kv_heads
+            model = MODEL.replace(family=family, n_kv_heads=heads)
+            yield from ((family, p) for p in of_model(model, OF_FAMILIES))
+    ranks = dict.fromkeys(targets_of(MODEL, LoraConfig(rank=RANK)), padded(RANK))
+    yield from (("adapters", p) for p in of_model(MODEL, OF_ADAPTERS, ranks))
+    plan = find_plan("unfused")
+    decode = lower_all(cut(decode_graph(MODEL, CHUNK, SEQ), plan.key), plan)
+    yield from (("generation", low.program) for low in decode)
+
+
+def of_model(
+    model: ModelConfig, plans: tuple[str, ...], ranks: Ranks = NO_PAIRS
+) -> Iterator[Program]:
+    """A model's programs under these plans."""
+    counter = Counter(model, BATCH, SEQ, ranks=ranks)
+    for spec in plans:
+        yield from (p.lowered.program for p in counter.count(find_plan(spec)).programs)
 
 
 @functools.cache
 def emitted() -> dict[str, frozenset[str]]:
-    """The forms of every plan of a Llama, of every other family, and of generation."""
-    found = {spec: forms(MODEL, (spec,)) for spec in PLANS}
-    for family in FAMILIES:
-        if family != MODEL.family:
-            heads = MODEL.n_heads if family == "gpt2" else MODEL.n_kv_heads
-            found[family] = forms(MODEL.replace(family=family, n_kv_heads=heads), OF_FAMILIES)
-    plan = find_plan("unfused")
-    decode = lower_all(cut(decode_graph(MODEL, CHUNK, SEQ), plan.key), plan)
-    return {**found, "generation": all_of([emit(low.program).text for low in decode])}
-
-
-def forms(model: ModelConfig, plans: tuple[str, ...]) -> frozenset[str]:
-    """The forms of a model's programs under these plans, in all dialects."""
-    counter = Counter(model, BATCH, SEQ)
-    programs = [p.lowered.program for s in plans for p in counter.count(find_plan(s)).programs]
-    return all_of([emit(p, dialect).text for p in programs for dialect in DIALECTS])
-
-
-def all_of(texts: list[str]) -> frozenset[str]:
-    return frozenset().union(*map(forms_of, texts))
+    """The forms of every kind of programs, in all dialects."""
+    found: dict[str, frozenset[str]] = {}
+    for kind, program in programs():
+        texts = [emit(program, dialect).text for dialect in DIALECTS]
+        found[kind] = found.get(kind, frozenset()).union(*map(forms_of, texts))
+    return found
 
 
 def report() -> list[str]:
@@ -58,12 +75,12 @@ def report() -> list[str]:
     ours = sorted(frozenset().union(*emitted().values()), key=lambda form: (rank(form), form))
     tally = Tally("taken" if v.taken else "refused" if v.refused else "never tried"
                   for v in map(verdict, ours))  # fmt: skip
-    head = f"{len(ours)} forms in the programs of {len(PLANS)} plans, {len(DIALECTS)} dialects, "
-    head += (
-        f"{len(FAMILIES)} families and generation. Apple's compiler (another project's records) "
+    head = (
+        f"{len(ours)} forms in the programs of {len(PLANS)} plans, {len(DIALECTS)} dialects, "
+        f"{len(FAMILIES)} families, adapters and generation. Apple's compiler (another project's "
+        f"records) took {tally['taken']}, refused {tally['refused']}, was never asked about "
+        f"{tally['never tried']}. None has met a chip of ours."
     )
-    head += f"took {tally['taken']}, refused {tally['refused']}, was never asked about "
-    head += f"{tally['never tried']}. None has met a chip of ours."
     rows = [f"| `{form}` | {verdict(form)} | {elsewhere(form)} |" for form in ours]
     title = "| form | Apple's compiler | on chips, or why we have it |"
     return ["# Forms of MIL that we emit", "", head, "", title, "|---|---|---|", *rows]

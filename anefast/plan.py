@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from anefast.checks import need_choice, whole
-from anefast.chips import find_chip
+from anefast.chips import find_chip, unprobed
 from anefast.cli import command, say
 from anefast.config import ConfigError, LoraConfig, TrainConfig
 from anefast.errors import shown
@@ -57,7 +57,7 @@ class PlanCommand:
     """Weigh the plans for a model on this device, or on a chip that is not here."""
 
     preset: str = "tiny"  # A named model: its shape, batch, sequence and accumulation.
-    chip: str = ""  # m1, m1-pro, m2, m3, m4, m4-max, m5, m6; empty: this device.
+    chip: str = ""  # m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json; empty: this device.
     batch: int = 0  # Sequences per micro-batch; 0: the preset's.
     seq_len: int = 0  # Tokens per sequence; 0: the preset's.
     accumulation: int = 0  # Micro-batches per update; 0: the preset's, of LoRA 1.
@@ -82,7 +82,7 @@ def report(asked: PlanCommand) -> list[str]:
         )
     if asked.chip:
         chip = find_chip(asked.chip)
-        target, rates = Target(chip.name, chip), modelled(chip)
+        target, rates = Target(chip.title, chip, **chip.tried), modelled(chip)
     else:
         from anefast.runtime import Device
         from anefast.runtime.calibrate import calibrate
@@ -176,6 +176,7 @@ def heading(name: str, config: TrainConfig, choice: Choice, target: Target) -> l
         f"{target.name}: {caps}",
         f"times are {cost.rates.label}: counts x rates, {cost.rates.source}",
         *(f"  {line}" for line in (assumptions(chip) if cost.rates.label == "modelled" else [])),
+        *(f"  {line}" for line in textwrap.wrap(unprobed(chip), 96, break_on_hyphens=False)),
     ]
 
 

@@ -80,3 +80,17 @@ def test_a_broken_device_is_found_and_passed_over(fake: Fake, tmp_path: Path) ->
 def test_weight_files_are_found_and_have_no_effect(fake: Fake, tmp_path: Path) -> None:
     said = run(fake, tmp_path, "-c", RELOAD)
     assert "1 file(s) on disk overwritten; weights stay baked" in said
+
+
+def test_the_probes_of_disputed_facts_run_through_the_objective_c(
+    fake: Fake, tmp_path: Path
+) -> None:
+    """All but the tables of times: what they say there is what the host executor does."""
+    names = ["sums", "single values", "tables", "sizes", "ways taken", "depth 512"]
+    names += ["number of inputs", "number of outputs", "forms"]
+    out = run(fake, tmp_path, "-m", "anefast.doctor.apart", "ane", "full", "", *names)
+    found = [json.loads(line)["doctor"] for line in out.splitlines()]
+    assert [(r["name"], r["status"]) for r in found] == [(name, "passed") for name in names]
+    words = [word for r in found for word in r["facts"].get("numbers", ())]
+    assert {"products=fp32", "tables=off", "depth=512"} <= set(words)
+    assert "forms of ours are taken" in found[-1]["said"]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from anefast.chips import CHIPS, find_profile
+from anefast.chips import CHIPS
 from anefast.doctor import sums
 from anefast.doctor.registry import everything
 from anefast.doctor.result import Wrong
 from anefast.doctor.subject import Subject
-from anefast.files import FileError
 
 
 @pytest.mark.parametrize("chip", ["", *CHIPS])
@@ -30,36 +27,11 @@ def test_an_answer_that_no_report_has_is_said(monkeypatch):
         sums.sums(Subject("host"))
 
 
+def test_answers_that_contradict_each_other_are_said():
+    two = [("one", 1.0, {1: "rounding=up"}), ("other", 2.0, {2: "rounding=down"})]
+    with pytest.raises(Wrong, match="other speaks for rounding=down, others for rounding=up"):
+        sums.switches(two)
+
+
 def test_it_is_a_probe():
     assert "sums" in {check.name for check in everything()}
-
-
-@pytest.mark.parametrize("asked", ["m6", "m1"])
-def test_a_chip_is_emulated_by_what_doctor_wrote_of_it(tmp_path, asked):
-    """A file of an M5 that adds as the asked chip does, by a probe of its emulation."""
-    numbers = sums.sums(Subject("host", chip=asked)).facts["numbers"]
-    document = {
-        "asked": {"chip": ""},
-        "device": {"description": "Apple M5, h17g"},
-        "results": [{"facts": {}}, {"facts": {"numbers": list(numbers)}}],
-    }
-    path = tmp_path / "doctor.json"
-    path.write_text(json.dumps(document))
-    profile = find_profile(f"{path},compiles=119")
-    assert profile.chip is CHIPS["m5"] and profile.value("compiles") == "119"
-    for key in ("products", "rounding", "denormals"):
-        assert profile.value(key) == CHIPS[asked].switches[key].value, key
-    assert sums.sums(Subject("host", chip=str(path))).facts["numbers"] == numbers
-
-
-NO_SUMS = '{"asked": {"chip": ""}, "device": {"description": "Apple M5"}, "results": []}'
-
-
-@pytest.mark.parametrize("text", ["[]", '{"asked": {}}', NO_SUMS, '{"asked": {"chip": 3}}'])
-def test_a_file_that_is_not_doctors_is_refused(tmp_path, text):
-    path = tmp_path / "doctor.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"a file that anefast\.doctor --probe wrote"):
-        find_profile(str(path))
-    with pytest.raises(FileError, match=r"none\.json"):
-        find_profile(str(tmp_path / "none.json"))

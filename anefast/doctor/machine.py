@@ -16,6 +16,9 @@ from anefast.files import FileError, read_text
 
 FRAMEWORK = "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework"
 
+DAEMON_CACHE = "/Library/Caches/com.apple.aned"
+DATA_VAULT = 0x80  # UF_DATAVAULT of macOS' sys/stat.h
+
 
 def facts() -> dict[str, str]:
     """Facts by name, in the order to be read. What cannot be known is said to be unknown."""
@@ -29,6 +32,7 @@ def facts() -> dict[str, str]:
         "memory": f"{memory_bytes() / 2**30:.0f} GiB",
         "system": f"macOS {release}" if mac else f"{platform.system()} {platform.release()}",
         "build": (sysctl("kern.osversion") if mac else "") or "not macOS",
+        "programs": daemon_cache(),
         "translated": ("yes, by Rosetta" if sysctl_int("sysctl.proc_translated") == 1 else "no"),
         "python": f"{platform.python_implementation()} {platform.python_version()}, "
         f"{8 * struct.calcsize('P')} bit, {platform.machine()}",
@@ -39,6 +43,23 @@ def facts() -> dict[str, str]:
         "threads": str(_C.threads()),
     }
     return found if mac else {k: v for k, v in found.items() if k != "translated"}
+
+
+def daemon_cache() -> str:
+    """Whether the folder where the ANE's daemon keeps compiled programs can be read. With a data
+    vault around it not even root can, while System Integrity Protection is on
+    (joshuaswarren/mil-hwx-compiler, docs/ane/macos-stack.md: macOS 26.6)."""
+    if sys.platform != "darwin":
+        return "not macOS"
+    try:
+        flags = getattr(os.stat(DAEMON_CACHE), "st_flags", 0)
+        kind = "in a data vault" if flags & DATA_VAULT else "in a plain folder"
+        os.listdir(DAEMON_CACHE)
+    except FileNotFoundError:
+        return "no folder of the daemon's"
+    except OSError as error:
+        return f"closed: {error.strerror}"
+    return f"{kind}, which can be read"
 
 
 def framework() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anefast.doctor import checks, ops, ports, probes, sums
+from anefast.doctor import checks, forms, functions, limits, ops, ports, probes, rates, sums
 from anefast.doctor.result import Check, Result
 from anefast.runtime.learned import Learned
 
@@ -15,8 +15,11 @@ def usual() -> list[Check]:
 
 
 def probing() -> list[Check]:
-    """What --probe adds: minutes on a device, the published measurements made again."""
-    return [*probes.checks(), *ports.probes(), *sums.checks()]
+    """What --probe adds: minutes on a device, the published measurements made again, and what
+    settles disputed facts."""
+    published = [*probes.checks(), *ports.probes()]
+    disputed = [*sums.checks(), *functions.checks(), *limits.checks(), *forms.checks()]
+    return [*published, *disputed, *rates.checks()]
 
 
 def everything() -> list[Check]:

@@ -44,7 +44,7 @@ class Report:
             "asked": self.asked,
             "device": self.device,
             "machine": self.machine,
-            "ane": self.ane,
+            "ane": {**self.ane, "private_path": private_path(self)},
             "published": SEED,
             "results": [r.plain() for r in self.results],
             "learned": {
@@ -58,6 +58,15 @@ class Report:
         }
         cleaned: dict[str, Any] = json.loads(_without_home(json.dumps(document)))
         return cleaned
+
+
+def private_path(report: Report) -> str:
+    """Whether the private framework took a plain program: some systems refuse all (macOS 27.0, as
+    another project reports: jundot/omlx issues 3044 and 3124)."""
+    tried = [r for r in report.results if r.name == "dialects"]
+    if report.device["name"] != "ane" or not tried:
+        return "not tried"
+    return "takes programs" if tried[0].passed else f"refused: {tried[0].said}"
 
 
 def _without_home(text: str) -> str:
@@ -163,6 +172,11 @@ def verdict(report: Report) -> list[str]:
     learned, name = report.learned, report.device["name"]
     if chip := report.asked["chip"]:
         name = f"{name} as {chip}, emulated,"
+    if (path := private_path(report)).startswith("refused"):
+        return [
+            f"the private path is {path}. macOS 27.0 was reported to refuse it where 26.6.2 takes "
+            f"it (jundot/omlx 3044, 3124); this is build {report.machine['build']}"
+        ]
     if learned.broken:
         passed_over = "" if chip else "; device auto will not choose it on this machine"
         return [f"{name} is broken for training: {', '.join(learned.broken)}{passed_over}"]

@@ -122,6 +122,8 @@ def target_of(device: Described) -> Target:
     if device.chip is None and device.label != "measured":
         return HOST
     chip = device.chip or chip_of(device.description)
+    if chip.tried:
+        return Target(chip.title, chip, **chip.tried)
     known = device.learned
     return Target(chip.name, chip, known.dialects, known.weights, known.ports, known.seen)
 
@@ -239,6 +241,8 @@ def crowded(count: StepCount, target: Target) -> str:
         return ""
     programs = [p.lowered for p in count.programs]
     seen, whose = MANY.get(next((w for w in MANY if w in target.seen), ""), PEERS)
+    if target.chip.most_ports:
+        seen, whose = target.chip.most_ports, f"anefast doctor, {target.chip.file}"
     got = tuple(max(len(getattr(p, side)) for p in programs) for side in ("inputs", "outputs"))
     if got[0] > seen[0] or got[1] > seen[1]:
         return (

@@ -166,8 +166,13 @@ RATES["m6"] = _rates(
 
 
 def rates_of(chip: Chip) -> ChipRates:
-    """The rates of a chip of the table."""
-    return RATES[chip.name]
+    """The rates of a chip: those of the table, or what doctor measured, with the table's for the
+    rest."""
+    named = RATES[chip.name]
+    if not chip.file:
+        return named
+    table = {k: assumed(v, chip.name) for k, v in vars(named).items()}
+    return ChipRates(**table | {k: v for k, v in chip.rates.items() if k in table})
 
 
 def assumptions(chip: Chip) -> list[str]:
@@ -178,5 +183,5 @@ def assumptions(chip: Chip) -> list[str]:
             taken.setdefault(found[1], []).append(name)
     said = "; ".join(f"as {other}: {', '.join(names)}" for other, names in taken.items())
     count = sum(map(len, taken.values()))
-    head = f"assumed, {count} of {len(vars(rates_of(chip)))} rates of {chip.name}, "
+    head = f"assumed, {count} of {len(vars(rates_of(chip)))} rates of {chip.title}, "
     return textwrap.wrap(head + said, 96, break_on_hyphens=False) if taken else []

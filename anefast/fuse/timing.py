@@ -118,7 +118,7 @@ def modelled(chip: Chip, rates: ChipRates | None = None) -> Rates:
     r = rates or rates_of(chip)
     return Rates(
         label="modelled",
-        source=f"figures of {chip.name} in anefast/fuse/rates.py",
+        source=f"figures of {chip.title} in anefast/fuse/rates.py",
         dispatch=r.dispatch_us.value * 1e-6,
         product=r.product_us.value * 1e-6,
         flops=r.tflops.value * 1e12,

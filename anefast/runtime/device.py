@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from anefast import _C, debug, environment
 from anefast.checks import instance, whole
-from anefast.chips import Chip, chip_of, find_profile
+from anefast.chips import Chip, chip_of, find_profile, unprobed
 from anefast.fuse.level import level
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
@@ -66,7 +66,7 @@ class Device:
             hint = f" Hint: did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"[device] expected one of {', '.join(DEVICES)}, got {name!r}.{hint}")
         self.chip: Chip | None = None  # that is emulated
-        self.profile = chip  # its name and switches
+        self.profile = ""  # its name and switches
         one = False  # whether programs may have one input only
         if chip:
             if name == "ane":
@@ -75,6 +75,9 @@ class Device:
                     "Hint: --device host emulates it."
                 )
             profile = find_profile(chip)
+            self.profile = profile.spec
+            if line := unprobed(profile.chip):
+                log.warning("%s", line)
             name, self.chip, options = "host", profile.chip, f"{options} {profile.options}".strip()
             one = profile.value("inputs") == "one"
         steady_heap()
