@@ -102,7 +102,8 @@ def test_inference_that_overflows_says_so_once_and_goes_on(caplog, chip):
         got = [inference.logits(prompt[:n]) for n in (5, 6, 40)]
         inference.close()
     scale = inference.config.stream_scale
-    (said,) = [r.getMessage() for r in caplog.records]
+    lines = [r.getMessage() for r in caplog.records]  # a budget of compiles may be said, too
+    (said,) = [line for line in lines if not line.startswith("[compile]")]
     assert said.startswith("[generate] layers.") and " overflowed in " in said
     assert f"kept times {scale:g} from here on" in said
     sure = anefast.Model(CONFIG.replace(stream_scale=scale), params, model.tokenizer).inference(
