@@ -16,6 +16,7 @@ from anefast.formats.gguf_model import _padded
 from anefast.tokenizer import ByteTokenizer, Llama2cTokenizer, Tokenizer, open_tokenizer
 from anefast.tokenizer.base import TokenizerError
 from anefast.tokenizer.gguf import PRE, pairs_of, tokenizer_of
+from anefast.tokenizer.gguf_keys import CONTROL, USER
 from anefast.tokenizer.huggingface import files_of
 
 library = pytest.importorskip("tokenizers", reason="install anefast[bpe]")
@@ -181,21 +182,43 @@ def test_merges_of_sentencepiece_become_scores(data_dir: Path, tmp_path: Path, n
         assert again.encode(text) == merged.encode(text)
 
 
-@pytest.mark.parametrize(
-    "key,value", [("add_space_prefix", False), ("remove_extra_whitespaces", True)]
-)
-def test_pieces_that_encode_in_another_way_are_refused(
-    data_dir: Path, caplog: pytest.LogCaptureFixture, key: str, value: bool
-) -> None:
-    """llama.cpp honours both keys. A template that is not read is said."""
+def test_pieces_without_runs_of_spaces_are_refused(data_dir: Path) -> None:
     pairs = pairs_of(Llama2cTokenizer.load(data_dir / "tok512.bin"))
-    name = f"tokenizer.ggml.{key}"
-    tokenizer_of(pairs | {name: not value}, "m.gguf")
-    with pytest.raises(TokenizerError, match=f"{name} {str(not value).lower()} in m.gguf"):
-        tokenizer_of(pairs | {name: value}, "m.gguf")
+    name = "tokenizer.ggml.remove_extra_whitespaces"
+    tokenizer_of(pairs | {name: False}, "m.gguf")
+    with pytest.raises(TokenizerError, match=f"{name} false in m.gguf"):
+        tokenizer_of(pairs | {name: True}, "m.gguf")
+
+
+def test_pieces_with_marks_of_a_chat(data_dir: Path) -> None:
+    """A template, a mark, a token of a user's and other ids of BOS and EOS: all of it is read."""
+    own = Llama2cTokenizer.load(data_dir / "tok512.bin")
+    pairs = pairs_of(own)
+    pairs["tokenizer.ggml.tokens"] += ["<|end|>", "[user]"]
+    pairs["tokenizer.ggml.token_type"] += [CONTROL, USER]
+    pairs["tokenizer.ggml.scores"] += [0.0, 0.0]
+    more = {"eos_token_id": 512, "add_space_prefix": False, "add_bos_token": False}
+    pairs |= {f"tokenizer.ggml.{key}": value for key, value in more.items()}
+    found = tokenizer_of(pairs | {"tokenizer.chat_template": "{{ messages }}"}, "m.gguf")
+    assert isinstance(found, BPETokenizer) and found.chat_template == "{{ messages }}"
+    assert (found.bos_id, found.eos_id, found.adds_bos) == (1, 512, False)
+    assert found.encode("a [user]<|end|>", bos=False)[-8:] != [513, 512]
+    assert found.encode_marked("a [user]<|end|>")[-2:] == [513, 512]
+    for text in (t.replace("▁", "") for t in texts(300, 5)):
+        ids = own.encode_rest(text)
+        assert found.encode(text, bos=False) == ids and found.decode(ids) == text
+    again = tokenizer_of(pairs_of(found), "again.gguf")
+    assert isinstance(again, BPETokenizer) and again.description() == found.description()
+
+
+def test_pieces_of_one_score_are_said(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pairs = pairs_of(Llama2cTokenizer.load(data_dir / "tok512.bin"))
+    pairs |= {"tokenizer.chat_template": "{{ messages }}"}
+    tokenizer_of(pairs, "m.gguf")
     assert not caplog.messages
-    tokenizer_of(pairs | {"tokenizer.chat_template": "{{ messages }}"}, "m.gguf")
-    assert "the chat template of m.gguf is not read" in caplog.text
+    pairs["tokenizer.ggml.scores"] = [-1000.0] * 512
+    tokenizer_of(pairs, "m.gguf")
+    assert "pieces of m.gguf have the score -1000" in caplog.text
 
 
 def test_merges_of_other_trainers_become_scores() -> None:
@@ -205,11 +228,71 @@ def test_merges_of_other_trainers_become_scores() -> None:
         assert again.encode(text) == merged.encode(text)
 
 
-@pytest.mark.parametrize("scheme,adds_bos", [("prepend", False), ("first", True), ("always", True)])
-def test_texts_begun_in_another_way_are_refused(scheme: str, adds_bos: bool) -> None:
-    description = json.dumps(pieces(scheme).description())
-    with pytest.raises(TokenizerError, match="a way to part words that GGUF names"):
-        pairs_of(BPETokenizer(description, scheme, Marks(adds_bos=adds_bos)))
+@pytest.mark.parametrize("scheme", ["prepend", "never", "first", "always"])
+def test_spaces_in_front_of_texts_come_back(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Where llama.cpp puts one that the tokenizer does not, that is said, and kept for us."""
+    merged = BPETokenizer(json.dumps(pieces(scheme).description()), scheme, Marks(adds_bos=False))
+    pairs = pairs_of(merged)
+    assert pairs["tokenizer.ggml.add_space_prefix"] is (scheme != "never")
+    assert pairs["tokenizer.ggml.add_bos_token"] is False
+    exact = scheme in ("prepend", "never")
+    assert ("tokenizer.huggingface.json" in pairs) is not exact
+    assert ("puts a space in front of every text" in caplog.text) is not exact
+    again = tokenizer_of(pairs, "m.gguf")
+    assert not again.adds_bos
+    read = tokenizer_of({k: v for k, v in pairs.items() if "huggingface" not in k}, "m.gguf")
+    for text in ("The cat sat on the mat. It was [happy]!", " a  the", "naïve", " ", ""):
+        assert again.encode(text) == merged.encode(text)
+        if exact or not text.startswith(" "):
+            assert read.encode(text) == merged.encode(text)
+            assert read.decode(read.encode(text)) == text
+
+
+def changed(scheme: str, **settings: Any) -> dict[str, Any]:
+    description = pieces(scheme).description()
+    description["pre_tokenizer"] = description["pre_tokenizer"] | settings
+    return description
+
+
+def test_words_that_are_parted_at_their_spaces() -> None:
+    """No piece has a space inside: parting there changes nothing, else it is refused."""
+    description = changed("never", split=True)
+    with pytest.raises(TokenizerError, match="it has pieces with ▁ inside, and parts words there"):
+        pairs_of(BPETokenizer(json.dumps(description), "split"))
+    model = description["model"]
+    spaced = [piece for piece in model["vocab"] if "▁" in piece[1:]]
+    assert spaced
+    model["vocab"] = {p: i for i, p in enumerate(p for p in model["vocab"] if p not in spaced)}
+    merges = [m if isinstance(m, list) else m.split(" ") for m in model["merges"]]
+    model["merges"] = [m for m in merges if set(m) | {"".join(m)} <= model["vocab"].keys()]
+    merged = BPETokenizer(json.dumps(description), "split", Marks(adds_bos=True))
+    again = tokenizer_of(pairs_of(merged), "m.gguf")
+    for text in ("The cat sat on the mat. It was [happy]!", " a  the", "  "):
+        assert again.encode(text) == merged.encode(text)
+
+
+@pytest.mark.parametrize(
+    "change,said",
+    [
+        ({"normalizer": {"type": "NFKC"}}, "it parts or changes texts in another way"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "it parts or changes texts in another way"),
+        ({"ignore_merges": True}, "it takes whole words before any merge"),
+        ({"lstrip": True}, "its token <s> takes the spaces beside it"),
+        ({"bytes": 255}, "it has no token <0xFF>"),
+    ],
+)
+def test_sentencepiece_that_gguf_has_not(change: dict[str, Any], said: str) -> None:
+    description = pieces("never").description()
+    description |= {k: v for k, v in change.items() if k in description}
+    description["model"]["ignore_merges"] = change.get("ignore_merges", False)
+    mark = next(token for token in description["added_tokens"] if token["content"] == "<s>")
+    mark |= {k: v for k, v in change.items() if k in mark}
+    if "bytes" in change:
+        description["model"]["vocab"].pop("<0xFF>")
+        added = description["added_tokens"]
+        description["added_tokens"] = [t for t in added if t["content"] != "<0xFF>"]
+    with pytest.raises(TokenizerError, match=said):
+        pairs_of(BPETokenizer(json.dumps(description), "odd"))
 
 
 def test_merges_that_scores_cannot_tell_are_refused(data_dir: Path, tmp_path: Path) -> None:
@@ -222,7 +305,7 @@ def test_merges_that_scores_cannot_tell_are_refused(data_dir: Path, tmp_path: Pa
     for damaged in (one_less, [*one_less, merges[twice]]):
         description["model"]["merges"] = damaged
         tokenizer = BPETokenizer(json.dumps(description), "odd")
-        with pytest.raises(TokenizerError, match="a way to part words that GGUF names"):
+        with pytest.raises(TokenizerError, match="expected merges that GGUF's scores can tell"):
             pairs_of(tokenizer)
 
 

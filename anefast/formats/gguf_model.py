@@ -20,7 +20,8 @@ from anefast.nn import FAMILIES, family_of, rope_frequencies
 from anefast.nn.family import Family
 from anefast.nn.foreign import GGUFNames, Settings, decimal
 from anefast.tokenizer import Tokenizer
-from anefast.tokenizer.gguf import UNUSED, pairs_of, tokenizer_of
+from anefast.tokenizer.gguf import pairs_of, tokenizer_of
+from anefast.tokenizer.gguf_keys import UNUSED
 
 from .gguf import GGUF, GGUFError, read_gguf
 from .gguf_write import TYPES, write_gguf

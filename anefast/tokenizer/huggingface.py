@@ -8,6 +8,7 @@ scores first, which is what llama2.c does one pair at a time.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .base import ByteTokenizer, Tokenizer, TokenizerError, adds_bos
@@ -85,27 +86,38 @@ def _scored(tokenizer: Llama2cTokenizer) -> dict[str, Any]:
     texts = [piece.decode("utf-8", "replace").replace(" ", "▁") for piece in tokenizer.pieces]
     texts[: len(CONTROLS)] = CONTROLS
     ids = {text: i for i, text in reversed(list(enumerate(texts)))}
-    merges: list[tuple[float, int, list[str]]] = []
-    for i, text in enumerate(texts):
-        if i < 259 or ids[text] != i or tokenizer.scores[i] <= NEVER:
-            continue
-        pairs = [(text[:k], text[k:]) for k in range(1, len(text))]
-        merges += [(-tokenizer.scores[i], i, [*p]) for p in pairs if p[0] in ids and p[1] in ids]
-    merges.sort(key=lambda merge: merge[:2])
+    made = [i for i in range(259, len(texts)) if ids[texts[i]] == i]
     model = {
         "unk_token": "<unk>",
         "fuse_unk": True,
         "byte_fallback": True,
         "vocab": ids,
-        "merges": [pair for *_, pair in merges],
+        "merges": merges_of(texts, tokenizer.scores, ids, made),
     }
+    return _description(model, **spaces(prefix=True))
+
+
+def merges_of(
+    texts: Sequence[str], scores: Sequence[float], ids: Mapping[str, int], made: Iterable[int]
+) -> list[list[str]]:
+    """Every pair of pieces that spells one of `made`, better scores first."""
+    merges: list[tuple[float, int, list[str]]] = []
+    for i in made:
+        if scores[i] > NEVER:
+            pairs = [(texts[i][:k], texts[i][k:]) for k in range(1, len(texts[i]))]
+            merges += [(-scores[i], i, [*p]) for p in pairs if p[0] in ids and p[1] in ids]
+    merges.sort(key=lambda merge: merge[:2])
+    return [pair for *_, pair in merges]
+
+
+def spaces(prefix: bool) -> dict[str, Any]:
+    """Normalizer and decoder of SentencePiece's BPE. prefix: every text gets a space in front."""
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    normalizer = [{"type": "Prepend", "prepend": "▁"}, space]
+    prepend = [{"type": "Prepend", "prepend": "▁"}] * prefix
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-    decoder = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]
-    return _description(
-        model,
-        normalizer={"type": "Sequence", "normalizers": normalizer},
-        decoder={"type": "Sequence", "decoders": decoder},
-    )
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] * prefix
+    decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*prepend, space]},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+    }
