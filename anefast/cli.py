@@ -39,6 +39,7 @@ from anefast.wishes import check_resumed, of_a_run, of_another_optimiser
 
 C = TypeVar("C")
 
+SWEEP = "sweep.json"  # in a folder of several runs: which there are, see sweep/
 _TAGGED = re.compile(r"\[[a-z][\w. -]*\] ")  # as our messages begin; "[Errno 28]" is not one
 
 
@@ -254,11 +255,34 @@ def run_of(path: Path) -> Path:
 
 
 def newest_run(folder: Path) -> Path:
-    """The run in `folder` that was worked on last. ConfigError when there is none."""
-    runs = [p.parent for p in sorted(folder.glob("*/config.toml")) if p.is_file()]
+    """The run in `folder` that was worked on last, or the sweep whose run that is.
+
+    ConfigError when there is none.
+    """
+    runs = {p.parent: p.parent for p in sorted(folder.glob("*/config.toml")) if p.is_file()}
+    for sweep in sorted(p.parent for p in folder.glob(f"*/{SWEEP}") if p.is_file()):
+        runs |= {sweep: sweep} | {p.parent: sweep for p in sweep.glob("*/config.toml")}
     if not runs:
         raise ConfigError(f"[config] there is no run in {folder}/ to resume. Hint: --resume RUN.")
-    return max(runs, key=_worked_on)
+    return runs[max(runs, key=_worked_on)]
+
+
+def sweep_of(argv: Sequence[str]) -> Path | None:
+    """The folder of the sweep that `argv` goes on with, or None where it asks for a run.
+
+    ConfigError for flags besides.
+    """
+    arguments = _bare_resume([spelled_out(a) for a in argv])
+    named_so = value_of(arguments, "resume")
+    folder = newest_run(Path("runs")) if named_so == "latest" else Path(named_so)
+    if not named_so or not (folder / SWEEP).is_file():
+        return None
+    if others := [f"--{name}" for name in named(arguments) if name != "resume"]:
+        raise ConfigError(
+            f"[config] {shown(folder)} is a sweep, which goes on as it was begun, but {others[0]} "
+            f"was named. Hint: --resume {shown(folder)} alone."
+        )
+    return folder
 
 
 def _worked_on(run: Path) -> float:

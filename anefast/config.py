@@ -453,6 +453,12 @@ class TrainConfig(Checked):
     checkpoint_minutes: float = 10.0
     keep_last: int = 3  # Newest checkpoints to keep; the best one is kept besides.
     seed: int = 0  # Decides the initial weights, and the closing sample.
+    # Train so many times, one process after another, with this seed and data.seed and those after
+    # them, and compare: mean and band.
+    seeds: int = 1
+    # A TOML file of settings that runs differ in, one process after another, compared at the end;
+    # see docs/recipes.
+    sweep: str = ""
     device: str = "auto"  # "auto", "host" or "ane".
     # The host emulates: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
     chip: str = ""
@@ -470,7 +476,8 @@ class TrainConfig(Checked):
     health_every: int = 10  # Updates between looks at numeric health; overflows always get one.
     cache_mb: int = 256  # MiB of loaded programs above which idle ones are unloaded.
     out: str = ""  # The run folder; empty: runs/<time>_<preset>.
-    resume: str = ""  # Continue this run or checkpoint, bit for bit; "latest" is the newest run.
+    # Continue this run or checkpoint, bit for bit, or a sweep; "latest" is the newest run.
+    resume: str = ""
     # Start from the weights of a run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF
     # file or a llama2.c .bin.
     init: str = ""
@@ -496,7 +503,7 @@ class TrainConfig(Checked):
     dist: DistConfig = field(default_factory=DistConfig)
 
     def _check(self) -> None:
-        for name in ("steps", "eval_batches", "keep_last", "max_compiles"):
+        for name in ("steps", "eval_batches", "keep_last", "max_compiles", "seeds"):
             value = getattr(self, name)
             need(value >= 1, f"{name} must be at least 1, got {value}", "see --help")
         for name in (

@@ -14,14 +14,16 @@ from typing import Annotated
 
 import tyro
 
-from anefast.cli import command, say
-from anefast.errors import BadInput, visible
+from anefast.cli import SWEEP, command, say
+from anefast.errors import BadInput, shown, visible
 from anefast.files import make_folder, write_atomic
+from anefast.sweep import sweep_in
 from anefast.telemetry import breakdown
 from anefast.telemetry.compare import ranked
 from anefast.telemetry.figures import png
 from anefast.telemetry.history import History, read_history
 from anefast.telemetry.page import page
+from anefast.telemetry.run import CONFIG
 
 NAME = "report"
 
@@ -30,7 +32,7 @@ NAME = "report"
 class ReportConfig:
     """Which runs, and where the report goes."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # Run folders.
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # Run folders, or sweeps of them.
     out: str = ""  # A folder; empty: the run's own, or this one when there are several runs.
     text: bool = False  # Print where the time went instead.
 
@@ -43,7 +45,7 @@ def report(config: ReportConfig) -> None:
         raise BadInput(
             "[report] --text prints and writes nothing, but --out was named. Hint: leave one out."
         )
-    runs = ranked([read_history(Path(name)) for name in config.runs])
+    runs = ranked([read_history(folder) for name in config.runs for folder in runs_in(Path(name))])
     for note in (note for run in runs for note in run.notes):
         print(visible(note), file=sys.stderr)
     if config.text:
@@ -58,6 +60,16 @@ def report(config: ReportConfig) -> None:
     write_atomic(out / f"{NAME}.png", sheet, "report")
     write_atomic(out / f"{NAME}.html", page(runs).encode(), "report")
     say(f"{out / NAME}.html and {out / NAME}.png")
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs of a sweep that have begun, or the folder itself."""
+    if not (folder / SWEEP).is_file():
+        return [folder]
+    begun = [run.folder for run in sweep_in(folder).runs() if (run.folder / CONFIG).is_file()]
+    if not begun:
+        raise BadInput(f"[report] no run of the sweep {shown(folder)} has begun.")
+    return begun
 
 
 def titled(run: History) -> str:

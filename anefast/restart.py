@@ -26,10 +26,14 @@ def command(run: Path, sinks: str = "") -> list[str]:
 
     sinks: the dashboards that are fed; a resumed folder's own word for them does not count.
     """
-    words = sys.orig_argv
-    options = words[1 : words.index("-m")] if "-m" in words else []
     feeding = ["--sinks", sinks] if sinks else []
-    return [sys.executable, *options, "-m", "anefast.train", "--resume", str(run), *feeding]
+    return [*interpreter(), "-m", "anefast.train", "--resume", str(run), *feeding]
+
+
+def interpreter() -> list[str]:
+    """This interpreter with its options."""
+    words = sys.orig_argv
+    return [sys.executable, *(words[1 : words.index("-m")] if "-m" in words else [])]
 
 
 def restart(run: Path, sinks: str = "") -> NoReturn:

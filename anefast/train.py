@@ -32,9 +32,10 @@ from anefast.cli import (
     newest_run,
     one_line,
     run_of,
+    sweep_of,
     train_config,
 )
-from anefast.config import TrainConfig
+from anefast.config import ConfigError, TrainConfig
 from anefast.data import TokenData
 from anefast.distributed import World, check_ranks, check_world, leave, open_world
 from anefast.errors import shown as visible
@@ -62,6 +63,7 @@ from anefast.results import FitResult
 from anefast.run_state import Say, check_config, where_to_go_on
 from anefast.sampling import SAMPLE_TEMPERATURE, whole_sentences
 from anefast.signals import Stop, stopping
+from anefast.sweep import begin, sweep_in, work
 from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
 from anefast.telemetry import breakdown as shown
 from anefast.telemetry.history import SAMPLE
@@ -191,6 +193,12 @@ def _arguments(
         config = TrainConfig.from_preset(config or _usual(model, data))
     if not isinstance(config, TrainConfig):
         refuse("fit", "config", config, "a TrainConfig or the name of a preset")
+    if config.seeds > 1 or config.sweep:
+        what = f"seeds {config.seeds}" if config.seeds > 1 else f"sweep {visible(config.sweep)}"
+        raise ConfigError(
+            f"[fit] {what} was named, and fit trains one run. Hint: anefast train takes it; in "
+            "Python a loop of fit(..., seed=s) does the same."
+        )
     if config.resume == "latest":
         config = config.replace(resume=str(newest_run(Path("runs"))))
     if isinstance(model, (str, os.PathLike)):
@@ -422,7 +430,12 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
 
     def run() -> None:
         arguments = sys.argv[1:] if argv is None else argv
+        if (folder := sweep_of(arguments)) is not None:
+            return work(sweep_in(folder))
         config, origins = train_config(arguments)
+        if config.seeds > 1 or config.sweep:
+            name = config.out or f"{_new_run_name(config)}_{'sweep' if config.sweep else 'seeds'}"
+            return work(begin(config, arguments, Path(name)))
         asked = named_by(origins)
         with closing(terminal()) as screen:
             for line in [*describe_origins(config, origins), *repeated(arguments)]:

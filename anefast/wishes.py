@@ -65,7 +65,7 @@ LAWS: dict[str, Law] = {
     ),
     **dict.fromkeys(
         (
-            "preset", "seed", "swap_after", "out", "init", "train",
+            "preset", "seed", "seeds", "sweep", "swap_after", "out", "init", "train",
             "data.source", "data.seq_len", "data.batch", "data.val_fraction", "data.order",
             "data.packing",
             "data.compact_vocab", "data.collapse_spaces", "data.seed",

@@ -46,6 +46,8 @@ TABLE = {
     "checkpoint_minutes": (7.0, YES, YES),
     "keep_last": (7, YES, YES),
     "seed": (7, YES, SAME),
+    "seeds": (7, YES, SAME),
+    "sweep": ("points.toml", YES, SAME),
     "device": ("host", YES, YES),
     "chip": ("m1", YES, YES),
     "plan": ("layer", YES, YES),

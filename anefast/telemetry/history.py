@@ -28,6 +28,7 @@ from anefast.telemetry.run import CONFIG, ENVIRONMENT, LOCK, read_config, read_s
 SUMMARY = "breakdown.json"
 SAMPLE = "sample.txt"
 SPANS = "spans_ms"
+DONE = ("finished", "ended early")  # states of runs that are over
 
 LONGEST_ROW = 1 << 16  # bytes
 MOST_NAMES = 200  # of spans in a run: phases times components
@@ -70,6 +71,7 @@ class Columns:
         self.rows = 0
         self.step = -1  # of the last row
         self._columns: dict[str, tuple[array[int], array[float]]] = {}
+        self._blank: dict[str, array[int]] = {}  # steps whose number was not finite
 
     def __getitem__(self, name: str) -> Series:
         steps, values = self._columns.get(name, ((), ()))
@@ -77,6 +79,12 @@ class Columns:
 
     def __contains__(self, name: str) -> bool:
         return name in self._columns
+
+    def after_lowest(self, name: str) -> int:
+        """How many numbers came after the lowest one, those that were not finite included."""
+        steps, values = self._columns.get(name, ((), ()))
+        at = steps[min(range(len(values)), key=values.__getitem__)] if values else -1
+        return sum(step > at for step in (*steps, *self._blank.get(name, ())))
 
     def names(self, folder: str) -> list[str]:
         """What follows 'folder/' in the names that begin so."""
@@ -96,6 +104,8 @@ class Columns:
             steps, values = self._columns[name]
             steps.append(step)
             values.append(value)
+        for name in (name for name, value in row.items() if value is None):
+            self._blank.setdefault(name, array("q")).append(step)
         self.rows, self.step = self.rows + 1, step
 
 
@@ -128,9 +138,11 @@ class History:
 
     @property
     def state(self) -> str:
-        """'finished', 'running' or 'interrupted'."""
+        """'finished', 'ended early' (patience ran out), 'running' or 'interrupted'."""
         if self.step >= self.steps:
             return "finished"
+        if 0 < self.settings.get("patience", 0) <= self.metrics.after_lowest("val/loss"):
+            return "ended early"
         return "running" if owner_lives(self.path / LOCK) else "interrupted"
 
     @property

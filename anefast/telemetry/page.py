@@ -209,7 +209,7 @@ section.run h2 { margin-top: 0 }
 em { font-style: normal; font-size: 12px; font-weight: 600; padding: 2px 9px; border-radius: 9px;
      vertical-align: 2px; margin-left: 6px; background: #e4e7eb; color: #52606d }
 em.running { background: #dbeafe; color: #1d4f91 }
-em.finished { background: #d8f0e0; color: #226944 }
+em.finished, em.ended { background: #d8f0e0; color: #226944 }
 em.interrupted { background: #fdeacc; color: #8a5a10 }
 section.run, section.plots, figure, pre, .wide { background: #fff; border: 1px solid #e4e7eb;
      border-radius: 10px; padding: 18px 20px; margin: 0 0 16px; overflow-x: auto }
