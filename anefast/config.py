@@ -457,7 +457,7 @@ class TrainConfig(Checked):
     # them, and compare: mean and band.
     seeds: int = 1
     # A TOML file of settings that runs differ in, one process after another, compared at the end;
-    # see docs/recipes.
+    # see docs/sweeps.md.
     sweep: str = ""
     device: str = "auto"  # "auto", "host" or "ane".
     # The host emulates: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
