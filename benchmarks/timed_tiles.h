@@ -1,6 +1,6 @@
-// Stands in for csrc/cpu/amx_tiles.h: tiles that cost what they cost and compute nothing (model_amx.py). Loads read their
-// rows, stores write zeros, and a multiplication keeps its unit for MULTIPLY_WAITS dependent scalar ones, so that the
-// processor overlaps it with everything but other multiplications, as it does with a tile's.
+// Stands in for csrc/cpu/amx_tiles.h: tiles that cost what they cost and compute nothing (model_amx.py). Loads read
+// their rows, stores write zeros, and a multiplication keeps its unit for MULTIPLY_WAITS dependent scalar ones, so that
+// the processor overlaps it with everything but other multiplications, as it does with a tile's.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +17,15 @@ template <int T> inline void zero() {}
 
 template <int T> inline void load(const void *at, int64_t stride) {
     for (int64_t row = 0; row < 16; ++row)
-        __asm__ volatile("vmovups (%0), %%zmm30" ::"r"(static_cast<const char *>(at) + row * stride) : "memory", "xmm30");
+        __asm__ volatile("vmovups (%0), %%zmm30" ::"r"(static_cast<const char *>(at) + row * stride)
+                         : "memory", "xmm30");
 }
 
 template <int T> inline void store(void *at, int64_t stride) {
     for (int64_t row = 0; row < 16; ++row)
-        __asm__ volatile("vpxord %%zmm30, %%zmm30, %%zmm30\n\tvmovups %%zmm30, (%0)" ::"r"(static_cast<char *>(at) + row * stride)
-                         : "memory", "xmm30");
+        __asm__ volatile(
+            "vpxord %%zmm30, %%zmm30, %%zmm30\n\tvmovups %%zmm30, (%0)" ::"r"(static_cast<char *>(at) + row * stride)
+            : "memory", "xmm30");
 }
 
 inline void multiply() { // nothing else is kept in xmm31, so each waits on the one before

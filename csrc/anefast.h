@@ -74,9 +74,8 @@ typedef struct {
      * device stands in for a chip. */
     const char *(*label)(const anefast_device *device);
 
-    anefast_status (*compile)(anefast_device *device, const char *text, size_t text_bytes,
-                              const anefast_blob *blobs, size_t n_blobs,
-                              anefast_program **program, anefast_error *error);
+    anefast_status (*compile)(anefast_device *device, const char *text, size_t text_bytes, const anefast_blob *blobs,
+                              size_t n_blobs, anefast_program **program, anefast_error *error);
     /* Ports live as long as the program. Returns their count. */
     size_t (*inputs)(const anefast_program *program, const anefast_port **ports);
     size_t (*outputs)(const anefast_program *program, const anefast_port **ports);
@@ -99,14 +98,12 @@ typedef struct {
     /* The CPU may touch a surface only between lock and unlock with the same `read_only`. Locks
      * nest and may be shared by readers; a program refuses to write a locked surface, and to read
      * one that is locked for writing. */
-    anefast_status (*surface_lock)(anefast_surface *surface, int read_only, void **base,
-                                   anefast_error *error);
+    anefast_status (*surface_lock)(anefast_surface *surface, int read_only, void **base, anefast_error *error);
     anefast_status (*surface_unlock)(anefast_surface *surface, int read_only, anefast_error *error);
 
     /* Synchronous. Surfaces are in the order of inputs() and outputs(). */
-    anefast_status (*evaluate)(anefast_program *program, anefast_surface *const *inputs,
-                               size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs,
-                               anefast_error *error);
+    anefast_status (*evaluate)(anefast_program *program, anefast_surface *const *inputs, size_t n_inputs,
+                               anefast_surface *const *outputs, size_t n_outputs, anefast_error *error);
 
     /* Makes a surface that nobody uses at least so large behind the scenes; surface_bytes stays. The
      * caller names the largest surface that stands on one side of a program with this one. NULL where
@@ -119,9 +116,8 @@ typedef struct {
      * much of it counts. Of the outputs what follows from those is written, to the byte what `evaluate`
      * would write there; the rest may or may not be. The caller promises that it does not depend on what
      * is left out, but for sums in which a mask makes that 0. NULL where takes_parts is. */
-    anefast_status (*evaluate_part)(anefast_program *program, const int64_t *extents,
-                                    anefast_surface *const *inputs, size_t n_inputs,
-                                    anefast_surface *const *outputs, size_t n_outputs,
+    anefast_status (*evaluate_part)(anefast_program *program, const int64_t *extents, anefast_surface *const *inputs,
+                                    size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs,
                                     anefast_error *error);
 } anefast_executor;
 

@@ -18,8 +18,7 @@ Errors &errors() { // leaked on purpose: exceptions may outlive the interpreter'
 // `base`: a class, or a tuple of classes.
 py::object make(py::module_ &m, const char *name, const py::object &base, const char *doc) {
     std::string full = std::string("anefast._C.") + name;
-    auto cls = py::reinterpret_steal<py::object>(
-        PyErr_NewExceptionWithDoc(full.c_str(), doc, base.ptr(), nullptr));
+    auto cls = py::reinterpret_steal<py::object>(PyErr_NewExceptionWithDoc(full.c_str(), doc, base.ptr(), nullptr));
     if (!cls) throw py::error_already_set();
     m.attr(name) = cls;
     return cls;
@@ -33,7 +32,8 @@ py::object builtin(PyObject *cls) { return py::reinterpret_borrow<py::object>(cl
 }
 
 std::string no_memory(const std::string &where) {
-    return "[" + where + "] expected memory to work in, got none. Hint: a smaller batch, shorter sequences, or a machine "
+    return "[" + where +
+           "] expected memory to work in, got none. Hint: a smaller batch, shorter sequences, or a machine "
            "with more.";
 }
 
@@ -53,18 +53,16 @@ void init_errors(py::module_ &m) {
         failure = ours.attr("Failure");
         base = py::make_tuple(ours.attr("AnefastError"), base);
     }
-    errors().mil = make(m, "MILError", bad,
-                        "MIL text or a blob was refused; line and column are 1-based, 0 if unknown.");
+    errors().mil =
+        make(m, "MILError", bad, "MIL text or a blob was refused; line and column are 1-based, 0 if unknown.");
     errors().mil.attr("line") = 0;
     errors().mil.attr("column") = 0;
-    errors().compile = make(m, "CompileError", failure,
-                            "Well-formed MIL that this device cannot compile or load.");
+    errors().compile = make(m, "CompileError", failure, "Well-formed MIL that this device cannot compile or load.");
     errors().load = make(m, "LoadError", errors().compile, "It compiled, and the device has no room to load it.");
     errors().evaluation = make(m, "EvaluationError", failure, "An evaluation failed.");
     errors().device = make(m, "DeviceError", errors().evaluation,
                            "The device failed an evaluation that was in order; Program.reload may help.");
-    errors().unavailable = make(m, "AneUnavailable", base,
-                                "This machine has no such device; the message says why.");
+    errors().unavailable = make(m, "AneUnavailable", base, "This machine has no such device; the message says why.");
     // Out of memory where nothing says better what for.
     py::register_exception_translator([](std::exception_ptr error) {
         try {
@@ -85,9 +83,8 @@ void raise_mil(int line, int column, const std::string &message) {
 
 void raise(const anefast_error &error) {
     std::string message = error.message;
-    std::string at = error.line > 0 ? " (line " + std::to_string(error.line) + ", column " +
-                                          std::to_string(error.column) + ")"
-                                    : "";
+    std::string at =
+        error.line > 0 ? " (line " + std::to_string(error.line) + ", column " + std::to_string(error.column) + ")" : "";
     switch (error.status) {
     case ANEFAST_MIL: raise_mil(error.line, error.column, message);
     case ANEFAST_COMPILE: throw_python(errors().compile, message + at);
@@ -130,8 +127,8 @@ std::string describe(const py::array &a) {
     return s + ")";
 }
 
-void *elements(const py::array &a, const char *where, const char *name, const char *dtype,
-               const Shape &shape, Access access) {
+void *elements(const py::array &a, const char *where, const char *name, const char *dtype, const Shape &shape,
+               Access access) {
     const bool is_dtype = a.dtype().is(py::dtype(dtype)) || a.dtype().equal(py::dtype(dtype));
     bool is_shape = a.ndim() == static_cast<py::ssize_t>(shape.size());
     py::ssize_t axis = 0;

@@ -34,9 +34,15 @@ static uint64_t align(uint64_t offset) { return (offset + ALIGNMENT - 1) / ALIGN
 
 static unsigned element_bytes(uint64_t dtype) { /* 0 for a dtype this project does not read */
     switch (dtype) {
-    case BLOB_UINT8: case BLOB_INT8: return 1;
-    case BLOB_FP16: case BLOB_BF16: case BLOB_INT16: case BLOB_UINT16: return 2;
-    case BLOB_FP32: case BLOB_INT32: case BLOB_UINT32: return 4;
+    case BLOB_UINT8:
+    case BLOB_INT8: return 1;
+    case BLOB_FP16:
+    case BLOB_BF16:
+    case BLOB_INT16:
+    case BLOB_UINT16: return 2;
+    case BLOB_FP32:
+    case BLOB_INT32:
+    case BLOB_UINT32: return 4;
     default: return 0;
     }
 }
@@ -68,8 +74,8 @@ void blob_write_records(uint8_t *file, const blob_dtype *dtypes, const size_t *b
     }
 }
 
-const char *blob_find(const uint8_t *file, size_t file_bytes, uint64_t offset, blob_dtype dtype,
-                      const uint8_t **data, size_t *bytes) {
+const char *blob_find(const uint8_t *file, size_t file_bytes, uint64_t offset, blob_dtype dtype, const uint8_t **data,
+                      size_t *bytes) {
     *data = NULL;
     *bytes = 0;
     if (!file || file_bytes < ALIGNMENT) return "expected a file of at least 64 bytes";

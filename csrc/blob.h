@@ -11,8 +11,17 @@
 extern "C" {
 #endif
 
-typedef enum { BLOB_FP16 = 1, BLOB_FP32 = 2, BLOB_UINT8 = 3, BLOB_INT8 = 4, BLOB_BF16 = 5, BLOB_INT16 = 6,
-               BLOB_UINT16 = 7, BLOB_INT32 = 14, BLOB_UINT32 = 15 } blob_dtype;
+typedef enum {
+    BLOB_FP16 = 1,
+    BLOB_FP32 = 2,
+    BLOB_UINT8 = 3,
+    BLOB_INT8 = 4,
+    BLOB_BF16 = 5,
+    BLOB_INT16 = 6,
+    BLOB_UINT16 = 7,
+    BLOB_INT32 = 14,
+    BLOB_UINT32 = 15
+} blob_dtype;
 
 /* Where each of n tensors goes: fills offsets[i] (of the record, what BLOBFILE names) and
  * data_offsets[i], returns the size of the whole file. */
@@ -21,8 +30,8 @@ size_t blob_layout(const size_t *bytes, size_t n, uint64_t *offsets, uint64_t *d
 void blob_write_records(uint8_t *file, const blob_dtype *dtypes, const size_t *bytes, size_t n);
 /* Finds the tensor whose record is at `offset`. Returns NULL when fine, else a static sentence
  * saying what is wrong (bad offset, sentinel, dtype, size outside the file...). */
-const char *blob_find(const uint8_t *file, size_t file_bytes, uint64_t offset, blob_dtype dtype,
-                      const uint8_t **data, size_t *bytes);
+const char *blob_find(const uint8_t *file, size_t file_bytes, uint64_t offset, blob_dtype dtype, const uint8_t **data,
+                      size_t *bytes);
 
 #ifdef __cplusplus
 }

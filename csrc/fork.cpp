@@ -24,13 +24,11 @@ Kept &kept() { // leaked: threads may outlive static destructors
 #ifndef _WIN32
 void hold() {
     kept().adding.lock();
-    for (std::mutex *mutex : kept().mutexes)
-        mutex->lock();
+    for (std::mutex *mutex : kept().mutexes) mutex->lock();
 }
 
 void release() {
-    for (std::mutex *mutex : kept().mutexes)
-        mutex->unlock();
+    for (std::mutex *mutex : kept().mutexes) mutex->unlock();
     kept().adding.unlock();
 }
 #endif

@@ -31,7 +31,7 @@ static uint16_t narrow(uint32_t bits) {
         return (uint16_t)(sign | INFINITE | QUIET | (magnitude >> 13 & 0x3ff));
     if (magnitude >= 0x477ff000u) return (uint16_t)(sign | INFINITE); /* 65520 and up */
     if (magnitude >= 0x38800000u) {                                   /* 2^-14: a normal half */
-        magnitude += 0xfff + (magnitude >> 13 & 1); /* nearest, ties to even; carries may climb */
+        magnitude += 0xfff + (magnitude >> 13 & 1);                   /* nearest, ties to even; carries may climb */
         return (uint16_t)(sign | (magnitude - 0x38000000u) >> 13);
     }
     const uint32_t exponent = magnitude >> 23;
@@ -48,8 +48,7 @@ static uint32_t widen(uint16_t h) {
     const uint32_t sign = (uint32_t)(h & SIGN) << 16;
     const uint32_t exponent = h >> 10 & 0x1f;
     uint32_t fraction = h & 0x3ff;
-    if (exponent == 0x1f)
-        return sign | 0x7f800000u | (fraction ? 0x400000u | fraction << 13 : 0);
+    if (exponent == 0x1f) return sign | 0x7f800000u | (fraction ? 0x400000u | fraction << 13 : 0);
     if (exponent) return sign | (exponent + 112) << 23 | fraction << 13;
     if (!fraction) return sign;
     uint32_t scale = 113;
@@ -185,15 +184,13 @@ const char *half_isa(void) { return kernels()->isa; }
 
 /* ---- rows ---- */
 
-void half_from_floats_rows(const float *x, size_t x_stride, uint16_t *h, size_t h_stride, size_t rows,
-                           size_t columns) {
+void half_from_floats_rows(const float *x, size_t x_stride, uint16_t *h, size_t h_stride, size_t rows, size_t columns) {
     const Kernels *k = kernels();
     if (rows > 1 && x_stride == columns && h_stride == columns) columns *= rows, rows = 1;
     for (size_t r = 0; r < rows; r++) k->from_floats(x + r * x_stride, h + r * h_stride, columns);
 }
 
-void half_to_floats_rows(const uint16_t *h, size_t h_stride, float *x, size_t x_stride, size_t rows,
-                         size_t columns) {
+void half_to_floats_rows(const uint16_t *h, size_t h_stride, float *x, size_t x_stride, size_t rows, size_t columns) {
     const Kernels *k = kernels();
     if (rows > 1 && x_stride == columns && h_stride == columns) columns *= rows, rows = 1;
     for (size_t r = 0; r < rows; r++) k->to_floats(h + r * h_stride, x + r * x_stride, columns);
@@ -244,12 +241,10 @@ static void transpose8(const uint16_t *t, size_t t_pitch, uint16_t *h, size_t h_
 }
 
 /* (rows, columns) at t into (columns, rows) at h, in squares of 8 where they fit. */
-static void transpose(const uint16_t *t, size_t t_pitch, uint16_t *h, size_t h_pitch, size_t rows,
-                      size_t columns) {
+static void transpose(const uint16_t *t, size_t t_pitch, uint16_t *h, size_t h_pitch, size_t rows, size_t columns) {
     const size_t high = rows / 8 * 8, wide = columns / 8 * 8;
     for (size_t j = 0; j < wide; j += 8)
-        for (size_t i = 0; i < high; i += 8)
-            transpose8(t + i * t_pitch + j, t_pitch, h + j * h_pitch + i, h_pitch);
+        for (size_t i = 0; i < high; i += 8) transpose8(t + i * t_pitch + j, t_pitch, h + j * h_pitch + i, h_pitch);
     for (size_t j = 0; j < columns; j++)
         for (size_t i = j < wide ? high : 0; i < rows; i++) h[j * h_pitch + i] = t[i * t_pitch + j];
 }

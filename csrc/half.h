@@ -18,10 +18,8 @@ void half_to_floats(const uint16_t *h, float *x, size_t n);
 
 /* Matrices whose rows are contiguous, their beginnings `stride` elements apart; nothing between rows is
  * touched. rows x columns is the shape of what is read, columns x rows that of a transposed result. */
-void half_from_floats_rows(const float *x, size_t x_stride, uint16_t *h, size_t h_stride, size_t rows,
-                           size_t columns);
-void half_to_floats_rows(const uint16_t *h, size_t h_stride, float *x, size_t x_stride, size_t rows,
-                         size_t columns);
+void half_from_floats_rows(const float *x, size_t x_stride, uint16_t *h, size_t h_stride, size_t rows, size_t columns);
+void half_to_floats_rows(const uint16_t *h, size_t h_stride, float *x, size_t x_stride, size_t rows, size_t columns);
 void half_from_floats_transposed(const float *x, size_t x_stride, uint16_t *h, size_t h_stride, size_t rows,
                                  size_t columns);
 void half_to_floats_transposed(const uint16_t *h, size_t h_stride, float *x, size_t x_stride, size_t rows,

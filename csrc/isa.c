@@ -35,7 +35,7 @@ isa_vectors isa_allowed(void) {
     int answer = atomic_load_explicit(&known, memory_order_relaxed);
     if (answer < 0) {
         const isa_vectors most = isa_processor();
-        answer = !strcmp(isa_wish(), "portable") ? ISA_PORTABLE
+        answer = !strcmp(isa_wish(), "portable")                     ? ISA_PORTABLE
                  : !strcmp(isa_wish(), "avx2") && most == ISA_AVX512 ? ISA_AVX2
                                                                      : most;
         atomic_store_explicit(&known, answer, memory_order_relaxed);

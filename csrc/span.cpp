@@ -75,7 +75,7 @@ Registry *registry = new Registry; // never destroyed: threads may outlive stati
 
 struct Thread {
     Ring *ring = nullptr;
-    int64_t inner = 0; // time in finished spans inside the one that is open
+    int64_t inner = 0;  // time in finished spans inside the one that is open
     uint32_t label = 0; // of the open span
     Phase phase = Phase::BETWEEN;
     std::string name;

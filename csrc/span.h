@@ -18,26 +18,26 @@ namespace anefast::span {
 
 // What a span was spent on: the one list of names for C++, Python and every table. In the order in which a
 // breakdown shows them.
-#define ANEFAST_COMPONENTS(X)                                                                                \
-    X(DATA, "the next micro-batch: waited for, cut out of the tokens")                                       \
-    X(EMBEDDING, "token rows to the device, and their gradients added up")                                   \
-    X(STAGE, "weights and values converted or copied into surfaces and weight files")                        \
-    X(LOCK, "surfaces locked and unlocked")                                                                  \
-    X(EVALUATE, "programs evaluated by the device")                                                          \
-    X(READ_BACK, "values copied out of packed surfaces")                                                     \
-    X(ELEMENTWISE, "final norm and its gradient; residual adds are inside the programs")                     \
-    X(CLASSIFIER, "logits, their exponentials and their two gradients")                                      \
-    X(CROSS_ENTROPY, "loss from sums of exponentials")                                                       \
-    X(DW_SUBMIT, "weight gradients handed to the queue")                                                     \
-    X(DW_RUN, "weight gradients multiplied and accumulated")                                                 \
-    X(DW_WAIT, "waiting for weight gradients")                                                               \
-    X(DW_QUEUED, "weight gradients in the queue before they started")                                        \
-    X(COMMUNICATION, "ranks waited for, gradients summed over them")                                         \
-    X(OPTIMIZER, "gradient norm, clipping and update")                                                       \
-    X(HEALTH, "numeric health looked at")                                                                    \
-    X(COMPILE, "programs compiled, loaded and unloaded")                                                     \
-    X(COMPILE_WAIT, "waiting for a compile in the background")                                               \
-    X(CHECKPOINT, "weights and moments written to disk")                                                     \
+#define ANEFAST_COMPONENTS(X)                                                                                          \
+    X(DATA, "the next micro-batch: waited for, cut out of the tokens")                                                 \
+    X(EMBEDDING, "token rows to the device, and their gradients added up")                                             \
+    X(STAGE, "weights and values converted or copied into surfaces and weight files")                                  \
+    X(LOCK, "surfaces locked and unlocked")                                                                            \
+    X(EVALUATE, "programs evaluated by the device")                                                                    \
+    X(READ_BACK, "values copied out of packed surfaces")                                                               \
+    X(ELEMENTWISE, "final norm and its gradient; residual adds are inside the programs")                               \
+    X(CLASSIFIER, "logits, their exponentials and their two gradients")                                                \
+    X(CROSS_ENTROPY, "loss from sums of exponentials")                                                                 \
+    X(DW_SUBMIT, "weight gradients handed to the queue")                                                               \
+    X(DW_RUN, "weight gradients multiplied and accumulated")                                                           \
+    X(DW_WAIT, "waiting for weight gradients")                                                                         \
+    X(DW_QUEUED, "weight gradients in the queue before they started")                                                  \
+    X(COMMUNICATION, "ranks waited for, gradients summed over them")                                                   \
+    X(OPTIMIZER, "gradient norm, clipping and update")                                                                 \
+    X(HEALTH, "numeric health looked at")                                                                              \
+    X(COMPILE, "programs compiled, loaded and unloaded")                                                               \
+    X(COMPILE_WAIT, "waiting for a compile in the background")                                                         \
+    X(CHECKPOINT, "weights and moments written to disk")                                                               \
     X(TELEMETRY, "spans collected, rows handed to the writer")
 
 enum class Component : uint8_t {
@@ -47,12 +47,12 @@ enum class Component : uint8_t {
 };
 
 // Which part of a run a thread is in. Weight gradients are BACKWARD whoever waits for them.
-#define ANEFAST_PHASES(X)                                                                                    \
-    X(BETWEEN, "between updates")                                                                            \
-    X(FORWARD, "forward pass, to the loss")                                                                  \
-    X(BACKWARD, "backward pass, from the gradient of the logits")                                            \
-    X(UPDATE, "new weights from the gradients, and onto the device")                                         \
-    X(VALIDATION, "loss on held-out data")                                                                   \
+#define ANEFAST_PHASES(X)                                                                                              \
+    X(BETWEEN, "between updates")                                                                                      \
+    X(FORWARD, "forward pass, to the loss")                                                                            \
+    X(BACKWARD, "backward pass, from the gradient of the logits")                                                      \
+    X(UPDATE, "new weights from the gradients, and onto the device")                                                   \
+    X(VALIDATION, "loss on held-out data")                                                                             \
     X(SAVE, "a checkpoint")
 
 enum class Phase : uint8_t {
@@ -126,8 +126,8 @@ void started(const Ticket &ticket); // records DW_QUEUED, from submission to now
 uint32_t label(const std::string &name); // the same number for the same name, from 1
 std::vector<std::string> labels();       // by number; [0] is ""
 
-uint16_t thread();                        // number of this thread
-void name_thread(const char *name);       // for traces
+uint16_t thread();                                       // number of this thread
+void name_thread(const char *name);                      // for traces
 std::vector<std::pair<uint16_t, std::string>> threads(); // all that ever recorded
 
 void drain(std::vector<Record> &to); // appends what all threads recorded since the last call

@@ -19,8 +19,8 @@ anefast_status surfaces_refuse_unlock(int read_only, anefast_error *error) {
 }
 
 anefast_status surfaces_check(const char *side, const anefast_port *ports, size_t n_ports,
-                              anefast_surface *const *surfaces, size_t n,
-                              size_t (*bytes_of)(const anefast_surface *), anefast_error *error) {
+                              anefast_surface *const *surfaces, size_t n, size_t (*bytes_of)(const anefast_surface *),
+                              anefast_error *error) {
     if (n != n_ports)
         return set_error(error, ANEFAST_INVALID, "[evaluate] expected %zu %s surfaces, got %zu.", n_ports, side, n);
     for (size_t i = 0; i < n; i++) {

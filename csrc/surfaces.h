@@ -16,8 +16,8 @@ anefast_status surfaces_refuse_unlock(int read_only, anefast_error *error);
 
 /* One side of an evaluation ("input" or "output"): as many as ports, none null, none short. */
 anefast_status surfaces_check(const char *side, const anefast_port *ports, size_t n_ports,
-                              anefast_surface *const *surfaces, size_t n,
-                              size_t (*bytes_of)(const anefast_surface *), anefast_error *error);
+                              anefast_surface *const *surfaces, size_t n, size_t (*bytes_of)(const anefast_surface *),
+                              anefast_error *error);
 
 /* Why an evaluation may not read or write a surface with so many locks of the CPU and of evaluations;
  * NULL where it may. What surfaces_refuse says of the port it is bound to. */

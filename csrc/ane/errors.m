@@ -74,9 +74,10 @@ anefast_status ane_fail_with(anefast_error *error, anefast_status status, const 
     const long code = (long)[cause code];
     if (!domain) domain = "no domain";
     if (!text) text = "no message";
-    const char *hint = ane_interrupted(cause) ? "the Neural Engine's service ended. It starts again by itself; where it "
-                                                "keeps ending, restart the system"
-                                              : hint_for(domain, text, code);
+    const char *hint = ane_interrupted(cause)
+                           ? "the Neural Engine's service ended. It starts again by itself; where it "
+                             "keeps ending, restart the system"
+                           : hint_for(domain, text, code);
     return set_error(error, status, "[ane] expected %s, got %.*s code %ld: %.*s. Hint: %s.", expected, shown(domain),
                      domain, code, shown(text), text, hint);
 }

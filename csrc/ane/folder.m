@@ -49,8 +49,7 @@ static int take(NSString *folder, int how) {
         int done = flock(file, how);
         while (done != 0 && errno == EINTR) done = flock(file, how);
         const int why = errno;
-        if (done == 0 && fstat(file, &held) == 0 && stat(name, &there) == 0 && held.st_ino == there.st_ino)
-            return file;
+        if (done == 0 && fstat(file, &held) == 0 && stat(name, &there) == 0 && held.st_ino == there.st_ino) return file;
         close(file);
         errno = why;
         if (done != 0) return -1;

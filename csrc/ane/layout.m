@@ -108,8 +108,8 @@ anefast_status ane_layout_apply(id attributes, ane_ports *ports, anefast_error *
     for (int side = 0; side < 2 && status == ANEFAST_OK; side++) {
         anefast_port *all = side ? ports->outputs : ports->inputs;
         const size_t n = side ? ports->n_outputs : ports->n_inputs;
-        status = check_order(entry(description, symbols[side], [NSArray class]), all, n, side ? "outputs" : "inputs",
-                             error);
+        status =
+            check_order(entry(description, symbols[side], [NSArray class]), all, n, side ? "outputs" : "inputs", error);
         NSArray *list = entry(network, lists[side], [NSArray class]);
         for (size_t i = 0; i < n && status == ANEFAST_OK; i++)
             status = apply_strides(live_of(list, &all[i]), &all[i], error);

@@ -30,8 +30,8 @@ static const char *none_label(const anefast_device *device) {
 }
 
 static anefast_status none_compile(anefast_device *device, const char *text, size_t text_bytes,
-                                   const anefast_blob *blobs, size_t n_blobs,
-                                   anefast_program **program, anefast_error *error) {
+                                   const anefast_blob *blobs, size_t n_blobs, anefast_program **program,
+                                   anefast_error *error) {
     (void)device, (void)text, (void)text_bytes, (void)blobs, (void)n_blobs;
     if (program) *program = NULL;
     return refuse(error);
@@ -64,8 +64,8 @@ static anefast_status none_unload(anefast_program *program, anefast_error *error
     return refuse(error);
 }
 
-static anefast_status none_surface_create(anefast_device *device, size_t bytes,
-                                          anefast_surface **surface, anefast_error *error) {
+static anefast_status none_surface_create(anefast_device *device, size_t bytes, anefast_surface **surface,
+                                          anefast_error *error) {
     (void)device, (void)bytes;
     if (surface) *surface = NULL;
     return refuse(error);
@@ -78,8 +78,7 @@ static size_t none_surface_bytes(const anefast_surface *surface) {
     return 0;
 }
 
-static anefast_status none_surface_lock(anefast_surface *surface, int read_only, void **base,
-                                        anefast_error *error) {
+static anefast_status none_surface_lock(anefast_surface *surface, int read_only, void **base, anefast_error *error) {
     (void)surface, (void)read_only;
     *base = NULL;
     return refuse(error);
@@ -90,18 +89,34 @@ static anefast_status none_surface_unlock(anefast_surface *surface, int read_onl
     return refuse(error);
 }
 
-static anefast_status none_evaluate(anefast_program *program, anefast_surface *const *inputs,
-                                    size_t n_inputs, anefast_surface *const *outputs,
-                                    size_t n_outputs, anefast_error *error) {
+static anefast_status none_evaluate(anefast_program *program, anefast_surface *const *inputs, size_t n_inputs,
+                                    anefast_surface *const *outputs, size_t n_outputs, anefast_error *error) {
     (void)program, (void)inputs, (void)n_inputs, (void)outputs, (void)n_outputs;
     return refuse(error);
 }
 
 static const anefast_executor NONE = {
-    "ane",           none_open,           none_close,           none_describe,      none_label,
-    none_compile,    none_ports,          none_ports,           none_program_bytes, none_was_cached,
-    none_reload,     none_unload,         none_surface_create,  none_surface_release, none_surface_bytes,
-    none_surface_lock, none_surface_unlock, none_evaluate, NULL, NULL, NULL,
+    "ane",
+    none_open,
+    none_close,
+    none_describe,
+    none_label,
+    none_compile,
+    none_ports,
+    none_ports,
+    none_program_bytes,
+    none_was_cached,
+    none_reload,
+    none_unload,
+    none_surface_create,
+    none_surface_release,
+    none_surface_bytes,
+    none_surface_lock,
+    none_surface_unlock,
+    none_evaluate,
+    NULL,
+    NULL,
+    NULL,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &NONE; }

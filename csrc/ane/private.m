@@ -120,36 +120,36 @@ static NSError *raised(id thrown) {
                            userInfo:[NSDictionary dictionaryWithObjectsAndKeys:reason, NSLocalizedDescriptionKey, nil]];
 }
 
-#define CALL(statement)                                                                                        \
-    @try {                                                                                                     \
-        statement;                                                                                             \
-    } @catch (id thrown) {                                                                                     \
-        if (error) *error = raised(thrown);                                                                    \
+#define CALL(statement)                                                                                                \
+    @try {                                                                                                             \
+        statement;                                                                                                     \
+    } @catch (id thrown) {                                                                                             \
+        if (error) *error = raised(thrown);                                                                            \
     }
 
 id ane_descriptor(NSData *text, NSDictionary *weights, NSError **error) {
     id found = nil;
-    CALL(found = ((id(*)(id, SEL, id, id, id))objc_msgSend)((id)classes[ANE_DESCRIBE], selectors[ANE_DESCRIBE], text,
-                                                            weights, nil))
+    CALL(found = ((id (*)(id, SEL, id, id, id))objc_msgSend)((id)classes[ANE_DESCRIBE], selectors[ANE_DESCRIBE], text,
+                                                             weights, nil))
     return found;
 }
 
 id ane_model(id descriptor, NSError **error) {
     id found = nil;
-    CALL(found = ((id(*)(id, SEL, id))objc_msgSend)((id)classes[ANE_MODEL], selectors[ANE_MODEL], descriptor))
+    CALL(found = ((id (*)(id, SEL, id))objc_msgSend)((id)classes[ANE_MODEL], selectors[ANE_MODEL], descriptor))
     return found;
 }
 
 id ane_hex(id model, NSError **error) {
     id found = nil;
-    CALL(found = ((id(*)(id, SEL))objc_msgSend)(model, selectors[ANE_HEX]))
+    CALL(found = ((id (*)(id, SEL))objc_msgSend)(model, selectors[ANE_HEX]))
     return found;
 }
 
 static BOOL step(id model, int which, uint32_t qos, NSError **error) {
     BOOL done = NO;
-    CALL(done = ((BOOL(*)(id, SEL, uint32_t, id, NSError **))objc_msgSend)(model, selectors[which], qos,
-                                                                          [NSDictionary dictionary], error))
+    CALL(done = ((BOOL (*)(id, SEL, uint32_t, id, NSError **))objc_msgSend)(model, selectors[which], qos,
+                                                                            [NSDictionary dictionary], error))
     return done;
 }
 
@@ -158,36 +158,34 @@ BOOL ane_load(id model, uint32_t qos, NSError **error) { return step(model, ANE_
 
 BOOL ane_evaluate(id model, uint32_t qos, id request, NSError **error) {
     BOOL done = NO;
-    CALL(done = ((BOOL(*)(id, SEL, uint32_t, id, id, NSError **))objc_msgSend)(
+    CALL(done = ((BOOL (*)(id, SEL, uint32_t, id, id, NSError **))objc_msgSend)(
              model, selectors[ANE_EVALUATE], qos, [NSDictionary dictionary], request, error))
     return done;
 }
 
 BOOL ane_unload(id model, uint32_t qos, NSError **error) {
     BOOL done = NO;
-    CALL(done = ((BOOL(*)(id, SEL, uint32_t, NSError **))objc_msgSend)(model, selectors[ANE_UNLOAD], qos, error))
+    CALL(done = ((BOOL (*)(id, SEL, uint32_t, NSError **))objc_msgSend)(model, selectors[ANE_UNLOAD], qos, error))
     return done;
 }
 
 int ane_compiled_exists(id model) {
     NSError *ignored = nil, **error = &ignored;
     int exists = -1;
-    if (table[ANE_EXISTS].found)
-        CALL(exists = ((BOOL(*)(id, SEL))objc_msgSend)(model, selectors[ANE_EXISTS]) ? 1 : 0)
+    if (table[ANE_EXISTS].found) CALL(exists = ((BOOL (*)(id, SEL))objc_msgSend)(model, selectors[ANE_EXISTS]) ? 1 : 0)
     return exists;
 }
 
 id ane_attributes(id model) {
     NSError *ignored = nil, **error = &ignored;
     id found = nil;
-    if (table[ANE_ATTRIBUTES].found)
-        CALL(found = ((id(*)(id, SEL))objc_msgSend)(model, selectors[ANE_ATTRIBUTES]))
+    if (table[ANE_ATTRIBUTES].found) CALL(found = ((id (*)(id, SEL))objc_msgSend)(model, selectors[ANE_ATTRIBUTES]))
     return found;
 }
 
 id ane_wrap(IOSurfaceRef surface, NSError **error) {
     id found = nil;
-    CALL(found = ((id(*)(id, SEL, IOSurfaceRef))objc_msgSend)((id)classes[ANE_WRAP], selectors[ANE_WRAP], surface))
+    CALL(found = ((id (*)(id, SEL, IOSurfaceRef))objc_msgSend)((id)classes[ANE_WRAP], selectors[ANE_WRAP], surface))
     return found;
 }
 
@@ -195,13 +193,13 @@ id ane_request(NSArray *inputs, NSArray *input_indices, NSArray *outputs, NSArra
     const id class = (id)classes[ANE_REQUEST], first = [NSNumber numberWithInt:0];
     id found = nil;
     if (table[ANE_REQUEST].found)
-        CALL(found = ((id(*)(id, SEL, id, id, id, id, id, id, id))objc_msgSend)(
+        CALL(found = ((id (*)(id, SEL, id, id, id, id, id, id, id))objc_msgSend)(
                  class, selectors[ANE_REQUEST], inputs, input_indices, outputs, output_indices, nil, nil, first))
     if (!found && others[0])
-        CALL(found = ((id(*)(id, SEL, id, id, id, id, id, id, id, id))objc_msgSend)(
+        CALL(found = ((id (*)(id, SEL, id, id, id, id, id, id, id, id))objc_msgSend)(
                  class, others[0], inputs, input_indices, outputs, output_indices, nil, nil, first, nil))
     if (!found && others[1])
-        CALL(found = ((id(*)(id, SEL, id, id, id, id, id, id, id, id, id))objc_msgSend)(
+        CALL(found = ((id (*)(id, SEL, id, id, id, id, id, id, id, id, id))objc_msgSend)(
                  class, others[1], inputs, input_indices, outputs, output_indices, nil, nil, first, nil, nil))
     return found;
 }
@@ -210,7 +208,7 @@ int ane_has_device(void) {
     NSError *ignored = nil, **error = &ignored;
     int has = -1;
     if (table[ANE_HAS_ANE].found)
-        CALL(has = ((BOOL(*)(id, SEL))objc_msgSend)((id)classes[ANE_HAS_ANE], selectors[ANE_HAS_ANE]) ? 1 : 0)
+        CALL(has = ((BOOL (*)(id, SEL))objc_msgSend)((id)classes[ANE_HAS_ANE], selectors[ANE_HAS_ANE]) ? 1 : 0)
     return has;
 }
 
@@ -218,7 +216,7 @@ id ane_architecture(void) {
     NSError *ignored = nil, **error = &ignored;
     id found = nil;
     if (table[ANE_ARCHITECTURE].found)
-        CALL(found = ((id(*)(id, SEL))objc_msgSend)((id)classes[ANE_ARCHITECTURE], selectors[ANE_ARCHITECTURE]))
+        CALL(found = ((id (*)(id, SEL))objc_msgSend)((id)classes[ANE_ARCHITECTURE], selectors[ANE_ARCHITECTURE]))
     return [found isKindOfClass:[NSString class]] ? found : nil;
 }
 
@@ -226,6 +224,6 @@ uint32_t ane_core_count(void) {
     NSError *ignored = nil, **error = &ignored;
     uint64_t cores = 0;
     if (table[ANE_CORES].found)
-        CALL(cores = ((uint64_t(*)(id, SEL))objc_msgSend)((id)classes[ANE_CORES], selectors[ANE_CORES]))
+        CALL(cores = ((uint64_t (*)(id, SEL))objc_msgSend)((id)classes[ANE_CORES], selectors[ANE_CORES]))
     return (uint32_t)cores; // the method may be declared with 32 bits: the upper ones are not ours
 }

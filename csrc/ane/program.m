@@ -29,10 +29,10 @@ typedef struct request {
 struct anefast_program {
     pthread_mutex_t running; // evaluations of one program are one after another
     id model;
-    int gone;               // the device holds nothing of it any more
-    int forgotten;          // the service ended while it was compiled or loaded, or knows nothing of it
-    NSData *text;           // with `weights` what it was made of, which
-    NSDictionary *weights;  // the framework's own description keeps too
+    int gone;              // the device holds nothing of it any more
+    int forgotten;         // the service ended while it was compiled or loaded, or knows nothing of it
+    NSData *text;          // with `weights` what it was made of, which
+    NSDictionary *weights; // the framework's own description keeps too
     ane_folder *folder;
     ane_ports ports;
     uint32_t qos;
@@ -77,8 +77,8 @@ static NSDictionary *weights_of(const anefast_blob *blobs, size_t n) {
     NSMutableDictionary *weights = [NSMutableDictionary dictionary];
     for (size_t i = 0; i < n; i++) {
         NSData *data = [NSData dataWithBytes:blobs[i].data length:blobs[i].bytes];
-        NSDictionary *one = [NSDictionary
-            dictionaryWithObjectsAndKeys:[NSNumber numberWithInt:0], @"offset", data, @"data", nil];
+        NSDictionary *one =
+            [NSDictionary dictionaryWithObjectsAndKeys:[NSNumber numberWithInt:0], @"offset", data, @"data", nil];
         [weights setObject:one forKey:[NSString stringWithUTF8String:blobs[i].path]];
     }
     return weights;
@@ -232,8 +232,7 @@ anefast_status ane_program_unload(anefast_program *p, anefast_error *error) {
         }
     pthread_mutex_unlock(&keeping);
     restored(p); // it was seen to look for them
-    if (!unload(p, &cause))
-        status = ane_fail_with(error, ANEFAST_EVALUATE, "a program to unload", cause);
+    if (!unload(p, &cause)) status = ane_fail_with(error, ANEFAST_EVALUATE, "a program to unload", cause);
     free_program(p);
     [pool release];
     return status;
@@ -257,19 +256,21 @@ static int same_layout(const anefast_port *a, const anefast_port *b, size_t n) {
 // A new model of the same text and weights in place of p->model, which is kept where that fails.
 static anefast_status compile_anew(anefast_program *p, anefast_error *error) {
     const ane_ports *ports = &p->ports;
-    anefast_port *inputs = copy_of(ports->inputs, ports->n_inputs), *outputs = copy_of(ports->outputs, ports->n_outputs);
+    anefast_port *inputs = copy_of(ports->inputs, ports->n_inputs),
+                 *outputs = copy_of(ports->outputs, ports->n_outputs);
     id model = p->model;
     ane_folder *folder = p->folder;
     p->model = nil;
     p->folder = NULL;
-    anefast_status status = inputs && outputs ? build(p, error)
-                                              : set_error(error, ANEFAST_MEMORY, "[ane] no memory to compile anew.");
+    anefast_status status =
+        inputs && outputs ? build(p, error) : set_error(error, ANEFAST_MEMORY, "[ane] no memory to compile anew.");
     if (status == ANEFAST_OK && !(same_layout(inputs, ports->inputs, ports->n_inputs) &&
                                   same_layout(outputs, ports->outputs, ports->n_outputs))) {
         NSError *ignored = nil;
         ane_unload(p->model, p->qos, &ignored);
-        status = set_error(error, ANEFAST_COMPILE, "[ane] expected the program compiled anew to have its ports as "
-                                                   "before, got other strides. Hint: start the run again.");
+        status = set_error(error, ANEFAST_COMPILE,
+                           "[ane] expected the program compiled anew to have its ports as "
+                           "before, got other strides. Hint: start the run again.");
     }
     free(inputs);
     free(outputs);
@@ -400,7 +401,8 @@ anefast_status ane_program_evaluate(anefast_program *p, anefast_surface *const *
     anefast_status status =
         surfaces_check("input", ports->inputs, ports->n_inputs, inputs, n_inputs, ane_surface_bytes, error);
     if (status == ANEFAST_OK)
-        status = surfaces_check("output", ports->outputs, ports->n_outputs, outputs, n_outputs, ane_surface_bytes, error);
+        status =
+            surfaces_check("output", ports->outputs, ports->n_outputs, outputs, n_outputs, ane_surface_bytes, error);
     if (status != ANEFAST_OK) return status;
     pthread_mutex_lock(&p->running);
     size_t which = 0;

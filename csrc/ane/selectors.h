@@ -14,26 +14,26 @@ extern "C" {
 #define ANE_FRAMEWORK "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine"
 
 /* X(key, class, kind: + of the class or - of its objects, selector, required) */
-#define ANE_SELECTORS(X)                                                                                       \
-    X(DESCRIBE, "_ANEInMemoryModelDescriptor", '+', "modelWithMILText:weights:optionsPlist:", 1)               \
-    X(MODEL, "_ANEInMemoryModel", '+', "inMemoryModelWithDescriptor:", 1)                                      \
-    X(HEX, "_ANEInMemoryModel", '-', "hexStringIdentifier", 1)                                                 \
-    X(COMPILE, "_ANEInMemoryModel", '-', "compileWithQoS:options:error:", 1)                                   \
-    X(LOAD, "_ANEInMemoryModel", '-', "loadWithQoS:options:error:", 1)                                         \
-    X(EVALUATE, "_ANEInMemoryModel", '-', "evaluateWithQoS:options:request:error:", 1)                         \
-    X(UNLOAD, "_ANEInMemoryModel", '-', "unloadWithQoS:error:", 1)                                             \
-    X(EXISTS, "_ANEInMemoryModel", '-', "compiledModelExists", 0)                                              \
-    X(ATTRIBUTES, "_ANEInMemoryModel", '-', "modelAttributes", 0)                                              \
-    X(WRAP, "_ANEIOSurfaceObject", '+', "objectWithIOSurface:", 1)                                             \
-    X(REQUEST, "_ANERequest", '+',                                                                             \
-      "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:", 1)       \
-    X(HAS_ANE, "_ANEDeviceInfo", '+', "hasANE", 0)                                                             \
-    X(ARCHITECTURE, "_ANEDeviceInfo", '+', "aneArchitectureType", 0)                                           \
+#define ANE_SELECTORS(X)                                                                                               \
+    X(DESCRIBE, "_ANEInMemoryModelDescriptor", '+', "modelWithMILText:weights:optionsPlist:", 1)                       \
+    X(MODEL, "_ANEInMemoryModel", '+', "inMemoryModelWithDescriptor:", 1)                                              \
+    X(HEX, "_ANEInMemoryModel", '-', "hexStringIdentifier", 1)                                                         \
+    X(COMPILE, "_ANEInMemoryModel", '-', "compileWithQoS:options:error:", 1)                                           \
+    X(LOAD, "_ANEInMemoryModel", '-', "loadWithQoS:options:error:", 1)                                                 \
+    X(EVALUATE, "_ANEInMemoryModel", '-', "evaluateWithQoS:options:request:error:", 1)                                 \
+    X(UNLOAD, "_ANEInMemoryModel", '-', "unloadWithQoS:error:", 1)                                                     \
+    X(EXISTS, "_ANEInMemoryModel", '-', "compiledModelExists", 0)                                                      \
+    X(ATTRIBUTES, "_ANEInMemoryModel", '-', "modelAttributes", 0)                                                      \
+    X(WRAP, "_ANEIOSurfaceObject", '+', "objectWithIOSurface:", 1)                                                     \
+    X(REQUEST, "_ANERequest", '+',                                                                                     \
+      "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:", 1)               \
+    X(HAS_ANE, "_ANEDeviceInfo", '+', "hasANE", 0)                                                                     \
+    X(ARCHITECTURE, "_ANEDeviceInfo", '+', "aneArchitectureType", 0)                                                   \
     X(CORES, "_ANEDeviceInfo", '+', "numANECores", 0)
 
 /* Other makers of a request, which are tried in turn where REQUEST is not there or makes none. They take
  * one and two arguments more, events and a handle, which may be nil. Seen by jafreck/ironmill. */
-#define ANE_REQUEST_WITH_EVENTS \
+#define ANE_REQUEST_WITH_EVENTS                                                                                        \
     "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:sharedEvents:"
 #define ANE_REQUEST_WITH_HANDLE ANE_REQUEST_WITH_EVENTS "transactionHandle:"
 
@@ -41,7 +41,7 @@ enum {
 #define X(key, owner, kind, selector, required) ANE_##key,
     ANE_SELECTORS(X)
 #undef X
-    ANE_SELECTOR_COUNT
+        ANE_SELECTOR_COUNT
 };
 
 typedef struct {

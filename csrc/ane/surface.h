@@ -12,9 +12,9 @@
 
 struct anefast_surface {
     IOSurfaceRef ref;
-    size_t bytes; // asked for
-    size_t room;  // of the IOSurface: as much, or more
-    uint64_t id;  // never used twice, unlike an address
+    size_t bytes;                       // asked for
+    size_t room;                        // of the IOSurface: as much, or more
+    uint64_t id;                        // never used twice, unlike an address
     int readers, writers;               // the CPU's locks
     int device_readers, device_writers; // evaluations under way
 };

@@ -102,8 +102,8 @@ static anefast_status exchange(anefast_surface *surface, size_t bytes, anefast_e
     const kern_return_t result = move(surface->ref, larger, surface->bytes);
     if (result) {
         CFRelease(larger);
-        return set_error(error, ANEFAST_EVALUATE, "[surface] expected a surface to be copied, got IOSurface status 0x%x.",
-                         (unsigned)result);
+        return set_error(error, ANEFAST_EVALUATE,
+                         "[surface] expected a surface to be copied, got IOSurface status 0x%x.", (unsigned)result);
     }
     CFRelease(surface->ref);
     surface->ref = larger;
@@ -149,14 +149,13 @@ anefast_status ane_surface_unlock(anefast_surface *surface, int read_only, anefa
         pthread_mutex_lock(&gate);
         int *count = read_only ? &surface->readers : &surface->writers;
         held = *count > 0;
-        if (held && --*count == 0)
-            result = IOSurfaceUnlock(surface->ref, read_only ? kIOSurfaceLockReadOnly : 0, NULL);
+        if (held && --*count == 0) result = IOSurfaceUnlock(surface->ref, read_only ? kIOSurfaceLockReadOnly : 0, NULL);
         pthread_mutex_unlock(&gate);
     }
     if (!held) return surfaces_refuse_unlock(read_only, error);
     if (result)
-        return set_error(error, ANEFAST_EVALUATE, "[unlock] expected a surface unlocked, got IOSurfaceUnlock status 0x%x.",
-                         (unsigned)result);
+        return set_error(error, ANEFAST_EVALUATE,
+                         "[unlock] expected a surface unlocked, got IOSurfaceUnlock status 0x%x.", (unsigned)result);
     return ANEFAST_OK;
 }
 

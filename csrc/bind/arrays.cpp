@@ -21,9 +21,8 @@ struct Spelled {
 };
 
 const Spelled SPELLED[] = {
-    {BLOB_FP16, "float16", 2}, {BLOB_FP32, "float32", 4}, {BLOB_INT8, "int8", 1},
-    {BLOB_UINT8, "uint8", 1},  {BLOB_INT16, "int16", 2},  {BLOB_UINT16, "uint16", 2},
-    {BLOB_INT32, "int32", 4},  {BLOB_UINT32, "uint32", 4},
+    {BLOB_FP16, "float16", 2}, {BLOB_FP32, "float32", 4},  {BLOB_INT8, "int8", 1},   {BLOB_UINT8, "uint8", 1},
+    {BLOB_INT16, "int16", 2},  {BLOB_UINT16, "uint16", 2}, {BLOB_INT32, "int32", 4}, {BLOB_UINT32, "uint32", 4},
 };
 
 py::tuple layout(const std::vector<size_t> &nbytes) {
@@ -50,8 +49,7 @@ py::bytes write(const std::vector<py::array> &tensors) {
     }
     std::vector<uint64_t> records(bytes.size()), data(bytes.size());
     const size_t total = blob_layout(bytes.data(), bytes.size(), records.data(), data.data());
-    auto file = py::reinterpret_steal<py::bytes>(
-        PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(total)));
+    auto file = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(total)));
     if (!file) throw py::error_already_set();
     auto *base = reinterpret_cast<uint8_t *>(PyBytes_AS_STRING(file.ptr()));
     std::memset(base, 0, total);
@@ -65,8 +63,8 @@ void write_records(py::array_t<uint8_t, py::array::c_style> file, const std::vec
     std::vector<uint64_t> records(nbytes.size()), data(nbytes.size());
     const size_t total = blob_layout(nbytes.data(), nbytes.size(), records.data(), data.data());
     if (static_cast<size_t>(file.nbytes()) != total)
-        throw py::value_error("[blob_write_records] expected a file of " + std::to_string(total) +
-                              " bytes, got " + std::to_string(file.nbytes()) + ".");
+        throw py::value_error("[blob_write_records] expected a file of " + std::to_string(total) + " bytes, got " +
+                              std::to_string(file.nbytes()) + ".");
     const std::vector<blob_dtype> dtypes(nbytes.size(), BLOB_FP16);
     blob_write_records(file.mutable_data(), dtypes.data(), nbytes.data(), nbytes.size());
 }
@@ -81,14 +79,12 @@ py::array read(const py::object &file, uint64_t offset) {
         if (static_cast<uint32_t>(s.dtype) == said) found = &s;
     const uint8_t *data = nullptr;
     size_t bytes = 0;
-    const char *wrong = blob_find(view.data(), view.bytes(), offset, found ? found->dtype : BLOB_FP16,
-                                  &data, &bytes);
-    if (wrong)
-        throw py::value_error("[blob_read] at offset " + std::to_string(offset) + ": " + wrong);
+    const char *wrong = blob_find(view.data(), view.bytes(), offset, found ? found->dtype : BLOB_FP16, &data, &bytes);
+    if (wrong) throw py::value_error("[blob_read] at offset " + std::to_string(offset) + ": " + wrong);
     if (!found || bytes % found->bytes != 0)
         throw py::value_error("[blob_read] expected whole elements of a known dtype at offset " +
-                              std::to_string(offset) + ", got " + std::to_string(bytes) +
-                              " bytes of dtype " + std::to_string(said) + ".");
+                              std::to_string(offset) + ", got " + std::to_string(bytes) + " bytes of dtype " +
+                              std::to_string(said) + ".");
     py::array result(py::dtype(found->numpy), std::vector<py::ssize_t>{static_cast<py::ssize_t>(bytes / found->bytes)});
     if (bytes) std::memcpy(result.mutable_data(), data, bytes);
     return result;
@@ -96,16 +92,15 @@ py::array read(const py::object &file, uint64_t offset) {
 
 void same_size(const char *where, const py::array &x, const py::array &out) {
     if (x.size() != out.size())
-        throw py::value_error(std::string("[") + where + "] expected as many elements out as in, got " +
-                              describe(x) + " and " + describe(out) + ".");
+        throw py::value_error(std::string("[") + where + "] expected as many elements out as in, got " + describe(x) +
+                              " and " + describe(out) + ".");
 }
 
 // Any shape, so `elements` (which checks one) does not fit.
 void *flat(const py::array &a, const char *where, const char *dtype, bool writable) {
-    if (!a.dtype().equal(py::dtype(dtype)) || !(a.flags() & py::array::c_style) ||
-        (writable && !a.writeable()))
-        throw py::value_error(std::string("[") + where + "] expected a C-contiguous " +
-                              (writable ? "writable " : "") + dtype + " array, got " + describe(a) +
+    if (!a.dtype().equal(py::dtype(dtype)) || !(a.flags() & py::array::c_style) || (writable && !a.writeable()))
+        throw py::value_error(std::string("[") + where + "] expected a C-contiguous " + (writable ? "writable " : "") +
+                              dtype + " array, got " + describe(a) +
                               (a.flags() & py::array::c_style ? "" : " with strides") + ".");
     return const_cast<void *>(a.data());
 }
@@ -132,19 +127,19 @@ Rows rows_of(const py::array &a, const char *where, const char *dtype, bool writ
             static_cast<size_t>(a.strides(0) / size)};
 }
 
-using Convert = void (*)(const void *from, size_t from_stride, void *to, size_t to_stride, size_t rows,
-                         size_t columns);
+using Convert = void (*)(const void *from, size_t from_stride, void *to, size_t to_stride, size_t rows, size_t columns);
 
 template <class From, class To, void (*f)(const From *, size_t, To *, size_t, size_t, size_t)>
 void typed(const void *from, size_t from_stride, void *to, size_t to_stride, size_t rows, size_t columns) {
     f(static_cast<const From *>(from), from_stride, static_cast<To *>(to), to_stride, rows, columns);
 }
 
-void convert(const char *where, const py::array &in, const char *in_dtype, const py::array &out,
-             const char *out_dtype, bool transposed, Convert f) {
+void convert(const char *where, const py::array &in, const char *in_dtype, const py::array &out, const char *out_dtype,
+             bool transposed, Convert f) {
     const Rows from = rows_of(in, where, in_dtype, false), to = rows_of(out, where, out_dtype, true);
-    const bool fits = transposed ? in.ndim() == 2 && out.ndim() == 2 && from.rows == to.columns && from.columns == to.rows
-                                 : from.rows == to.rows && from.columns == to.columns;
+    const bool fits = transposed
+                          ? in.ndim() == 2 && out.ndim() == 2 && from.rows == to.columns && from.columns == to.rows
+                          : from.rows == to.rows && from.columns == to.columns;
     const bool packed = from.stride == from.columns && to.stride == to.columns;
     if (transposed ? !fits : !fits && !packed)
         throw py::value_error(std::string("[") + where + "] expected out to have " +
@@ -197,15 +192,16 @@ std::vector<int64_t> rounded(const std::vector<py::array> &weights, const std::v
 MatrixView matrix(const py::array &a, const char *name) {
     const bool half = a.dtype().equal(py::dtype("float16"));
     if ((!half && !a.dtype().equal(py::dtype("float32"))) || a.ndim() != 2)
-        throw py::value_error(std::string("[gemm] expected ") + name +
-                              " to be a float16 or float32 matrix, got " + describe(a) + ".");
+        throw py::value_error(std::string("[gemm] expected ") + name + " to be a float16 or float32 matrix, got " +
+                              describe(a) + ".");
     const py::ssize_t size = half ? 2 : 4;
     if (a.strides(0) % size || a.strides(1) % size)
         throw py::value_error(std::string("[gemm] expected strides of ") + name + " in whole elements.");
     return {a.data(), half ? Elem::f16 : Elem::f32, a.strides(0) / size, a.strides(1) / size};
 }
 
-void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, bool accumulate, bool reference, bool fixed) {
+void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, bool accumulate, bool reference,
+                 bool fixed) {
     Gemm g{};
     g.a = matrix(a, "a");
     g.b = matrix(b, "b");
@@ -219,8 +215,8 @@ void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, b
     if (accumulate && c.elem != Elem::f32)
         throw py::value_error("[gemm] expected float32 out to accumulate into, got " + describe(out) + ".");
     if (fixed && (g.a.elem != Elem::f16 || g.b.elem != Elem::f16 || c.elem != Elem::f16))
-        throw py::value_error("[gemm] expected float16 a, b and out for fixed, got " + describe(a) + ", " + describe(b) +
-                              " and " + describe(out) + ".");
+        throw py::value_error("[gemm] expected float16 a, b and out for fixed, got " + describe(a) + ", " +
+                              describe(b) + " and " + describe(out) + ".");
     g.arithmetic = fixed ? Arithmetic::fixed : Arithmetic::fp32;
     g.c = const_cast<void *>(c.data);
     g.c_elem = c.elem;
@@ -231,7 +227,8 @@ void gemm_arrays(const py::array &a, const py::array &b, const py::array &out, b
 
 void want_halves(const py::array &h, const char *where) {
     if (h.itemsize() != 2 || !h.dtype().equal(py::dtype("float16")) || !(h.flags() & py::array::c_style))
-        throw py::value_error(std::string("[") + where + "] expected h to be C-contiguous float16, got " + describe(h) + ".");
+        throw py::value_error(std::string("[") + where + "] expected h to be C-contiguous float16, got " + describe(h) +
+                              ".");
 }
 
 bool overflows(const py::array &h) {
@@ -248,8 +245,8 @@ py::tuple zero_lines(const py::array &h) {
     {
         py::gil_scoped_release free;
         std::vector<uint16_t> seen(columns);
-        found = half_zero_lines(static_cast<const uint16_t *>(h.data()), outer, static_cast<size_t>(h.size()) / outer / columns, columns,
-                                seen.data());
+        found = half_zero_lines(static_cast<const uint16_t *>(h.data()), outer,
+                                static_cast<size_t>(h.size()) / outer / columns, columns, seen.data());
     }
     return py::make_tuple(found.rows, found.columns);
 }
@@ -274,19 +271,23 @@ void init_arrays(py::module_ &m) {
           "Header and records of fp16 tensors, into a zeroed file of blob_layout's size.");
     m.def("blob_read", &read, py::arg("file"), py::arg("offset"),
           "The tensor whose record is at `offset`, copied, one-dimensional. ValueError on a bad file.");
-    m.def("half_from_floats", &from_floats, py::arg("x"), py::arg("out"), "fp32 to fp16, nearest even; contiguous, or matrices with contiguous rows.");
-    m.def("half_to_floats", &to_floats, py::arg("h"), py::arg("out"), "fp16 to fp32, exact; contiguous, or matrices with contiguous rows.");
+    m.def("half_from_floats", &from_floats, py::arg("x"), py::arg("out"),
+          "fp32 to fp16, nearest even; contiguous, or matrices with contiguous rows.");
+    m.def("half_to_floats", &to_floats, py::arg("h"), py::arg("out"),
+          "fp16 to fp32, exact; contiguous, or matrices with contiguous rows.");
     m.def("half_from_floats_transposed", &from_floats_transposed, py::arg("x"), py::arg("out"),
           "x (r, c) fp32 into out (c, r) fp16; rows contiguous, any distance apart.");
     m.def("half_to_floats_transposed", &to_floats_transposed, py::arg("h"), py::arg("out"),
           "h (r, c) fp16 into out (c, r) fp32; rows contiguous, any distance apart.");
     m.def("round_weights", &rounded, py::arg("weights"), py::arg("outs"), py::arg("transposed"),
           "Each fp32 weight into its fp16 out, in parallel. Returns how many values of each fp16 cannot hold.");
-    m.def("half_health", &health, py::arg("h"),
-          "(inf, nan, denormal, zero, saturated, largest finite magnitude) of an fp16 array; saturated: 32752 and more.");
-    m.def("half_zero_lines", &zero_lines, py::arg("h"),
-          "(channels, positions) of an fp16 array [B, C, 1, S] that are 0 throughout, summed over B; axes 1 to the last "
-          "but one count as channels.");
+    m.def(
+        "half_health", &health, py::arg("h"),
+        "(inf, nan, denormal, zero, saturated, largest finite magnitude) of an fp16 array; saturated: 32752 and more.");
+    m.def(
+        "half_zero_lines", &zero_lines, py::arg("h"),
+        "(channels, positions) of an fp16 array [B, C, 1, S] that are 0 throughout, summed over B; axes 1 to the last "
+        "but one count as channels.");
     m.def("half_overflows", &overflows, py::arg("h"), "Whether an fp16 array holds an inf or a NaN.");
     m.def("half_isa", &half_isa);
     m.def("gemm", &gemm_arrays, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,

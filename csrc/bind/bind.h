@@ -59,12 +59,11 @@ enum class Access { read, write };
 
 // The elements of a C-contiguous array of exactly this dtype ("float16", ...) and shape, or a
 // ValueError that says where, what was expected and what came. -1 in `shape` matches any length.
-void *elements(const py::array &a, const char *where, const char *name, const char *dtype,
-               const Shape &shape, Access access);
+void *elements(const py::array &a, const char *where, const char *name, const char *dtype, const Shape &shape,
+               Access access);
 
-template <class T>
-T *elements_of(const py::array &a, const char *where, const char *name, const char *dtype,
-               const Shape &shape, Access access = Access::read) {
+template <class T> T *elements_of(const py::array &a, const char *where, const char *name, const char *dtype,
+                                  const Shape &shape, Access access = Access::read) {
     return static_cast<T *>(elements(a, where, name, dtype, shape, access));
 }
 

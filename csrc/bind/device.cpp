@@ -22,8 +22,7 @@ struct Device {
     Device(const std::string &name, const std::string &options) {
         if (name == "host") executor = anefast_host_executor();
         else if (name == "ane") executor = anefast_ane_executor();
-        else
-            throw py::value_error("[device] expected \"host\" or \"ane\", got \"" + name + "\".");
+        else throw py::value_error("[device] expected \"host\" or \"ane\", got \"" + name + "\".");
         anefast_error error;
         anefast_status status;
         {
@@ -151,9 +150,8 @@ struct Program {
         return compiled != 0;
     }
 
-    void evaluate(const std::vector<std::shared_ptr<Surface>> &in,
-                  const std::vector<std::shared_ptr<Surface>> &out, uint32_t label, uint64_t flops,
-                  uint64_t bytes, const std::vector<int64_t> &extents) const {
+    void evaluate(const std::vector<std::shared_ptr<Surface>> &in, const std::vector<std::shared_ptr<Surface>> &out,
+                  uint32_t label, uint64_t flops, uint64_t bytes, const std::vector<int64_t> &extents) const {
         span::Span timed(span::Component::EVALUATE, label, flops, bytes);
         const std::shared_ptr<anefast_program> held = loaded();
         const anefast_executor *const executor = device->executor;
@@ -161,8 +159,9 @@ struct Program {
         size_t axes = 0;
         for (const Port &p : inputs) axes += p.shape.size();
         if (!extents.empty() && extents.size() != axes)
-            throw py::value_error("[evaluate] expected " + std::to_string(axes) + " extents, one for each axis of each input, got " +
-                                  std::to_string(extents.size()) + ".");
+            throw py::value_error("[evaluate] expected " + std::to_string(axes) +
+                                  " extents, one for each axis of each input, got " + std::to_string(extents.size()) +
+                                  ".");
         anefast_error error;
         anefast_status status;
         {
@@ -173,7 +172,8 @@ struct Program {
             for (const auto *list : {&in, &out})
                 for (const auto &s : *list) handles.push_back(s ? s->handle : nullptr);
             anefast_surface *const *to = handles.data() + in.size();
-            status = part ? executor->evaluate_part(held.get(), extents.data(), handles.data(), in.size(), to, out.size(), &error)
+            status = part ? executor->evaluate_part(held.get(), extents.data(), handles.data(), in.size(), to,
+                                                    out.size(), &error)
                           : executor->evaluate(held.get(), handles.data(), in.size(), to, out.size(), &error);
         }
         if (status == ANEFAST_MEMORY && label) { // the caller may not know which one it was
@@ -196,8 +196,7 @@ std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const st
         views.push_back(std::make_unique<View>(pair.second, "compile"));
     }
     std::vector<anefast_blob> raw;
-    for (size_t i = 0; i < paths.size(); i++)
-        raw.push_back({paths[i].c_str(), views[i]->data(), views[i]->bytes()});
+    for (size_t i = 0; i < paths.size(); i++) raw.push_back({paths[i].c_str(), views[i]->data(), views[i]->bytes()});
 
     auto program = std::make_shared<Program>(); // first, for what is compiled must have an owner
     anefast_program *handle = nullptr;
@@ -207,16 +206,14 @@ std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const st
     {
         WithoutGil free;
         calls::Scope under_way(CALL_COMPILE, naming);
-        status = executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(),
-                                   &handle, &error);
+        status = executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(), &handle, &error);
     }
     if (status != ANEFAST_OK) raise(error);
     program->device = device;
     program->label = program->farewell->label = naming;
     // The deleter holds the device too: it must not close before its last program is gone.
-    program->handle = {handle, [device, farewell = program->farewell](anefast_program *p) {
-                           farewell->say(device->executor, p);
-                       }};
+    program->handle = {
+        handle, [device, farewell = program->farewell](anefast_program *p) { farewell->say(device->executor, p); }};
     const anefast_port *p;
     size_t n = executor->inputs(handle, &p);
     program->inputs = ports(p, n);
@@ -232,8 +229,7 @@ std::shared_ptr<Surface> make_surface(const std::shared_ptr<Device> &device, siz
     auto surface = std::make_shared<Surface>();
     surface->device = device;
     anefast_error error;
-    if (device->executor->surface_create(device->handle, bytes, &surface->handle, &error) != ANEFAST_OK)
-        raise(error);
+    if (device->executor->surface_create(device->handle, bytes, &surface->handle, &error) != ANEFAST_OK) raise(error);
     return surface;
 }
 
@@ -249,8 +245,7 @@ py::array lock(const py::object &self, bool read_only) {
     try {
         const auto n = static_cast<py::ssize_t>(surface.bytes());
         py::array_t<uint8_t> view({n}, {py::ssize_t{1}}, static_cast<uint8_t *>(base), self);
-        if (read_only)
-            py::detail::array_proxy(view.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+        if (read_only) py::detail::array_proxy(view.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
         return std::move(view);
     } catch (...) { // nobody would unlock it
         surface.unlock_quietly(read_only);
@@ -265,12 +260,13 @@ void init_device(py::module_ &m) {
         .def_readonly("name", &Port::name)
         .def_readonly("dtype", &Port::dtype)
         .def_property_readonly("shape", [](const Port &p) { return as_tuple(p.shape); })
-        .def_property_readonly("strides", [](const Port &p) { return as_tuple(p.strides); },
-                               "In bytes; rows start every 64-byte-rounded width.")
+        .def_property_readonly(
+            "strides", [](const Port &p) { return as_tuple(p.strides); },
+            "In bytes; rows start every 64-byte-rounded width.")
         .def_readonly("nbytes", &Port::bytes)
         .def("__repr__", [](const Port &p) {
-            return "Port(" + p.name + ": " + p.dtype + " " +
-                   std::string(py::repr(as_tuple(p.shape))) + ", " + std::to_string(p.bytes) + " bytes)";
+            return "Port(" + p.name + ": " + p.dtype + " " + std::string(py::repr(as_tuple(p.shape))) + ", " +
+                   std::to_string(p.bytes) + " bytes)";
         });
 
     py::class_<Surface, std::shared_ptr<Surface>>(
@@ -289,7 +285,8 @@ void init_device(py::module_ &m) {
         .def_readonly("nbytes", &Program::bytes, "Weights and intermediate buffers, without surfaces.")
         .def("evaluate", &Program::evaluate, py::arg("inputs"), py::arg("outputs"), py::arg("label") = 0,
              py::arg("flops") = 0, py::arg("bytes") = 0, py::arg("extents") = std::vector<int64_t>{},
-             "Runs once, synchronously. Surfaces are in the order of inputs and outputs; label, flops and bytes are for its "
+             "Runs once, synchronously. Surfaces are in the order of inputs and outputs; label, flops and bytes are "
+             "for its "
              "span. extents: of each axis of each input, how much counts (csrc/anefast.h, evaluate_part); empty: all.")
         .def_readonly("was_cached", &Program::was_cached,
                       "Whether the system still had it compiled; None where the device cannot say.")
@@ -303,37 +300,49 @@ void init_device(py::module_ &m) {
         .def_property_readonly("name", [](const Device &d) { return d.executor->name; })
         .def_property_readonly("description", [](const Device &d) { return d.executor->describe(d.handle); })
         .def_property_readonly("label", [](const Device &d) { return d.executor->label(d.handle); })
-        .def_property_readonly("equal_surfaces", [](const Device &d) { return d.executor->surface_room != nullptr; },
-                               "Whether make_room does anything here.")
-        .def_property_readonly("takes_parts", [](const Device &d) { return d.executor->takes_parts && d.executor->takes_parts(d.handle) != 0; },
-                               "Whether an evaluation with extents costs less here.")
+        .def_property_readonly(
+            "equal_surfaces", [](const Device &d) { return d.executor->surface_room != nullptr; },
+            "Whether make_room does anything here.")
+        .def_property_readonly(
+            "takes_parts",
+            [](const Device &d) { return d.executor->takes_parts && d.executor->takes_parts(d.handle) != 0; },
+            "Whether an evaluation with extents costs less here.")
         .def("compile", &compile, py::arg("text"), py::arg("blobs"),
              "Compiles and loads MIL text; blobs map BLOBFILE paths to whole files, which are copied.")
         .def("surface", &make_surface, py::arg("nbytes"), "Zero-filled memory for a port.")
         .def("__repr__", [](const Device &d) { return std::string("Device(") + d.executor->describe(d.handle) + ")"; });
 
-    m.def("calls_naming", [](uint32_t label) { return std::exchange(naming, label); }, py::arg("label"),
-          "Programs that this thread compiles from now on have this label's name; returns the label before.");
-    m.def("calls_under_way", [] {
-        const char *const KINDS[] = {"", "compile", "load", "evaluate", "unload"};
-        const std::vector<std::string> names = span::labels();
-        py::list all;
-        for (const calls::Call &c : calls::under_way())
-            all.append(py::make_tuple(c.thread, c.number, KINDS[c.kind], names[c.label < names.size() ? c.label : 0]));
-        return all;
-    }, "(thread, number, kind, program) of what threads are asking of a device now; the number tells one call of a "
-       "thread from the next, the program is \"\" where it has no name.");
+    m.def(
+        "calls_naming", [](uint32_t label) { return std::exchange(naming, label); }, py::arg("label"),
+        "Programs that this thread compiles from now on have this label's name; returns the label before.");
+    m.def(
+        "calls_under_way",
+        [] {
+            const char *const KINDS[] = {"", "compile", "load", "evaluate", "unload"};
+            const std::vector<std::string> names = span::labels();
+            py::list all;
+            for (const calls::Call &c : calls::under_way())
+                all.append(
+                    py::make_tuple(c.thread, c.number, KINDS[c.kind], names[c.label < names.size() ? c.label : 0]));
+            return all;
+        },
+        "(thread, number, kind, program) of what threads are asking of a device now; the number tells one call of a "
+        "thread from the next, the program is \"\" where it has no name.");
     m.def("calls_last_resort", &calls::last_resort, py::arg("seconds"), py::arg("line"),
           "Ends the process with this line and exit code 1 unless called again within so many seconds; 0: no more.");
-    m.def("ane_selectors", [] {
-        py::list all;
-        for (size_t i = 0; i < ANE_SELECTOR_COUNT; i++) {
-            const ane_selector &s = ane_selectors()[i];
-            all.append(py::make_tuple(s.owner, std::string(1, s.kind), s.selector, s.required != 0, s.found != 0, s.types));
-        }
-        return all;
-    }, "(class, + or -, selector, required, found, types) of every private method in use; found after a device "
-       "\"ane\" was opened.");
+    m.def(
+        "ane_selectors",
+        [] {
+            py::list all;
+            for (size_t i = 0; i < ANE_SELECTOR_COUNT; i++) {
+                const ane_selector &s = ane_selectors()[i];
+                all.append(py::make_tuple(s.owner, std::string(1, s.kind), s.selector, s.required != 0, s.found != 0,
+                                          s.types));
+            }
+            return all;
+        },
+        "(class, + or -, selector, required, found, types) of every private method in use; found after a device "
+        "\"ane\" was opened.");
 }
 
 } // namespace anefast::bind

@@ -47,7 +47,8 @@ bool Flow::finite() const {
     std::vector<std::pair<const uint16_t *, int64_t>> parts;
     for (const auto &[surface, tap] : taps) {
         const uint16_t *data = reading.add(tap.surface);
-        for (int64_t at = 0; at < tap.elements; at += PART) parts.emplace_back(data + at, std::min(PART, tap.elements - at));
+        for (int64_t at = 0; at < tap.elements; at += PART)
+            parts.emplace_back(data + at, std::min(PART, tap.elements - at));
     }
     std::atomic<bool> finite{true};
     computing("flow", [&] {
@@ -58,8 +59,8 @@ bool Flow::finite() const {
     return finite;
 }
 
-double Flow::update(const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states, const std::vector<float> &rates,
-                    const std::vector<float> &decays) {
+double Flow::update(const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states,
+                    const std::vector<float> &rates, const std::vector<float> &decays) {
     Reading reading;
     std::vector<FlowingGrad> grads;
     for (const Matrix &m : matrices_) {
@@ -69,15 +70,18 @@ double Flow::update(const Rule &rule, const Arrays &weights, const std::vector<A
     if (head.tokens) {
         const uint16_t *dx = dx_.surface ? reading.add(dx_.surface) : nullptr;
         const Embedding embedded{tokens_.data(), batch_, seq_, head.channels, head.vocab};
-        grads.push_back({head.vocab, head.channels, 0, 0, nullptr, [=](int64_t first, int64_t rows, const float *, float *out) {
-                             head.grad_rows(first, rows, out);
-                             if (dx) embed_grad_rows(embedded, dx, first, rows, out);
-                         }});
+        grads.push_back(
+            {head.vocab, head.channels, 0, 0, nullptr, [=](int64_t first, int64_t rows, const float *, float *out) {
+                 head.grad_rows(first, rows, out);
+                 if (dx) embed_grad_rows(embedded, dx, first, rows, out);
+             }});
     }
     std::vector<Shape> shapes;
     for (const FlowingGrad &g : grads) shapes.push_back({g.rows, g.columns});
     const std::vector<Tensor> tensors = tensors_of("flow", rule, weights, states, rates, decays, shapes);
-    return computing("flow", [&] { return update_flowing(tensors.data(), grads.data(), static_cast<int64_t>(tensors.size()), rule); });
+    return computing("flow", [&] {
+        return update_flowing(tensors.data(), grads.data(), static_cast<int64_t>(tensors.size()), rule);
+    });
 }
 
 void init_flow(py::module_ &m) {
@@ -90,7 +94,8 @@ void init_flow(py::module_ &m) {
              "The classifier's matrix is the embedding too: its gradient has dx (B, C, 1, S) at tokens (B, S) besides.")
         .def("finite", &Flow::finite, "Whether all of them are.")
         .def("update", &Flow::update, arg("rule"), arg("weights"), arg("states"), arg("rates"), arg("decays"),
-             "_C.update of the matrices in the order of add, the classifier's last if head_loss_grad left one here. Returns "
+             "_C.update of the matrices in the order of add, the classifier's last if head_loss_grad left one here. "
+             "Returns "
              "the gradients' sum of squares, in double.");
     m.attr("HEAD_TOKENS") = HEAD_TOKENS;
     m.attr("HEAD_KEPT") = HEAD_KEPT;

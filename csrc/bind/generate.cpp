@@ -24,14 +24,15 @@ class Writing {
     uint16_t *const data;
 };
 
-bool copy_columns(const Surfaces &sources, const Surfaces &targets, size_t source_width, size_t target_width, size_t from,
-                  size_t to, size_t count) {
+bool copy_columns(const Surfaces &sources, const Surfaces &targets, size_t source_width, size_t target_width,
+                  size_t from, size_t to, size_t count) {
     if (sources.size() != targets.size() || from + count > source_width || to + count > target_width)
         throw py::value_error("[copy_columns] expected as many targets as sources, and columns within both.");
     bool finite = true;
     for (size_t i = 0; i < sources.size(); i++) {
         const size_t rows = sources[i]->bytes() / sizeof(uint16_t) / source_width;
-        if (rows * source_width * sizeof(uint16_t) != sources[i]->bytes() || rows * target_width * sizeof(uint16_t) != targets[i]->bytes())
+        if (rows * source_width * sizeof(uint16_t) != sources[i]->bytes() ||
+            rows * target_width * sizeof(uint16_t) != targets[i]->bytes())
             throw py::value_error("[copy_columns] expected surfaces of as many rows of these widths.");
         Reading reading;
         const uint16_t *s = reading.add(sources[i]) + from;
@@ -47,11 +48,13 @@ bool copy_columns(const Surfaces &sources, const Surfaces &targets, size_t sourc
 
 const float *logits_of(const py::array &logits, const char *where) {
     const auto *x = elements_of<const float>(logits, where, "logits", "float32", {-1});
-    if (logits.size() == 0) throw py::value_error(std::string("[") + where + "] expected logits of shape (V,), got none.");
+    if (logits.size() == 0)
+        throw py::value_error(std::string("[") + where + "] expected logits of shape (V,), got none.");
     return x;
 }
 
-int64_t sample_array(const py::array &logits, double uniform, double temperature, int64_t top_k, double top_p, double min_p) {
+int64_t sample_array(const py::array &logits, double uniform, double temperature, int64_t top_k, double top_p,
+                     double min_p) {
     const float *x = logits_of(logits, "sampling");
     if (const float most = largest_logit(x, logits.size()); !std::isfinite(most))
         throw py::value_error("[sampling] expected finite logits or -inf, got " + std::to_string(most) +
@@ -61,7 +64,8 @@ int64_t sample_array(const py::array &logits, double uniform, double temperature
 
 double log_probability_array(const py::array &logits, int64_t token) {
     const float *x = logits_of(logits, "log_probability");
-    if (token < 0 || token >= logits.size()) throw py::index_error("[log_probability] expected a token of these logits.");
+    if (token < 0 || token >= logits.size())
+        throw py::index_error("[log_probability] expected a token of these logits.");
     return log_probability(x, logits.size(), token);
 }
 
@@ -74,14 +78,18 @@ void penalise_array(const py::array &logits, const py::array &ids, double penalt
 
 void init_generate(py::module_ &m) {
     using py::arg;
-    m.def("copy_columns", &copy_columns, arg("sources"), arg("targets"), arg("source_width"), arg("target_width"), arg("start"),
-          arg("to"), arg("count"),
-          "Columns start.. of fp16 surfaces into columns to.. of others of as many rows. Whether all of them are finite.");
-    m.def("sample", &sample_array, arg("logits"), arg("uniform"), arg("temperature") = 1.0, arg("top_k") = 0, arg("top_p") = 1.0,
-          arg("min_p") = 0.0, "A token of softmax(logits / temperature), logits (V,) fp32; csrc/cpu/sample.h says how it is cut.");
-    m.def("log_probability", &log_probability_array, arg("logits"), arg("token"), "log softmax(logits)[token], logits (V,) fp32.");
-    m.def("penalise", &penalise_array, arg("logits"), arg("ids"), arg("penalty"),
-          "Makes ids (n,) int32 less likely: their logits over penalty where they are above 0, else times it, in place.");
+    m.def("copy_columns", &copy_columns, arg("sources"), arg("targets"), arg("source_width"), arg("target_width"),
+          arg("start"), arg("to"), arg("count"),
+          "Columns start.. of fp16 surfaces into columns to.. of others of as many rows. Whether all of them are "
+          "finite.");
+    m.def("sample", &sample_array, arg("logits"), arg("uniform"), arg("temperature") = 1.0, arg("top_k") = 0,
+          arg("top_p") = 1.0, arg("min_p") = 0.0,
+          "A token of softmax(logits / temperature), logits (V,) fp32; csrc/cpu/sample.h says how it is cut.");
+    m.def("log_probability", &log_probability_array, arg("logits"), arg("token"),
+          "log softmax(logits)[token], logits (V,) fp32.");
+    m.def(
+        "penalise", &penalise_array, arg("logits"), arg("ids"), arg("penalty"),
+        "Makes ids (n,) int32 less likely: their logits over penalty where they are above 0, else times it, in place.");
 }
 
 } // namespace anefast::bind

@@ -40,8 +40,7 @@ py::dict check(const std::string &text) {
     py::list functions;
     for (const mil::Function &f : program.functions) {
         py::list operations;
-        for (const mil::Operation &op : f.operations)
-            operations.append(py::make_tuple(op.type, typed(f, op.results)));
+        for (const mil::Operation &op : f.operations) operations.append(py::make_tuple(op.type, typed(f, op.results)));
         py::dict d;
         d["name"] = f.name;
         d["opset"] = f.opset;
@@ -76,7 +75,8 @@ double element(const mil::Value &v, size_t i) {
     case mil::DType::fp32: return as(float{});
     case mil::DType::fp64: return as(double{});
     case mil::DType::int8: return as(int8_t{});
-    case mil::DType::uint8: case mil::DType::boolean: return as(uint8_t{});
+    case mil::DType::uint8:
+    case mil::DType::boolean: return as(uint8_t{});
     case mil::DType::int16: return as(int16_t{});
     case mil::DType::uint16: return as(uint16_t{});
     case mil::DType::int32: return as(int32_t{});
@@ -147,7 +147,8 @@ py::dict value_of(const mil::Value &v, const mil::ValueMark &mark, const mil::Fu
     d["blob"] = py::none();
     if (mark.blob >= 0) {
         const mil::BlobMark &b = f.blobs[static_cast<size_t>(mark.blob)];
-        d["blob"] = py::make_tuple(decoded(b.path), b.offset, py::make_tuple(b.where.line, b.where.column), span(b.offset_literal));
+        d["blob"] = py::make_tuple(decoded(b.path), b.offset, py::make_tuple(b.where.line, b.where.column),
+                                   span(b.offset_literal));
     }
     return d;
 }
@@ -157,7 +158,8 @@ py::dict operation_of(const mil::Operation &op, const mil::OperationMark &mark) 
     for (size_t i = 0; i < op.arguments.size(); i++) {
         const mil::ArgumentMark &a = mark.arguments[i];
         arguments[py::str(op.arguments[i].name)] =
-            py::make_tuple(op.arguments[i].values, py::make_tuple(a.where.line, a.where.column), span(a.whole), span(a.value), a.bracketed);
+            py::make_tuple(op.arguments[i].values, py::make_tuple(a.where.line, a.where.column), span(a.whole),
+                           span(a.value), a.bracketed);
     }
     d["op"] = op.type;
     d["at"] = py::make_tuple(op.where.line, op.where.column);
@@ -186,7 +188,8 @@ py::dict outline(const py::bytes &text) {
         const mil::FunctionMark &mark = out.functions[i];
         py::list values, operations, outputs;
         for (size_t j = 0; j < f.values.size(); j++) values.append(value_of(f.values[j], mark.values[j], mark));
-        for (size_t j = 0; j < f.operations.size(); j++) operations.append(operation_of(f.operations[j], mark.operations[j]));
+        for (size_t j = 0; j < f.operations.size(); j++)
+            operations.append(operation_of(f.operations[j], mark.operations[j]));
         for (size_t j = 0; j < f.outputs.size(); j++) {
             const auto &[where, place] = mark.outputs[j];
             outputs.append(py::make_tuple(f.outputs[j], py::make_tuple(where.line, where.column), span(place)));

@@ -10,16 +10,17 @@
 
 namespace anefast::bind {
 
-std::vector<Tensor> tensors_of(const char *where, const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states,
-                               const std::vector<float> &rates, const std::vector<float> &decays,
-                               const std::vector<Shape> &shapes) {
+std::vector<Tensor> tensors_of(const char *where, const Rule &rule, const Arrays &weights,
+                               const std::vector<Arrays> &states, const std::vector<float> &rates,
+                               const std::vector<float> &decays, const std::vector<Shape> &shapes) {
     const size_t n = shapes.size();
     bool fits = weights.size() == n && rates.size() == n && decays.size() == n;
     fits &= states.size() == static_cast<size_t>(rule.states());
     for (const Arrays &state : states) fits &= state.size() == n;
     if (!fits)
-        throw py::value_error("[" + std::string(where) + "] expected as many weights, rates, decays and values of each of " +
-                              std::to_string(rule.states()) + " states as gradients, which are " + std::to_string(n) + ".");
+        throw py::value_error(
+            "[" + std::string(where) + "] expected as many weights, rates, decays and values of each of " +
+            std::to_string(rule.states()) + " states as gradients, which are " + std::to_string(n) + ".");
     std::vector<Tensor> tensors;
     for (size_t i = 0; i < n; i++) {
         const auto part = [&](const py::array &a, const char *name) {
@@ -54,8 +55,8 @@ void check_lists(const char *where, size_t weights, std::initializer_list<size_t
 }
 
 void adafactor_arrays(const Arrays &weights, const Arrays &grads, const Arrays &rows, const Arrays &columns,
-                      const std::vector<float> &rates, const std::vector<float> &decays, float factor, float fresh, float most,
-                      float epsilon, float least) {
+                      const std::vector<float> &rates, const std::vector<float> &decays, float factor, float fresh,
+                      float most, float epsilon, float least) {
     const char *where = "adafactor";
     check_lists(where, weights.size(), {grads.size(), rows.size(), columns.size(), rates.size(), decays.size()});
     std::vector<FactoredTensor> tensors;
@@ -64,8 +65,8 @@ void adafactor_arrays(const Arrays &weights, const Arrays &grads, const Arrays &
         const py::ssize_t m = weights[i].shape(0), n = weights[i].shape(1);
         tensors.push_back({w, elements_of<const float>(grads[i], where, "grad", "float32", {m, n}),
                            elements_of<float>(rows[i], where, "row", "float32", {m, 1}, Access::write),
-                           elements_of<float>(columns[i], where, "column", "float32", {1, n}, Access::write), m, n, rates[i],
-                           decays[i]});
+                           elements_of<float>(columns[i], where, "column", "float32", {1, n}, Access::write), m, n,
+                           rates[i], decays[i]});
     }
     const FactoredRule rule{factor, fresh, most, epsilon, least};
     computing(where, [&] { adafactor(tensors.data(), static_cast<int64_t>(tensors.size()), rule); });
@@ -80,8 +81,8 @@ void muon_arrays(const Arrays &weights, const Arrays &grads, const Arrays &momen
         auto *w = elements_of<float>(weights[i], where, "weight", "float32", {-1, -1}, Access::write);
         const py::ssize_t m = weights[i].shape(0), n = weights[i].shape(1);
         tensors.push_back({w, elements_of<const float>(grads[i], where, "grad", "float32", {m, n}),
-                           elements_of<float>(momenta[i], where, "momentum", "float32", {m, n}, Access::write), m, n, rates[i],
-                           decays[i]});
+                           elements_of<float>(momenta[i], where, "momentum", "float32", {m, n}, Access::write), m, n,
+                           rates[i], decays[i]});
     }
     computing(where, [&] { muon(tensors.data(), static_cast<int64_t>(tensors.size()), factor, momentum); });
 }
@@ -104,7 +105,8 @@ void average_arrays(const Arrays &averages, const Arrays &values, float part) {
         into.push_back(elements_of<float>(averages[i], where, "average", "float32", shape, Access::write));
         sizes.push_back(values[i].size());
     }
-    computing(where, [&] { average(into.data(), from.data(), sizes.data(), static_cast<int64_t>(sizes.size()), part); });
+    computing(where,
+              [&] { average(into.data(), from.data(), sizes.data(), static_cast<int64_t>(sizes.size()), part); });
 }
 
 double squared_norm_arrays(const Arrays &arrays) {
@@ -131,20 +133,30 @@ void init_optim(py::module_ &m) {
             arg("factor"), arg("beta1"), arg("beta2"), arg("epsilon"), arg("bias1"), arg("bias2"),
             "States: mean and square. bias: 1 - beta ** step.")
         .def_static(
-            "lion", [](float factor, float beta1, float beta2) { return Rule{Kind::lion, factor, beta1, beta2, 0, 1, 1, false}; },
+            "lion",
+            [](float factor, float beta1, float beta2) {
+                return Rule{Kind::lion, factor, beta1, beta2, 0, 1, 1, false};
+            },
             arg("factor"), arg("beta1"), arg("beta2"), "State: momentum.")
         .def_static(
-            "sgd", [](float factor, float momentum, bool nesterov) { return Rule{Kind::sgd, factor, momentum, 0, 0, 1, 1, nesterov}; },
+            "sgd",
+            [](float factor, float momentum, bool nesterov) {
+                return Rule{Kind::sgd, factor, momentum, 0, 0, 1, 1, nesterov};
+            },
             arg("factor"), arg("momentum"), arg("nesterov"), "State: momentum, where it is not 0.");
-    m.def("update", &update_arrays, arg("rule"), arg("weights"), arg("grads"), arg("states"), arg("rates"), arg("decays"),
-          "One update of factor * grads, in place; grads are read only. states: the arrays of each, in the order of weights.");
+    m.def("update", &update_arrays, arg("rule"), arg("weights"), arg("grads"), arg("states"), arg("rates"),
+          arg("decays"),
+          "One update of factor * grads, in place; grads are read only. states: the arrays of each, in the order of "
+          "weights.");
     m.def("adafactor", &adafactor_arrays, arg("weights"), arg("grads"), arg("rows"), arg("columns"), arg("rates"),
           arg("decays"), arg("factor"), arg("fresh"), arg("most"), arg("epsilon"), arg("least"),
           "One Adafactor update of matrices (m, n), in place; rows (m, 1), columns (1, n). csrc/cpu/adafactor.h.");
-    m.def("muon", &muon_arrays, arg("weights"), arg("grads"), arg("momenta"), arg("rates"), arg("decays"), arg("factor"),
-          arg("momentum"), "One Muon update of matrices, in place. decays: their part that is lost. csrc/cpu/muon.h.");
+    m.def("muon", &muon_arrays, arg("weights"), arg("grads"), arg("momenta"), arg("rates"), arg("decays"),
+          arg("factor"), arg("momentum"),
+          "One Muon update of matrices, in place. decays: their part that is lost. csrc/cpu/muon.h.");
     m.def("newton_schulz", &newton_schulz_array, arg("x"), "Brings the singular values of a matrix near 1, in place.");
-    m.def("average", &average_arrays, arg("averages"), arg("values"), arg("part"), "averages += part * (values - averages).");
+    m.def("average", &average_arrays, arg("averages"), arg("values"), arg("part"),
+          "averages += part * (values - averages).");
     m.def("squared_norm", &squared_norm_arrays, arg("arrays"), "Sum of squares of all of them, in double.");
 }
 

@@ -38,8 +38,7 @@ void init_probe(py::module_ &m) {
     m.def(
         "probe_stream",
         [](int threads) { return computing("probe", [&] { return probe_stream(threads_or_all(threads)); }); },
-        py::arg("threads") = 0,
-        "Bytes per second of AdamW's traffic over arrays that no cache holds.");
+        py::arg("threads") = 0, "Bytes per second of AdamW's traffic over arrays that no cache holds.");
     m.def("probe_small", &small, py::arg("what"), py::arg("count"), py::arg("bytes"),
           "Seconds, best of a few runs, of `count` allocations, copies or residual adds of `bytes` each.");
     m.def("compiler", [] { return COMPILER; }, "What compiled this module.");

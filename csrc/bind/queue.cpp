@@ -54,7 +54,8 @@ class Queue {
         submit(acc, a, job, [=](FirstError &e) { anefast::scale_grad(d, f, a, batch, seq, c, fresh, e); });
     }
 
-    void bias_grad(const std::shared_ptr<Surface> &dy, const py::array &acc, int64_t batch, int64_t seq, uint32_t label, bool fresh) {
+    void bias_grad(const std::shared_ptr<Surface> &dy, const py::array &acc, int64_t batch, int64_t seq, uint32_t label,
+                   bool fresh) {
         span::Span timed(span::Component::DW_SUBMIT, label);
         const char *where = "bias_grad";
         auto *a = elements_of<float>(acc, where, "acc", "float32", {-1}, Access::write);
@@ -160,15 +161,13 @@ void init_queue(py::module_ &m) {
     using py::arg;
     py::class_<Queue>(m, "Queue", "Parameter gradients, summed on the CPU while the device works.")
         .def(py::init<>())
-        .def("weight_grad", &Queue::weight_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
-             arg("fresh") = false,
+        .def("weight_grad", &Queue::weight_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"),
+             arg("label") = 0, arg("fresh") = false,
              "acc (Co, Ci) fp32 += sum over b, s of dy[b, :, s] x[b, :, s]^T; fresh: = instead of +=.")
-        .def("scale_grad", &Queue::scale_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
-             arg("fresh") = false,
-             "acc (C,) fp32 += sum over b, s of dy * x.")
+        .def("scale_grad", &Queue::scale_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"),
+             arg("label") = 0, arg("fresh") = false, "acc (C,) fp32 += sum over b, s of dy * x.")
         .def("bias_grad", &Queue::bias_grad, arg("dy"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
-             arg("fresh") = false,
-             "acc (C,) fp32 += sum over b, s of dy.")
+             arg("fresh") = false, "acc (C,) fp32 += sum over b, s of dy.")
         .def("wait", &Queue::wait, "Runs what is left; accumulators may be read when it returns.");
 }
 

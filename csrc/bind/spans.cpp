@@ -60,11 +60,14 @@ void init_spans(py::module_ &m) {
     m.def("spans_labels", &span::labels, "Names by number; [0] is empty.");
     m.def("spans_thread", &span::thread, "The number of this thread.");
     m.def("spans_name_thread", [](const std::string &name) { span::name_thread(name.c_str()); }, arg("name"));
-    m.def("spans_threads", [] {
-        py::dict names;
-        for (const auto &[id, name] : span::threads()) names[py::int_(id)] = name;
-        return names;
-    }, "Names of the threads that ever recorded, by number.");
+    m.def(
+        "spans_threads",
+        [] {
+            py::dict names;
+            for (const auto &[id, name] : span::threads()) names[py::int_(id)] = name;
+            return names;
+        },
+        "Names of the threads that ever recorded, by number.");
     m.def("spans_clock", &span::now, "Nanoseconds, on the clock of the spans.");
     m.def("spans_drain", &drain, "What all threads recorded since the last call, as a structured array.");
     m.def("spans_dropped", &span::dropped, "Spans lost so far, for want of memory.");

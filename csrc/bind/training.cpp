@@ -40,7 +40,8 @@ void embed_arrays(const py::array &tokens, const py::array &weight, const py::ar
     const auto *t = elements_of<const int32_t>(tokens, where, "tokens", "int32", {e.b, e.s});
     const auto *w = elements_of<const float>(weight, where, "weight", "float32", {-1, e.c});
     auto *o = elements_of<uint16_t>(out, where, "out", "float16", {e.b, e.c, 1, e.s}, Access::write);
-    const auto *p = positions ? elements_of<const float>(*positions, where, "positions", "float32", {e.s, e.c}) : nullptr;
+    const auto *p =
+        positions ? elements_of<const float>(*positions, where, "positions", "float32", {e.s, e.c}) : nullptr;
     const int64_t vocab = weight.shape(0);
     const int64_t bad = computing(where, [&] { return embed({t, e.b, e.s, e.c, vocab}, w, p, o); });
     if (bad >= 0) bad_token(where, "tokens", bad, e.s, vocab);
@@ -72,7 +73,8 @@ Head head_of(const char *where, const py::array &h, const py::array &norm, const
     const auto *n = elements_of<const float>(norm, where, "norm", "float32", {e.c});
     const auto *w = elements_of<const float>(weight, where, "weight", "float32", {-1, e.c});
     const auto *b = bias ? elements_of<const float>(*bias, where, "bias", "float32", {e.c}) : nullptr;
-    return {static_cast<const uint16_t *>(h.data()), n, w, e.b, e.s, e.c, weight.shape(0), static_cast<float>(epsilon), b};
+    return {
+        static_cast<const uint16_t *>(h.data()), n, w, e.b, e.s, e.c, weight.shape(0), static_cast<float>(epsilon), b};
 }
 
 py::tuple loss_tuple(const char *where, const HeadLoss &l, const Head &head) {
@@ -91,17 +93,16 @@ py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::
 }
 
 // run(targets, nll, dh, dnorm, dbias) computes, without the GIL.
-template <class Run>
-py::tuple head_grad(const Head &head, const py::array &targets, const py::array &nll, const py::array &dh,
-                    const Maybe &dnorm, const Maybe &dbias, const Run &run) {
+template <class Run> py::tuple head_grad(const Head &head, const py::array &targets, const py::array &nll,
+                                         const py::array &dh, const Maybe &dnorm, const Maybe &dbias, const Run &run) {
     span::Span timed(span::Component::CROSS_ENTROPY);
     const char *where = "head_loss_grad";
     const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
     auto *n = elements_of<float>(nll, where, "nll", "float32", {head.batch, head.seq}, Access::write);
-    auto *d = elements_of<uint16_t>(dh, where, "dh", "float16", {head.batch, head.channels, 1, head.seq}, Access::write);
+    auto *d =
+        elements_of<uint16_t>(dh, where, "dh", "float16", {head.batch, head.channels, 1, head.seq}, Access::write);
     auto *dn = dnorm ? elements_of<float>(*dnorm, where, "dnorm", "float32", {head.channels}, Access::write) : nullptr;
-    if (dbias && !head.bias)
-        throw py::value_error("[head_loss_grad] expected no dbias of a norm without bias.");
+    if (dbias && !head.bias) throw py::value_error("[head_loss_grad] expected no dbias of a norm without bias.");
     auto *db = dbias ? elements_of<float>(*dbias, where, "dbias", "float32", {head.channels}, Access::write) : nullptr;
     return loss_tuple(where, computing(where, [&] { return run(t, n, d, dn, db); }), head);
 }
@@ -112,24 +113,27 @@ py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const
                                 const Maybe &bias, const Maybe &dbias) {
     const Head head = head_of("head_loss_grad", h, norm, weight, epsilon, bias);
     const char *where = "head_loss_grad";
-    auto *dw = dweight ? elements_of<float>(*dweight, where, "dweight", "float32", {head.vocab, head.channels}, Access::write)
-                       : nullptr;
-    return head_grad(head, targets, nll, dh, dnorm, dbias, [&](const int32_t *t, float *n, uint16_t *d, float *dn, float *db) {
-        return head_loss_grad(head, t, scale, n, d, dn, db, dw, fresh);
-    });
+    auto *dw =
+        dweight ? elements_of<float>(*dweight, where, "dweight", "float32", {head.vocab, head.channels}, Access::write)
+                : nullptr;
+    return head_grad(head, targets, nll, dh, dnorm, dbias,
+                     [&](const int32_t *t, float *n, uint16_t *d, float *dn, float *db) {
+                         return head_loss_grad(head, t, scale, n, d, dn, db, dw, fresh);
+                     });
 }
 
 py::tuple head_loss_grad_flowing(const py::array &h, const py::array &norm, const py::array &weight,
                                  const py::array &targets, double epsilon, float scale, const py::array &nll,
-                                 const py::array &dh, const Maybe &dnorm, Flow &dweight, bool fresh,
-                                 const Maybe &bias, const Maybe &dbias) {
+                                 const py::array &dh, const Maybe &dnorm, Flow &dweight, bool fresh, const Maybe &bias,
+                                 const Maybe &dbias) {
     const Head head = head_of("head_loss_grad", h, norm, weight, epsilon, bias);
     if (head.batch * head.seq > HEAD_TOKENS)
         throw py::value_error("[head_loss_grad] expected at most " + std::to_string(HEAD_TOKENS) +
                               " tokens for a gradient that flows, got " + std::to_string(head.batch * head.seq) + ".");
-    return head_grad(head, targets, nll, dh, dnorm, dbias, [&](const int32_t *t, float *n, uint16_t *d, float *dn, float *db) {
-        return head_loss_grad(head, t, scale, n, d, dn, db, dweight.head, fresh);
-    });
+    return head_grad(head, targets, nll, dh, dnorm, dbias,
+                     [&](const int32_t *t, float *n, uint16_t *d, float *dn, float *db) {
+                         return head_loss_grad(head, t, scale, n, d, dn, db, dweight.head, fresh);
+                     });
 }
 
 void head_logits_arrays(const py::array &h, const py::array &norm, const py::array &weight, double epsilon,
@@ -140,8 +144,8 @@ void head_logits_arrays(const py::array &h, const py::array &norm, const py::arr
     const auto *p = elements_of<const int32_t>(positions, where, "positions", "int32", {-1});
     const int64_t count = positions.size();
     if (head.batch != 1 && count != head.batch)
-        throw py::value_error("[head_logits] expected a position of each sequence, or several of one, got " + std::to_string(count) +
-                              " of " + std::to_string(head.batch) + ".");
+        throw py::value_error("[head_logits] expected a position of each sequence, or several of one, got " +
+                              std::to_string(count) + " of " + std::to_string(head.batch) + ".");
     auto *o = elements_of<float>(out, where, "out", "float32", {count, head.vocab}, Access::write);
     const int64_t bad = computing(where, [&] { return head_logits(head, p, count, o); });
     if (bad >= 0)
@@ -164,22 +168,28 @@ void init_training(py::module_ &m) {
           arg("nll"), arg("bias") = none,
           "Final norm, classifier and cross-entropy: (sum of nll over targets >= 0, their count).\n\n"
           "bias: of a LayerNorm; None for an RMSNorm.");
-    m.def("head_loss_grad", &head_loss_grad_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"),
-          arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
-          arg("fresh") = false, arg("bias") = none, arg("dbias") = none,
-          "head_loss with gradients of scale * sum: dh is written, dnorm and dweight are added to or, if fresh, written; "
-          "None: it is frozen.");
+    m.def(
+        "head_loss_grad", &head_loss_grad_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"), arg("epsilon"),
+        arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"), arg("fresh") = false, arg("bias") = none,
+        arg("dbias") = none,
+        "head_loss with gradients of scale * sum: dh is written, dnorm and dweight are added to or, if fresh, written; "
+        "None: it is frozen.");
     m.def("head_loss_grad", &head_loss_grad_flowing, arg("h"), arg("norm"), arg("weight"), arg("targets"),
-          arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"),
-          arg("fresh") = false, arg("bias") = none, arg("dbias") = none,
+          arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"), arg("fresh") = false,
+          arg("bias") = none, arg("dbias") = none,
           "The same of at most HEAD_TOKENS tokens, dweight being left to a Flow.");
     m.def("head_logits", &head_logits_arrays, arg("h"), arg("norm"), arg("weight"), arg("epsilon"), arg("positions"),
-          arg("out"), arg("bias") = none, "out (N, V) fp32: the logits at one position of each sequence, or at N of the only one.");
+          arg("out"), arg("bias") = none,
+          "out (N, V) fp32: the logits at one position of each sequence, or at N of the only one.");
     m.def("threads", [] { return Pool::shared().threads(); });
-    m.def("set_threads", [](int n) {
-        if (n < 1 || n > 1024) throw py::value_error("[set_threads] expected 1 to 1024, got " + std::to_string(n) + ".");
-        computing("set_threads", [&] { Pool::shared().set_threads(n); });
-    }, arg("n"));
+    m.def(
+        "set_threads",
+        [](int n) {
+            if (n < 1 || n > 1024)
+                throw py::value_error("[set_threads] expected 1 to 1024, got " + std::to_string(n) + ".");
+            computing("set_threads", [&] { Pool::shared().set_threads(n); });
+        },
+        arg("n"));
 }
 
 } // namespace anefast::bind

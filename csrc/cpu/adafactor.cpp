@@ -65,7 +65,8 @@ void square(Panel &p, float factor, std::vector<float> &row) {
 }
 
 // Calls use(j, the update's values from column j on, how many there are) along row r.
-template <class Use> void along(const FactoredTensor &t, const Scale &scale, int64_t r, const FactoredRule &rule, const Use &use) {
+template <class Use>
+void along(const FactoredTensor &t, const Scale &scale, int64_t r, const FactoredRule &rule, const Use &use) {
     const float *const g = t.grad + r * t.columns, *const column = scale.column.data();
     const float row = scale.row[r], most = 1.0f / rule.epsilon;
     const Four limit = Four{} + most;
@@ -76,15 +77,13 @@ template <class Use> void along(const FactoredTensor &t, const Scale &scale, int
     }
     if (const int64_t left = t.columns - j) {
         Four value{};
-        for (int64_t k = 0; k < left; ++k)
-            value[k] = g[j + k] * rule.factor * std::min(column[j + k] * row, most);
+        for (int64_t k = 0; k < left; ++k) value[k] = g[j + k] * rule.factor * std::min(column[j + k] * row, most);
         use(j, value, left);
     }
 }
 
 void mix(float *mean, const std::vector<float> &now, float fresh) {
-    for (size_t i = 0; i < now.size(); ++i)
-        mean[i] = (1.0f - fresh) * mean[i] + fresh * now[i];
+    for (size_t i = 0; i < now.size(); ++i) mean[i] = (1.0f - fresh) * mean[i] + fresh * now[i];
 }
 
 // The new means of a tensor, and what they make of its gradient. `scale.row` holds the rows' sums of squares.
@@ -92,23 +91,18 @@ void take(const FactoredTensor &t, const Panel *panels, int64_t count, const Fac
     std::vector<double> sums(t.columns);
     scale.weights = 0;
     for (int64_t i = 0; i < count; ++i) {
-        for (int64_t j = 0; j < t.columns; ++j)
-            sums[j] += panels[i].column[j];
+        for (int64_t j = 0; j < t.columns; ++j) sums[j] += panels[i].column[j];
         scale.weights += panels[i].weights;
     }
     scale.column.resize(t.columns);
-    for (int64_t j = 0; j < t.columns; ++j)
-        scale.column[j] = static_cast<float>(sums[j] / t.rows);
-    for (float &of_row : scale.row)
-        of_row /= t.columns;
+    for (int64_t j = 0; j < t.columns; ++j) scale.column[j] = static_cast<float>(sums[j] / t.rows);
+    for (float &of_row : scale.row) of_row /= t.columns;
     mix(t.row, scale.row, rule.fresh);
     mix(t.column, scale.column, rule.fresh);
     double mean = 0;
-    for (int64_t i = 0; i < t.rows; ++i)
-        mean += t.row[i];
+    for (int64_t i = 0; i < t.rows; ++i) mean += t.row[i];
     mean = std::max<double>(mean / t.rows, rule.epsilon);
-    for (int64_t i = 0; i < t.rows; ++i)
-        scale.row[i] = static_cast<float>(std::sqrt(mean / t.row[i]));
+    for (int64_t i = 0; i < t.rows; ++i) scale.row[i] = static_cast<float>(std::sqrt(mean / t.row[i]));
     for (int64_t j = 0; j < t.columns; ++j)
         scale.column[j] = static_cast<float>(1.0 / std::sqrt(static_cast<double>(t.column[j])));
 }
@@ -122,11 +116,9 @@ void apply(const Panel &p, const Scale &scale, const FactoredRule &rule) {
     for (int64_t r = p.first; r < p.first + p.rows; ++r) {
         float *const w = t.weight + r * t.columns;
         along(t, scale, r, rule, [&](int64_t j, Four value, int64_t count) {
-            if (count == 4)
-                store(w + j, load(w + j) * keep - value * by);
+            if (count == 4) store(w + j, load(w + j) * keep - value * by);
             else
-                for (int64_t k = 0; k < count; ++k)
-                    w[j + k] = w[j + k] * keep - value[k] * by;
+                for (int64_t k = 0; k < count; ++k) w[j + k] = w[j + k] * keep - value[k] * by;
         });
     }
 }
@@ -159,10 +151,8 @@ void adafactor(const FactoredTensor *tensors, int64_t count, const FactoredRule 
             p.updates += sum(squares);
         }
     });
-    for (Scale &scale : scales)
-        scale.updates = 0;
-    for (const Panel &p : panels)
-        scale_of(p).updates += p.updates;
+    for (Scale &scale : scales) scale.updates = 0;
+    for (const Panel &p : panels) scale_of(p).updates += p.updates;
     pool.parallel(panels.size(), [&](int64_t i) { apply(panels[i], scale_of(panels[i]), rule); });
 }
 

@@ -17,9 +17,9 @@ struct FactoredTensor { // fp32, row-major
 };
 
 struct FactoredRule {
-    float factor; // what the gradient is multiplied by first
-    float fresh;  // the part of the new squares in the means: step ** -0.8
-    float most;   // the rate is at most this: 1 / sqrt(step)
+    float factor;  // what the gradient is multiplied by first
+    float fresh;   // the part of the new squares in the means: step ** -0.8
+    float most;    // the rate is at most this: 1 / sqrt(step)
     float epsilon; // the least of the means' product, squared
     float least;   // the rate is times the weights' root mean square, at least this
 };

@@ -25,15 +25,19 @@ inline void enter() { // every tile 16 rows of 64 bytes
 
 inline void leave() { __asm__ volatile(".byte 0xc4, 0xe2, %c0, 0x49, 0xc0" ::"i"(NONE) : "memory"); } // tilerelease
 
-template <int T> inline void zero() { __asm__ volatile(".byte 0xc4, 0xe2, %c0, 0x49, %c1" ::"i"(F2), "i"(0xc0 | T << 3)); }
+template <int T> inline void zero() {
+    __asm__ volatile(".byte 0xc4, 0xe2, %c0, 0x49, %c1" ::"i"(F2), "i"(0xc0 | T << 3));
+}
 
 // Rows are `stride` bytes apart.
 template <int T> inline void load(const void *at, int64_t stride) {
-    __asm__ volatile(".byte 0xc4, 0xe2, %c2, 0x4b, %c3, 0x08" ::"a"(at), "c"(stride), "i"(F2), "i"(T << 3 | 4) : "memory");
+    __asm__ volatile(".byte 0xc4, 0xe2, %c2, 0x4b, %c3, 0x08" ::"a"(at), "c"(stride), "i"(F2), "i"(T << 3 | 4)
+                     : "memory");
 }
 
 template <int T> inline void store(void *at, int64_t stride) {
-    __asm__ volatile(".byte 0xc4, 0xe2, %c2, 0x4b, %c3, 0x08" ::"a"(at), "c"(stride), "i"(F3), "i"(T << 3 | 4) : "memory");
+    __asm__ volatile(".byte 0xc4, 0xe2, %c2, 0x4b, %c3, 0x08" ::"a"(at), "c"(stride), "i"(F3), "i"(T << 3 | 4)
+                     : "memory");
 }
 
 // C += A B: A has 16 rows of 32 k, B has 16 rows of pairs of k for 16 columns.

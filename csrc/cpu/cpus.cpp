@@ -74,10 +74,11 @@ int default_threads() {
     const int instead = usable_cpus();
     static std::atomic<bool> said{false};
     if (!said.exchange(true))
-        std::fprintf(stderr,
-                     "[threads] expected ANEFAST_NUM_THREADS to be 1 to %d, got \"%.64s\": taking %d, for the CPUs this "
-                     "process may use. Hint: unset it, or correct it.\n",
-                     MOST_THREADS, wish, instead);
+        std::fprintf(
+            stderr,
+            "[threads] expected ANEFAST_NUM_THREADS to be 1 to %d, got \"%.64s\": taking %d, for the CPUs this "
+            "process may use. Hint: unset it, or correct it.\n",
+            MOST_THREADS, wish, instead);
     return instead;
 }
 

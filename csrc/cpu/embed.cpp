@@ -11,13 +11,12 @@
 namespace anefast {
 namespace {
 
-constexpr int64_t TOKENS = 32;    // one surface row of 64 bytes per channel
-constexpr int64_t CHANNELS = 64;  // of the gradient, per task
+constexpr int64_t TOKENS = 32;   // one surface row of 64 bytes per channel
+constexpr int64_t CHANNELS = 64; // of the gradient, per task
 
 int64_t first_bad(const Embedding &e) {
     for (int64_t i = 0; i < e.batch * e.seq; ++i)
-        if (e.tokens[i] < 0 || e.tokens[i] >= e.vocab)
-            return i;
+        if (e.tokens[i] < 0 || e.tokens[i] >= e.vocab) return i;
     return -1;
 }
 
@@ -25,8 +24,7 @@ int64_t first_bad(const Embedding &e) {
 
 int64_t embed(const Embedding &e, const float *weight, const float *positions, uint16_t *out) {
     const int64_t bad = first_bad(e), C = e.channels, S = e.seq, across = ceil_div(S, TOKENS);
-    if (bad >= 0)
-        return bad;
+    if (bad >= 0) return bad;
     Pool::shared().parallel(e.batch * across, [&](int64_t task) {
         const int64_t b = task / across, s = task % across * TOKENS, count = std::min(TOKENS, S - s);
         std::vector<uint16_t> rows(count * C);
@@ -34,16 +32,14 @@ int64_t embed(const Embedding &e, const float *weight, const float *positions, u
         for (int64_t i = 0; i < count; ++i) {
             const float *row = weight + e.tokens[b * S + s + i] * C;
             if (positions) {
-                for (int64_t c = 0; c < C; ++c)
-                    sum[c] = row[c] + positions[(s + i) * C + c];
+                for (int64_t c = 0; c < C; ++c) sum[c] = row[c] + positions[(s + i) * C + c];
                 row = sum.data();
             }
             half_from_floats(row, rows.data() + i * C, C);
         }
         for (int64_t c = 0; c < C; ++c) {
             uint16_t *const to = out + (b * C + c) * S + s;
-            for (int64_t i = 0; i < count; ++i)
-                to[i] = rows[i * C + c];
+            for (int64_t i = 0; i < count; ++i) to[i] = rows[i * C + c];
         }
     });
     return -1;
@@ -51,8 +47,7 @@ int64_t embed(const Embedding &e, const float *weight, const float *positions, u
 
 int64_t embed_grad(const Embedding &e, const uint16_t *dx, float *dweight) {
     const int64_t bad = first_bad(e), C = e.channels, S = e.seq;
-    if (bad >= 0)
-        return bad;
+    if (bad >= 0) return bad;
     // A task owns some channels of every token's row and meets the positions in order.
     Pool::shared().parallel(ceil_div(C, CHANNELS), [&](int64_t task) {
         const int64_t c0 = task * CHANNELS, count = std::min(CHANNELS, C - c0);
@@ -62,13 +57,11 @@ int64_t embed_grad(const Embedding &e, const uint16_t *dx, float *dweight) {
                 const int64_t tokens = std::min(TOKENS, S - s);
                 for (int64_t c = 0; c < count; ++c) {
                     half_to_floats(dx + (b * C + c0 + c) * S + s, row, tokens);
-                    for (int64_t i = 0; i < tokens; ++i)
-                        block[i * CHANNELS + c] = row[i];
+                    for (int64_t i = 0; i < tokens; ++i) block[i * CHANNELS + c] = row[i];
                 }
                 for (int64_t i = 0; i < tokens; ++i) {
                     float *const to = dweight + e.tokens[b * S + s + i] * C + c0;
-                    for (int64_t c = 0; c < count; ++c)
-                        to[c] += block[i * CHANNELS + c];
+                    for (int64_t c = 0; c < count; ++c) to[c] += block[i * CHANNELS + c];
                 }
             }
     });
@@ -83,8 +76,7 @@ void positions_grad(const uint16_t *dx, int64_t batch, int64_t seq, int64_t chan
         for (int64_t b = 0; b < batch; ++b)
             for (int64_t c = 0; c < channels; ++c) {
                 half_to_floats(dx + (b * channels + c) * seq + s, row, count);
-                for (int64_t i = 0; i < count; ++i)
-                    dpositions[(s + i) * channels + c] += row[i];
+                for (int64_t i = 0; i < count; ++i) dpositions[(s + i) * channels + c] += row[i];
             }
     });
 }

@@ -10,9 +10,9 @@
 namespace anefast {
 
 constexpr double EXP_UNIT = 0x1p44;
-constexpr double EXP_SHIFT = 0x1.8p52;       // added to a number, it rounds it to a whole one and leaves that in the low bits
+constexpr double EXP_SHIFT = 0x1.8p52; // added to a number, it rounds it to a whole one and leaves that in the low bits
 constexpr int64_t EXP_SHIFT_BITS = 0x4338000000000000;
-constexpr int64_t EXPS_MOST = 1 << 18;       // terms that surely fit
+constexpr int64_t EXPS_MOST = 1 << 18; // terms that surely fit
 
 inline int64_t exp_units(float e) {
     const double shifted = static_cast<double>(e) * EXP_UNIT + EXP_SHIFT;

@@ -56,12 +56,12 @@ struct Gemm {
 
 class FirstError; // of pool.h
 
-void gemm(const Gemm &g);                     // in one parallel region of the shared pool
-void gemm_alone(const Gemm &g);               // on the calling thread: for use inside a region
+void gemm(const Gemm &g);                      // in one parallel region of the shared pool
+void gemm_alone(const Gemm &g);                // on the calling thread: for use inside a region
 void gemm_batch(const Gemm *g, int64_t count); // independent products, one region
 void gemm_enqueue(const void *key, const Gemm &g, FirstError &failure); // on the pool's background queue
-void gemm_reference(const Gemm &g);           // plain loops, one thread
-bool gemm_relaxed();                          // whether operands are rounded to bf16
-const char *gemm_isa();                       // "AVX2 FMA F16C", "NEON, Accelerate for any_order", ...; ANEFAST_ISA overrides
+void gemm_reference(const Gemm &g);                                     // plain loops, one thread
+bool gemm_relaxed();                                                    // whether operands are rounded to bf16
+const char *gemm_isa(); // "AVX2 FMA F16C", "NEON, Accelerate for any_order", ...; ANEFAST_ISA overrides
 
 } // namespace anefast

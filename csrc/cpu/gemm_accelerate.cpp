@@ -41,8 +41,7 @@ Operand operand(const MatrixView &v, int64_t first, int64_t rows, int64_t column
         for (int64_t i = 0; i < high; ++i) {
             if (v.elem == Elem::f32)
                 std::copy_n(static_cast<const float *>(v.data) + start + i * stride, wide, &room[i * wide]);
-            else
-                half_to_floats(static_cast<const uint16_t *>(v.data) + start + i * stride, &room[i * wide], wide);
+            else half_to_floats(static_cast<const uint16_t *>(v.data) + start + i * stride, &room[i * wide], wide);
         }
     else
         for (int64_t i = 0; i < rows; ++i)
@@ -61,8 +60,8 @@ const char *gemm_library() { return "Accelerate"; }
 void gemm_library_rows(const Gemm &g, int64_t first, int64_t rows) {
     std::vector<float> a_room, b_room;
     const Operand a = operand(g.a, first, rows, g.k, a_room), b = operand(g.b, 0, g.k, g.n, b_room);
-    cblas_sgemm(CblasRowMajor, a.turned, b.turned, static_cast<int>(rows), static_cast<int>(g.n),
-                static_cast<int>(g.k), 1.0f, a.data, a.pitch, b.data, b.pitch, g.accumulate ? 1.0f : 0.0f,
+    cblas_sgemm(CblasRowMajor, a.turned, b.turned, static_cast<int>(rows), static_cast<int>(g.n), static_cast<int>(g.k),
+                1.0f, a.data, a.pitch, b.data, b.pitch, g.accumulate ? 1.0f : 0.0f,
                 static_cast<float *>(g.c) + first * g.c_row_stride, static_cast<int>(g.c_row_stride));
 }
 

@@ -2,10 +2,9 @@
 //
 // fp16 operands multiply as they are where the processor has AMX-FP16. With AMX-BF16 only, and for
 // fp32 operands, each value is split into two bf16, x = high + low, and three products are summed
-// (low times low is left out): exact to 2^-18 for fp16 operands, to 2^-16 for fp32 ones. Relaxed, the low parts are left
-// out altogether.
-// The numbers are not those of the other paths: see gemm.h. What surrounds the tiles is AVX-512, which every processor
-// with AMX has.
+// (low times low is left out): exact to 2^-18 for fp16 operands, to 2^-16 for fp32 ones. Relaxed, the low parts are
+// left out altogether. The numbers are not those of the other paths: see gemm.h. What surrounds the tiles is AVX-512,
+// which every processor with AMX has.
 #include "gemm_kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -35,10 +34,8 @@ namespace {
 
 // C's quarters are tiles 0 to 3; A's halves pass through 4 and 5, B's through 6 and 7.
 template <bool BF16, int C, int A, int B> void multiply() {
-    if constexpr (BF16)
-        tiles::multiply_bf16<C, A, B>();
-    else
-        tiles::multiply_fp16<C, A, B>();
+    if constexpr (BF16) tiles::multiply_bf16<C, A, B>();
+    else tiles::multiply_fp16<C, A, B>();
 }
 
 template <bool BF16> void sum(const uint8_t *a, int64_t a_stride, int64_t a_step, const uint8_t *b, int64_t blocks) {
@@ -63,8 +60,7 @@ template <bool BF16> void multiply_all() {
 
 template <Parts PARTS> double in_registers(int64_t rounds) {
     constexpr int PASSES = PARTS == Parts::two ? 3 : 1;
-    for (int64_t r = 0; r < rounds * PASSES; ++r)
-        multiply_all<PARTS != Parts::fp16>();
+    for (int64_t r = 0; r < rounds * PASSES; ++r) multiply_all<PARTS != Parts::fp16>();
     return 2.0 * SIDE * SIDE * SIDE * static_cast<double>(rounds);
 }
 
@@ -118,12 +114,9 @@ template <Parts PARTS> void tile(const Strip &t) {
 
     const auto *a = static_cast<const uint8_t *>(t.a), *b = static_cast<const uint8_t *>(t.b);
     const int64_t blocks = (t.k_count + SIDE - 1) / SIDE;
-    if constexpr (PARTS == Parts::two)
-        sum_of_two(a, b, blocks);
-    else if (t.a_row_stride)
-        sum<PARTS == Parts::nearest>(a, t.a_row_stride * 2, SIDE * 2, b, blocks);
-    else
-        sum<PARTS == Parts::nearest>(a, SIDE * 2, BLOCK * 2, b, blocks);
+    if constexpr (PARTS == Parts::two) sum_of_two(a, b, blocks);
+    else if (t.a_row_stride) sum<PARTS == Parts::nearest>(a, t.a_row_stride * 2, SIDE * 2, b, blocks);
+    else sum<PARTS == Parts::nearest>(a, SIDE * 2, BLOCK * 2, b, blocks);
 
     const bool in_place = whole && !t.c_half;
     float *const c = in_place ? static_cast<float *>(t.c) : mine;
@@ -132,8 +125,7 @@ template <Parts PARTS> void tile(const Strip &t) {
     tiles::store<1>(c + 16, width * 4);
     tiles::store<2>(c + 16 * width, width * 4);
     tiles::store<3>(c + 16 * width + 16, width * 4);
-    if (in_place)
-        return;
+    if (in_place) return;
     for (int64_t i = 0; i < t.rows; ++i) {
         put(t, i, 0, static_cast<__mmask16>(columns), _mm512_load_ps(mine + i * SIDE));
         put(t, i, 16, columns >> 16, _mm512_load_ps(mine + i * SIDE + 16));
@@ -141,8 +133,7 @@ template <Parts PARTS> void tile(const Strip &t) {
 }
 
 template <Parts PARTS> void strip(const Strip &s) {
-    for (int64_t row = 0; row < s.rows; row += SIDE)
-        tile<PARTS>(s.part(row, SIDE, SIDE));
+    for (int64_t row = 0; row < s.rows; row += SIDE) tile<PARTS>(s.part(row, SIDE, SIDE));
 }
 
 // Rows of fp16 need no packing where they fill whole tiles.
@@ -151,8 +142,20 @@ bool in_place(const Gemm &g) {
 }
 
 template <Parts PARTS> constexpr GemmKernels kernels_of(const char *isa) {
-    return {isa, SIDE, SIDE, SIDE, SIDE, PACKED_BYTES<PARTS>, PARTS == Parts::fp16 ? in_place : nullptr,
-            strip<PARTS>, pack_b<PARTS>, nullptr, pack_a_panels<PARTS>, tiles::enter, tiles::leave, in_registers<PARTS>};
+    return {isa,
+            SIDE,
+            SIDE,
+            SIDE,
+            SIDE,
+            PACKED_BYTES<PARTS>,
+            PARTS == Parts::fp16 ? in_place : nullptr,
+            strip<PARTS>,
+            pack_b<PARTS>,
+            nullptr,
+            pack_a_panels<PARTS>,
+            tiles::enter,
+            tiles::leave,
+            in_registers<PARTS>};
 }
 
 } // namespace

@@ -27,13 +27,16 @@ constexpr int ROWS = 8, VECTORS = 2; // of C in registers
 // ROWS rows of C from `row` of the strip on, those that are there; A's panel and B's are whole, padded with 0.
 void tile(const Strip &t, int64_t row) {
     const __mmask32 columns = first_of_32(t.columns);
-    const auto there = [&](int64_t i, int v) { return static_cast<__mmask16>(row + i < t.rows ? columns >> 16 * v : 0); };
+    const auto there = [&](int64_t i, int v) {
+        return static_cast<__mmask16>(row + i < t.rows ? columns >> 16 * v : 0);
+    };
     __m512 sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v)
-            sum[i][v] = t.start ? load(t.start + (row + i) * t.start_row_stride + 16 * v, there(i, v)) : _mm512_setzero_ps();
+            sum[i][v] =
+                t.start ? load(t.start + (row + i) * t.start_row_stride + 16 * v, there(i, v)) : _mm512_setzero_ps();
 
     const uint16_t *a = static_cast<const uint16_t *>(t.a) + row * SIDE, *b = static_cast<const uint16_t *>(t.b);
     for (int64_t k = 0; k < t.k_count; k += SIDE, a += BLOCK, b += BLOCK)
@@ -53,15 +56,13 @@ void tile(const Strip &t, int64_t row) {
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; ++v)
-            put(t, row + i, 16 * v, there(i, v), sum[i][v]);
+        for (int v = 0; v < VECTORS; ++v) put(t, row + i, 16 * v, there(i, v), sum[i][v]);
 }
 
 void strip(const Strip &s) {
     for (int64_t panel = 0; panel < s.rows; panel += SIDE) {
         const Strip t = s.part(panel, SIDE, SIDE);
-        for (int64_t row = 0; row < t.rows; row += ROWS)
-            tile(t, row);
+        for (int64_t row = 0; row < t.rows; row += ROWS) tile(t, row);
     }
 }
 
@@ -74,14 +75,12 @@ double in_registers(int64_t rounds) {
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; ++v)
-            sum[i][v] = load(c + i * SIDE + 16 * v, 0xffff);
+        for (int v = 0; v < VECTORS; ++v) sum[i][v] = load(c + i * SIDE + 16 * v, 0xffff);
     for (int64_t r = 0; r < rounds; ++r)
 #pragma GCC unroll 8
         for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; ++v)
-                sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)ones, (__m512bh)ones);
+            for (int v = 0; v < VECTORS; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)ones, (__m512bh)ones);
     double all = 0;
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
@@ -97,8 +96,20 @@ double in_registers(int64_t rounds) {
 
 const GemmKernels *gemm_kernels_avx512_relaxed() {
     constexpr Parts NEAREST = Parts::nearest;
-    static constexpr GemmKernels kernels{"AVX-512 BF16 relaxed", ROWS,  SIDE, SIDE, SIDE, PACKED_BYTES<NEAREST>, nullptr, strip,
-                                         pack_b<NEAREST>, nullptr, pack_a_panels<NEAREST>, nullptr, nullptr, in_registers};
+    static constexpr GemmKernels kernels{"AVX-512 BF16 relaxed",
+                                         ROWS,
+                                         SIDE,
+                                         SIDE,
+                                         SIDE,
+                                         PACKED_BYTES<NEAREST>,
+                                         nullptr,
+                                         strip,
+                                         pack_b<NEAREST>,
+                                         nullptr,
+                                         pack_a_panels<NEAREST>,
+                                         nullptr,
+                                         nullptr,
+                                         in_registers};
     return &kernels;
 }
 

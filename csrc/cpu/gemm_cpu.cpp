@@ -44,8 +44,7 @@ bool cpu_has_avx512_bf16() {
 bool cpu_has_amx_bf16() {
     unsigned a, b, c, d;
     // What packs the tiles: every processor with those has it, but a hypervisor may hide some.
-    if (!cpu_has_avx512_bf16() || !__get_cpuid(1, &a, &b, &c, &d) || !(c & BIT_OSXSAVE))
-        return false;
+    if (!cpu_has_avx512_bf16() || !__get_cpuid(1, &a, &b, &c, &d) || !(c & BIT_OSXSAVE)) return false;
     return (saved_state() & XCR0_TILES) == XCR0_TILES && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
            (d & BIT_AMX_TILE) && (d & BIT_AMX_BF16) && tiles_permitted();
 }

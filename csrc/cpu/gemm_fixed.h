@@ -16,8 +16,8 @@
 
 namespace anefast {
 
-constexpr float FIXED_ONE = 65536;          // units of 2^-16 in 1
-constexpr double FIXED_END = 2147483648.0;  // magnitude, in units, from which a partial sum is infinite
+constexpr float FIXED_ONE = 65536;         // units of 2^-16 in 1
+constexpr double FIXED_END = 2147483648.0; // magnitude, in units, from which a partial sum is infinite
 
 // Both work on bits, so that loops over them become vectors.
 inline float fixed_bits_to_float(uint32_t bits) {

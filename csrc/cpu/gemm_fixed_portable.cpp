@@ -15,8 +15,7 @@ struct Int {
 
 template <class F> inline Vec each(F &&f) {
     Vec v;
-    for (int i = 0; i < WIDTH; ++i)
-        v.x[i] = f(i);
+    for (int i = 0; i < WIDTH; ++i) v.x[i] = f(i);
     return v;
 }
 inline Vec load(const float *p) {
@@ -33,8 +32,7 @@ inline Vec sign_of(Vec v) {
 }
 inline Int zero() { return {}; }
 inline Int add(Int a, Int b) {
-    for (int i = 0; i < WIDTH; ++i)
-        a.x[i] += b.x[i];
+    for (int i = 0; i < WIDTH; ++i) a.x[i] += b.x[i];
     return a;
 }
 inline void store(int32_t *p, Int v) { std::memcpy(p, v.x, sizeof v.x); }

@@ -3,7 +3,8 @@
 // gemm_tile.h is the code behind the tables that agree to the bit; gemm_portable.cpp, gemm_avx2.cpp,
 // gemm_avx512.cpp and gemm_neon.cpp compile it, each in its own namespace. gemm_amx.cpp and
 // gemm_avx512_bf16.cpp have those that sum pairs (gemm.h says how far they may differ), of operands
-// that gemm_pairs.h packs. gemm_fixed_*.cpp have Q15.16 products, by gemm_fixed_tile.h. Read gemm.cpp for how the tables are driven.
+// that gemm_pairs.h packs. gemm_fixed_*.cpp have Q15.16 products, by gemm_fixed_tile.h. Read gemm.cpp for how the
+// tables are driven.
 #pragma once
 
 #include <cmath>
@@ -17,7 +18,7 @@ namespace anefast {
 // A strip of C: any rows by up to nr columns, over k_count steps of k. Kernels go down it in tiles of mr rows.
 struct Strip {
     int64_t rows, columns, k_count;
-    const void *a; // elements of a's own type: (i, k) at a[i * a_row_stride + k]; or panels
+    const void *a;        // elements of a's own type: (i, k) at a[i * a_row_stride + k]; or panels
     int64_t a_row_stride; // 0: a is panels
     int64_t a_row_bytes;  // from row to row; of panels, a row's share of one
     const void *b;        // a panel
@@ -41,7 +42,8 @@ struct Strip {
 
 constexpr int64_t THIN_MOST = 8; // columns or rows of a thin product
 
-// A product of a wide operand, read where it lies, and a thin one: c(lane, j) = sum over k of wide(lane, k) * thin[k * count + j].
+// A product of a wide operand, read where it lies, and a thin one: c(lane, j) = sum over k of wide(lane, k) * thin[k *
+// count + j].
 struct Thin {
     int64_t lanes, count, k_count; // count: 1 to THIN_MOST
     const void *wide;
@@ -59,26 +61,25 @@ struct Thin {
 struct GemmKernels {
     const char *isa;
     int64_t mr, nr;
-    int64_t a_panel_rows; // a multiple of mr
-    int64_t k_unit;       // panels and blocks of k are whole multiples of it, padded with 0
-    int64_t packed_bytes; // of an element in a panel
+    int64_t a_panel_rows;            // a multiple of mr
+    int64_t k_unit;                  // panels and blocks of k are whole multiples of it, padded with 0
+    int64_t packed_bytes;            // of an element in a panel
     bool (*in_place)(const Gemm &g); // is `strip` to read the rows of g.a where they lie? Null: never
     void (*strip)(const Strip &s);
     // Panels of nr columns, panel_bytes apart, the last padded with 0 as far as its strip reads it.
-    void (*pack_b)(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
-                   void *out, int64_t panel_bytes);
+    void (*pack_b)(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns, void *out,
+                   int64_t panel_bytes);
     // Rows of a, whose k are contiguous, as fp32: out[i * out_stride + k]. Null: never asked for.
-    void (*pack_a_rows)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
-                        float *out, int64_t out_stride);
+    void (*pack_a_rows)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count, float *out,
+                        int64_t out_stride);
     // Panels of a_panel_rows rows, one after the other, the last padded with 0.
-    void (*pack_a_panels)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first,
-                          int64_t k_count, void *out);
+    void (*pack_a_panels)(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count, void *out);
     void (*enter)(), (*leave)(); // around the strips of a task, on its thread; null where there is no need
     // The flops of a tile's products, `rounds` times between enter and leave with nothing loaded: what bounds `strip`.
     // Null: fp32 multiply-adds do.
     double (*in_registers)(int64_t rounds) = nullptr;
-    int64_t a_packed_bytes = 0; // of an element of A in a panel, where that is not packed_bytes
-    bool whole_k = false;       // a strip takes all k at once: its sums cannot wait as fp32
+    int64_t a_packed_bytes = 0;            // of an element of A in a panel, where that is not packed_bytes
+    bool whole_k = false;                  // a strip takes all k at once: its sums cannot wait as fp32
     void (*thin)(const Thin &t) = nullptr; // with the sums of `strip`, to the byte. Null: there is none
 
     int64_t bytes_of_a() const { return a_packed_bytes ? a_packed_bytes : packed_bytes; }
@@ -88,12 +89,10 @@ struct GemmKernels {
 class Entered {
   public:
     explicit Entered(const GemmKernels &kernels) : leave(kernels.leave) {
-        if (kernels.enter)
-            kernels.enter();
+        if (kernels.enter) kernels.enter();
     }
     ~Entered() {
-        if (leave)
-            leave();
+        if (leave) leave();
     }
     Entered(const Entered &) = delete;
     Entered &operator=(const Entered &) = delete;
@@ -107,8 +106,8 @@ const GemmKernels *gemm_kernels_portable();
 const GemmKernels *gemm_kernels_avx2();
 const GemmKernels *gemm_kernels_avx512();
 const GemmKernels *gemm_kernels_neon();
-const GemmKernels *gemm_kernels_amx_fp16(); // fp16 operands only
-const GemmKernels *gemm_kernels_amx_bf16(); // any operands, in three passes
+const GemmKernels *gemm_kernels_amx_fp16();    // fp16 operands only
+const GemmKernels *gemm_kernels_amx_bf16();    // any operands, in three passes
 const GemmKernels *gemm_kernels_amx_relaxed(); // any operands, rounded to bf16, here and below
 const GemmKernels *gemm_kernels_avx512_relaxed();
 const GemmKernels *gemm_kernels_portable_fixed(); // Q15.16, fp16 operands only, here and below

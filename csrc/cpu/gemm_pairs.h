@@ -1,17 +1,17 @@
 // Operands as words of 16 bits in blocks of 32 lanes by 32 k: what instructions that multiply pairs of k read. Written
 // once, compiled by gemm_amx.cpp for tiles and by gemm_avx512_bf16.cpp for vectors.
 //
-// Not a header to include alone: the including file has opened its namespace and its target, AVX-512 F, BW, VL and BF16.
-// A lane is a row of A or a column of B. A block is two tiles: of A, 16 rows each of 32 k; of B, 16 rows each of pairs of
-// k, for 16 columns.
+// Not a header to include alone: the including file has opened its namespace and its target, AVX-512 F, BW, VL and
+// BF16. A lane is a row of A or a column of B. A block is two tiles: of A, 16 rows each of 32 k; of B, 16 rows each of
+// pairs of k, for 16 columns.
 
 constexpr int64_t SIDE = 32;           // rows, columns and k of a block
 constexpr int64_t TILE = 16 * 32;      // words in a tile register
 constexpr int64_t BLOCK = SIDE * SIDE; // words in a block
 using Words = __m512i;                 // a row of a tile: 32 words, or 16 pairs of them
 
-// What becomes of a value: fp16 stays as it is, or it is rounded to the nearest bf16, or split into that and the nearest
-// to what is left, two blocks one after the other.
+// What becomes of a value: fp16 stays as it is, or it is rounded to the nearest bf16, or split into that and the
+// nearest to what is left, two blocks one after the other.
 enum class Parts { fp16, nearest, two };
 
 // A block as rows of memory: up to SIDE rows of up to SIDE values. Beyond them is 0.
@@ -30,8 +30,7 @@ struct alignas(64) Order {
 };
 constexpr Order order(int first, int step_even, int step_odd) {
     Order o{};
-    for (int i = 0; i < 32; ++i)
-        o.word[i] = static_cast<uint16_t>(first + i / 2 * step_even + i % 2 * step_odd);
+    for (int i = 0; i < 32; ++i) o.word[i] = static_cast<uint16_t>(first + i / 2 * step_even + i % 2 * step_odd);
     return o;
 }
 inline Words load(const Order &o) { return _mm512_load_si512(&o); }
@@ -56,17 +55,15 @@ inline __m512 load(const uint16_t *p, __mmask16 there) { return _mm512_cvtph_ps(
 inline void put(const Strip &t, int64_t i, int64_t j, __mmask16 there, const __m512 &sum) {
     const int64_t at = i * t.c_row_stride + j;
     if (t.c_half)
-        _mm256_mask_storeu_epi16(static_cast<uint16_t *>(t.c) + at, there, _mm512_cvtps_ph(sum, _MM_FROUND_TO_NEAREST_INT));
-    else
-        _mm512_mask_storeu_ps(static_cast<float *>(t.c) + at, there, sum);
+        _mm256_mask_storeu_epi16(static_cast<uint16_t *>(t.c) + at, there,
+                                 _mm512_cvtps_ph(sum, _MM_FROUND_TO_NEAREST_INT));
+    else _mm512_mask_storeu_ps(static_cast<float *>(t.c) + at, there, sum);
 }
 
 // 32 values as words.
 template <Parts PARTS, class T> Words words(const T *p, __mmask32 there) {
-    if constexpr (PARTS == Parts::fp16)
-        return _mm512_maskz_loadu_epi16(there, p);
-    else
-        return (Words)_mm512_cvtne2ps_pbh(load(p + 16, there >> 16), load(p, static_cast<__mmask16>(there)));
+    if constexpr (PARTS == Parts::fp16) return _mm512_maskz_loadu_epi16(there, p);
+    else return (Words)_mm512_cvtne2ps_pbh(load(p + 16, there >> 16), load(p, static_cast<__mmask16>(there)));
 }
 
 struct HighLow {
@@ -87,7 +84,9 @@ template <class T> HighLow split(const T *p, __mmask32 there) {
 // shuffle; what remains is 4 x 4 within each.
 inline void transpose(const uint16_t *from, uint16_t *to) {
     for (int64_t q = 0; q < 16; q += 4, to += 4 * SIDE) {
-        const auto quarter = [&](int64_t row) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(from + row * SIDE + 2 * q)); };
+        const auto quarter = [&](int64_t row) {
+            return _mm_loadu_si128(reinterpret_cast<const __m128i *>(from + row * SIDE + 2 * q));
+        };
         Words r[4];
         for (int64_t i = 0; i < 4; ++i) {
             r[i] = _mm512_inserti32x4(_mm512_castsi128_si512(quarter(i)), quarter(i + 4), 1);
@@ -140,28 +139,28 @@ template <Parts PARTS, bool IS_A, class T> void pack_block(const Source<T> &s, u
         }
     }
     if (turns)
-        for (int64_t tile = 0; tile < TILES; ++tile)
-            transpose(turned + tile * TILE, out + tile * TILE);
+        for (int64_t tile = 0; tile < TILES; ++tile) transpose(turned + tile * TILE, out + tile * TILE);
 }
 
 template <Parts PARTS> constexpr int64_t PACKED_BYTES = PARTS == Parts::two ? 4 : 2;
 
 template <Parts PARTS, bool IS_A, class T>
 void pack(const MatrixView &view, int64_t lane, int64_t lanes, int64_t k, int64_t ks, void *out, int64_t panel_bytes) {
-    const int64_t lane_stride = IS_A ? view.row_stride : view.col_stride, k_stride = IS_A ? view.col_stride : view.row_stride;
+    const int64_t lane_stride = IS_A ? view.row_stride : view.col_stride,
+                  k_stride = IS_A ? view.col_stride : view.row_stride;
     const bool by_lanes = k_stride == 1;
     const int64_t rows = by_lanes ? lanes : ks, stride = by_lanes ? lane_stride : k_stride;
     const int64_t columns = by_lanes ? ks : lanes, column_stride = by_lanes ? 1 : lane_stride;
     const T *const data = static_cast<const T *>(view.data) + lane * lane_stride + k * k_stride;
     for (int64_t i = 0; i < rows; i += SIDE)
         for (int64_t j = 0; j < columns; j += SIDE) {
-            Source<T> s{data + i * stride + j * column_stride, stride, rows - i < SIDE ? rows - i : SIDE,
-                        columns - j < SIDE ? columns - j : SIDE, i + SIDE < rows ? SIDE * stride : 0, by_lanes};
+            Source<T> s{data + i * stride + j * column_stride, stride,
+                        rows - i < SIDE ? rows - i : SIDE,     columns - j < SIDE ? columns - j : SIDE,
+                        i + SIDE < rows ? SIDE * stride : 0,   by_lanes};
             T copy[BLOCK];
             if (column_stride != 1) { // nothing is contiguous
                 for (int64_t r = 0; r < s.rows; ++r)
-                    for (int64_t c = 0; c < s.columns; ++c)
-                        copy[r * SIDE + c] = s.data[r * stride + c * column_stride];
+                    for (int64_t c = 0; c < s.columns; ++c) copy[r * SIDE + c] = s.data[r * stride + c * column_stride];
                 s.data = copy;
                 s.stride = SIDE;
                 s.ahead = 0;
@@ -174,14 +173,12 @@ void pack(const MatrixView &view, int64_t lane, int64_t lanes, int64_t k, int64_
 
 template <Parts PARTS, bool IS_A, class... Arguments> void pack_any(const MatrixView &view, Arguments... arguments) {
     if constexpr (PARTS != Parts::fp16)
-        if (view.elem == Elem::f32)
-            return pack<PARTS, IS_A, float>(view, arguments...);
+        if (view.elem == Elem::f32) return pack<PARTS, IS_A, float>(view, arguments...);
     pack<PARTS, IS_A, uint16_t>(view, arguments...);
 }
 
-template <Parts PARTS>
-void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns, void *out,
-            int64_t panel_bytes) {
+template <Parts PARTS> void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column,
+                                   int64_t columns, void *out, int64_t panel_bytes) {
     pack_any<PARTS, false>(b, column, columns, k_first, k_count, out, panel_bytes);
 }
 

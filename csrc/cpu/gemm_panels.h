@@ -1,8 +1,8 @@
 // Products whose B was packed beforehand, on the calling thread alone: for whoever reuses an operand or makes it in
 // packed form. The numbers are gemm.h's; gemm() itself is for everybody else.
 //
-// B is packed as panels of columns in the order of the path's kernels (gemm_path.h). Where a library does products of any
-// order, packed means row-major, and it does these too.
+// B is packed as panels of columns in the order of the path's kernels (gemm_path.h). Where a library does products of
+// any order, packed means row-major, and it does these too.
 #pragma once
 
 #include <cstdint>

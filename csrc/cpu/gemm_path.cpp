@@ -33,10 +33,8 @@ const Candidate CANDIDATES[] = {
 // Q15.16 has no path of its own for tiles and pairs: the vectors that this process may use make it.
 const GemmKernels *fixed_kernels() {
     const isa_vectors vectors = isa_allowed();
-    if (vectors == ISA_AVX512 && gemm_kernels_avx512_fixed())
-        return gemm_kernels_avx512_fixed();
-    if ((vectors == ISA_AVX512 || vectors == ISA_AVX2) && gemm_kernels_avx2_fixed())
-        return gemm_kernels_avx2_fixed();
+    if (vectors == ISA_AVX512 && gemm_kernels_avx512_fixed()) return gemm_kernels_avx512_fixed();
+    if ((vectors == ISA_AVX512 || vectors == ISA_AVX2) && gemm_kernels_avx2_fixed()) return gemm_kernels_avx2_fixed();
     return gemm_kernels_portable_fixed();
 }
 
@@ -46,18 +44,15 @@ GemmPath choose() {
     bool known = false;
     for (const Candidate &c : CANDIDATES) {
         known = known || wish == c.name;
-        if (!c.halves() || !c.is_here())
-            continue;
-        if (!best && !c.relaxed)
-            best = &c;
-        if (!wished && wish == c.name)
-            wished = &c;
+        if (!c.halves() || !c.is_here()) continue;
+        if (!best && !c.relaxed) best = &c;
+        if (!wished && wish == c.name) wished = &c;
     }
     const Candidate &taken = wished ? *wished : *best;
     // The library is part of the best choice, so naming an instruction set passes it over.
-    GemmPath path{taken.halves(), taken.floats(), fixed_kernels(), taken.relaxed, gemm_library() && !wished, taken.halves()->isa};
-    if (path.library)
-        path.isa += std::string(", ") + gemm_library() + " for any_order";
+    GemmPath path{taken.halves(),     taken.floats(), fixed_kernels(), taken.relaxed, gemm_library() && !wished,
+                  taken.halves()->isa};
+    if (path.library) path.isa += std::string(", ") + gemm_library() + " for any_order";
     if (!wish.empty() && !wished)
         path.isa += known ? ", as there is no " + wish + " here" : ", as ANEFAST_ISA=" + wish + " is no path";
     return path;

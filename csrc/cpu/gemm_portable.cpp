@@ -14,16 +14,14 @@ inline Vec load(const float *p) { return {{p[0], p[1], p[2], p[3]}}; }
 inline void store(float *p, Vec v) { std::memcpy(p, v.x, sizeof v.x); }
 inline Vec splat(float x) { return {{x, x, x, x}}; }
 inline Vec fma(Vec a, float b, Vec c) {
-    for (int i = 0; i < WIDTH; ++i)
-        c.x[i] = fma_exact(a.x[i], b, c.x[i]);
+    for (int i = 0; i < WIDTH; ++i) c.x[i] = fma_exact(a.x[i], b, c.x[i]);
     return c;
 }
 inline Vec load_half(const uint16_t *p) {
     return {{half_to_float(p[0]), half_to_float(p[1]), half_to_float(p[2]), half_to_float(p[3])}};
 }
 inline void store_half(uint16_t *p, Vec v) {
-    for (int i = 0; i < WIDTH; ++i)
-        p[i] = half_from_float(v.x[i]);
+    for (int i = 0; i < WIDTH; ++i) p[i] = half_from_float(v.x[i]);
 }
 inline void transpose(Vec r[WIDTH]) {
     for (int i = 0; i < WIDTH; ++i)

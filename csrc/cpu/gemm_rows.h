@@ -8,8 +8,8 @@
 namespace anefast {
 
 // Points a strip to `rows` rows of a from `row` on, of their k those from k on.
-inline void take_rows(const GemmKernels &kern, const MatrixView &a, int64_t row, int64_t rows, int64_t k, int64_t k_count,
-                      bool in_place, Scratch &own, Strip *s) {
+inline void take_rows(const GemmKernels &kern, const MatrixView &a, int64_t row, int64_t rows, int64_t k,
+                      int64_t k_count, bool in_place, Scratch &own, Strip *s) {
     if (in_place) {
         const int64_t size = a.elem == Elem::f16 ? 2 : 4;
         s->a = static_cast<const uint8_t *>(a.data) + (row * a.row_stride + k) * size;
@@ -22,10 +22,8 @@ inline void take_rows(const GemmKernels &kern, const MatrixView &a, int64_t row,
     s->a_row_stride = by_rows ? wide : 0;
     s->a_row_bytes = wide * kern.bytes_of_a();
     uint8_t *const mine = own.get_bytes(round_up(rows, kern.a_panel_rows) * s->a_row_bytes);
-    if (by_rows)
-        kern.pack_a_rows(a, row, rows, k, k_count, reinterpret_cast<float *>(mine), wide);
-    else
-        kern.pack_a_panels(a, row, rows, k, k_count, mine);
+    if (by_rows) kern.pack_a_rows(a, row, rows, k, k_count, reinterpret_cast<float *>(mine), wide);
+    else kern.pack_a_panels(a, row, rows, k, k_count, mine);
     s->a = mine;
 }
 

@@ -1,5 +1,5 @@
-// Thin products: a few columns (or rows) of C, so that what costs is to read the wide operand. It is read once, where it
-// lies, and nothing of it is packed. Numbers are gemm.h's; gemm_thin.h is the code.
+// Thin products: a few columns (or rows) of C, so that what costs is to read the wide operand. It is read once, where
+// it lies, and nothing of it is packed. Numbers are gemm.h's; gemm_thin.h is the code.
 #include "gemm_thin.h"
 
 #include <algorithm>
@@ -36,10 +36,8 @@ int64_t size_of(Elem e) { return e == Elem::f16 ? 2 : 4; }
 void gather(const MatrixView &v, int64_t k_stride, int64_t stride, int64_t k_count, int64_t count, float *out) {
     if (v.elem == Elem::f16) {
         const auto *const halves = static_cast<const uint16_t *>(v.data);
-        if (stride == 1)
-            return half_to_floats_rows(halves, k_stride, out, count, k_count, count);
-        if (k_stride == 1)
-            return half_to_floats_transposed(halves, stride, out, count, count, k_count);
+        if (stride == 1) return half_to_floats_rows(halves, k_stride, out, count, k_count, count);
+        if (k_stride == 1) return half_to_floats_transposed(halves, stride, out, count, count, k_count);
     }
     for (int64_t k = 0; k < k_count; ++k)
         for (int64_t j = 0; j < count; ++j) {
@@ -57,8 +55,7 @@ bool is_thin(const Gemm &g) {
 
 void gemm_thin(const Gemm &g, bool alone) {
     const bool by_rows = a_is_wide(g); // the wide operand is A
-    if (by_rows && g.before)
-        (*g.before)(g.first_column, g.n);
+    if (by_rows && g.before) (*g.before)(g.first_column, g.n);
     const MatrixView &wide = by_rows ? g.a : g.b, &other = by_rows ? g.b : g.a;
     Thin t{};
     t.lanes = by_rows ? g.m : g.n;
@@ -73,10 +70,12 @@ void gemm_thin(const Gemm &g, bool alone) {
     t.accumulate = g.accumulate;
     const ScratchShelf::Lent held = shelf().take();
     float *const thin = held->get(g.k * t.count);
-    gather(other, by_rows ? other.row_stride : other.col_stride, by_rows ? other.col_stride : other.row_stride, g.k, t.count, thin);
+    gather(other, by_rows ? other.row_stride : other.col_stride, by_rows ? other.col_stride : other.row_stride, g.k,
+           t.count, thin);
     t.thin = thin;
 
-    const int64_t lane_bytes = g.k * size_of(wide.elem), unit = by_rows && g.then ? std::max<int64_t>(32, g.then->unit) : 32;
+    const int64_t lane_bytes = g.k * size_of(wide.elem),
+                  unit = by_rows && g.then ? std::max<int64_t>(32, g.then->unit) : 32;
     int64_t share = t.lanes;
     if (!alone && t.lanes * lane_bytes > SERIAL_BYTES)
         share = std::min(round_up(std::max<int64_t>(1, TASK_BYTES / lane_bytes), unit),
@@ -87,21 +86,15 @@ void gemm_thin(const Gemm &g, bool alone) {
         part.lanes = std::min(share, t.lanes - first);
         part.wide = static_cast<const char *>(wide.data) + first * t.lane_stride * size_of(wide.elem);
         part.c = static_cast<char *>(g.c) + first * t.c_lane_stride * size_of(g.c_elem);
-        if (!by_rows && g.before)
-            (*g.before)(g.first_column + first, part.lanes);
+        if (!by_rows && g.before) (*g.before)(g.first_column + first, part.lanes);
         kernels_for(g).thin(part);
-        if (!g.then)
-            return;
-        if (by_rows)
-            g.then->run(first, part.lanes, g.first_column, g.n);
-        else
-            g.then->run(0, g.m, g.first_column + first, part.lanes);
+        if (!g.then) return;
+        if (by_rows) g.then->run(first, part.lanes, g.first_column, g.n);
+        else g.then->run(0, g.m, g.first_column + first, part.lanes);
     };
     const int64_t tasks = ceil_div(t.lanes, share);
-    if (tasks == 1)
-        run(0);
-    else
-        Pool::shared().parallel_apart(tasks, run);
+    if (tasks == 1) run(0);
+    else Pool::shared().parallel_apart(tasks, run);
 }
 
 } // namespace anefast

@@ -1,14 +1,13 @@
-// Not a header to include alone: the inner loop of thin products, compiled once per instruction set behind gemm_tile.h, whose vectors it uses.
+// Not a header to include alone: the inner loop of thin products, compiled once per instruction set behind gemm_tile.h,
+// whose vectors it uses.
 //
-// The wide operand is read once, where it lies: WIDTH lanes (rows of A or columns of B) by all k. Lanes that lie side by
-// side are vectors as they are; where k does, squares of lanes by k are transposed on the way. Every element of C is the
-// chain over k that gemm.h promises.
+// The wide operand is read once, where it lies: WIDTH lanes (rows of A or columns of B) by all k. Lanes that lie side
+// by side are vectors as they are; where k does, squares of lanes by k are transposed on the way. Every element of C is
+// the chain over k that gemm.h promises.
 
 template <class T> static inline Vec wide_vector(const T *p) {
-    if constexpr (sizeof(T) == 2)
-        return load_half(p);
-    else
-        return load(p);
+    if constexpr (sizeof(T) == 2) return load_half(p);
+    else return load(p);
 }
 
 // `there` of WIDTH elements.
@@ -18,7 +17,8 @@ template <class T> static inline Vec wide_part(const T *p, int64_t there) {
     return wide_vector(padded);
 }
 
-// GROUPS vectors of lanes from `lane` on, `there` lanes of them real. Two vectors keep two chains under way where N is 1.
+// GROUPS vectors of lanes from `lane` on, `there` lanes of them real. Two vectors keep two chains under way where N
+// is 1.
 template <int N, int GROUPS, bool TURNED, class T>
 static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, int64_t there) {
     const T *const wide = static_cast<const T *>(t.wide) + lane * t.lane_stride;
@@ -29,8 +29,7 @@ static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, in
                 out[j][i] = static_cast<float *>(t.c)[(lane + i) * t.c_lane_stride + j * t.c_thin_stride];
     Vec sum[GROUPS][N];
     for (int g = 0; g < GROUPS; ++g)
-        for (int j = 0; j < N; ++j)
-            sum[g][j] = load(out[j] + g * WIDTH);
+        for (int j = 0; j < N; ++j) sum[g][j] = load(out[j] + g * WIDTH);
     const float *thin = t.thin;
     if constexpr (TURNED) {
         // A cache line of each row at a time, through a copy: rows that lie a power of two apart push each other out.
@@ -44,28 +43,23 @@ static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, in
                     const int64_t row = g * WIDTH + i < there ? g * WIDTH + i : there - 1; // past the last: it again
                     const T *const p = wide + row * t.lane_stride + k;
                     __builtin_prefetch(p + GROUPS * WIDTH * t.lane_stride, 0, 2);
-                    if (left == LINE)
-                        memcpy(lines[i], p, sizeof lines[i]);
-                    else
-                        memcpy(lines[i], p, left * sizeof(T));
+                    if (left == LINE) memcpy(lines[i], p, sizeof lines[i]);
+                    else memcpy(lines[i], p, left * sizeof(T));
                 }
                 for (int64_t part = 0; part < left; part += WIDTH) {
                     Vec square[WIDTH];
 #pragma GCC unroll 16
-                    for (int i = 0; i < WIDTH; ++i)
-                        square[i] = wide_vector(lines[i] + part);
+                    for (int i = 0; i < WIDTH; ++i) square[i] = wide_vector(lines[i] + part);
                     transpose(square);
                     const float *const factor = thin + part * N;
                     if (part + WIDTH <= left) {
 #pragma GCC unroll 16
                         for (int i = 0; i < WIDTH; ++i)
 #pragma GCC unroll 8
-                            for (int j = 0; j < N; ++j)
-                                sum[g][j] = fma(square[i], factor[i * N + j], sum[g][j]);
+                            for (int j = 0; j < N; ++j) sum[g][j] = fma(square[i], factor[i * N + j], sum[g][j]);
                     } else {
                         for (int64_t i = 0; i < left - part; ++i)
-                            for (int j = 0; j < N; ++j)
-                                sum[g][j] = fma(square[i], factor[i * N + j], sum[g][j]);
+                            for (int j = 0; j < N; ++j) sum[g][j] = fma(square[i], factor[i * N + j], sum[g][j]);
                     }
                 }
             }
@@ -77,13 +71,11 @@ static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, in
                 const T *const p = wide + k * t.k_stride + g * WIDTH;
                 const Vec v = (g + 1) * WIDTH <= there ? wide_vector(p) : wide_part(p, there - g * WIDTH);
 #pragma GCC unroll 8
-                for (int j = 0; j < N; ++j)
-                    sum[g][j] = fma(v, thin[j], sum[g][j]);
+                for (int j = 0; j < N; ++j) sum[g][j] = fma(v, thin[j], sum[g][j]);
             }
     }
     for (int g = 0; g < GROUPS; ++g)
-        for (int j = 0; j < N; ++j)
-            store(out[j] + g * WIDTH, sum[g][j]);
+        for (int j = 0; j < N; ++j) store(out[j] + g * WIDTH, sum[g][j]);
     if (!t.c_half) {
         for (int j = 0; j < N; ++j)
             for (int64_t i = 0; i < there; ++i)
@@ -92,8 +84,7 @@ static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, in
     }
     uint16_t halves[GROUPS * WIDTH];
     for (int j = 0; j < N; ++j) {
-        for (int g = 0; g < GROUPS; ++g)
-            store_half(halves + g * WIDTH, load(out[j] + g * WIDTH));
+        for (int g = 0; g < GROUPS; ++g) store_half(halves + g * WIDTH, load(out[j] + g * WIDTH));
         for (int64_t i = 0; i < there; ++i)
             static_cast<uint16_t *>(t.c)[(lane + i) * t.c_lane_stride + j * t.c_thin_stride] = halves[i];
     }
@@ -110,8 +101,7 @@ template <int N, bool TURNED, class T> static void thin_all(const Thin &t) {
 
 template <int N> static void thin_of(const Thin &t) {
     if (t.count != N) {
-        if constexpr (N > 1)
-            thin_of<N - 1>(t);
+        if constexpr (N > 1) thin_of<N - 1>(t);
     } else if (t.k_stride == 1) {
         t.wide_half ? thin_all<N, true, uint16_t>(t) : thin_all<N, true, float>(t);
     } else {

@@ -26,12 +26,11 @@ static inline __attribute__((always_inline)) void put(const Vec (&sum)[ROWS][VEC
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v)
-            store(c + i * stride + v * WIDTH, sum[i][v]);
+        for (int v = 0; v < VECTORS; ++v) store(c + i * stride + v * WIDTH, sum[i][v]);
 }
 
-// ROWS rows by VECTORS vectors of C in registers; a broadcast from A feeds VECTORS fused multiply-adds. Its own function,
-// and every loop but that over k unrolled: all registers are spoken for.
+// ROWS rows by VECTORS vectors of C in registers; a broadcast from A feeds VECTORS fused multiply-adds. Its own
+// function, and every loop but that over k unrolled: all registers are spoken for.
 template <int ROWS, int VECTORS, bool PANEL> static __attribute__((noinline)) void tile_of(const Strip &t) {
     Vec sum[ROWS][VECTORS];
     if (t.start) {
@@ -47,8 +46,7 @@ template <int ROWS, int VECTORS, bool PANEL> static __attribute__((noinline)) vo
 #pragma GCC unroll 16
         for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v)
-                sum[i][v] = splat(0);
+            for (int v = 0; v < VECTORS; ++v) sum[i][v] = splat(0);
     }
 
     const float *a = static_cast<const float *>(t.a), *b = static_cast<const float *>(t.b);
@@ -59,49 +57,39 @@ template <int ROWS, int VECTORS, bool PANEL> static __attribute__((noinline)) vo
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
             bv[v] = load(b + v * WIDTH);
-            if (AHEAD)
-                __builtin_prefetch(b + AHEAD * NR + v * WIDTH);
+            if (AHEAD) __builtin_prefetch(b + AHEAD * NR + v * WIDTH);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v)
-                sum[i][v] = fma(bv[v], a[i * row_stride], sum[i][v]);
+            for (int v = 0; v < VECTORS; ++v) sum[i][v] = fma(bv[v], a[i * row_stride], sum[i][v]);
     }
 
-    if (t.c_half)
-        put(sum, static_cast<uint16_t *>(t.c), t.c_row_stride);
-    else
-        put(sum, static_cast<float *>(t.c), t.c_row_stride);
+    if (t.c_half) put(sum, static_cast<uint16_t *>(t.c), t.c_row_stride);
+    else put(sum, static_cast<float *>(t.c), t.c_row_stride);
 }
 
 // The rows that are left below whole tiles.
 template <int ROWS, int VECTORS, bool PANEL> static void last_rows(const Strip &t) {
-    if (t.rows == ROWS)
-        return tile_of<ROWS, VECTORS, PANEL>(t);
-    if constexpr (ROWS > 1)
-        last_rows<ROWS - 1, VECTORS, PANEL>(t);
+    if (t.rows == ROWS) return tile_of<ROWS, VECTORS, PANEL>(t);
+    if constexpr (ROWS > 1) last_rows<ROWS - 1, VECTORS, PANEL>(t);
 }
 
 template <int VECTORS, bool PANEL> static void tiles_down(const Strip &s) {
     int64_t row = 0;
-    for (; row + MR <= s.rows; row += MR)
-        tile_of<MR, VECTORS, PANEL>(s.part(row, MR, PANEL_ROWS));
-    if (row < s.rows)
-        last_rows<MR - 1, VECTORS, PANEL>(s.part(row, MR, PANEL_ROWS));
+    for (; row + MR <= s.rows; row += MR) tile_of<MR, VECTORS, PANEL>(s.part(row, MR, PANEL_ROWS));
+    if (row < s.rows) last_rows<MR - 1, VECTORS, PANEL>(s.part(row, MR, PANEL_ROWS));
 }
 
 // A strip of whole vectors in the narrowest tiles that hold it.
 template <int VECTORS> static void strip_at_most(const Strip &s) {
     if constexpr (VECTORS > 1)
-        if (s.columns <= (VECTORS - 1) * WIDTH)
-            return strip_at_most<VECTORS - 1>(s);
+        if (s.columns <= (VECTORS - 1) * WIDTH) return strip_at_most<VECTORS - 1>(s);
     return s.a_row_stride ? tiles_down<VECTORS, false>(s) : tiles_down<VECTORS, true>(s);
 }
 
 static void strip(const Strip &s) {
-    if (s.columns % WIDTH == 0)
-        return strip_at_most<NV>(s);
+    if (s.columns % WIDTH == 0) return strip_at_most<NV>(s);
     // Part of a vector goes through a copy as wide as the whole, so that nothing outside C is touched.
     for (int64_t row = 0; row < s.rows; row += MR) {
         const Strip t = s.part(row, MR, PANEL_ROWS);
@@ -121,17 +109,17 @@ static void strip(const Strip &s) {
         strip_at_most<NV>(whole);
         const int64_t size = t.c_half ? sizeof(uint16_t) : sizeof(float);
         for (int64_t i = 0; i < t.rows; ++i)
-            memcpy(static_cast<char *>(t.c) + i * t.c_row_stride * size, reinterpret_cast<const char *>(to) + i * NR * size,
-                   t.columns * size);
+            memcpy(static_cast<char *>(t.c) + i * t.c_row_stride * size,
+                   reinterpret_cast<const char *>(to) + i * NR * size, t.columns * size);
     }
 }
 
-// WIDTH columns from `column` on, `columns` of them there, the rest 0, one element at a time: where vectors cannot read.
+// WIDTH columns from `column` on, `columns` of them there, the rest 0, one element at a time: where vectors cannot
+// read.
 static void pack_b_plain(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
                          float *out) {
     for (int64_t k = 0; k < k_count; ++k)
-        for (int64_t j = 0; j < WIDTH; ++j)
-            out[k * NR + j] = j < columns ? element(b, k_first + k, column + j) : 0;
+        for (int64_t j = 0; j < WIDTH; ++j) out[k * NR + j] = j < columns ? element(b, k_first + k, column + j) : 0;
 }
 
 // The transpose of WIDTH columns that are contiguous, for k a multiple of WIDTH.
@@ -143,24 +131,24 @@ static void pack_b_turned(const MatrixView &b, int64_t k_first, int64_t k_count,
             square[j] = b.elem == Elem::f16 ? load_half(as_f16(b) + at) : load(as_f32(b) + at);
         }
         transpose(square);
-        for (int j = 0; j < WIDTH; ++j)
-            store(out + j * NR, square[j]);
+        for (int j = 0; j < WIDTH; ++j) store(out + j * NR, square[j]);
     }
 }
 
-static void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns,
-                   void *panels, int64_t panel_bytes) {
+static void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_t column, int64_t columns, void *panels,
+                   int64_t panel_bytes) {
     float *const out = static_cast<float *>(panels);
     const int64_t panel_stride = panel_bytes / static_cast<int64_t>(sizeof(float));
     const int64_t whole = columns / WIDTH * WIDTH;
-    int64_t packed = 0; // k done in whole vectors
+    int64_t packed = 0;      // k done in whole vectors
     if (b.col_stride == 1) { // rows are contiguous: copy or convert, along the row
         for (; packed < k_count; ++packed) {
             const int64_t at = (k_first + packed) * b.row_stride + column;
             float *panel = out + packed * NR;
             for (int64_t j = 0; j < whole; panel += panel_stride)
                 for (int v = 0; v < NV && j < whole; ++v, j += WIDTH)
-                    store(panel + v * WIDTH, b.elem == Elem::f16 ? load_half(as_f16(b) + at + j) : load(as_f32(b) + at + j));
+                    store(panel + v * WIDTH,
+                          b.elem == Elem::f16 ? load_half(as_f16(b) + at + j) : load(as_f32(b) + at + j));
         }
     } else if (b.row_stride == 1) {
         packed = k_count / WIDTH * WIDTH;
@@ -168,14 +156,13 @@ static void pack_b(const MatrixView &b, int64_t k_first, int64_t k_count, int64_
     for (int64_t j = 0; j < columns; j += WIDTH) {
         float *const to = out + j / NR * panel_stride + j % NR;
         const int64_t done = j < whole ? packed : 0, there = columns - j < WIDTH ? columns - j : WIDTH;
-        if (b.col_stride != 1)
-            pack_b_turned(b, k_first, done, column + j, to);
+        if (b.col_stride != 1) pack_b_turned(b, k_first, done, column + j, to);
         pack_b_plain(b, k_first + done, k_count - done, column + j, there, to + done * NR);
     }
 }
 
-static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count,
-                        float *out, int64_t out_stride) {
+static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t k_first, int64_t k_count, float *out,
+                        int64_t out_stride) {
     const bool half = a.elem == Elem::f16;
     for (int64_t i = 0; i < rows; ++i, out += out_stride) {
         const int64_t at = (row + i) * a.row_stride + k_first, size = half ? 2 : 4;
@@ -185,8 +172,7 @@ static void pack_a_rows(const MatrixView &a, int64_t row, int64_t rows, int64_t 
         int64_t k = 0;
         for (; k + WIDTH <= k_count; k += WIDTH)
             store(out + k, half ? load_half(as_f16(a) + at + k) : load(as_f32(a) + at + k));
-        for (; k < k_count; ++k)
-            out[k] = element(a, row + i, k_first + k);
+        for (; k < k_count; ++k) out[k] = element(a, row + i, k_first + k);
     }
 }
 
@@ -196,8 +182,7 @@ static inline void copy_column(const MatrixView &a, int64_t at, int64_t count, f
     if (a.elem == Elem::f16) {
         uint16_t halves[sizeof wide / sizeof *wide] = {};
         memcpy(halves, as_f16(a) + at, count * sizeof(uint16_t));
-        for (int i = 0; i < PANEL_ROWS; i += WIDTH)
-            store(wide + i, load_half(halves + i));
+        for (int i = 0; i < PANEL_ROWS; i += WIDTH) store(wide + i, load_half(halves + i));
     } else {
         memcpy(wide, as_f32(a) + at, count * sizeof(float));
     }
@@ -215,8 +200,8 @@ static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_
                     out[i0 * k_count + k * PANEL_ROWS + i] = i0 + i < rows ? element(a, row + i0 + i, k_first + k) : 0;
         return;
     }
-    // Whole vectors read and write past a panel's PANEL_ROWS rows, so they stop where there are no more rows to read, and
-    // before the last k, where nothing would overwrite what they spilled.
+    // Whole vectors read and write past a panel's PANEL_ROWS rows, so they stop where there are no more rows to read,
+    // and before the last k, where nothing would overwrite what they spilled.
     constexpr int64_t SPAN = (PANEL_ROWS + WIDTH - 1) / WIDTH * WIDTH, SPILL = (SPAN - 1) / PANEL_ROWS;
     const int64_t wide = rows < SPAN ? 0 : (rows - SPAN) / PANEL_ROWS * PANEL_ROWS + PANEL_ROWS;
     const int64_t size = half ? 2 : 4, ahead = 16 * a.col_stride * size;
@@ -231,7 +216,8 @@ static void pack_a_panels(const MatrixView &a, int64_t row, int64_t rows, int64_
                 store(out + i0 * k_count + k * PANEL_ROWS + i,
                       half ? load_half(as_f16(a) + at + i0 + i) : load(as_f32(a) + at + i0 + i));
         for (; i0 < rows; i0 += PANEL_ROWS)
-            copy_column(a, at + i0, rows - i0 < PANEL_ROWS ? rows - i0 : PANEL_ROWS, out + i0 * k_count + k * PANEL_ROWS);
+            copy_column(a, at + i0, rows - i0 < PANEL_ROWS ? rows - i0 : PANEL_ROWS,
+                        out + i0 * k_count + k * PANEL_ROWS);
     }
 }
 
@@ -242,6 +228,6 @@ static bool in_place(const Gemm &g) { return g.a.elem == Elem::f32 && g.a.col_st
 #include "gemm_thin_tile.h"
 
 static constexpr GemmKernels kernels_of(const char *isa) {
-    return {isa,     MR,      NR,      PANEL_ROWS, 1,     sizeof(float), in_place, strip, pack_b, pack_a_rows, pack_a_panels,
-            nullptr, nullptr, nullptr, 0,          false, thin};
+    return {isa,           MR,      NR,      PANEL_ROWS, 1, sizeof(float), in_place, strip, pack_b, pack_a_rows,
+            pack_a_panels, nullptr, nullptr, nullptr,    0, false,         thin};
 }

@@ -117,8 +117,8 @@ inline void store_half(uint16_t *p, const F &v) {
 }
 #ifndef ANEFAST_AVX512
 #define TIMES_POWER_OF_2(p, n) _mm512_scalef_ps(p, n)
-#define WIDEN(v, low, high)                                                                       \
-    low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));                                             \
+#define WIDEN(v, low, high)                                                                                            \
+    low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));                                                                  \
     high = _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)))
 #endif
 inline void round_half(F &v) { v = _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
@@ -143,10 +143,8 @@ namespace anefast {
 const HalfKernels &half_kernels() {
     static const HalfKernels &chosen = []() -> const HalfKernels & {
 #if defined(__x86_64__)
-        if (isa_allowed() == ISA_AVX512)
-            return sixteen::KERNELS;
-        if (isa_allowed() == ISA_AVX2)
-            return eight::KERNELS;
+        if (isa_allowed() == ISA_AVX512) return sixteen::KERNELS;
+        if (isa_allowed() == ISA_AVX2) return eight::KERNELS;
 #endif
         return plain::KERNELS;
     }();

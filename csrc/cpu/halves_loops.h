@@ -21,24 +21,24 @@ static inline void store_some(uint16_t *p, const F &v, int64_t n) {
     memcpy(p, padded, n * sizeof(uint16_t));
 }
 
-#define BINARY(NAME, EXPRESSION)                                                                   \
-    static void NAME(Rows z, Rows a, Rows b, int64_t rows, int64_t columns) {                      \
-        for (int64_t i = 0; i < rows; ++i, z.data += z.stride, a.data += a.stride, b.data += b.stride) { \
-            int64_t j = 0;                                                                         \
-            F x, y, r;                                                                             \
-            for (; j + WIDTH <= columns; j += WIDTH) {                                             \
-                load_half(x, a.data + j);                                                          \
-                load_half(y, b.data + j);                                                          \
-                r = EXPRESSION;                                                                    \
-                store_half(z.data + j, r);                                                         \
-            }                                                                                      \
-            if (j < columns) {                                                                     \
-                load_some(x, a.data + j, columns - j);                                             \
-                load_some(y, b.data + j, columns - j);                                             \
-                r = EXPRESSION;                                                                    \
-                store_some(z.data + j, r, columns - j);                                            \
-            }                                                                                      \
-        }                                                                                          \
+#define BINARY(NAME, EXPRESSION)                                                                                       \
+    static void NAME(Rows z, Rows a, Rows b, int64_t rows, int64_t columns) {                                          \
+        for (int64_t i = 0; i < rows; ++i, z.data += z.stride, a.data += a.stride, b.data += b.stride) {               \
+            int64_t j = 0;                                                                                             \
+            F x, y, r;                                                                                                 \
+            for (; j + WIDTH <= columns; j += WIDTH) {                                                                 \
+                load_half(x, a.data + j);                                                                              \
+                load_half(y, b.data + j);                                                                              \
+                r = EXPRESSION;                                                                                        \
+                store_half(z.data + j, r);                                                                             \
+            }                                                                                                          \
+            if (j < columns) {                                                                                         \
+                load_some(x, a.data + j, columns - j);                                                                 \
+                load_some(y, b.data + j, columns - j);                                                                 \
+                r = EXPRESSION;                                                                                        \
+                store_some(z.data + j, r, columns - j);                                                                \
+            }                                                                                                          \
+        }                                                                                                              \
     }
 BINARY(add, x + y)
 BINARY(sub, x - y)
@@ -78,8 +78,7 @@ static void add_rows(Rows a, int64_t rows, int64_t columns, double *sum) {
             float lanes[WIDTH];
             load_some(x, a.data + j, columns - j);
             store(lanes, x);
-            for (int k = 0; j < columns; ++j, ++k)
-                sum[j] += static_cast<double>(lanes[k]);
+            for (int k = 0; j < columns; ++j, ++k) sum[j] += static_cast<double>(lanes[k]);
         }
     }
 }
@@ -112,8 +111,7 @@ template <void (*AS)(K &)> static void raise_rows(Rows a, int64_t rows, int64_t 
 
 static void magnitudes(Rows z, Rows a, int64_t rows, int64_t columns) {
     for (int64_t i = 0; i < rows; ++i, z.data += z.stride, a.data += a.stride)
-        for (int64_t j = 0; j < columns; ++j)
-            z.data[j] = a.data[j] & 0x7fff;
+        for (int64_t j = 0; j < columns; ++j) z.data[j] = a.data[j] & 0x7fff;
 }
 
 // Sums as host/blocks.h's Sum8 does: eight chains by position modulo 8, then the chains.
@@ -149,8 +147,7 @@ struct Exponentials {
     int64_t total() const {
         int64_t lane[WIDTH], sum = 0;
         memcpy(lane, lanes, sizeof lane);
-        for (int i = 0; i < WIDTH; ++i)
-            sum += lane[i];
+        for (int i = 0; i < WIDTH; ++i) sum += lane[i];
         return sum;
     }
 };
@@ -169,8 +166,7 @@ static inline void store_at(uint16_t *row, int64_t j, int64_t room, const F &v) 
 static inline void keep_first(F &x, int64_t count, float rest) {
     if (count >= WIDTH) return;
     I lane;
-    for (int k = 0; k < WIDTH; ++k)
-        lane[k] = k;
+    for (int k = 0; k < WIDTH; ++k) lane[k] = k;
     x = lane < static_cast<int32_t>(count) ? x : F{} + rest;
 }
 
@@ -184,13 +180,10 @@ static inline float largest(const F &v) {
     memcpy(lanes, half, sizeof lanes);
     memcpy(most, half, sizeof most);
     for (int n = LANES / 2; n; n /= 2)
-        for (int k = 0; k < n; ++k)
-            most[k] = most[k + n] > most[k] ? most[k + n] : most[k];
+        for (int k = 0; k < n; ++k) most[k] = most[k + n] > most[k] ? most[k + n] : most[k];
     bool numbers = true;
-    for (int k = 0; k < LANES; ++k)
-        numbers &= lanes[k] == lanes[k];
-    for (int k = 0; !numbers && k < LANES; ++k)
-        most[0] = lanes[k] != lanes[k] ? lanes[k] : most[0];
+    for (int k = 0; k < LANES; ++k) numbers &= lanes[k] == lanes[k];
+    for (int k = 0; !numbers && k < LANES; ++k) most[0] = lanes[k] != lanes[k] ? lanes[k] : most[0];
     return most[0];
 }
 

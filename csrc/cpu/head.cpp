@@ -1,7 +1,7 @@
 // Final norm, classifier and cross-entropy, forward and backward, a block of tokens at a time.
 //
-// A block is T <= HEAD_TOKENS tokens side by side (several short sequences share one), normalised and packed once as the
-// operand of two products. The vocabulary is cut in chunks of a fixed size, so every sum has one order whoever runs
+// A block is T <= HEAD_TOKENS tokens side by side (several short sequences share one), normalised and packed once as
+// the operand of two products. The vocabulary is cut in chunks of a fixed size, so every sum has one order whoever runs
 // it, and each chunk stays in its thread's cache from product to product:
 //   1) logits = W xn, their maximum and the sum of exp(logit - maximum); the exponentials are kept for step 3, unless
 //      they are more than KEPT_FLOATS: then step 3 makes them again, to the same bytes;
@@ -42,8 +42,7 @@ MatrixView transposed(const float *data, int64_t stride) { return {data, Elem::f
 
 // Floats that are wanted soon, on their way into the cache.
 void fetch(const float *data, int64_t floats) {
-    for (int64_t i = 0; i < floats; i += 16)
-        __builtin_prefetch(data + i, 0, 2);
+    for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(data + i, 0, 2);
 }
 
 // Of the thread that calls: the block. exps is V x T floats, 32 MB for a vocabulary of 32,000.
@@ -64,13 +63,15 @@ class Block {
     Block(const Head &head, int64_t most, bool with_grad, bool with_dweight, HeadTaps *taps)
         : head(head), taps(taps), C(head.channels), V(head.vocab), chunks(ceil_div(V, CHUNK)), room(most),
           slabs(std::min({chunks, SLABS_MOST, std::max<int64_t>(4, SLAB_FLOATS / (C * most))})),
-          far(with_grad && V * most > FAR_FLOATS), rstd(most), mean(head.bias ? most : 0),
-          picked(most), maxima(chunks * most), sums(chunks * most), xn(block_memory.xn.get(C * most)),
+          far(with_grad && V * most > FAR_FLOATS), rstd(most), mean(head.bias ? most : 0), picked(most),
+          maxima(chunks * most), sums(chunks * most), xn(block_memory.xn.get(C * most)),
           panels(block_memory.panels.get(b_panels_floats(C, most))),
-          transposed_panels(
-              with_dweight ? (taps ? taps->xn : block_memory.transposed_panels).get(b_panels_floats(most, C)) : nullptr),
-          exps(taps ? taps->dlogits.get(V * most)
-                    : with_grad && V * most <= KEPT_FLOATS ? block_memory.exps.get(V * most) : nullptr),
+          transposed_panels(with_dweight
+                                ? (taps ? taps->xn : block_memory.transposed_panels).get(b_panels_floats(most, C))
+                                : nullptr),
+          exps(taps                                   ? taps->dlogits.get(V * most)
+               : with_grad && V * most <= KEPT_FLOATS ? block_memory.exps.get(V * most)
+                                                      : nullptr),
           dxn(with_grad ? block_memory.dxn.get(slabs * C * most) : nullptr) {}
 
     void take(int64_t first_token, int64_t count) {
@@ -85,22 +86,18 @@ class Block {
         over_lanes([&](int64_t t, int64_t n) {
             float h[LANES];
             double squares[LANES] = {};
-            if (head.bias)
-                find_means(t, n);
+            if (head.bias) find_means(t, n);
             for (int64_t c = 0; c < C; ++c) {
                 read_centred(c, t, n, h);
-                for (int64_t i = 0; i < n; ++i)
-                    squares[i] += static_cast<double>(h[i]) * h[i];
+                for (int64_t i = 0; i < n; ++i) squares[i] += static_cast<double>(h[i]) * h[i];
             }
             for (int64_t i = 0; i < n; ++i)
                 rstd[t + i] = static_cast<float>(1.0 / std::sqrt(squares[i] / C + head.epsilon));
             for (int64_t c = 0; c < C; ++c) {
                 read_centred(c, t, n, h);
-                for (int64_t i = 0; i < n; ++i)
-                    xn[c * T + t + i] = h[i] * rstd[t + i] * head.norm[c];
+                for (int64_t i = 0; i < n; ++i) xn[c * T + t + i] = h[i] * rstd[t + i] * head.norm[c];
                 if (head.bias)
-                    for (int64_t i = 0; i < n; ++i)
-                        xn[c * T + t + i] += head.bias[c];
+                    for (int64_t i = 0; i < n; ++i) xn[c * T + t + i] += head.bias[c];
             }
         });
         constexpr int64_t PART = 64; // of either operand's k
@@ -124,13 +121,13 @@ class Block {
             float *const logits = exps && !far ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
             gemm_panels({rows, T, C, rows_of(head.weight + v * C, C), panels, logits, T, false});
             for (int64_t t = 0; t < T; ++t)
-                if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
-                    picked[t] = logits[row * T + t];
+                if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows) picked[t] = logits[row * T + t];
             float *const most = &maxima[chunk * room], *const sum = &sums[chunk * room];
             std::fill(most, most + T, -INFINITY);
             std::fill(sum, sum + T, 0.0f);
             max_down(logits, rows, T, T, most);
-            const int64_t next = std::min({CHUNK, V - v - rows, AHEAD_FLOATS / C}); // this thread's next rows, as a rule
+            const int64_t next =
+                std::min({CHUNK, V - v - rows, AHEAD_FLOATS / C}); // this thread's next rows, as a rule
             for (int64_t row = 0; row < rows; ++row) {
                 fetch(head.weight + (v + rows + row) * C, row < next ? C : 0);
                 exp_sum_down(logits + row * T, 1, T, T, most, sum, (exps ? exps + v * T : logits) + row * T);
@@ -149,17 +146,14 @@ class Block {
             max_down(&maxima[t], chunks, room, n, most);
             for (int64_t k = 0; k < chunks; ++k) {
                 float *const m = &maxima[k * room + t];
-                for (int64_t i = 0; i < n; ++i)
-                    m[i] -= most[i];
+                for (int64_t i = 0; i < n; ++i) m[i] -= most[i];
                 exp_floats(m, m, n);
-                for (int64_t i = 0; i < n; ++i)
-                    sum[i] += static_cast<double>(sums[k * room + t + i]) * m[i];
+                for (int64_t i = 0; i < n; ++i) sum[i] += static_cast<double>(sums[k * room + t + i]) * m[i];
             }
             double over[LANES];
             for (int64_t i = 0; i < n; ++i) {
                 const bool counts = targets[first + t + i] >= 0;
-                if (!std::isfinite(sum[i]))
-                    finite = false;
+                if (!std::isfinite(sum[i])) finite = false;
                 ones[t + i] = counts ? std::log(sum[i]) + most[i] - picked[t + i] : 0;
                 over[i] = counts ? scale / sum[i] : 0;
             }
@@ -188,23 +182,20 @@ class Block {
             for (int64_t chunk = begin; chunk < end; ++chunk) {
                 const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
                 float *const e = taps ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
-                if (!exps)
-                    exponentials(v, rows, e);
+                if (!exps) exponentials(v, rows, e);
                 scale_down(exps ? exps + v * T : e, rows, T, T, &sums[chunk * room], e);
                 for (int64_t t = 0; t < T; ++t)
-                    if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows)
-                        e[row * T + t] -= scale;
-                if (dweight)
-                    gemm_panels({rows, C, T, rows_of(e, T), transposed_panels, dweight + v * C, C, adds});
+                    if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows) e[row * T + t] -= scale;
+                if (dweight) gemm_panels({rows, C, T, rows_of(e, T), transposed_panels, dweight + v * C, C, adds});
                 pack_b_panels(rows_of(e, T), rows, T, 0, rows, dlogits);
-                gemm_panels({C, T, rows, transposed(head.weight + v * C, C), dlogits, dxn + slab * C * T, T, chunk > begin});
+                gemm_panels(
+                    {C, T, rows, transposed(head.weight + v * C, C), dlogits, dxn + slab * C * T, T, chunk > begin});
             }
         });
         Pool::shared().parallel(ceil_div(C, LANES), [&](int64_t task) {
             const int64_t from = task * LANES * T, to = std::min(C, (task + 1) * LANES) * T;
             for (int64_t slab = 1; slab < slabs; ++slab)
-                for (int64_t i = from; i < to; ++i)
-                    dxn[i] += dxn[slab * C * T + i];
+                for (int64_t i = from; i < to; ++i) dxn[i] += dxn[slab * C * T + i];
         });
     }
 
@@ -217,8 +208,8 @@ class Block {
             exp_sum_down(out + row * T, 1, T, T, most.data(), sum.data(), out + row * T);
     }
 
-    // The rest of step 4. dh = rstd * (dxn * norm - h * rstd^2 * mean over C of dxn * norm * h), of a LayerNorm less the
-    // mean over C of dxn * norm within; dnorm, or dnorm +=, dxn * h * rstd; dbias likewise, dxn.
+    // The rest of step 4. dh = rstd * (dxn * norm - h * rstd^2 * mean over C of dxn * norm * h), of a LayerNorm less
+    // the mean over C of dxn * norm within; dnorm, or dnorm +=, dxn * h * rstd; dbias likewise, dxn.
     void norm_grad(uint16_t *dh, float *dnorm, float *dbias, bool adds) {
         span::Span timed(span::Component::ELEMENTWISE);
         over_lanes([&](int64_t t, int64_t n) {
@@ -235,8 +226,7 @@ class Block {
                 for (int64_t c = 0; c < C; ++c)
                     for (int64_t i = 0; i < n; ++i)
                         sums_of[i] += static_cast<double>(dxn[c * T + t + i]) * head.norm[c];
-                for (int64_t i = 0; i < n; ++i)
-                    level[i] = static_cast<float>(sums_of[i] / C);
+                for (int64_t i = 0; i < n; ++i) level[i] = static_cast<float>(sums_of[i] / C);
             }
             for (int64_t i = 0; i < n; ++i) {
                 const double r = rstd[t + i];
@@ -251,8 +241,7 @@ class Block {
                 });
             }
         });
-        if (!dnorm && !dbias)
-            return;
+        if (!dnorm && !dbias) return;
         Pool::shared().parallel(ceil_div(C, 16), [&](int64_t task) {
             float h[LANES];
             for (int64_t c = task * 16; c < std::min(C, task * 16 + 16); ++c) {
@@ -260,15 +249,11 @@ class Block {
                 for (int64_t t = 0; t < T; t += LANES) {
                     const int64_t n = std::min(LANES, T - t);
                     read_centred(c, t, n, h);
-                    for (int64_t i = 0; i < n; ++i)
-                        sum += static_cast<double>(dxn[c * T + t + i]) * h[i] * rstd[t + i];
-                    for (int64_t i = 0; i < n && dbias; ++i)
-                        sum_of_bias += static_cast<double>(dxn[c * T + t + i]);
+                    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(dxn[c * T + t + i]) * h[i] * rstd[t + i];
+                    for (int64_t i = 0; i < n && dbias; ++i) sum_of_bias += static_cast<double>(dxn[c * T + t + i]);
                 }
-                if (dnorm)
-                    dnorm[c] = static_cast<float>((adds ? dnorm[c] : 0.0f) + sum);
-                if (dbias)
-                    dbias[c] = static_cast<float>((adds ? dbias[c] : 0.0f) + sum_of_bias);
+                if (dnorm) dnorm[c] = static_cast<float>((adds ? dnorm[c] : 0.0f) + sum);
+                if (dbias) dbias[c] = static_cast<float>((adds ? dbias[c] : 0.0f) + sum_of_bias);
             }
         });
     }
@@ -300,8 +285,7 @@ class Block {
     void read_centred(int64_t c, int64_t t, int64_t n, float *to) const {
         read(head.h, c, t, n, to);
         if (head.bias)
-            for (int64_t i = 0; i < n; ++i)
-                to[i] -= mean[t + i];
+            for (int64_t i = 0; i < n; ++i) to[i] -= mean[t + i];
     }
 
     void find_means(int64_t t, int64_t n) {
@@ -309,11 +293,9 @@ class Block {
         double total[LANES] = {};
         for (int64_t c = 0; c < C; ++c) {
             read(head.h, c, t, n, h);
-            for (int64_t i = 0; i < n; ++i)
-                total[i] += static_cast<double>(h[i]);
+            for (int64_t i = 0; i < n; ++i) total[i] += static_cast<double>(h[i]);
         }
-        for (int64_t i = 0; i < n; ++i)
-            mean[t + i] = static_cast<float>(total[i] / C);
+        for (int64_t i = 0; i < n; ++i) mean[t + i] = static_cast<float>(total[i] / C);
     }
 
     const Head &head;
@@ -321,8 +303,8 @@ class Block {
     const int64_t C, V, chunks, room, slabs;
     const bool far; // the exponentials are more than caches hold
     int64_t first = 0, T = 0;
-    std::vector<float> rstd, mean, picked; // mean: of a LayerNorm
-    std::vector<float> maxima, sums; // (chunks, room)
+    std::vector<float> rstd, mean, picked;                                 // mean: of a LayerNorm
+    std::vector<float> maxima, sums;                                       // (chunks, room)
     float *const xn, *const panels, *const transposed_panels, *const exps; // the last two only for gradients
     float *const dxn; // (slabs, C, T); in the end the first is their sum
 };
@@ -332,10 +314,8 @@ HeadLoss run(const Head &head, const int32_t *targets, float scale, float *nll, 
     const int64_t tokens = head.batch * head.seq, most = std::min(HEAD_TOKENS, tokens);
     HeadLoss loss{0, 0, -1};
     for (int64_t t = 0; t < tokens && loss.bad < 0; ++t)
-        if (targets[t] >= head.vocab)
-            loss.bad = t;
-    if (loss.bad >= 0 || tokens == 0)
-        return loss;
+        if (targets[t] >= head.vocab) loss.bad = t;
+    if (loss.bad >= 0 || tokens == 0) return loss;
     Block block(head, most, dh, dweight || taps, taps);
     for (int64_t t = 0; t < tokens; t += most) {
         block.take(t, std::min(most, tokens - t));
@@ -357,27 +337,27 @@ HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll) {
     return run(head, targets, 1, nll, nullptr, nullptr, nullptr, nullptr, nullptr, false);
 }
 
-HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, float *dbias, float *dweight, bool fresh) {
+HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh, float *dnorm,
+                        float *dbias, float *dweight, bool fresh) {
     return run(head, targets, scale, nll, dh, dnorm, dbias, dweight, nullptr, fresh);
 }
 
-HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, float *dbias, HeadTaps &taps, bool fresh) {
+HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh, float *dnorm,
+                        float *dbias, HeadTaps &taps, bool fresh) {
     taps.finite = false;
     return run(head, targets, scale, nll, dh, dnorm, dbias, nullptr, &taps, fresh);
 }
 
 void HeadTaps::grad_rows(int64_t first, int64_t rows, float *out) {
     const float *const d = dlogits.get(vocab * tokens);
-    gemm_panels({rows, channels, tokens, rows_of(d + first * tokens, tokens), xn.get(b_panels_floats(tokens, channels)), out, channels, false});
+    gemm_panels({rows, channels, tokens, rows_of(d + first * tokens, tokens), xn.get(b_panels_floats(tokens, channels)),
+                 out, channels, false});
 }
 
 int64_t head_logits(const Head &head, const int32_t *positions, int64_t count, float *out) {
     const int64_t B = count, C = head.channels;
     for (int64_t b = 0; b < B; ++b)
-        if (positions[b] < 0 || positions[b] >= head.seq)
-            return b;
+        if (positions[b] < 0 || positions[b] >= head.seq) return b;
     std::vector<float> xn(B * C); // (B, C)
     for (int64_t b = 0; b < B; ++b) {
         double squares = 0, total = 0;
@@ -398,8 +378,7 @@ int64_t head_logits(const Head &head, const int32_t *positions, int64_t count, f
     constexpr int64_t ROWS = 128; // which stay in a second cache from position to position
     Pool::shared().parallel(ceil_div(head.vocab, ROWS), [&](int64_t task) {
         const int64_t v = task * ROWS, rows = std::min(ROWS, head.vocab - v);
-        for (int64_t b = 0; b < B; ++b)
-            dot_rows(head.weight + v * C, rows, C, &xn[b * C], out + b * head.vocab + v);
+        for (int64_t b = 0; b < B; ++b) dot_rows(head.weight + v * C, rows, C, &xn[b * C], out + b * head.vocab + v);
     });
     return -1;
 }

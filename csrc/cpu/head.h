@@ -31,10 +31,10 @@ HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll);
 // The same, and the gradients of scale * sum: dh (batch, channels, 1, seq) fp16 is written (overflow becomes
 // infinity); dnorm, dbias (channels) and dweight (vocab, channels) fp32 are added to, or, where `fresh`, written. Those
 // that are null are not made.
-HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, float *dbias, float *dweight, bool fresh);
+HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh, float *dnorm,
+                        float *dbias, float *dweight, bool fresh);
 
-constexpr int64_t HEAD_TOKENS = 512; // of a block
+constexpr int64_t HEAD_TOKENS = 512;            // of a block
 constexpr int64_t HEAD_KEPT = 17 * 1000 * 1000; // floats of (vocab, tokens) that a block may keep: 68 MB
 
 // What the classifier's gradient is made of, kept of one block of tokens for a reader that wants it by rows.
@@ -43,13 +43,14 @@ struct HeadTaps {
     bool finite = false;
     Scratch dlogits, xn; // (vocab, tokens); panels of (tokens, channels)
 
-    // Rows [first, first + rows) of dweight, as head_loss_grad writes them, on the calling thread: out (rows, channels).
+    // Rows [first, first + rows) of dweight, as head_loss_grad writes them, on the calling thread: out (rows,
+    // channels).
     void grad_rows(int64_t first, int64_t rows, float *out);
 };
 
 // head_loss_grad of at most HEAD_TOKENS tokens whose dweight is left to `taps`.
-HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh,
-                        float *dnorm, float *dbias, HeadTaps &taps, bool fresh);
+HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh, float *dnorm,
+                        float *dbias, HeadTaps &taps, bool fresh);
 
 // out (count, vocab) fp32 = logits at one position of each sequence, or at `count` of the only one.
 // Returns -1, or the first of the positions that is outside [0, seq).

@@ -23,7 +23,8 @@ constexpr int64_t PANEL = 32768; // values
 thread_local Scratch direction, other, squares[2];
 
 void by_panels(int64_t size, const std::function<void(int64_t first, int64_t end)> &body) {
-    Pool::shared().parallel(ceil_div(size, PANEL), [&](int64_t i) { body(i * PANEL, std::min(size, (i + 1) * PANEL)); });
+    Pool::shared().parallel(ceil_div(size, PANEL),
+                            [&](int64_t i) { body(i * PANEL, std::min(size, (i + 1) * PANEL)); });
 }
 
 MatrixView view(const float *data, int64_t columns, bool transposed = false) {
@@ -45,23 +46,18 @@ float *orthogonal(float *x, float *y, int64_t rows, int64_t columns) {
     const double norm = std::sqrt(squared_norm(&x, &size, 1));
     const float unit = static_cast<float>(1.0 / std::max(norm, LEAST_NORM));
     by_panels(size, [&](int64_t first, int64_t end) {
-        for (int64_t i = first; i < end; ++i)
-            x[i] *= unit;
+        for (int64_t i = first; i < end; ++i) x[i] *= unit;
     });
     float *const gram = squares[0].get(m * m), *const by = squares[1].get(m * m);
     for (int step = 0; step < STEPS; ++step) { // x = (A + B G + C G^2) x, G = x x^T; from the right where x is tall
         product(m, m, n, view(x, columns, !wide), view(x, columns, wide), gram);
         product(m, m, m, view(gram, m), view(gram, m), by);
         by_panels(m * m, [&](int64_t first, int64_t end) {
-            for (int64_t i = first; i < end; ++i)
-                by[i] = B * gram[i] + C * by[i];
+            for (int64_t i = first; i < end; ++i) by[i] = B * gram[i] + C * by[i];
         });
-        for (int64_t i = 0; i < m; ++i)
-            by[i * m + i] += A;
-        if (wide)
-            product(rows, columns, m, view(by, m), view(x, columns), y);
-        else
-            product(rows, columns, m, view(x, columns), view(by, m), y);
+        for (int64_t i = 0; i < m; ++i) by[i * m + i] += A;
+        if (wide) product(rows, columns, m, view(by, m), view(x, columns), y);
+        else product(rows, columns, m, view(x, columns), view(by, m), y);
         std::swap(x, y);
     }
     return x;
@@ -72,8 +68,7 @@ float *orthogonal(float *x, float *y, int64_t rows, int64_t columns) {
 void newton_schulz(float *x, int64_t rows, int64_t columns) {
     const int64_t size = rows * columns;
     const float *const result = orthogonal(x, other.get(size), rows, columns);
-    if (result != x)
-        memcpy(x, result, size * sizeof(float));
+    if (result != x) memcpy(x, result, size * sizeof(float));
 }
 
 void muon(const MuonTensor *tensors, int64_t count, float factor, float momentum) {
@@ -92,8 +87,7 @@ void muon(const MuonTensor *tensors, int64_t count, float factor, float momentum
         const float *const step = orthogonal(x, other.get(size), t.rows, t.columns);
         const float keep = static_cast<float>(1.0 - static_cast<double>(t.decay));
         by_panels(size, [&](int64_t first, int64_t end) {
-            for (int64_t j = first; j < end; ++j)
-                t.weight[j] = t.weight[j] * keep - t.rate * step[j];
+            for (int64_t j = first; j < end; ++j) t.weight[j] = t.weight[j] * keep - t.rate * step[j];
         });
     }
 }

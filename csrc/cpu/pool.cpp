@@ -46,8 +46,7 @@ template <class Ready> bool spin_until(Ready ready) {
     const auto end = std::chrono::steady_clock::now() + SPIN;
     do {
         for (int i = 0; i < 32; ++i) {
-            if (ready())
-                return true;
+            if (ready()) return true;
             relax();
         }
     } while (std::chrono::steady_clock::now() < end);
@@ -75,7 +74,8 @@ class Inside {
 
 // Indices in one part, or in one for each thread to begin with.
 struct Region {
-    Region(const Body &b, int64_t n, int wanted) : body(b), parts(static_cast<int>(std::min<int64_t>({wanted, PARTS, n}))) {
+    Region(const Body &b, int64_t n, int wanted)
+        : body(b), parts(static_cast<int>(std::min<int64_t>({wanted, PARTS, n}))) {
         for (int i = 0; i < parts; ++i) {
             part[i].next = n * i / parts;
             part[i].end = n * (i + 1) / parts;
@@ -83,7 +83,8 @@ struct Region {
     }
 
     bool has_work() const {
-        return std::any_of(part, part + parts, [](const Part &p) { return p.next.load(std::memory_order_relaxed) < p.end; });
+        return std::any_of(part, part + parts,
+                           [](const Part &p) { return p.next.load(std::memory_order_relaxed) < p.end; });
     }
 
     void run(int slot) noexcept {
@@ -91,13 +92,11 @@ struct Region {
         try {
             for (int i = 0; i < parts; ++i) {
                 Part &mine = part[(slot + i) % parts];
-                for (int64_t at; (at = mine.next.fetch_add(1, std::memory_order_relaxed)) < mine.end;)
-                    body(at);
+                for (int64_t at; (at = mine.next.fetch_add(1, std::memory_order_relaxed)) < mine.end;) body(at);
             }
         } catch (...) {
             failure.take(std::current_exception());
-            for (int i = 0; i < parts; ++i)
-                part[i].next.store(part[i].end, std::memory_order_relaxed);
+            for (int i = 0; i < parts; ++i) part[i].next.store(part[i].end, std::memory_order_relaxed);
         }
     }
 
@@ -125,8 +124,7 @@ struct Job {
         : key(key), count(count), next(0), done(0), body(std::move(body)), ticket(span::ticket()), told(told) {}
 
     void run(int64_t index) noexcept {
-        if (failure.any())
-            return;
+        if (failure.any()) return;
         const Inside here(failure);
         try {
             span::Span timed(span::Component::DW_RUN, ticket.label);
@@ -143,7 +141,7 @@ struct State {
     std::condition_variable finished; // callers sleep here: a region was left, a job's index has run
     std::vector<Region *> regions;    // open, oldest first
     std::list<Job> jobs;              // unfinished, oldest first
-    std::mutex resizing; // held before `mutex`
+    std::mutex resizing;              // held before `mutex`
     std::vector<std::thread> workers;
     std::atomic<int> threads{1};
     std::atomic<uint64_t> news{0}; // counts regions, jobs and freed keys: what a spinning worker watches
@@ -153,8 +151,7 @@ struct State {
     // As many of n threads as the system lets a process have.
     void start(int n) {
         try {
-            for (int i = 1; i < n; ++i)
-                workers.emplace_back([this, i] { serve(i); });
+            for (int i = 1; i < n; ++i) workers.emplace_back([this, i] { serve(i); });
         } catch (const std::exception &) { // system_error, or bad_alloc
         }
         threads = static_cast<int>(workers.size()) + 1;
@@ -167,8 +164,7 @@ struct State {
             ++news;
         }
         work.notify_all();
-        for (std::thread &worker : workers)
-            worker.join();
+        for (std::thread &worker : workers) worker.join();
         workers.clear();
         stopping = false;
     }
@@ -176,11 +172,9 @@ struct State {
     // The oldest job with an index left whose key no older unfinished job holds. Mutex held.
     std::list<Job>::iterator startable() {
         for (auto job = jobs.begin(); job != jobs.end(); ++job) {
-            if (job->next == job->count)
-                continue;
+            if (job->next == job->count) continue;
             const bool held = std::any_of(jobs.begin(), job, [&](const Job &j) { return j.key == job->key; });
-            if (!held)
-                return job;
+            if (!held) return job;
         }
         return jobs.end();
     }
@@ -188,22 +182,19 @@ struct State {
     // Runs one index of one job; false where none can start. Takes the lock held and gives it back held.
     bool run_job(std::unique_lock<std::mutex> &lock) {
         const auto job = startable();
-        if (job == jobs.end())
-            return false;
+        if (job == jobs.end()) return false;
         const int64_t index = job->next++;
         lock.unlock();
         if (index == 0) span::started(job->ticket);
         job->run(index); // a list element does not move, and stays until done == count
         lock.lock();
         if (++job->done == job->count) {
-            if (job->failure.any())
-                job->told.take(job->failure.error());
+            if (job->failure.any()) job->told.take(job->failure.error());
             Body body = std::move(job->body);
             jobs.erase(job);
             ++news; // its key is free
             finished.notify_all();
-            if (sleepers && !jobs.empty())
-                work.notify_all();
+            if (sleepers && !jobs.empty()) work.notify_all();
             lock.unlock();
             body = nullptr; // what it owns may be large, or take locks of its own
             lock.lock();
@@ -215,7 +206,8 @@ struct State {
         span::name_thread("pool worker");
         std::unique_lock<std::mutex> lock(mutex);
         while (!stopping) {
-            const auto open = std::find_if(regions.begin(), regions.end(), [](const Region *r) { return r->has_work(); });
+            const auto open =
+                std::find_if(regions.begin(), regions.end(), [](const Region *r) { return r->has_work(); });
             if (open != regions.end()) {
                 Region &region = **open;
                 region.users.fetch_add(1, std::memory_order_relaxed);
@@ -224,12 +216,10 @@ struct State {
                 // The region may be gone after the last of these, so nothing of it is touched below.
                 const bool last = region.users.fetch_sub(1, std::memory_order_acq_rel) == 1;
                 lock.lock();
-                if (last)
-                    finished.notify_all();
+                if (last) finished.notify_all();
                 continue;
             }
-            if (run_job(lock))
-                continue;
+            if (run_job(lock)) continue;
             const uint64_t seen = news.load(std::memory_order_relaxed);
             lock.unlock();
             spin_until([&] { return news.load(std::memory_order_acquire) != seen; });
@@ -245,8 +235,7 @@ struct State {
     void parallel(int64_t count, const Body &body, int parts) {
         Region region(body, count, parts);
         run_and_close(region, count);
-        if (region.failure.any())
-            std::rethrow_exception(region.failure.error());
+        if (region.failure.any()) std::rethrow_exception(region.failure.error());
     }
 
     // Returns when no worker is inside any more, so that the region may go.
@@ -259,20 +248,16 @@ struct State {
             wake = sleepers > 0;
         }
         if (wake) {
-            if (count > 2)
-                work.notify_all();
-            else
-                work.notify_one();
+            if (count > 2) work.notify_all();
+            else work.notify_one();
         }
         region.run(0);
         const auto left = [&] { return region.users.load(std::memory_order_acquire) == 0; };
         std::unique_lock<std::mutex> lock(mutex);
         regions.erase(std::find(regions.begin(), regions.end(), &region));
-        if (left())
-            return;
+        if (left()) return;
         lock.unlock();
-        if (spin_until(left))
-            return;
+        if (spin_until(left)) return;
         lock.lock();
         finished.wait(lock, left);
     }
@@ -285,15 +270,13 @@ struct State {
             news.fetch_add(1, std::memory_order_release);
             wake = sleepers > 0;
         }
-        if (wake)
-            work.notify_all();
+        if (wake) work.notify_all();
     }
 
     void drain() {
         std::unique_lock<std::mutex> lock(mutex);
         while (!jobs.empty()) {
-            if (run_job(lock))
-                continue;
+            if (run_job(lock)) continue;
             const uint64_t seen = news.load(std::memory_order_relaxed);
             finished.wait(lock, [&] { return jobs.empty() || news.load(std::memory_order_relaxed) != seen; });
         }
@@ -309,8 +292,7 @@ int chosen_threads = 0;
 
 State &state() {
     State *s = current.load(std::memory_order_acquire);
-    if (s)
-        return *s;
+    if (s) return *s;
     std::lock_guard<std::mutex> lock(*making);
     s = current.load(std::memory_order_relaxed);
     if (!s) {
@@ -344,8 +326,7 @@ void Pool::set_threads(int n) {
     State &s = state();
     std::lock_guard<std::mutex> lock(s.resizing);
     n = std::max(1, std::min(n, 1024));
-    if (n == s.threads)
-        return;
+    if (n == s.threads) return;
     s.stop();
     chosen_threads = n;
     s.start(n);
@@ -354,13 +335,11 @@ void Pool::set_threads(int n) {
 namespace {
 
 void open_region(int64_t count, const Body &body, bool apart) {
-    if (count <= 0)
-        return;
+    if (count <= 0) return;
     if (count == 1 || inside || state().threads == 1) {
         static const FirstError none;
         const Inside here(inside ? *inside : none);
-        for (int64_t i = 0; i < count; ++i)
-            body(i);
+        for (int64_t i = 0; i < count; ++i) body(i);
         return;
     }
     state().parallel(count, body, apart ? state().threads.load() : 1);
@@ -372,18 +351,15 @@ void Pool::parallel(int64_t count, const Body &body) { open_region(count, body, 
 void Pool::parallel_apart(int64_t count, const Body &body) { open_region(count, body, true); }
 
 void Pool::enqueue(const void *key, int64_t count, Body body, FirstError &failure) {
-    if (count > 0)
-        state().enqueue(key, count, std::move(body), failure);
+    if (count > 0) state().enqueue(key, count, std::move(body), failure);
 }
 
 void Pool::drain() { state().drain(); }
 
 void wait_until(const std::atomic<int64_t> &count, int64_t least) {
     for (int spins = 0; count.load(std::memory_order_acquire) < least; ++spins) {
-        if (inside && inside->any())
-            throw Abandoned();
-        if (spins > 1000)
-            std::this_thread::yield(); // the one we wait for may have lost its processor
+        if (inside && inside->any()) throw Abandoned();
+        if (spins > 1000) std::this_thread::yield(); // the one we wait for may have lost its processor
     }
 }
 

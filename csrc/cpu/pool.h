@@ -18,8 +18,7 @@ class FirstError {
   public:
     bool any() const { return taken.load(std::memory_order_relaxed); }
     void take(std::exception_ptr error) noexcept {
-        if (!taken.exchange(true, std::memory_order_relaxed))
-            first = std::move(error);
+        if (!taken.exchange(true, std::memory_order_relaxed)) first = std::move(error);
     }
     const std::exception_ptr &error() const { return first; } // once every body has ended; null where none failed
 
@@ -30,8 +29,8 @@ class FirstError {
 
 class Pool {
   public:
-    static Pool &shared(); // made at first use
-    int threads() const;   // default_threads() of cpus.h, or as set; the caller counts
+    static Pool &shared();   // made at first use
+    int threads() const;     // default_threads() of cpus.h, or as set; the caller counts
     void set_threads(int n); // at least 1, or as many as the system grants; not from a body
 
     // Runs body(0..count-1), the caller working too; returns when all have run. Indices are started in

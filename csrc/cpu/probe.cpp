@@ -32,25 +32,23 @@ struct Work {
     float sum;
 };
 
-#define FMA_LOOP(NAME, TARGET, VEC, WIDTH, SPLAT, FMA, STORE)                                                    \
-    TARGET Work NAME(long rounds) {                                                                              \
-        VEC sums[CHAINS], a = SPLAT(0.999f), b = SPLAT(1e-3f);                                                   \
-        for (int i = 0; i < CHAINS; i++) sums[i] = SPLAT(static_cast<float>(i));                                 \
-        for (long r = 0; r < rounds; r++)                                                                        \
-            for (int i = 0; i < CHAINS; i++) sums[i] = FMA(sums[i], a, b);                                       \
-        float out[WIDTH], total = 0;                                                                             \
-        for (int i = 0; i < CHAINS; i++) {                                                                       \
-            STORE(out, sums[i]);                                                                                 \
-            total += out[0];                                                                                     \
-        }                                                                                                        \
-        return {2.0 * WIDTH * CHAINS * static_cast<double>(rounds), total};                                      \
+#define FMA_LOOP(NAME, TARGET, VEC, WIDTH, SPLAT, FMA, STORE)                                                          \
+    TARGET Work NAME(long rounds) {                                                                                    \
+        VEC sums[CHAINS], a = SPLAT(0.999f), b = SPLAT(1e-3f);                                                         \
+        for (int i = 0; i < CHAINS; i++) sums[i] = SPLAT(static_cast<float>(i));                                       \
+        for (long r = 0; r < rounds; r++)                                                                              \
+            for (int i = 0; i < CHAINS; i++) sums[i] = FMA(sums[i], a, b);                                             \
+        float out[WIDTH], total = 0;                                                                                   \
+        for (int i = 0; i < CHAINS; i++) {                                                                             \
+            STORE(out, sums[i]);                                                                                       \
+            total += out[0];                                                                                           \
+        }                                                                                                              \
+        return {2.0 * WIDTH * CHAINS * static_cast<double>(rounds), total};                                            \
     }
 
 #ifdef X86
-FMA_LOOP(fma_avx512, __attribute__((target("avx512f"))), __m512, 16, _mm512_set1_ps, _mm512_fmadd_ps,
-         _mm512_storeu_ps)
-FMA_LOOP(fma_avx2, __attribute__((target("avx2,fma"))), __m256, 8, _mm256_set1_ps, _mm256_fmadd_ps,
-         _mm256_storeu_ps)
+FMA_LOOP(fma_avx512, __attribute__((target("avx512f"))), __m512, 16, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps)
+FMA_LOOP(fma_avx2, __attribute__((target("avx2,fma"))), __m256, 8, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps)
 #define SSE_FMA(a, b, c) _mm_add_ps(_mm_mul_ps(a, b), c)
 FMA_LOOP(fma_sse, , __m128, 4, _mm_set1_ps, SSE_FMA, _mm_storeu_ps)
 #elif defined(__aarch64__)

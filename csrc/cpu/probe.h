@@ -10,7 +10,7 @@ namespace anefast {
 
 struct Peak {
     const char *kind; // "fp32", or the path that products take, where it has more than fp32 multiply-adds
-    double flops;     // per second in registers, on `threads` threads: of a path's products, however many passes they take
+    double flops; // per second in registers, on `threads` threads: of a path's products, however many passes they take
 };
 Peak probe_peak(int threads);
 

@@ -30,7 +30,9 @@ class Ranking {
 
   private:
     void order(int64_t upto) {
-        const auto before = [&](int32_t a, int32_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); };
+        const auto before = [&](int32_t a, int32_t b) {
+            return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+        };
         const auto begin = ids.begin() + ordered, end = ids.begin() + upto;
         if (upto < size()) std::nth_element(begin, end, ids.end(), before);
         std::sort(begin, end, before);
@@ -76,7 +78,8 @@ int64_t sample(const float *logits, int64_t n, const Choice &choice, double unif
         }
         total = sums.back(); // the likeliest is always kept
     } else {
-        while (left() && (sums.empty() || sums.back() <= uniform * total)) add(weight(ranking.at(static_cast<int64_t>(sums.size()))));
+        while (left() && (sums.empty() || sums.back() <= uniform * total))
+            add(weight(ranking.at(static_cast<int64_t>(sums.size()))));
     }
     // Rounding may put the draw on the very end; the last with any weight is meant.
     const auto drawn = std::upper_bound(sums.begin(), sums.end(), uniform * total);

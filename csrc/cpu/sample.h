@@ -21,7 +21,8 @@ float largest_logit(const float *logits, int64_t n);
 int64_t sample(const float *logits, int64_t n, const Choice &choice, double uniform);
 // log softmax(logits)[token]: of the whole vocabulary, at temperature 1.
 double log_probability(const float *logits, int64_t n, int64_t token);
-// Logits of ids, each once however often it is named, over `penalty` where they are above 0, else times it (Keskar et al. 2019).
+// Logits of ids, each once however often it is named, over `penalty` where they are above 0, else times it (Keskar et
+// al. 2019).
 void penalise(float *logits, int64_t n, const int32_t *ids, int64_t count, double penalty);
 
 } // namespace anefast

@@ -70,8 +70,7 @@ namespace {
 const Loops &loops() {
     static const Loops &chosen = []() -> const Loops & {
 #if defined(__x86_64__)
-        if (isa_allowed() >= ISA_AVX2)
-            return avx2::LOOPS;
+        if (isa_allowed() >= ISA_AVX2) return avx2::LOOPS;
 #endif
         return plain::LOOPS;
     }();
@@ -113,8 +112,7 @@ void update_part(const Tensor &t, int64_t first, int64_t count, const float *gra
 template <class Size> std::vector<Panel> panels_of(int64_t count, const Size &size) {
     std::vector<Panel> panels;
     for (int64_t t = 0; t < count; ++t)
-        for (int64_t i = 0; i < size(t); i += PANEL)
-            panels.push_back({t, i, std::min(PANEL, size(t) - i)});
+        for (int64_t i = 0; i < size(t); i += PANEL) panels.push_back({t, i, std::min(PANEL, size(t) - i)});
     return panels;
 }
 
@@ -125,42 +123,37 @@ thread_local Scratch gradient_scratch, shared_scratch[2];
 class Flowing {
   public:
     Flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const Rule &rule)
-        : tensors(tensors), grads(grads), rule(rule), c(constants(rule)), ends(count), done(new std::atomic<int64_t>[count]()) {
+        : tensors(tensors), grads(grads), rule(rule), c(constants(rule)), ends(count),
+          done(new std::atomic<int64_t>[count]()) {
         constexpr int64_t ROWS = 96; // whole tiles of any kernels, and enough: each panel reads all that is shared
         int64_t floats = 0;
         for (int64_t t = 0; t < count; ++t) {
             const int64_t rows = std::max<int64_t>(1, PANEL / std::max<int64_t>(1, grads[t].columns) / ROWS) * ROWS;
-            for (int64_t piece = 0; piece < grads[t].pieces; ++piece)
-                tasks.push_back({t, piece, 0});
+            for (int64_t piece = 0; piece < grads[t].pieces; ++piece) tasks.push_back({t, piece, 0});
             for (int64_t first = 0; first < grads[t].rows; first += rows)
                 tasks.push_back({t, first, std::min(rows, grads[t].rows - first)});
             ends[t] = grads[t].pieces + ceil_div(grads[t].rows, rows);
             floats = std::max(floats, grads[t].shared_floats);
         }
-        for (int side = 0; side < 2; ++side)
-            shared[side] = floats ? shared_scratch[side].get(floats) : nullptr;
+        for (int side = 0; side < 2; ++side) shared[side] = floats ? shared_scratch[side].get(floats) : nullptr;
     }
 
     double run() {
         std::vector<double> sums(tasks.size());
         Pool::shared().parallel(tasks.size(), [&](int64_t i) {
             const Panel &p = tasks[i];
-            if (p.count == 0)
-                share(p.tensor, p.first);
-            else
-                sums[i] = update_panel(p);
+            if (p.count == 0) share(p.tensor, p.first);
+            else sums[i] = update_panel(p);
             done[p.tensor].fetch_add(1, std::memory_order_release);
         });
         double total = 0;
-        for (double sum : sums)
-            total += sum;
+        for (double sum : sums) total += sum;
         return total;
     }
 
   private:
     void share(int64_t tensor, int64_t piece) {
-        if (tensor >= 2)
-            wait_until(done[tensor - 2], ends[tensor - 2]); // it read the same place
+        if (tensor >= 2) wait_until(done[tensor - 2], ends[tensor - 2]); // it read the same place
         grads[tensor].share(piece, shared[tensor % 2]);
     }
 
@@ -216,8 +209,7 @@ double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t c
         sums[i] = loops().square(tensors[p.tensor] + p.first, p.count);
     });
     double total = 0;
-    for (double sum : sums)
-        total += sum;
+    for (double sum : sums) total += sum;
     return total;
 }
 

@@ -15,8 +15,8 @@ enum class Kind { adamw, lion, sgd };
 
 struct Rule {
     Kind kind;
-    float factor; // what the accumulated gradient is multiplied by first: loss scale, tokens and clipping in one
-    float beta1, beta2; // sgd: beta1 is the momentum, 0 for none
+    float factor;        // what the accumulated gradient is multiplied by first: loss scale, tokens and clipping in one
+    float beta1, beta2;  // sgd: beta1 is the momentum, 0 for none
     float epsilon;       // adamw alone
     double bias1, bias2; // adamw alone: 1 - beta ** step
     bool nesterov;       // sgd alone

@@ -2,22 +2,19 @@
 // opened a namespace (and perhaps a target) and defined Constants, Loops, LINE and AHEAD. No templates: a template
 // keeps the target of the place that defines it.
 
-// Calls one(i) for each of n values, by lines, and fetches what is read, g and those that are written, ahead. The compiler
-// makes vectors of it; sqrtf needs -fno-math-errno for that.
-#define UPDATE_EACH(...)                                                                                                     \
-    int64_t i = 0;                                                                                                           \
-    for (; i + LINE <= n; i += LINE) {                                                                                       \
-        for (const float *p : {__VA_ARGS__})                                                                                 \
-            __builtin_prefetch(p + i + AHEAD, 1);                                                                            \
-        __builtin_prefetch(g + i + AHEAD);                                                                                   \
-        for (int64_t j = 0; j < LINE; ++j)                                                                                   \
-            one(i + j);                                                                                                      \
-    }                                                                                                                        \
-    for (; i < n; ++i)                                                                                                       \
-        one(i);
+// Calls one(i) for each of n values, by lines, and fetches what is read, g and those that are written, ahead. The
+// compiler makes vectors of it; sqrtf needs -fno-math-errno for that.
+#define UPDATE_EACH(...)                                                                                               \
+    int64_t i = 0;                                                                                                     \
+    for (; i + LINE <= n; i += LINE) {                                                                                 \
+        for (const float *p : {__VA_ARGS__}) __builtin_prefetch(p + i + AHEAD, 1);                                     \
+        __builtin_prefetch(g + i + AHEAD);                                                                             \
+        for (int64_t j = 0; j < LINE; ++j) one(i + j);                                                                 \
+    }                                                                                                                  \
+    for (; i < n; ++i) one(i);
 
-static void adamw_loop(float *__restrict w, const float *__restrict g, float *__restrict m, float *__restrict v, int64_t n,
-                       const Constants &c) {
+static void adamw_loop(float *__restrict w, const float *__restrict g, float *__restrict m, float *__restrict v,
+                       int64_t n, const Constants &c) {
     const auto one = [&](int64_t i) {
         const float grad = g[i] * c.factor;
         const float mean = c.beta1 * m[i] + c.rest1 * grad, square = c.beta2 * v[i] + c.rest2 * grad * grad;
@@ -50,12 +47,14 @@ static void sgd_loop(float *__restrict w, const float *__restrict g, float *__re
     UPDATE_EACH(w, m)
 }
 
-static void plain_sgd_loop(float *__restrict w, const float *__restrict g, float *, float *, int64_t n, const Constants &c) {
+static void plain_sgd_loop(float *__restrict w, const float *__restrict g, float *, float *, int64_t n,
+                           const Constants &c) {
     const auto one = [&](int64_t i) { w[i] = w[i] * c.keep - c.rate * (g[i] * c.factor); };
     UPDATE_EACH(w)
 }
 
-static void average_loop(float *__restrict w, const float *__restrict g, int64_t n, float part) { // w: averages; g: values
+static void average_loop(float *__restrict w, const float *__restrict g, int64_t n,
+                         float part) { // w: averages; g: values
     const auto one = [&](int64_t i) { w[i] += part * (g[i] - w[i]); };
     UPDATE_EACH(w)
 }
@@ -76,10 +75,8 @@ static double square_loop(const float *x, int64_t n) {
         }
     double sums[8], total = 0;
     memcpy(sums, lanes, sizeof sums);
-    for (; i < n; ++i)
-        sums[i % 8] += static_cast<double>(x[i]) * x[i];
-    for (double sum : sums)
-        total += sum;
+    for (; i < n; ++i) sums[i % 8] += static_cast<double>(x[i]) * x[i];
+    for (double sum : sums) total += sum;
     return total;
 }
 

@@ -98,10 +98,8 @@ namespace {
 const Loops &loops() {
     static const Loops &chosen = []() -> const Loops & {
 #if defined(__x86_64__)
-        if (isa_allowed() == ISA_AVX512)
-            return sixteen::LOOPS;
-        if (isa_allowed() == ISA_AVX2)
-            return eight::LOOPS;
+        if (isa_allowed() == ISA_AVX512) return sixteen::LOOPS;
+        if (isa_allowed() == ISA_AVX2) return eight::LOOPS;
 #endif
         return four::LOOPS;
     }();

@@ -39,13 +39,14 @@ static void max_rows(const float *x, int64_t rows, int64_t stride, int64_t n, fl
             m = m < v ? v : m;
             store(most + j, m);
         }
-        for (; j < n; ++j)
-            most[j] = most[j] < x[j] ? x[j] : most[j];
+        for (; j < n; ++j) most[j] = most[j] < x[j] ? x[j] : most[j];
     }
 }
 
-static void exp_sum_rows(const float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum, float *y) {
-    const bool aligned = (reinterpret_cast<uintptr_t>(y) | static_cast<uintptr_t>(stride * sizeof(float))) % sizeof(F) == 0;
+static void exp_sum_rows(const float *x, int64_t rows, int64_t stride, int64_t n, const float *most, float *sum,
+                         float *y) {
+    const bool aligned =
+        (reinterpret_cast<uintptr_t>(y) | static_cast<uintptr_t>(stride * sizeof(float))) % sizeof(F) == 0;
     const bool far = y != x && aligned;
     for (int64_t i = 0; i < rows; ++i, x += stride, y += stride) {
         int64_t j = 0;
@@ -55,10 +56,8 @@ static void exp_sum_rows(const float *x, int64_t rows, int64_t stride, int64_t n
             load(m, most + j);
             v = v - m;
             exp_in(v);
-            if (far)
-                STREAM(y + j, v);
-            else
-                store(y + j, v);
+            if (far) STREAM(y + j, v);
+            else store(y + j, v);
             load(s, sum + j);
             s = s + v;
             store(sum + j, s);
@@ -83,8 +82,7 @@ static void scale_rows(const float *x, int64_t rows, int64_t stride, int64_t n, 
             v = v * f;
             store(y + j, v);
         }
-        for (; j < n; ++j)
-            y[j] = x[j] * factor[j];
+        for (; j < n; ++j) y[j] = x[j] * factor[j];
     }
 }
 
@@ -102,17 +100,15 @@ static void dot_rows_in(const float *matrix, int64_t rows, int64_t n, const floa
             }
         float all[SUMS];
         memcpy(all, sum, sizeof all);
-        for (int64_t j = 0; k + j < n; ++j)
-            all[j] += matrix[k + j] * x[k + j];
+        for (int64_t j = 0; k + j < n; ++j) all[j] += matrix[k + j] * x[k + j];
         for (int half = SUMS / 2; half; half /= 2)
-            for (int j = 0; j < half; ++j)
-                all[j] += all[j + half];
+            for (int j = 0; j < half; ++j) all[j] += all[j + half];
         out[i] = all[0];
     }
 }
 
-static constexpr Loops LOOPS{each<exp_in>, each<sigmoid_in>, each<tanh_in>, max_rows, exp_sum_rows, scale_rows,
-                             dot_rows_in};
+static constexpr Loops LOOPS{each<exp_in>, each<sigmoid_in>, each<tanh_in>, max_rows,
+                             exp_sum_rows, scale_rows,       dot_rows_in};
 
 #undef STREAM
 #undef STREAMED

@@ -166,7 +166,8 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
     const float scale = half_to_float(half_from_double(s.scale));
     for (;; trusted = false) {
         const int64_t keys = trusted ? wanted : s.n;
-        gemm_alone({count, keys, s.q.columns, s.q.at(q, item, first), s.k.at(k, item), probs, Elem::f16, stride, false});
+        gemm_alone(
+            {count, keys, s.q.columns, s.q.at(q, item, first), s.k.at(k, item), probs, Elem::f16, stride, false});
         bool same = true;
         for (int64_t i = 0; i < count && same; i++) {
             uint16_t *const row = probs + i * stride;
@@ -174,7 +175,8 @@ int64_t probabilities(const Scores &s, const Frame &frame, const std::vector<Ref
             const int64_t visible = trusted ? s.visible[query] : s.n;
             float least = -std::numeric_limits<float>::infinity();
             if (visible < s.n) least = s.hidden[query] + reach + 0.002f * (reach - s.hidden[query]) + FAR;
-            const uint16_t *mask = s.mask_matters || visible == s.n ? s.mask_of(frame, where, item, first + i) : nullptr;
+            const uint16_t *mask =
+                s.mask_matters || visible == s.n ? s.mask_of(frame, where, item, first + i) : nullptr;
             const float top = kernels.softmax(row, scale, mask, visible, keys, least, scratch, row);
             same = visible == s.n || top >= least;
         }
@@ -187,11 +189,11 @@ namespace {
 
 struct Forward {
     Scores scores;
-    Matrix v;       // N x D
-    bool across;    // out is D x M: the product was v^T probs^T
+    Matrix v;    // N x D
+    bool across; // out is D x M: the product was v^T probs^T
     int32_t out;
-    int64_t depth;  // D of v
-    bool kept;      // probs are wanted outside
+    int64_t depth; // D of v
+    bool kept;     // probs are wanted outside
     Lanes lanes;
     std::vector<Ref> where;
     Ref workspace;
@@ -226,11 +228,11 @@ struct Forward {
             auto *to = frame.at<uint16_t>(where[out]) + item * s.m * depth;
             const Matrix p{-1, count, keys, s.n, 1, 0};
             if (across)
-                gemm_alone({depth, count, keys, v.transposed().at(values, item), p.transposed().at(probs, 0), to + first,
-                            Elem::f16, s.m, false});
+                gemm_alone({depth, count, keys, v.transposed().at(values, item), p.transposed().at(probs, 0),
+                            to + first, Elem::f16, s.m, false});
             else
-                gemm_alone({count, depth, keys, p.at(probs, 0), v.at(values, item), to + first * depth, Elem::f16, depth,
-                            false});
+                gemm_alone({count, depth, keys, p.at(probs, 0), v.at(values, item), to + first * depth, Elem::f16,
+                            depth, false});
         });
     }
 };
@@ -243,7 +245,8 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, const std::ve
         const mil::Operation &op = flow.f.operations[reader];
         if (claimed[reader] || op.type != "matmul") continue;
         Matrix x, y;
-        if (!matrix_of(flow, op, "x", s.batch, &x) || !matrix_of(flow, op, "y", s.batch, &y) || x.value == y.value) continue;
+        if (!matrix_of(flow, op, "x", s.batch, &x) || !matrix_of(flow, op, "y", s.batch, &y) || x.value == y.value)
+            continue;
         const bool across = y.value == s.probs;
         // The keys must be what is summed over: probs as they are on the left, or transposed on the right.
         if (across ? y.column_stride == 1 : x.value != s.probs || x.column_stride != 1) continue;
@@ -262,7 +265,8 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, const std::ve
         g.writes = {out};
         if (kept) g.writes.push_back(s.probs);
         const int64_t held = kept ? 0 : tile_rows(s.m, s.n) * s.n;
-        const Lanes lanes(static_cast<size_t>(line_floats(s.n)) * sizeof(float) + static_cast<size_t>(held) * sizeof(uint16_t));
+        const Lanes lanes(static_cast<size_t>(line_floats(s.n)) * sizeof(float) +
+                          static_cast<size_t>(held) * sizeof(uint16_t));
         Forward forward{s, v, across, out, v.columns, kept, lanes, {}, {}};
         g.workspace_bytes = forward.bounds_bytes() + lanes.bytes();
         g.build = [forward](const Plan &plan, Ref workspace) -> Step {

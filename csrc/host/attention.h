@@ -33,12 +33,12 @@ struct Matrix {
 struct Scores {
     Matrix q, k; // M x D, D x N
     int64_t batch = 0, m = 0, n = 0;
-    double scale = 1;        // applied and rounded by itself, if it is not 1
-    int32_t mask = -1;       // a value to add, or none
+    double scale = 1;                    // applied and rounded by itself, if it is not 1
+    int32_t mask = -1;                   // a value to add, or none
     int64_t mask_row = 0, mask_step = 0; // strides in elements
-    bool mask_matters = false; // where it hides nothing it is not 0 either
-    std::vector<int64_t> visible; // per query: keys from here on are hidden; empty: all are visible
-    std::vector<float> hidden;    // per query: the largest mask value from there on
+    bool mask_matters = false;           // where it hides nothing it is not 0 either
+    std::vector<int64_t> visible;        // per query: keys from here on are hidden; empty: all are visible
+    std::vector<float> hidden;           // per query: the largest mask value from there on
     // Where every row of the mask is `visible` zeros and then one and the same value, all of them are windows of
     // this line of n zeros and n such values, and nobody needs the mask, which grows with the square of n.
     std::shared_ptr<const std::vector<uint16_t>> line;
@@ -62,8 +62,8 @@ bool find_scores(const Flow &flow, const mil::Operation &softmax, const Claimed 
 bool matrix_of(const Flow &flow, const mil::Operation &matmul, const char *name, int64_t batch, Matrix *matrix);
 
 // Rows [first, first + count) of the probabilities of one batch item, in `probs`, `stride` apart, zero
-// up to `wanted` from where each row's keys are hidden. Returns the keys taken: `wanted`, or all N where it could not be proven that this is the same;
-// `hidden_are_zero` says whether it could.
+// up to `wanted` from where each row's keys are hidden. Returns the keys taken: `wanted`, or all N where it could not
+// be proven that this is the same; `hidden_are_zero` says whether it could.
 struct Bound {
     float scores = 0; // no score is larger, in absolute value, before scale and mask
     bool finite = false;

@@ -26,10 +26,10 @@ struct Product {
 };
 
 struct Backward {
-    Scores scores;         // of probabilities to compute again; if `given`, only sizes are of use
-    bool given = false;    // probabilities are read
-    Matrix d_out, v;       // M x D, D x N
-    double scale = 1;      // of ds, rounded by itself, if it is not 1
+    Scores scores;      // of probabilities to compute again; if `given`, only sizes are of use
+    bool given = false; // probabilities are read
+    Matrix d_out, v;    // M x D, D x N
+    double scale = 1;   // of ds, rounded by itself, if it is not 1
     Product dq, dk, dv;
     Lanes lanes{0};
     std::vector<Ref> where;
@@ -38,13 +38,15 @@ struct Backward {
     int64_t rows() const { return tile_rows(scores.m, scores.n); }
     size_t scratch_bytes() const {
         const int64_t n = scores.n, sums = (dk.out < 0 ? 0 : dk.depth()) + (dv.out < 0 ? 0 : dv.depth());
-        return static_cast<size_t>(line_floats(n) + n * sums) * sizeof(float) + static_cast<size_t>(2 * rows() * n) * sizeof(uint16_t);
+        return static_cast<size_t>(line_floats(n) + n * sums) * sizeof(float) +
+               static_cast<size_t>(2 * rows() * n) * sizeof(uint16_t);
     }
 
     const uint16_t *values(const Frame &f, const Matrix &m) const { return f.at<const uint16_t>(where[m.value]); }
 
     // out = (M rows from `first` of ds) times k, in fp16
-    void by_rows(const Frame &f, const Product &p, int64_t item, const Matrix &tile, const uint16_t *ds, int64_t first) const {
+    void by_rows(const Frame &f, const Product &p, int64_t item, const Matrix &tile, const uint16_t *ds,
+                 int64_t first) const {
         auto *to = f.at<uint16_t>(where[p.out]) + item * scores.m * p.depth();
         const uint16_t *other = values(f, p.other);
         if (p.across)
@@ -56,15 +58,15 @@ struct Backward {
     }
 
     // sum += (the tile)^T times the rows of the other matrix that it belongs to
-    void by_columns(const Frame &f, const Product &p, int64_t item, const Matrix &tile, const uint16_t *data, int64_t first,
-                    float *sum) const {
+    void by_columns(const Frame &f, const Product &p, int64_t item, const Matrix &tile, const uint16_t *data,
+                    int64_t first, float *sum) const {
         const uint16_t *other = values(f, p.other);
         if (p.across)
-            gemm_alone({p.depth(), tile.columns, tile.rows, p.other.transposed().at(other, item, 0, first), tile.at(data, 0),
-                        sum, Elem::f32, scores.n, true});
+            gemm_alone({p.depth(), tile.columns, tile.rows, p.other.transposed().at(other, item, 0, first),
+                        tile.at(data, 0), sum, Elem::f32, scores.n, true});
         else
-            gemm_alone({tile.columns, p.depth(), tile.rows, tile.transposed().at(data, 0), p.other.at(other, item, first),
-                        sum, Elem::f32, p.depth(), true});
+            gemm_alone({tile.columns, p.depth(), tile.rows, tile.transposed().at(data, 0),
+                        p.other.at(other, item, first), sum, Elem::f32, p.depth(), true});
     }
 
     // Rows of ds, from dp in place, `keys` of each. False where hidden keys cannot be left out after all.
@@ -94,13 +96,16 @@ struct Backward {
         float reach = 0;
         bool may_skip = !given && !s.visible.empty();
         if (may_skip) {
-            const float q = largest_norm2(s.q.transposed(), values(f, s.q), item), k = largest_norm2(s.k, values(f, s.k), item);
-            const float d = largest_norm2(d_out.transposed(), values(f, d_out), item), x = largest_norm2(v, values(f, v), item);
+            const float q = largest_norm2(s.q.transposed(), values(f, s.q), item),
+                        k = largest_norm2(s.k, values(f, s.k), item);
+            const float d = largest_norm2(d_out.transposed(), values(f, d_out), item),
+                        x = largest_norm2(v, values(f, v), item);
             bound = {std::sqrt(q) * std::sqrt(k) * 1.002f + 1, std::isfinite(q + k)};
             reach = std::sqrt(d) * std::sqrt(x) * 1.002f + 1;
             may_skip = std::isfinite(reach) && reach < SAFE && std::isfinite(q + k + d + x);
             for (const Product *p : {&dq, &dk, &dv}) // whatever it is that zeros are multiplied with
-                may_skip = may_skip && (p->out < 0 || std::isfinite(largest_norm2(p->other.transposed(), values(f, p->other), item)));
+                may_skip = may_skip && (p->out < 0 ||
+                                        std::isfinite(largest_norm2(p->other.transposed(), values(f, p->other), item)));
         }
         // 2) the tiles
         for (int64_t first = 0; first < s.m; first += rows()) {
@@ -110,9 +115,10 @@ struct Backward {
                 int64_t keys = trusted ? s.keys(first, first + count) : n;
                 if (given) p = f.at<const uint16_t>(where[s.probs]) + (item * s.m + first) * n;
                 else
-                    keys = probabilities(s, f, where, item, first, count, keys, trusted ? bound : Bound{}, line, kept, n, &trusted);
-                gemm_alone({count, keys, d_out.columns, d_out.at(values(f, d_out), item, first), v.at(values(f, v), item), ds,
-                            Elem::f16, n, false});
+                    keys = probabilities(s, f, where, item, first, count, keys, trusted ? bound : Bound{}, line, kept,
+                                         n, &trusted);
+                gemm_alone({count, keys, d_out.columns, d_out.at(values(f, d_out), item, first),
+                            v.at(values(f, v), item), ds, Elem::f16, n, false});
                 if (!gradient_rows(p, ds, first, count, keys, trusted, reach)) continue;
                 const Matrix tile{-1, count, keys, n, 1, 0};
                 if (dq.out >= 0) by_rows(f, dq, item, tile, ds, first);
@@ -130,7 +136,8 @@ struct Backward {
     }
 
     void run(const Frame &f) const {
-        lanes.run(f.at<uint8_t>(workspace), scores.batch, [&](int64_t item, uint8_t *scratch) { run_item(f, item, scratch); });
+        lanes.run(f.at<uint8_t>(workspace), scores.batch,
+                  [&](int64_t item, uint8_t *scratch) { run_item(f, item, scratch); });
     }
 };
 
@@ -143,9 +150,11 @@ bool other_operand(const mil::Function &f, const mil::Operation &op, int32_t one
 }
 
 // A matmul of `square` (M x N) with something: summed over its rows or over its columns?
-bool product_of(const Flow &flow, const mil::Operation &op, int32_t square, int64_t batch, Product *p, bool *over_rows) {
+bool product_of(const Flow &flow, const mil::Operation &op, int32_t square, int64_t batch, Product *p,
+                bool *over_rows) {
     Matrix x, y;
-    if (op.type != "matmul" || !matrix_of(flow, op, "x", batch, &x) || !matrix_of(flow, op, "y", batch, &y)) return false;
+    if (op.type != "matmul" || !matrix_of(flow, op, "x", batch, &x) || !matrix_of(flow, op, "y", batch, &y))
+        return false;
     if (x.value == y.value || (x.value != square && y.value != square)) return false;
     const Matrix &mine = x.value == square ? x : y;
     if (mine.row_stride == mine.column_stride) return false; // one row or one column: which is which?
@@ -172,7 +181,8 @@ bool find_gradient(const Flow &flow, const mil::Operation &sub, const Claimed &c
     const mil::Type &type = f.values[dp].type;
     const auto rank = static_cast<int32_t>(type.shape.size());
     const auto axes = f.ints(*reduce, "axes");
-    if (rank < 2 || axes.size() != 1 || (axes[0] != -1 && axes[0] != rank - 1) || type.dtype != mil::DType::fp16) return false;
+    if (rank < 2 || axes.size() != 1 || (axes[0] != -1 && axes[0] != rank - 1) || type.dtype != mil::DType::fp16)
+        return false;
     Backward &b = found->b;
     Scores &s = b.scores;
     s.m = type.shape[static_cast<size_t>(rank) - 2];
@@ -186,7 +196,8 @@ bool find_gradient(const Flow &flow, const mil::Operation &sub, const Claimed &c
     const mil::Operation *gradient = &f.operations[after[0]];
     int32_t difference;
     if (!other_operand(f, *gradient, s.probs, &difference) || difference != sub.results[0]) return false;
-    if (!matrix_of(flow, *product, "x", s.batch, &b.d_out) || !matrix_of(flow, *product, "y", s.batch, &b.v)) return false;
+    if (!matrix_of(flow, *product, "x", s.batch, &b.d_out) || !matrix_of(flow, *product, "y", s.batch, &b.v))
+        return false;
     std::vector<const mil::Operation *> inner = {product, weighted, reduce, &sub, gradient};
     int32_t ds = gradient->results[0];
     const auto &scaled = flow.readers(ds);
@@ -213,7 +224,8 @@ bool find_gradient(const Flow &flow, const mil::Operation &sub, const Claimed &c
     for (size_t reader : flow.readers(s.probs)) {
         Product p;
         bool over_rows;
-        if (claimed[reader] || b.dv.out >= 0 || !product_of(flow, f.operations[reader], s.probs, s.batch, &p, &over_rows) || !over_rows)
+        if (claimed[reader] || b.dv.out >= 0 ||
+            !product_of(flow, f.operations[reader], s.probs, s.batch, &p, &over_rows) || !over_rows)
             continue;
         b.dv = p;
         found->operations.push_back(reader);
@@ -226,7 +238,8 @@ bool find_gradient(const Flow &flow, const mil::Operation &sub, const Claimed &c
 
 } // namespace
 
-void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<bool> &rereads, std::vector<Group> &groups) {
+void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<bool> &rereads,
+                             std::vector<Group> &groups) {
     const mil::Function &f = flow.f;
     for (const mil::Operation &sub : f.operations) {
         Found found;
@@ -248,7 +261,8 @@ void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<boo
         Group g;
         if (!b.given) {
             b.scores = again;
-            if (!shared) found.operations.insert(found.operations.end(), again.operations.begin(), again.operations.end());
+            if (!shared)
+                found.operations.insert(found.operations.end(), again.operations.begin(), again.operations.end());
             g.reads = {again.q.value, again.k.value};
             if (again.reads_mask()) g.reads.push_back(again.mask);
         } else {

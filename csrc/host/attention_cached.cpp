@@ -1,6 +1,6 @@
 // Attention over a cache: keys and values in two pieces, those of positions before and those of new ones, which single
-// operations would join, and repeat for each query head. Here they are read where they lie, and what every query is kept
-// from seeing at the end of the cache is left out, where that provably changes nothing (attention.h).
+// operations would join, and repeat for each query head. Here they are read where they lie, and what every query is
+// kept from seeing at the end of the cache is left out, where that provably changes nothing (attention.h).
 #include <algorithm>
 #include <cmath>
 
@@ -21,7 +21,8 @@ struct Pieces {
 };
 
 // The pieces behind `value`, a batch of (D, N) matrices. False where it is not made so, for this alone.
-bool take_pieces(const Flow &flow, int32_t value, const Matrix &whole, int64_t batch, const Claimed &claimed, Pieces *p) {
+bool take_pieces(const Flow &flow, int32_t value, const Matrix &whole, int64_t batch, const Claimed &claimed,
+                 Pieces *p) {
     const mil::Function &f = flow.f;
     if (whole.column_stride != 1) return false;
     int32_t v = value;
@@ -45,7 +46,9 @@ bool take_pieces(const Flow &flow, int32_t value, const Matrix &whole, int64_t b
             const mil::Argument *values = op.find("values");
             const auto rank = static_cast<int32_t>(f.values[v].type.shape.size());
             const int32_t axis = f.integer(op, "axis", 0);
-            if (!values || values->values.size() != 2 || (axis != rank - 1 && axis != -1) || f.flag(op, "interleave", false)) return false;
+            if (!values || values->values.size() != 2 || (axis != rank - 1 && axis != -1) ||
+                f.flag(op, "interleave", false))
+                return false;
             Matrix *const to[] = {&p->past, &p->fresh};
             for (size_t j = 0; j < 2; j++) {
                 const int64_t columns = f.values[values->values[j]].type.shape.back();
@@ -69,7 +72,9 @@ struct Cached {
     int64_t depth() const { return values.past.rows; }
     int64_t cached() const { return keys.past.columns; }
 
-    const uint16_t *base(const Frame &frame, const Matrix &m) const { return frame.at<const uint16_t>(where[static_cast<size_t>(m.value)]); }
+    const uint16_t *base(const Frame &frame, const Matrix &m) const {
+        return frame.at<const uint16_t>(where[static_cast<size_t>(m.value)]);
+    }
 
     // How many cached keys some query of this item sees, and the largest value of the mask behind them.
     int64_t seen(const Frame &frame, int64_t item, float *hidden) const {
@@ -104,12 +109,15 @@ struct Cached {
     };
 
     // Rows [first, first + count) with `taken` cached keys. False where a row's largest score is below `least`.
-    bool tile(const Frame &frame, int64_t item, int64_t first, int64_t count, int64_t taken, float least, const Scratch &s) const {
+    bool tile(const Frame &frame, int64_t item, int64_t first, int64_t count, int64_t taken, float least,
+              const Scratch &s) const {
         const int64_t head = item / keys.share, fresh = keys.fresh.columns, n = taken + fresh;
         const float scale = half_to_float(half_from_double(scores.scale));
         const MatrixView q = scores.q.at(base(frame, scores.q), item, first);
-        gemm_alone({count, taken, depth_of_keys(), q, keys.past.at(base(frame, keys.past), head), s.probs, Elem::f16, n, false});
-        gemm_alone({count, fresh, depth_of_keys(), q, keys.fresh.at(base(frame, keys.fresh), head), s.probs + taken, Elem::f16, n, false});
+        gemm_alone({count, taken, depth_of_keys(), q, keys.past.at(base(frame, keys.past), head), s.probs, Elem::f16, n,
+                    false});
+        gemm_alone({count, fresh, depth_of_keys(), q, keys.fresh.at(base(frame, keys.fresh), head), s.probs + taken,
+                    Elem::f16, n, false});
         for (int64_t i = 0; i < count; i++) {
             const uint16_t *const mask = scores.mask_of(frame, where, item, first + i);
             std::copy(mask, mask + taken, s.mask);
@@ -119,9 +127,11 @@ struct Cached {
             if (least != LOWEST && !(top >= least)) return false;
         }
         const Matrix p{-1, count, taken, n, 1, 0}, rest{-1, count, fresh, n, 1, 0};
-        const MatrixView past = values.past.at(base(frame, values.past), head), now = values.fresh.at(base(frame, values.fresh), head);
+        const MatrixView past = values.past.at(base(frame, values.past), head),
+                         now = values.fresh.at(base(frame, values.fresh), head);
         gemm_alone({depth(), count, taken, past, p.transposed().at(s.probs, 0), s.sums, Elem::f32, count, false});
-        gemm_alone({depth(), count, fresh, now, rest.transposed().at(s.probs + taken, 0), s.sums, Elem::f32, count, true});
+        gemm_alone(
+            {depth(), count, fresh, now, rest.transposed().at(s.probs + taken, 0), s.sums, Elem::f32, count, true});
         auto *to = frame.at<uint16_t>(where[static_cast<size_t>(out)]) + item * scores.m * depth() + first;
         for (int64_t d = 0; d < depth(); d++)
             half_from_floats(s.sums + d * count, to + d * scores.m, static_cast<size_t>(count));
@@ -143,7 +153,8 @@ struct Cached {
             s.probs = reinterpret_cast<uint16_t *>(s.sums + depth() * rows);
             s.mask = s.probs + rows * scores.n;
             if (taken < cached()) {
-                const float bound = reach(frame, item, taken), scaled = bound * static_cast<float>(std::fabs(scores.scale));
+                const float bound = reach(frame, item, taken),
+                            scaled = bound * static_cast<float>(std::fabs(scores.scale));
                 const float least = hidden + scaled + 0.002f * (scaled - hidden) + FAR;
                 if (bound < SAFE && scaled < SAFE && tile(frame, item, first, count, taken, least, s)) return;
             }
@@ -153,7 +164,8 @@ struct Cached {
 
     static size_t bytes_each(const Scores &s, int64_t depth) {
         const int64_t rows = tile_rows(s.m, s.n);
-        return static_cast<size_t>(line_floats(s.n) + depth * rows) * sizeof(float) + static_cast<size_t>((rows + 1) * s.n) * sizeof(uint16_t);
+        return static_cast<size_t>(line_floats(s.n) + depth * rows) * sizeof(float) +
+               static_cast<size_t>((rows + 1) * s.n) * sizeof(uint16_t);
     }
 
     static constexpr float LOWEST = -std::numeric_limits<float>::infinity();
@@ -161,21 +173,26 @@ struct Cached {
 
 bool find_one(const Flow &flow, const mil::Operation &softmax, const Claimed &claimed, std::vector<Group> &groups) {
     Scores s;
-    if (!find_scores(flow, softmax, claimed, &s) || !s.reads_mask() || s.mask_step != 0 || s.mask_row == 0) return false;
+    if (!find_scores(flow, softmax, claimed, &s) || !s.reads_mask() || s.mask_step != 0 || s.mask_row == 0)
+        return false;
     if (!s.visible.empty() || flow.is_output(s.probs) || flow.readers(s.probs).size() != 1) return false;
     const size_t reader = flow.readers(s.probs)[0];
     const mil::Operation &op = flow.f.operations[reader];
     Matrix v, probs;
-    if (claimed[reader] || op.type != "matmul" || !matrix_of(flow, op, "x", s.batch, &v) || !matrix_of(flow, op, "y", s.batch, &probs))
+    if (claimed[reader] || op.type != "matmul" || !matrix_of(flow, op, "x", s.batch, &v) ||
+        !matrix_of(flow, op, "y", s.batch, &probs))
         return false;
     if (probs.value != s.probs || probs.column_stride == 1) return false;
     Pieces keys, values;
-    if (!take_pieces(flow, s.k.value, s.k, s.batch, claimed, &keys) || !take_pieces(flow, v.value, v, s.batch, claimed, &values)) return false;
+    if (!take_pieces(flow, s.k.value, s.k, s.batch, claimed, &keys) ||
+        !take_pieces(flow, v.value, v, s.batch, claimed, &values))
+        return false;
     if (keys.past.columns != values.past.columns || keys.share != values.share) return false;
     Group g;
     g.operations = s.operations;
     g.operations.push_back(reader);
-    for (const Pieces *p : {&keys, &values}) g.operations.insert(g.operations.end(), p->operations.begin(), p->operations.end());
+    for (const Pieces *p : {&keys, &values})
+        g.operations.insert(g.operations.end(), p->operations.begin(), p->operations.end());
     std::sort(g.operations.begin(), g.operations.end());
     const int32_t out = op.results[0];
     g.reads = {s.q.value, s.mask, keys.past.value, keys.fresh.value, values.past.value, values.fresh.value};

@@ -17,8 +17,8 @@
 
 namespace anefast::host {
 
-constexpr size_t BLOCK = 1024;        // elements
-constexpr size_t GRAIN = 16384;       // elements worth a turn of one thread
+constexpr size_t BLOCK = 1024;         // elements
+constexpr size_t GRAIN = 16384;        // elements worth a turn of one thread
 constexpr size_t WORTH_WAKING = 32768; // elements worth a second thread
 
 inline bool is_float(mil::DType d) { return d == mil::DType::fp16 || d == mil::DType::fp32; }
@@ -100,7 +100,8 @@ template <class T> Load<T> loader(mil::DType d) {
     case mil::DType::fp32: return load_as<float, T>;
     case mil::DType::fp64: return load_as<double, T>;
     case mil::DType::int8: return load_as<int8_t, T>;
-    case mil::DType::uint8: case mil::DType::boolean: return load_as<uint8_t, T>;
+    case mil::DType::uint8:
+    case mil::DType::boolean: return load_as<uint8_t, T>;
     case mil::DType::int16: return load_as<int16_t, T>;
     case mil::DType::uint16: return load_as<uint16_t, T>;
     case mil::DType::int32: return load_as<int32_t, T>;

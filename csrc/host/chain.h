@@ -3,8 +3,9 @@
 // leaves.
 //
 // A reduction ends a stage: every block of columns is walked up to it, then again with its result. What a later stage
-// needs of an earlier one, and is not in memory, is computed again. Read chain_find.cpp (which operations go together), chain_links.cpp (which chain goes with a product),
-// chain_group.cpp, chain_make.cpp (from a chain to its kernel), chain_kernel.cpp.
+// needs of an earlier one, and is not in memory, is computed again. Read chain_find.cpp (which operations go together),
+// chain_links.cpp (which chain goes with a product), chain_group.cpp, chain_make.cpp (from a chain to its kernel),
+// chain_kernel.cpp.
 #pragma once
 
 #include <memory>
@@ -24,9 +25,9 @@ struct Member {
     Kind kind = Kind::none;
     Binary binary = Binary::add;
     std::shared_ptr<const Halves> values;
-    int32_t axis = -1;   // of a reduction
+    int32_t axis = -1; // of a reduction
     bool mean = false;
-    int level = 0;       // 2 s: full-sized, of stage s; 2 s + 1: of one row, made once stage s has been walked
+    int level = 0; // 2 s: full-sized, of stage s; 2 s + 1: of one row, made once stage s has been walked
 
     bool reduces() const { return kind == Kind::sum || kind == Kind::largest; }
     int stage() const { return level / 2; }
@@ -44,8 +45,8 @@ struct Strided {
 };
 
 struct Chain {
-    std::vector<int32_t> shape; // that all full-sized results have
-    int32_t axis = -1;          // which reductions run down
+    std::vector<int32_t> shape;     // that all full-sized results have
+    int32_t axis = -1;              // which reductions run down
     std::vector<size_t> operations; // that compute, ascending
     std::vector<size_t> moved;      // slices and concats that come down to strides
 };
@@ -67,12 +68,14 @@ struct Link {
 
 // The group that runs a chain. Without operations where the chain is too long for its memory.
 Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member> &members);
-// A product (ops.h, Parts) with the chain that makes its right operand before it, some columns at a time, and one without
-// reductions that goes through its result behind it, row by row; either may be none. Without operations where that cannot be.
-Group product_group(const Flow &flow, size_t product, const Link &before, const Link &behind, const std::vector<Member> &members);
+// A product (ops.h, Parts) with the chain that makes its right operand before it, some columns at a time, and one
+// without reductions that goes through its result behind it, row by row; either may be none. Without operations where
+// that cannot be.
+Group product_group(const Flow &flow, size_t product, const Link &before, const Link &behind,
+                    const std::vector<Member> &members);
 // Makes groups of chains, with products or without.
-void link_chains(const Flow &flow, const std::vector<Chain> &chains, const std::vector<Member> &members, Claimed &claimed,
-                 std::vector<Group> &groups);
+void link_chains(const Flow &flow, const std::vector<Chain> &chains, const std::vector<Member> &members,
+                 Claimed &claimed, std::vector<Group> &groups);
 void find_chains(const Flow &flow, Claimed &claimed, std::vector<Group> &groups);
 
 } // namespace anefast::host

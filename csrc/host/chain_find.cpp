@@ -27,14 +27,17 @@ std::vector<size_t> long_axes(const std::vector<int32_t> &shape) {
 }
 
 Member member_of(const Flow &flow, const mil::Operation &op) {
+    // clang-format off
     static const std::map<std::string, Binary> binaries = {
         {"add", Binary::add},      {"sub", Binary::sub},         {"mul", Binary::mul},
         {"real_div", Binary::div}, {"maximum", Binary::maximum}, {"minimum", Binary::minimum}};
+    // clang-format on
     const mil::Function &f = flow.f;
     auto half = [&](int32_t v) { return v >= 0 && f.values[v].type.dtype == mil::DType::fp16; };
     Member m;
     const int32_t x = f.operand(op, "x");
-    if (op.results.size() != 1 || !half(op.results[0]) || !half(x) || f.values[op.results[0]].type.elements() == 0) return m;
+    if (op.results.size() != 1 || !half(op.results[0]) || !half(x) || f.values[op.results[0]].type.elements() == 0)
+        return m;
     if (const auto found = binaries.find(op.type); found != binaries.end()) {
         if (!half(f.operand(op, "y"))) return m;
         m.kind = Kind::binary;
@@ -48,7 +51,8 @@ Member member_of(const Flow &flow, const mil::Operation &op) {
         if (axes.size() != 1 || !f.flag(op, "keep_dims", false) || far.size() < 2) return m;
         m.axis = axes[0] < 0 ? axes[0] + static_cast<int32_t>(type.shape.size()) : axes[0];
         m.mean = op.type == "reduce_mean";
-        if (static_cast<size_t>(m.axis) == far[far.size() - 2]) m.kind = op.type == "reduce_max" ? Kind::largest : Kind::sum;
+        if (static_cast<size_t>(m.axis) == far[far.size() - 2])
+            m.kind = op.type == "reduce_max" ? Kind::largest : Kind::sum;
         return m;
     }
     if (op.type == "abs") {
@@ -99,8 +103,9 @@ class Finder {
         for (size_t i = 0; i < f_.operations.size(); i++)
             if (members_[i].kind != Kind::none) place(i);
         for (Chain &chain : chains_) take_moves(chain);
-        chains_.erase(std::remove_if(chains_.begin(), chains_.end(), [](const Chain &chain) { return chain.operations.empty(); }),
-                      chains_.end());
+        chains_.erase(
+            std::remove_if(chains_.begin(), chains_.end(), [](const Chain &chain) { return chain.operations.empty(); }),
+            chains_.end());
     }
     const std::vector<Chain> &chains() const { return chains_; }
     const std::vector<Member> &members() const { return members_; }
@@ -109,7 +114,8 @@ class Finder {
     // Tasks: chains from 0 on, groups found earlier from -2 down, -1 for an operation by itself.
     static int32_t fixed(size_t g) { return -2 - static_cast<int32_t>(g); }
     const std::vector<size_t> &content(int32_t task) const {
-        return task >= 0 ? chains_[static_cast<size_t>(task)].operations : groups_[static_cast<size_t>(-2 - task)].operations;
+        return task >= 0 ? chains_[static_cast<size_t>(task)].operations
+                         : groups_[static_cast<size_t>(-2 - task)].operations;
     }
 
     // Whether a path leads out of `inside` and back into it.
@@ -173,7 +179,8 @@ class Finder {
             if (shape != row) return false;
         }
         std::sort(all->operations.begin(), all->operations.end());
-        return all->operations.size() <= 64 && set_levels(flow_, *all, members_) && !leaves_and_returns(all->operations);
+        return all->operations.size() <= 64 && set_levels(flow_, *all, members_) &&
+               !leaves_and_returns(all->operations);
     }
 
     void place(size_t i) {
@@ -209,7 +216,9 @@ class Finder {
         for (size_t i : chain.operations) {
             flow_.operands(i, [&](int32_t v) {
                 const mil::Operation *slice = flow_.maker(v, "slice_by_size");
-                if (!slice || flow_.is_output(v) || claimed_[flow_.index(slice)] || f_.values[v].type.shape != chain.shape) return;
+                if (!slice || flow_.is_output(v) || claimed_[flow_.index(slice)] ||
+                    f_.values[v].type.shape != chain.shape)
+                    return;
                 const auto &from = f_.values[f_.operand(*slice, "x")].type;
                 if (from.dtype != mil::DType::fp16 || strides_in_elements(from.shape)[last] != 1) return;
                 for (size_t r : flow_.readers(v))

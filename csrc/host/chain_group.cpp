@@ -57,7 +57,8 @@ Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member
     return g;
 }
 
-Group product_group(const Flow &flow, size_t product, const Link &before, const Link &behind, const std::vector<Member> &members) {
+Group product_group(const Flow &flow, size_t product, const Link &before, const Link &behind,
+                    const std::vector<Member> &members) {
     const mil::Function &f = flow.f;
     const mil::Operation &op = f.operations[product];
     const Parts parts = table().at(op.type).parts(f, op);
@@ -71,10 +72,12 @@ Group product_group(const Flow &flow, size_t product, const Link &before, const 
     inside.erase(std::unique(inside.begin(), inside.end()), inside.end());
     std::set<int32_t> kept = {op.results[0]};
     std::shared_ptr<const ChainKernel> leads, follows;
-    int64_t unit = 1, share = 1; // rows of the result per row that follows; outer indices per matrix of what goes before
+    int64_t unit = 1,
+            share = 1; // rows of the result per row that follows; outer indices per matrix of what goes before
     if (behind.chain) {
         follows = make_kernel(flow, *behind.chain, members, inside, true);
-        if (!follows || follows->reduces || !(unit = follows->rows_each(behind.values, parts.rows, parts.columns))) return {};
+        if (!follows || follows->reduces || !(unit = follows->rows_each(behind.values, parts.rows, parts.columns)))
+            return {};
     }
     if (before.chain) {
         std::vector<size_t> own, late;
@@ -89,7 +92,8 @@ Group product_group(const Flow &flow, size_t product, const Link &before, const 
                 if (flow.wanted_outside(r, own)) kept.insert(r); // by the product too
         leads = make_kernel(flow, *before.chain, members, own, true);
         if (!leads || !leads->rows_each(before.values, parts.right_rows, parts.columns)) return {};
-        const int64_t matrices = static_cast<int64_t>(f.values[op.results[0]].type.elements()) / (parts.rows * parts.columns);
+        const int64_t matrices =
+            static_cast<int64_t>(f.values[op.results[0]].type.elements()) / (parts.rows * parts.columns);
         if (leads->outer() % matrices && matrices > 1) return {};
         share = leads->outer() / matrices;
     }
@@ -97,12 +101,14 @@ Group product_group(const Flow &flow, size_t product, const Link &before, const 
     g.build = [leads, follows, unit, share, product, &f](const Plan &plan, Ref) -> Step {
         Builder b(f, f.operations[product], plan, product);
         if (leads)
-            b.before = [there = placed(leads, plan), share](const Frame &frame, int64_t matrix, int64_t column, int64_t columns) {
+            b.before = [there = placed(leads, plan), share](const Frame &frame, int64_t matrix, int64_t column,
+                                                            int64_t columns) {
                 there->run_rows(frame, matrix * share * there->rows(), share * there->rows(), column, columns);
             };
         if (follows) {
             b.then.unit = unit;
-            b.then.run = [there = placed(follows, plan), unit](const Frame &frame, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+            b.then.run = [there = placed(follows, plan), unit](const Frame &frame, int64_t row, int64_t rows,
+                                                               int64_t column, int64_t columns) {
                 there->run_rows(frame, row / unit, rows / unit, column, columns);
             };
         }

@@ -18,10 +18,12 @@ Rows ChainKernel::at(Block &block, int place, int64_t row, int64_t columns) cons
     return {block.base[static_cast<size_t>(place)] + row * stride, stride};
 }
 
-void ChainKernel::run_list(const std::vector<Instruction> &list, Block &block, int64_t row, int64_t n, int64_t columns) const {
+void ChainKernel::run_list(const std::vector<Instruction> &list, Block &block, int64_t row, int64_t n,
+                           int64_t columns) const {
     const HalfKernels &kernels = half_kernels();
     for (const Instruction &i : list) {
-        const Rows z = i.z < 0 ? Rows{} : at(block, i.z, row, columns), a = i.a < 0 ? Rows{} : at(block, i.a, row, columns);
+        const Rows z = i.z < 0 ? Rows{} : at(block, i.z, row, columns),
+                   a = i.a < 0 ? Rows{} : at(block, i.a, row, columns);
         switch (i.act) {
         case Instruction::binary:
             kernels.binary[static_cast<int>(i.op)](z, a, at(block, i.b, row, columns), n, columns);
@@ -69,12 +71,14 @@ void ChainKernel::run_columns(Block &block, int64_t row, int64_t count, int64_t 
         std::fill_n(block.most[0], REDUCTIONS * COLUMNS, LOWEST_RANK);
     }
     for (const Stage &stage : stages) {
-        for (int64_t r = row; r < row + count; r += step) run_list(stage.walk, block, r, std::min(step, row + count - r), columns);
+        for (int64_t r = row; r < row + count; r += step)
+            run_list(stage.walk, block, r, std::min(step, row + count - r), columns);
         run_list(stage.rows, block, 0, 1, columns);
     }
 }
 
-void ChainKernel::run_part(const Frame &frame, Block &block, int64_t outer, int64_t row, int64_t count, int64_t begin, int64_t end) const {
+void ChainKernel::run_part(const Frame &frame, Block &block, int64_t outer, int64_t row, int64_t count, int64_t begin,
+                           int64_t end) const {
     for (int64_t column = begin; column < end; column += width()) {
         set_base(frame, block, outer, column);
         run_columns(block, row, count, std::min(width(), end - column));
@@ -84,20 +88,24 @@ void ChainKernel::run_part(const Frame &frame, Block &block, int64_t outer, int6
 void ChainKernel::run(const Frame &frame) const {
     const int64_t total = outer() * rows() * columns();
     // Without reductions any rows and columns make a turn.
-    const int64_t height = reduces ? rows() : std::min(rows(), std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / width()));
-    const int64_t span = reduces ? width() : std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / (width() * height)) * width();
+    const int64_t height =
+        reduces ? rows() : std::min(rows(), std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / width()));
+    const int64_t span =
+        reduces ? width() : std::max<int64_t>(1, static_cast<int64_t>(GRAIN) / (width() * height)) * width();
     const int64_t across = ceil_div(columns(), span), down = ceil_div(rows(), height);
     auto turn = [&](int64_t i) {
         Block block;
         const int64_t begin = i % across * span, row = i / across % down * height;
-        run_part(frame, block, i / across / down, row, std::min(height, rows() - row), begin, std::min(begin + span, columns()));
+        run_part(frame, block, i / across / down, row, std::min(height, rows() - row), begin,
+                 std::min(begin + span, columns()));
     };
     const int64_t turns = outer() * across * down;
     if (total >= static_cast<int64_t>(WORTH_WAKING)) return Pool::shared().parallel(turns, turn);
     for (int64_t i = 0; i < turns; i++) turn(i);
 }
 
-void ChainKernel::run_rows(const Frame &frame, int64_t first_row, int64_t count, int64_t column, int64_t columns) const {
+void ChainKernel::run_rows(const Frame &frame, int64_t first_row, int64_t count, int64_t column,
+                           int64_t columns) const {
     Block block;
     for (int64_t done = 0; done < count;) {
         const int64_t outer = (first_row + done) / rows(), row = (first_row + done) % rows();

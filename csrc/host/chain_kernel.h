@@ -16,20 +16,31 @@ namespace anefast::host {
 struct Place {
     enum Where : uint8_t { memory, slot, row } where = memory; // row: of the whole block of columns
     Ref ref;
-    int32_t value = -1;   // whose memory
-    int64_t offset = 0;   // in elements
+    int32_t value = -1;           // whose memory
+    int64_t offset = 0;           // in elements
     std::vector<int64_t> strides; // of the dimensions walked, in elements
-    int index = 0;        // of a slot or a row
+    int index = 0;                // of a slot or a row
 };
 
 struct Instruction {
     // The last five: into an accumulator, and out of it. greatest: the largest magnitude.
-    enum Do : uint8_t { binary, lookup, magnitude, spread, copy, add, largest, greatest, finish, finish_largest } act = binary;
+    enum Do : uint8_t {
+        binary,
+        lookup,
+        magnitude,
+        spread,
+        copy,
+        add,
+        largest,
+        greatest,
+        finish,
+        finish_largest
+    } act = binary;
     int z = -1, a = -1, b = -1; // places
     Binary op = Binary::add;
     const uint16_t *values = nullptr;
-    int sum = 0;          // which accumulator, of its kind
-    double count = 1;     // divides the sum
+    int sum = 0;      // which accumulator, of its kind
+    double count = 1; // divides the sum
 };
 
 // One walk over a block of columns, then what is computed of its reductions: one row.
@@ -54,8 +65,8 @@ class ChainKernel {
 
     // All of it, in one parallel region.
     void run(const Frame &frame) const;
-    // On this thread, some columns of `count` rows from `first_row` on, counted over all outer indices; with reductions,
-    // of whole outer indices.
+    // On this thread, some columns of `count` rows from `first_row` on, counted over all outer indices; with
+    // reductions, of whole outer indices.
     void run_rows(const Frame &frame, int64_t first_row, int64_t count, int64_t column, int64_t columns) const;
     // How many rows of `values`, which are matrices of so many rows and columns, go with each of the chain's own, one
     // after the other. 0 where they do not.
@@ -77,7 +88,8 @@ class ChainKernel {
     // `count` rows of `columns` columns: with reductions, all there are.
     void run_columns(Block &block, int64_t row, int64_t count, int64_t columns) const;
     // Some rows of one outer index, by columns from `begin` to `end`.
-    void run_part(const Frame &frame, Block &block, int64_t outer, int64_t row, int64_t count, int64_t begin, int64_t end) const;
+    void run_part(const Frame &frame, Block &block, int64_t outer, int64_t row, int64_t count, int64_t begin,
+                  int64_t end) const;
 };
 
 // A chain's kernel, but for the addresses; null where it is too long for a block. inside: the operations whose values

@@ -30,7 +30,8 @@ class Linker {
     };
 
     const Behind *follows(const Chain &chain) const {
-        const auto it = std::find_if(behind_.begin(), behind_.end(), [&](const Behind &b) { return b.link.chain == &chain; });
+        const auto it =
+            std::find_if(behind_.begin(), behind_.end(), [&](const Behind &b) { return b.link.chain == &chain; });
         return it == behind_.end() ? nullptr : &*it;
     }
 
@@ -117,7 +118,8 @@ class Linker {
     Parts parts_of(size_t i) const {
         const mil::Operation &op = f_.operations[i];
         const auto record = table().find(op.type);
-        if (record == table().end() || !record->second.parts || f_.values[op.results[0]].type.dtype != mil::DType::fp16) return {};
+        if (record == table().end() || !record->second.parts || f_.values[op.results[0]].type.dtype != mil::DType::fp16)
+            return {};
         return record->second.parts(f_, op);
     }
 
@@ -131,8 +133,8 @@ class Linker {
 
 } // namespace
 
-void link_chains(const Flow &flow, const std::vector<Chain> &chains, const std::vector<Member> &members, Claimed &claimed,
-                 std::vector<Group> &groups) {
+void link_chains(const Flow &flow, const std::vector<Chain> &chains, const std::vector<Member> &members,
+                 Claimed &claimed, std::vector<Group> &groups) {
     Linker(flow, chains, members, claimed, groups);
 }
 

@@ -11,7 +11,8 @@ namespace {
 
 class Maker {
   public:
-    Maker(const Flow &flow, const Chain &chain, const std::vector<Member> &members, const std::vector<size_t> &inside, bool in_rows)
+    Maker(const Flow &flow, const Chain &chain, const std::vector<Member> &members, const std::vector<size_t> &inside,
+          bool in_rows)
         : flow_(flow), f_(flow.f), chain_(chain), members_(members), inside_(inside), rank_(chain.shape.size()) {
         for (size_t i : chain.operations) maker_[f_.operations[i].results[0]] = i;
         for (size_t i : chain.moved)
@@ -52,7 +53,9 @@ class Maker {
     const mil::Operation *magnitude_of(size_t reduction) const {
         const int32_t x = f_.operand(f_.operations[reduction], "x");
         const auto made = maker_.find(x);
-        if (members_[reduction].kind != Kind::largest || made == maker_.end() || members_[made->second].kind != Kind::magnitude) return nullptr;
+        if (members_[reduction].kind != Kind::largest || made == maker_.end() ||
+            members_[made->second].kind != Kind::magnitude)
+            return nullptr;
         return stored(x) ? nullptr : &f_.operations[made->second];
     }
     // What a reduction reads.
@@ -75,7 +78,8 @@ class Maker {
             const Member &m = members_[*it];
             if (m.is_row() || m.stage() > stage_) continue;
             const bool now = m.stage() == stage_;
-            if ((now && wanted(*it)) || ((reduced_now(result(*it)) || read_by(*it, found)) && (now || !wanted(*it)))) found.insert(*it);
+            if ((now && wanted(*it)) || ((reduced_now(result(*it)) || read_by(*it, found)) && (now || !wanted(*it))))
+                found.insert(*it);
         }
         return {found.begin(), found.end()};
     }
@@ -225,8 +229,7 @@ class Maker {
                 const auto held = held_.find(f_.operand(op, name));
                 if (held == held_.end() || (walks && reduced_now(held->first))) continue;
                 bool again = false;
-                for (size_t j = at + 1; j < order.size() && !again; j++)
-                    again = reads(order[j], held->first);
+                for (size_t j = at + 1; j < order.size() && !again; j++) again = reads(order[j], held->first);
                 if (again) continue;
                 free_.push_back(held->second);
                 held_.erase(held);

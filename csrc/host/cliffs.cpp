@@ -25,9 +25,9 @@ bool is_product(const std::string &type) { return type == "conv" || type == "mat
 // ---- 1) what happens to halves in place ----
 
 struct Pass {
-    uint16_t nan = 0;           // what NaN becomes, where `coerce`
+    uint16_t nan = 0; // what NaN becomes, where `coerce`
     bool coerce = false, flush = false;
-    uint16_t cap = INF;         // magnitudes from here on are inf
+    uint16_t cap = INF;                              // magnitudes from here on are inf
     uint16_t minus_inf = SIGN | INF, plus_inf = INF; // what infinities become
 
     bool does_nothing() const {
@@ -98,7 +98,8 @@ Pass pass_of(const Profile &p, const Builder &b) {
         if (label == BOUNDARY) pass.nan = INF;
         if (label == OPERAND) pass.flush = p.flush;
         if (label == SLICE && p.slice_cap)
-            pass.cap = static_cast<uint16_t>(half_from(p.slice_cap) + (half_to_float(half_from(p.slice_cap)) <= p.slice_cap));
+            pass.cap =
+                static_cast<uint16_t>(half_from(p.slice_cap) + (half_to_float(half_from(p.slice_cap)) <= p.slice_cap));
         return pass;
     }
     if (is_product(type) && !p.fixed) {
@@ -132,9 +133,9 @@ struct Curve {
     const char *type;
     double (*f)(double);
     double low, high;
-    bool odd;       // the table is of [0, high], the rest its mirror
-    double origin;  // published value at 0, where it is not f's
-    double below, above; // slope of the limit beyond: 0 or 1
+    bool odd;             // the table is of [0, high], the rest its mirror
+    double origin;        // published value at 0, where it is not f's
+    double below, above;  // slope of the limit beyond: 0 or 1
     bool sampled = false; // knots are halves; beyond, the last one holds, and of odd functions 1
 };
 
@@ -162,7 +163,8 @@ using Halves = std::array<uint16_t, 65536>;
 double interpolated(const Curve &c, double x) {
     if (c.odd && x < 0) return -interpolated(c, -x);
     const auto half = [](double y) { return static_cast<double>(half_to_float(half_from_double(y))); };
-    if (c.sampled && (x <= c.low || x >= c.high)) return x >= c.high && c.odd ? 1 : half(c.f(x <= c.low ? c.low : c.high));
+    if (c.sampled && (x <= c.low || x >= c.high))
+        return x >= c.high && c.odd ? 1 : half(c.f(x <= c.low ? c.low : c.high));
     if (x <= c.low) return c.f(c.low) * (c.below == 0 && !c.odd ? std::exp(x - c.low) : 1); // fades out
     if (x >= c.high) return c.above != 0 ? x : c.f(c.high);
     const double step = (c.high - c.low) / (KNOTS - 1), at = (x - c.low) / step;
@@ -326,7 +328,8 @@ Step under(const Profile &profile, const Builder &b, Step exact) {
     const DType dtype = b.result_type().dtype;
     if (dtype != DType::fp32 && (dtype != DType::fp16 || pass.does_nothing())) return exact;
     std::vector<std::pair<Ref, size_t>> results;
-    for (size_t i = 0; i < b.op.results.size(); i++) results.push_back({b.at(b.result(i)), b.result_type(i).elements()});
+    for (size_t i = 0; i < b.op.results.size(); i++)
+        results.push_back({b.at(b.result(i)), b.result_type(i).elements()});
     return [=](const Frame &f) {
         exact(f);
         for (const auto &[at, n] : results)

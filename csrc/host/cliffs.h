@@ -4,7 +4,8 @@
 // Emulated as passes over results: an operation runs as `exact` does, then its halves are put right in
 // place. So an interior sum that overflows and comes back is not seen (why: anefast/chips.py), and
 // rounding is nearest-even. Two ways of a chip are no passes but steps of their own: Q15.16 products
-// and elementwise rounding half away from zero (`Builder::fixed`, `away`). Which of this a chip does is profile.h's data.
+// and elementwise rounding half away from zero (`Builder::fixed`, `away`). Which of this a chip does is profile.h's
+// data.
 #pragma once
 
 #include "ops.h"

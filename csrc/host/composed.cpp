@@ -106,9 +106,8 @@ Step attention(const Builder &b) {
     }
     return [a](const Frame &f) {
         const auto rows = static_cast<int64_t>(a.batches * a.queries);
-        run(rows, rows * static_cast<int64_t>(a.keys * (a.width + a.value_width)), [&](int64_t i) {
-            a.row(f, static_cast<size_t>(i) / a.queries, static_cast<size_t>(i) % a.queries);
-        });
+        run(rows, rows * static_cast<int64_t>(a.keys * (a.width + a.value_width)),
+            [&](int64_t i) { a.row(f, static_cast<size_t>(i) / a.queries, static_cast<size_t>(i) % a.queries); });
     };
 }
 
@@ -180,9 +179,9 @@ Step affine_dequantize(const Builder &b) {
     const size_t n = static_cast<size_t>(data.shape[axis]), total = data.elements();
     return [=, from = b.at("quantized_data"), scales = b.at("scale"), zeros = b.at("zero_point"), to = b.at(b.result()),
             many_scales = scale.elements() > 1, many_zeros = zero.elements() > 1, load = loader<double>(data.dtype),
-            load_scale = loader<double>(scale.dtype), load_zero = loader<double>(zero.dtype), store = storer<double>(z.dtype),
-            in = mil::bytes_of(data.dtype), out = mil::bytes_of(z.dtype), scale_bytes = mil::bytes_of(scale.dtype),
-            zero_bytes = mil::bytes_of(zero.dtype)](const Frame &f) {
+            load_scale = loader<double>(scale.dtype), load_zero = loader<double>(zero.dtype),
+            store = storer<double>(z.dtype), in = mil::bytes_of(data.dtype), out = mil::bytes_of(z.dtype),
+            scale_bytes = mil::bytes_of(scale.dtype), zero_bytes = mil::bytes_of(zero.dtype)](const Frame &f) {
         run(static_cast<int64_t>(total / below), static_cast<int64_t>(total), [&](int64_t i) {
             const size_t entry = static_cast<size_t>(i) % n, at = static_cast<size_t>(i) * below;
             double s, zero_point;

@@ -157,17 +157,17 @@ Step build(const Builder &b, const std::vector<int32_t> &operands, Kernel<T> ker
 }
 
 // Kernels. Division and the like need no care about rounding twice: fp32 is wide enough (24 >= 2 * 11 + 2).
-#define BINARY(NAME, EXPRESSION)                                                                   \
-    template <class T> void NAME(const T *const *in, T *out, size_t n, const Parameters &) {       \
-        const T *x = in[0], *y = in[1];                                                            \
-        for (size_t i = 0; i < n; i++) {                                                           \
-            const T a = x[i], c = y[i];                                                            \
-            out[i] = EXPRESSION;                                                                   \
-        }                                                                                          \
+#define BINARY(NAME, EXPRESSION)                                                                                       \
+    template <class T> void NAME(const T *const *in, T *out, size_t n, const Parameters &) {                           \
+        const T *x = in[0], *y = in[1];                                                                                \
+        for (size_t i = 0; i < n; i++) {                                                                               \
+            const T a = x[i], c = y[i];                                                                                \
+            out[i] = EXPRESSION;                                                                                       \
+        }                                                                                                              \
     }
 BINARY(k_add, a + c)
 BINARY(k_sub, a - c)
-BINARY(k_mul, a * c)
+BINARY(k_mul, a *c)
 BINARY(k_div, a / c)
 BINARY(k_maximum, (a > c || a != a) ? a : c) // either NaN comes through
 BINARY(k_minimum, (a < c || a != a) ? a : c)

@@ -53,7 +53,7 @@ struct Body {
 };
 
 struct anefast_program {
-    std::mutex running; // evaluations of one program share its arena
+    std::mutex running;                                      // evaluations of one program share its arena
     std::atomic<int> generation{anefast::fork_generation()}; // of `running`
     bool groups = true;
     Body whole;
@@ -85,9 +85,11 @@ template <class F> anefast_status guarded(const char *where, anefast_status othe
     } catch (const NoDescriptor &n) {
         return fail(error, ANEFAST_MIL, n.message, n.where);
     } catch (const std::bad_alloc &) {
-        return set_error(error, ANEFAST_MEMORY,
-                         "[host %s] expected memory to work in, got none. Hint: a smaller batch, shorter sequences, or a "
-                         "machine with more.", where);
+        return set_error(
+            error, ANEFAST_MEMORY,
+            "[host %s] expected memory to work in, got none. Hint: a smaller batch, shorter sequences, or a "
+            "machine with more.",
+            where);
     } catch (const std::exception &e) {
         return set_error(error, otherwise, "[host %s] failed: %s", where, e.what());
     }
@@ -136,8 +138,9 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
             if (key == "threads") {
                 threads = threads_read(value.data(), value.size());
                 if (!threads)
-                    return fail(error, ANEFAST_INVALID, "[host] expected threads to be 1 to " +
-                                                            std::to_string(MOST_THREADS) + ", got \"" + value + "\".");
+                    return fail(error, ANEFAST_INVALID,
+                                "[host] expected threads to be 1 to " + std::to_string(MOST_THREADS) + ", got \"" +
+                                    value + "\".");
             } else if (key == "profile") {
                 chip->profile.name = value;
             } else if (set_option(&chip->profile, key, value, &wrong)) {
@@ -145,12 +148,14 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
                 if (!wrong.empty()) return fail(error, ANEFAST_INVALID, wrong);
             } else if (key == "groups") {
                 if (value != "on" && value != "off")
-                    return fail(error, ANEFAST_INVALID, "[host] expected groups to be on or off, got \"" + value + "\".");
+                    return fail(error, ANEFAST_INVALID,
+                                "[host] expected groups to be on or off, got \"" + value + "\".");
                 groups = value == "on";
             } else {
                 const bool close = !key.empty() && (key[0] == 't' || key[0] == 'T');
                 return fail(error, ANEFAST_INVALID,
-                            "[host] expected the options threads=N, groups=on or off, profile=NAME and those of a profile, got \"" +
+                            "[host] expected the options threads=N, groups=on or off, profile=NAME and those of a "
+                            "profile, got \"" +
                                 word + "\". Hint: did you mean " + (close ? "threads=2" : "profile=exact") + "?");
             }
         }
@@ -161,8 +166,9 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
                         "[host] expected profile=exact, or a chip's name and its options, got profile=" + name +
                             ". Hint: Device(\"host\", chip=\"m1\") writes them.");
         if (!exact && gemm_relaxed())
-            return fail(error, ANEFAST_INVALID, "[host] expected a chip's own products under profile=" + name + ", got " +
-                                                    gemm_isa() + " ones. Hint: unset ANEFAST_ISA.");
+            return fail(error, ANEFAST_INVALID,
+                        "[host] expected a chip's own products under profile=" + name + ", got " + gemm_isa() +
+                            " ones. Hint: unset ANEFAST_ISA.");
         if (threads) threads_set(threads);
         auto d = std::make_unique<anefast_device>();
         d->groups = groups && exact; // a profile is defined operation by operation
@@ -174,8 +180,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
         }
         const std::string products = gemm_isa(), halves = half_isa();
         const std::string isa = products == halves ? products : products + " + " + halves;
-        d->description = "host" + as + " (" + isa + ", " + std::to_string(n) +
-                         (n == 1 ? " thread)" : " threads)");
+        d->description = "host" + as + " (" + isa + ", " + std::to_string(n) + (n == 1 ? " thread)" : " threads)");
         *device = d.release();
         return ANEFAST_OK;
     });
@@ -207,14 +212,18 @@ void take_on(const std::shared_ptr<Chip> &chip, mil::Function *f, anefast_progra
     const std::string said = "[" + p.name + ", emulated] ";
     admit(*f, p);
     if (p.compiles && ++chip->compiles > p.compiles)
-        throw Refusal{{}, said + "com.apple.appleneuralengine.compiler Code=1 \"_ANECompiler : ANECCompile() FAILED\": "
-                              "expected at most " + std::to_string(p.compiles) + " compiles" + p.cited("compiles") +
-                              ". Hint: go on in a new process."};
+        throw Refusal{{},
+                      said +
+                          "com.apple.appleneuralengine.compiler Code=1 \"_ANECompiler : ANECCompile() FAILED\": "
+                          "expected at most " +
+                          std::to_string(p.compiles) + " compiles" + p.cited("compiles") +
+                          ". Hint: go on in a new process."};
     program->chip = chip;
     if (++chip->loaded > p.loaded && p.loaded)
-        throw Crowded{{{}, said + "com.apple.appleneuralengine Code=53 \"Program load failed\": expected at most " +
-                               std::to_string(p.loaded) + " programs loaded at once" + p.cited("loaded") +
-                               ". Hint: unload some, or more layers per program."}};
+        throw Crowded{{{},
+                       said + "com.apple.appleneuralengine Code=53 \"Program load failed\": expected at most " +
+                           std::to_string(p.loaded) + " programs loaded at once" + p.cited("loaded") +
+                           ". Hint: unload some, or more layers per program."}};
     pause(p.compile_us * static_cast<int64_t>(f->operations.size()));
     add_copies(f, p);
 }
@@ -233,8 +242,8 @@ void build(Body *body, std::vector<Group> &groups, const Chip *chip) {
     const Plan &plan = body->plan;
     const mil::Function &f = body->function;
     for (size_t i : plan.copied_in)
-        body->steps.push_back(repack(plan.inputs[i], plan.where[plan.inputs[i].value],
-                                     {static_cast<uint32_t>(SURFACES + i), 0}, false));
+        body->steps.push_back(
+            repack(plan.inputs[i], plan.where[plan.inputs[i].value], {static_cast<uint32_t>(SURFACES + i), 0}, false));
     for (const auto [i, group] : plan.tasks)
         if (group >= 0) body->steps.push_back(groups[static_cast<size_t>(group)].build(plan, plan.workspace[i]));
         else if (!plan.is_view[i]) body->steps.push_back(step_of(Builder(f, f.operations[i], plan, i), chip));
@@ -372,8 +381,7 @@ anefast_status evaluate_part(anefast_program *program, const int64_t *extents, a
                              anefast_surface *const *out, size_t n_out, anefast_error *error) {
     return guarded("evaluate", ANEFAST_EVALUATE, error, [&] {
         const std::vector<anefast_port> &inputs = program->inputs, &outputs = program->outputs;
-        anefast_status status =
-            surfaces_check("input", inputs.data(), inputs.size(), in, n_in, surface_bytes, error);
+        anefast_status status = surfaces_check("input", inputs.data(), inputs.size(), in, n_in, surface_bytes, error);
         if (status == ANEFAST_OK)
             status = surfaces_check("output", outputs.data(), outputs.size(), out, n_out, surface_bytes, error);
         if (status != ANEFAST_OK) return status;
@@ -390,8 +398,7 @@ anefast_status evaluate_part(anefast_program *program, const int64_t *extents, a
         } at_end{in, out, n_in, n_out};
         Body *const body = body_for(program, extents);
         for (size_t i = 0; i < n_in; i++) body->bases[SURFACES + i] = reinterpret_cast<uintptr_t>(in[i]->base);
-        for (size_t j = 0; j < n_out; j++)
-            body->bases[SURFACES + n_in + j] = reinterpret_cast<uintptr_t>(out[j]->base);
+        for (size_t j = 0; j < n_out; j++) body->bases[SURFACES + n_in + j] = reinterpret_cast<uintptr_t>(out[j]->base);
         if (program->chip) pause(program->chip->profile.dispatch_us);
         const Frame frame{body->bases.data()};
         for (const Step &step : body->steps) step(frame);
@@ -407,9 +414,9 @@ anefast_status evaluate(anefast_program *program, anefast_surface *const *in, si
 int takes_parts(const anefast_device *device) { return !device->chip; }
 
 const anefast_executor HOST = {
-    "host",        open,           close,           describe,      label,        compile,        inputs,   outputs,
-    program_bytes, was_cached,     reload,         unload,        surface_create, surface_release, surface_bytes,
-    surface_lock,  surface_unlock, evaluate,       nullptr,        takes_parts,  evaluate_part,
+    "host",        open,          close,          describe, label,   compile,        inputs,
+    outputs,       program_bytes, was_cached,     reload,   unload,  surface_create, surface_release,
+    surface_bytes, surface_lock,  surface_unlock, evaluate, nullptr, takes_parts,    evaluate_part,
 };
 
 } // namespace

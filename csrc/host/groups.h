@@ -53,7 +53,8 @@ class Flow {
 // Operations already claimed by a group are passed over.
 using Claimed = std::vector<bool>;
 // Backward first: it computes probabilities again, so that its operations (`rereads`) do not read them.
-void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<bool> &rereads, std::vector<Group> &groups);
+void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<bool> &rereads,
+                             std::vector<Group> &groups);
 void find_attention(const Flow &flow, const std::vector<bool> &rereads, Claimed &claimed, std::vector<Group> &groups);
 void find_cached_attention(const Flow &flow, Claimed &claimed, std::vector<Group> &groups);
 

@@ -44,7 +44,9 @@ Step products(const Builder &builder, Ref a, Ref b, Ref c, std::vector<Product> 
             ready[i].c = f.at(c) + list[i].c;
             const auto matrix = static_cast<int64_t>(i);
             if (before) {
-                prologues[i] = [&f, &before, matrix](int64_t column, int64_t columns) { before(f, matrix, column, columns); };
+                prologues[i] = [&f, &before, matrix](int64_t column, int64_t columns) {
+                    before(f, matrix, column, columns);
+                };
                 ready[i].before = &prologues[i];
             }
             if (then.run) {
@@ -112,7 +114,8 @@ void ones(mil::DType dtype, size_t count, uint8_t *to) {
 }
 
 // Rows of `row_bytes`, each with its own first element before it; null: with 1.
-void with_first(const uint8_t *from, int64_t rows, size_t row_bytes, const uint8_t *first, mil::DType dtype, uint8_t *to) {
+void with_first(const uint8_t *from, int64_t rows, size_t row_bytes, const uint8_t *first, mil::DType dtype,
+                uint8_t *to) {
     const size_t element = mil::bytes_of(dtype);
     for (int64_t i = 0; i < rows; i++, from += row_bytes, to += element + row_bytes) {
         if (first) std::memcpy(to, first + static_cast<size_t>(i) * element, element);
@@ -129,7 +132,9 @@ Parts matmul_parts(const mil::Function &f, const mil::Operation &op) {
     const auto matrices = static_cast<int64_t>(z.elements()) / (p.rows * p.columns);
     const auto elements = static_cast<int64_t>(f.values[y].type.elements());
     const auto &shape = f.values[y].type.shape;
-    if (f.flag(op, "transpose_y", false) || shape.size() < 2 || elements != matrices * shape[shape.size() - 2] * p.columns) return p;
+    if (f.flag(op, "transpose_y", false) || shape.size() < 2 ||
+        elements != matrices * shape[shape.size() - 2] * p.columns)
+        return p;
     p.right = y;
     p.right_rows = shape[shape.size() - 2];
     return p;
@@ -176,8 +181,8 @@ Parts linear_parts(const mil::Function &f, const mil::Operation &op) {
 struct Window {
     int64_t batch, groups, ci, co, height, width, kh, kw, out_h, out_w; // ci, co of one group
     int64_t stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1, top = 0, left = 0;
-    int64_t bias;                                                       // 1 where there is one
-    bool plain; // 1x1 over every pixel: the image itself is the matrix
+    int64_t bias; // 1 where there is one
+    bool plain;   // 1x1 over every pixel: the image itself is the matrix
     int64_t terms() const { return ci * kh * kw + bias; }
     size_t column_bytes(size_t element) const { return static_cast<size_t>(terms() * out_h * out_w) * element; }
     size_t weight_bytes(size_t element) const { return static_cast<size_t>(groups * co * terms()) * element; }
@@ -259,8 +264,10 @@ void unfold(const Window &v, size_t element, const uint8_t *image, uint8_t *colu
                     const int64_t at = j * v.stride_w + p % v.kw * v.dilation_w - v.left;
                     if (y < 0 || y >= v.height || at < 0 || at >= v.width) std::memset(to, 0, element);
                     else
-                        std::memcpy(to, image + (static_cast<size_t>(c) * plane +
-                                                 static_cast<size_t>(y * v.width + at)) * element, element);
+                        std::memcpy(to,
+                                    image + (static_cast<size_t>(c) * plane + static_cast<size_t>(y * v.width + at)) *
+                                                element,
+                                    element);
                 }
             }
         }

@@ -35,9 +35,7 @@ std::vector<bool> Builder::axes(size_t rank) const {
     return is;
 }
 
-void Builder::refuse(const std::string &why) const {
-    throw Refusal{op.where, "[host] " + op.type + ": " + why + "."};
-}
+void Builder::refuse(const std::string &why) const { throw Refusal{op.where, "[host] " + op.type + ": " + why + "."}; }
 
 const Table &table() {
     static const Table *all = [] {

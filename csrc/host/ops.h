@@ -16,7 +16,8 @@ namespace anefast::host {
 // A result that is made in parts: matrices of so many rows and columns, one after the other. No columns: it is not.
 struct Parts {
     int64_t rows = 0, columns = 0;
-    int32_t right = -1;      // the operand that has a matrix of as many columns for each of those, one after the other; or none
+    int32_t right =
+        -1; // the operand that has a matrix of as many columns for each of those, one after the other; or none
     int64_t right_rows = 0;
 };
 

@@ -15,9 +15,9 @@ namespace {
 
 using Shape = std::vector<int32_t>;
 
-const std::set<std::string> ELEMENTWISE = {
-    "add", "sub", "mul", "real_div", "maximum", "minimum", "pow", "abs", "exp", "log", "sqrt", "rsqrt", "square", "inverse",
-    "sigmoid", "silu", "tanh", "gelu", "relu", "erf", "clip", "cast", "identity"};
+const std::set<std::string> ELEMENTWISE = {"add",  "sub",  "mul",  "real_div", "maximum", "minimum", "pow",     "abs",
+                                           "exp",  "log",  "sqrt", "rsqrt",    "square",  "inverse", "sigmoid", "silu",
+                                           "tanh", "gelu", "relu", "erf",      "clip",    "cast",    "identity"};
 
 int64_t product(const Shape &shape, size_t from) {
     int64_t n = 1;
@@ -164,7 +164,9 @@ class Shortener {
         for (size_t i = 0; i < was.size(); i++) {
             if (!shorter(x, i)) continue;
             size_t j = 0;
-            while (j < shape.size() && (before(op.results[0])[j] != was[i] || product(before(op.results[0]), j) != product(was, i))) j++;
+            while (j < shape.size() &&
+                   (before(op.results[0])[j] != was[i] || product(before(op.results[0]), j) != product(was, i)))
+                j++;
             if (j == shape.size()) return false;
             shape[j] = now(x)[i];
         }

@@ -1,8 +1,8 @@
 // The same function of less: inputs of which only a beginning counts, and all that follows from them.
 //
 // An evaluation that says how many columns anybody will read gets the same operations with shorter axes. The caller
-// promises that what is left out changes nothing that is read: its columns do not meet, but where a mask hides them. What
-// a concat joins lies side by side, too, where it is shorter: a mask over keys must be joined of the same pieces.
+// promises that what is left out changes nothing that is read: its columns do not meet, but where a mask hides them.
+// What a concat joins lies side by side, too, where it is shorter: a mask over keys must be joined of the same pieces.
 #pragma once
 
 #include <cstdint>

@@ -26,7 +26,8 @@ Port port_of(const mil::Function &f, const mil::Function &whole, int32_t value) 
         throw Refusal{v.where, "[host] expected a port of rank <= 5 with a numeric dtype, got " + v.name};
     const size_t width = rank ? static_cast<size_t>(v.type.shape.back()) : 1;
     p.row_bytes = width * es;
-    p.row_stride = round_up(rank ? static_cast<size_t>(whole.values[value].type.shape.back()) * es : es, ANEFAST_ROW_BYTES);
+    p.row_stride =
+        round_up(rank ? static_cast<size_t>(whole.values[value].type.shape.back()) * es : es, ANEFAST_ROW_BYTES);
     p.rows = width ? v.type.elements() / width : 0;
     p.c.rank = rank;
     size_t stride = p.row_stride;
@@ -122,8 +123,8 @@ class Planner {
             if (x < 0) continue;
             const mil::Type &type = f_.values[x].type;
             bool view = false;
-            if (op.type == "reshape" || op.type == "expand_dims" || op.type == "squeeze" ||
-                op.type == "identity" || (op.type == "cast" && f_.values[op.results[0]].type.dtype == type.dtype)) {
+            if (op.type == "reshape" || op.type == "expand_dims" || op.type == "squeeze" || op.type == "identity" ||
+                (op.type == "cast" && f_.values[op.results[0]].type.dtype == type.dtype)) {
                 inside_[op.results[0]] = {x, 0};
                 view = true;
             } else if (op.type == "slice_by_size" || op.type == "slice_by_index") {
@@ -213,8 +214,8 @@ class Planner {
         }
         for (size_t j = 0; j < plan_.outputs.size(); j++) {
             auto [r, offset] = root(plan_.outputs[j].value);
-            const bool whole = offset == 0 && f_.values[r].type.bytes() ==
-                                                  f_.values[plan_.outputs[j].value].type.bytes();
+            const bool whole =
+                offset == 0 && f_.values[r].type.bytes() == f_.values[plan_.outputs[j].value].type.bytes();
             if (produced_[r] && !bound_[r] && whole && plan_.outputs[j].packed()) {
                 place_[r] = {static_cast<uint32_t>(SURFACES + plan_.inputs.size() + j), 0};
                 bound_[r] = true;
@@ -238,7 +239,7 @@ class Planner {
         for (size_t t = 0; t < plan_.tasks.size(); t++) {
             const Task &task = plan_.tasks[t];
             const size_t i = task.operation;
-            const size_t bytes = task.group >= 0     ? groups_[static_cast<size_t>(task.group)].workspace_bytes
+            const size_t bytes = task.group >= 0    ? groups_[static_cast<size_t>(task.group)].workspace_bytes
                                  : plan_.is_view[i] ? 0
                                                     : workspace_bytes(f_, f_.operations[i]);
             const auto when = static_cast<int32_t>(t);
@@ -253,13 +254,15 @@ class Planner {
             for (const Block *p : placed) {
                 if (p->last < b.first || p->first > b.last) continue;
                 if (p->to->offset >= at + bytes) break;
-                at = std::max(at, static_cast<size_t>(p->to->offset) + round_up(std::max<size_t>(p->bytes, 1), ALIGNMENT));
+                at = std::max(at,
+                              static_cast<size_t>(p->to->offset) + round_up(std::max<size_t>(p->bytes, 1), ALIGNMENT));
             }
             *b.to = {ARENA, at};
             plan_.arena_bytes = std::max(plan_.arena_bytes, at + bytes);
-            placed.insert(std::upper_bound(placed.begin(), placed.end(), &b,
-                                           [](const Block *x, const Block *y) { return x->to->offset < y->to->offset; }),
-                          &b);
+            placed.insert(
+                std::upper_bound(placed.begin(), placed.end(), &b,
+                                 [](const Block *x, const Block *y) { return x->to->offset < y->to->offset; }),
+                &b);
         }
     }
 

@@ -55,11 +55,11 @@ struct Task {
 };
 
 struct Plan {
-    std::vector<Task> tasks; // in the order they run
-    std::vector<Port> inputs, outputs; // in ASCII order of name
-    std::vector<Ref> where;            // of each value
-    std::vector<Ref> workspace;        // of each operation; a group's is its first operation's
-    std::vector<bool> is_view;         // of each operation: nothing to run
+    std::vector<Task> tasks;                   // in the order they run
+    std::vector<Port> inputs, outputs;         // in ASCII order of name
+    std::vector<Ref> where;                    // of each value
+    std::vector<Ref> workspace;                // of each operation; a group's is its first operation's
+    std::vector<bool> is_view;                 // of each operation: nothing to run
     std::vector<size_t> copied_in, copied_out; // ports whose rows are repacked through the arena
     size_t arena_bytes = 0;
 };

@@ -132,25 +132,30 @@ class Gate {
         }
         bool all = !p_.together.empty();
         for (const std::string &op : p_.together) all = all && seen.count(op) > 0;
-        if (all) fail({}, "together", "expected a program without all of split, matmul, softmax and tile together",
-                      "cut it in two, or slice instead of split");
+        if (all)
+            fail({}, "together", "expected a program without all of split, matmul, softmax and tile together",
+                 "cut it in two, or slice instead of split");
     }
 
   private:
-    [[noreturn]] void no_descriptor(mil::Position where, const char *key, const std::string &why, const char *hint) const {
+    [[noreturn]] void no_descriptor(mil::Position where, const char *key, const std::string &why,
+                                    const char *hint) const {
         throw NoDescriptor{where, "[" + p_.name + ", emulated] line " + std::to_string(where.line) + ", column " +
                                       std::to_string(where.column) + ": the MIL text is refused (nil descriptor): " +
                                       why + p_.cited(key) + ". Hint: " + hint + "."};
     }
-    [[noreturn]] void fail(mil::Position where, const std::string &key, const std::string &why, const char *hint) const {
-        throw Refusal{where, "[" + p_.name + ", emulated] com.apple.appleneuralengine.compiler Code=1 "
-                                           "\"_ANECompiler : ANECCompile() FAILED\": " +
+    [[noreturn]] void fail(mil::Position where, const std::string &key, const std::string &why,
+                           const char *hint) const {
+        throw Refusal{where, "[" + p_.name +
+                                 ", emulated] com.apple.appleneuralengine.compiler Code=1 "
+                                 "\"_ANECompiler : ANECCompile() FAILED\": " +
                                  why + p_.cited(key) + ". Hint: " + hint + "."};
     }
 
     void signature() {
         if (!p_.opsets.empty() && !p_.opsets.count(f_.opset))
-            no_descriptor({}, "opsets", "expected an opset this chip's systems know, got " + f_.opset, "write ios16 or ios18");
+            no_descriptor({}, "opsets", "expected an opset this chip's systems know, got " + f_.opset,
+                          "write ios16 or ios18");
         for (int32_t id : f_.inputs) {
             varies_[id] = input_[id] = true;
             const mil::Value &v = f_.values[id];
@@ -167,7 +172,8 @@ class Gate {
                 const mil::Value &v = f_.values[id];
                 const std::string dtype = mil::spelling(v.type.dtype);
                 if (!p_.dtypes.empty() && !p_.dtypes.count(dtype))
-                    fail(v.where, "dtypes", "expected a port of a dtype this chip takes, got " + dtype + " " + v.name, "use fp16");
+                    fail(v.where, "dtypes", "expected a port of a dtype this chip takes, got " + dtype + " " + v.name,
+                         "use fp16");
                 sizes(v, v.where);
             }
     }
@@ -179,7 +185,10 @@ class Gate {
                    std::to_string(shape[i]);
         };
         if (p_.rank && static_cast<int64_t>(shape.size()) > p_.rank)
-            fail(where, "rank", "expected rank up to " + std::to_string(p_.rank) + ", got " + std::to_string(shape.size()) + " of " + v.name, "reshape");
+            fail(where, "rank",
+                 "expected rank up to " + std::to_string(p_.rank) + ", got " + std::to_string(shape.size()) + " of " +
+                     v.name,
+                 "reshape");
         for (size_t i = 1; i < shape.size(); i++) {
             const bool is_channels = i == 1 && shape.size() > 2;
             const int64_t cap = is_channels ? p_.channels : p_.axis;
@@ -206,13 +215,15 @@ class Gate {
 
     void taken(const mil::Operation &op) const {
         if (p_.refuse.count(op.type))
-            fail(op.where, op.type, "expected an operation this chip runs, got " + op.type, "write it with others, or leave it to the CPU");
+            fail(op.where, op.type, "expected an operation this chip runs, got " + op.type,
+                 "write it with others, or leave it to the CPU");
         const bool root = op.type == "rsqrt" || op.type == "sqrt";
         if (p_.epsilon && (op.type == "rsqrt" || op.type == "log" || op.type == "inverse") && !op.find("epsilon"))
             fail(op.where, "epsilon", "expected epsilon of " + op.type + ", got none", "write epsilon");
         const int32_t x = f_.operand(op, "x"), y = f_.operand(op, "y");
         if (!p_.after_reduce && root && x >= 0 && reduced_[x])
-            fail(op.where, "after_reduce", "expected no " + op.type + " behind a reduction", "write pow with -0.5 or 0.5");
+            fail(op.where, "after_reduce", "expected no " + op.type + " behind a reduction",
+                 "write pow with -0.5 or 0.5");
         if (!p_.zero_gain && op.type == "mul" && x >= 0 && y >= 0)
             if ((summed_[x] && is_zero(y)) || (summed_[y] && is_zero(x)))
                 fail(op.where, "zero_gain", "expected no sum times 0, got one", "leave it out");
@@ -233,27 +244,32 @@ class Gate {
             const char *hint = "bake the weights, or write the product as matmul";
             const std::string got = input_[w] ? "the input " : "the computed value ";
             if (!input_[w] || p_.weights == "const")
-                no_descriptor(op.where, "weights", "expected a constant weight of conv, got " + got + f_.values[w].name, hint);
+                no_descriptor(op.where, "weights", "expected a constant weight of conv, got " + got + f_.values[w].name,
+                              hint);
             if (f_.integer(op, "groups", 1) != 1 || a[0] != 1)
-                fail(op.where, "weights", "expected one dense sequence where conv's weight is an input, got batch " +
-                                              std::to_string(a[0]) + " and " + std::to_string(f_.integer(op, "groups", 1)) + " groups", hint);
+                fail(op.where, "weights",
+                     "expected one dense sequence where conv's weight is an input, got batch " + std::to_string(a[0]) +
+                         " and " + std::to_string(f_.integer(op, "groups", 1)) + " groups",
+                     hint);
         }
         if (op.type == "conv" && p_.kernel && b.back() > p_.kernel)
-            fail(op.where, "kernel", "expected a kernel up to " + std::to_string(p_.kernel) + " wide, got " + std::to_string(b.back()),
+            fail(op.where, "kernel",
+                 "expected a kernel up to " + std::to_string(p_.kernel) + " wide, got " + std::to_string(b.back()),
                  "split it into narrower ones and add the results");
         int64_t terms = 0;
         if (op.type == "conv") terms = b[1];
         else if (op.type == "linear") terms = b.back();
         else if (!a.empty()) terms = a.size() > 1 && f_.flag(op, "transpose_x", false) ? a[a.size() - 2] : a.back();
         if (p_.terms && terms > p_.terms)
-            fail(op.where, "terms", "expected sums of up to " + std::to_string(p_.terms) + " terms, got " + std::to_string(terms),
+            fail(op.where, "terms",
+                 "expected sums of up to " + std::to_string(p_.terms) + " terms, got " + std::to_string(terms),
                  "split the input channels and add the parts");
     }
 
     const mil::Function &f_;
     const Profile &p_;
-    std::vector<bool> varies_, input_;     // depends on an input, is one
-    std::vector<bool> reduced_, summed_;   // comes out of a reduction and arithmetic, is a sum or mean
+    std::vector<bool> varies_, input_;   // depends on an input, is one
+    std::vector<bool> reduced_, summed_; // comes out of a reduction and arithmetic, is a sum or mean
 };
 
 } // namespace

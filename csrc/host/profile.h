@@ -18,17 +18,17 @@ struct Profile {
     std::string name; // "m1-pro"; of the defaults below, none refuses or changes anything
 
     // 1) what the parser takes: else there is no descriptor
-    std::set<std::string> opsets;   // empty: any
-    std::string inputs = "any";     // several inputs of one function: any, fp16 ones only, or one
-    std::string weights = "any";    // of conv: any, an input or const, const
+    std::set<std::string> opsets; // empty: any
+    std::string inputs = "any";   // several inputs of one function: any, fp16 ones only, or one
+    std::string weights = "any";  // of conv: any, an input or const, const
     // 2) what the compiler takes
-    std::set<std::string> dtypes;   // of ports; empty: any
-    std::set<std::string> refuse;   // operations
-    std::set<std::string> together; // operations that one program must not hold all of
+    std::set<std::string> dtypes;                                    // of ports; empty: any
+    std::set<std::string> refuse;                                    // operations
+    std::set<std::string> together;                                  // operations that one program must not hold all of
     int64_t axis = 0, channels = 0, terms = 0, kernel = 0, rank = 0; // longest; 0: any
-    bool epsilon = false;           // rsqrt, log and inverse must say theirs
-    bool after_reduce = true;       // takes sqrt and rsqrt of what a reduction gave
-    bool zero_gain = true;          // takes a sum times 0
+    bool epsilon = false;                                            // rsqrt, log and inverse must say theirs
+    bool after_reduce = true;                                        // takes sqrt and rsqrt of what a reduction gave
+    bool zero_gain = true;                                           // takes a sum times 0
     // 3) numbers: cliffs.h
     bool fixed = false;     // conv and matmul compute in Q15.16 (cpu/gemm_fixed.h), and the next is not asked
     double product_cap = 0; // results of conv and matmul from here on are inf; 0: 65520, as all
@@ -41,10 +41,10 @@ struct Profile {
     bool tables = false;    // sigmoid and its kin are looked up in 33 knots
     bool sampled = false;   // and those of sigmoid and tanh are the halves that were measured
     // 4) budgets and delays
-    int64_t compiles = 0, loaded = 0;          // per open device; 0: any number
-    int64_t compile_us = 0, dispatch_us = 0;   // per operation, per evaluation
+    int64_t compiles = 0, loaded = 0;        // per open device; 0: any number
+    int64_t compile_us = 0, dispatch_us = 0; // per operation, per evaluation
 
-    std::map<std::string, std::string> rules; // key, or refused operation, to a linter's rule id
+    std::map<std::string, std::string> rules;        // key, or refused operation, to a linter's rule id
     std::string cited(const std::string &key) const; // " (rule ANE001)", or nothing
 };
 

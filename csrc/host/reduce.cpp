@@ -16,7 +16,8 @@ enum class Kind { sum, mean, max, min, prod, l1, l2, sum_square, log_sum_exp, lo
 double map(Kind k, double x) {
     switch (k) {
     case Kind::l1: return std::fabs(x);
-    case Kind::l2: case Kind::sum_square: return x * x;
+    case Kind::l2:
+    case Kind::sum_square: return x * x;
     default: return x;
     }
 }
@@ -69,15 +70,19 @@ struct Reduction {
 
     static void step(Kind k, const double *x, double *acc, size_t n) {
         switch (k) {
-        case Kind::sum: case Kind::mean: case Kind::log_sum:
+        case Kind::sum:
+        case Kind::mean:
+        case Kind::log_sum:
             for (size_t i = 0; i < n; i++) acc[i] += x[i];
             break;
-        case Kind::l2: case Kind::sum_square:
+        case Kind::l2:
+        case Kind::sum_square:
             for (size_t i = 0; i < n; i++) acc[i] += x[i] * x[i];
             break;
         case Kind::max: // a NaN stays, and 0 is above -0
             for (size_t i = 0; i < n; i++)
-                acc[i] = (x[i] > acc[i] || x[i] != x[i] || (x[i] == 0 && acc[i] == 0 && !std::signbit(x[i]))) ? x[i] : acc[i];
+                acc[i] = (x[i] > acc[i] || x[i] != x[i] || (x[i] == 0 && acc[i] == 0 && !std::signbit(x[i]))) ? x[i]
+                                                                                                              : acc[i];
             break;
         case Kind::min:
             for (size_t i = 0; i < n; i++) acc[i] = (x[i] < acc[i] || x[i] != x[i]) ? x[i] : acc[i];

@@ -89,8 +89,8 @@ bool unlock_surface(anefast_surface *s, bool read_only) {
     return true;
 }
 
-const char *acquire(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs,
-                    size_t n_outputs, size_t *which, bool *is_output) {
+const char *acquire(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs,
+                    size_t *which, bool *is_output) {
     Gate &g = gate();
     std::unique_lock<std::mutex> held(g.mutex);
     g.renew();

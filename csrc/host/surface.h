@@ -12,9 +12,9 @@
 struct anefast_surface {
     uint8_t *base = nullptr;
     size_t bytes = 0;
-    int readers = 0, writers = 0;           // the CPU's locks
+    int readers = 0, writers = 0;               // the CPU's locks
     int device_readers = 0, device_writers = 0; // evaluations under way
-    int generation = 0; // of fork.h: that of the evaluations
+    int generation = 0;                         // of fork.h: that of the evaluations
 };
 
 namespace anefast::host {
@@ -27,8 +27,8 @@ bool unlock_surface(anefast_surface *s, bool read_only); // false: it was not lo
 
 // For one evaluation. Returns null, or what is wrong: a locked surface, one surface in two roles.
 // `which` and `is_output` then name the port. Waits for other evaluations of the same surfaces.
-const char *acquire(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs,
-                    size_t n_outputs, size_t *which, bool *is_output);
+const char *acquire(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs,
+                    size_t *which, bool *is_output);
 void release(anefast_surface *const *inputs, size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs);
 
 } // namespace anefast::host

@@ -32,7 +32,9 @@ double f_cosh(double x, const Parameters &) { return std::cosh(x); }
 double f_tan(double x, const Parameters &) { return std::tan(x); }
 double f_sigmoid(double x, const Parameters &) { return 1 / (1 + std::exp(-x)); }
 double f_silu(double x, const Parameters &) { return x / (1 + std::exp(-x)); }
-double f_softplus(double x, const Parameters &) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
+double f_softplus(double x, const Parameters &) {
+    return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x));
+}
 double f_softsign(double x, const Parameters &) { return x / (1 + std::fabs(x)); }
 double f_sqrt(double x, const Parameters &) { return std::sqrt(x); }
 double f_rsqrt(double x, const Parameters &p) { return 1 / std::sqrt(x + p.a); }
@@ -90,8 +92,7 @@ template <Scalar F, class T> void k_scalar(const T *const *in, T *out, size_t n,
 }
 
 template <Scalar F> Step function(const Builder &b, const Parameters &p = {}) {
-    if (b.type("x").dtype == mil::DType::fp16 && b.result_type().dtype == mil::DType::fp16)
-        return lookup(b, F, p);
+    if (b.type("x").dtype == mil::DType::fp16 && b.result_type().dtype == mil::DType::fp16) return lookup(b, F, p);
     return build_elementwise(b, {b.operand("x")}, k_scalar<F, float>, k_scalar<F, double>, p);
 }
 
@@ -106,13 +107,13 @@ template <Scalar F, Parameters (*P)(const Builder &) = none> Record looked_up() 
 }
 
 // 4) plain arithmetic, faster computed than looked up
-#define UNARY(NAME, EXPRESSION)                                                                    \
-    template <class T> void NAME(const T *const *in, T *out, size_t n, const Parameters &p) {      \
-        [[maybe_unused]] const T low = static_cast<T>(p.a), high = static_cast<T>(p.b);            \
-        for (size_t i = 0; i < n; i++) {                                                           \
-            const T x = in[0][i];                                                                  \
-            out[i] = EXPRESSION;                                                                   \
-        }                                                                                          \
+#define UNARY(NAME, EXPRESSION)                                                                                        \
+    template <class T> void NAME(const T *const *in, T *out, size_t n, const Parameters &p) {                          \
+        [[maybe_unused]] const T low = static_cast<T>(p.a), high = static_cast<T>(p.b);                                \
+        for (size_t i = 0; i < n; i++) {                                                                               \
+            const T x = in[0][i];                                                                                      \
+            out[i] = EXPRESSION;                                                                                       \
+        }                                                                                                              \
     }
 UNARY(k_abs, std::fabs(x))
 UNARY(k_square, x *x)

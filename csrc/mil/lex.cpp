@@ -22,7 +22,8 @@ constexpr auto CLASSES = [] { // of every byte, since each is asked several time
     for (int c = 'a'; c <= 'f'; c++) of[c] = of[c - 'a' + 'A'] = LETTER | IN_NAME | HEX;
     of['_'] = LETTER | IN_NAME;
     of['.'] = of['@'] = of['$'] = IN_NAME;
-    for (const char c : {'(', ')', '[', ']', '{', '}', '<', '>', ',', '=', ';', ':', '?'}) of[static_cast<uint8_t>(c)] = MARK;
+    for (const char c : {'(', ')', '[', ']', '{', '}', '<', '>', ',', '=', ';', ':', '?'})
+        of[static_cast<uint8_t>(c)] = MARK;
     return of;
 }();
 
@@ -40,8 +41,8 @@ namespace {
 
 Failure failure_of(Position where, const std::string &expected, const std::string &got, Fault fault) {
     return {where,
-            "[mil] line " + std::to_string(where.line) + ", column " + std::to_string(where.column) + ": expected " + expected + ", got " +
-                got,
+            "[mil] line " + std::to_string(where.line) + ", column " + std::to_string(where.column) + ": expected " +
+                expected + ", got " + got,
             fault};
 }
 
@@ -86,7 +87,10 @@ std::string unescaped(const Token &token) {
         case 't': out += '\t'; break;
         case 'r': out += '\r'; break;
         case '0': out += '\0'; break;
-        case '\\': case '"': case '\'': case '/': out += c; break;
+        case '\\':
+        case '"':
+        case '\'':
+        case '/': out += c; break;
         case 'x':
             if (i + 2 < body.size() && is_hex(body[i + 1]) && is_hex(body[i + 2])) {
                 out += static_cast<char>(nibble(body[i + 1]) << 4 | nibble(body[i + 2]));
@@ -129,7 +133,8 @@ void Lexer::complain(Fault fault, Position where, const std::string &expected, c
 }
 
 void Lexer::note(const Failure &failure) {
-    if (notes_->problems.size() >= MAX_PROBLEMS) fail(failure.where, "at most " + std::to_string(MAX_PROBLEMS) + " faults", "more");
+    if (notes_->problems.size() >= MAX_PROBLEMS)
+        fail(failure.where, "at most " + std::to_string(MAX_PROBLEMS) + " faults", "more");
     notes_->problems.push_back(failure);
 }
 
@@ -225,10 +230,12 @@ void Lexer::read() {
     }
     if (c == '"') {
         for (at_++; byte() != '"'; at_++) {
-            if (at_ >= text_.size() || byte() == '\n') fail(where, "a closing quote on the same line", quoted(text_.substr(start, at_ - start)));
+            if (at_ >= text_.size() || byte() == '\n')
+                fail(where, "a closing quote on the same line", quoted(text_.substr(start, at_ - start)));
             if (byte() == '\\') {
                 at_++;
-                if (at_ >= text_.size() || byte() == '\n') fail(where, "a closing quote on the same line", quoted(text_.substr(start, at_ - start)));
+                if (at_ >= text_.size() || byte() == '\n')
+                    fail(where, "a closing quote on the same line", quoted(text_.substr(start, at_ - start)));
             }
         }
         at_++;

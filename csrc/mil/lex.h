@@ -11,7 +11,23 @@
 namespace anefast::mil {
 
 // What kind of thing is wrong, for readers that sort faults (outline.h).
-enum class Fault : uint8_t { syntax, type, undefined, duplicate, operation, opset, argument, bare, typed, dtype, dynamic, rank, size, range, data };
+enum class Fault : uint8_t {
+    syntax,
+    type,
+    undefined,
+    duplicate,
+    operation,
+    opset,
+    argument,
+    bare,
+    typed,
+    dtype,
+    dynamic,
+    rank,
+    size,
+    range,
+    data
+};
 
 // Thrown anywhere inside the parser, caught by parse(): it never leaves the library.
 struct Failure {
@@ -21,7 +37,8 @@ struct Failure {
 };
 
 // Throws a Failure that reads "[mil] line 3, column 7: expected ..., got ...".
-[[noreturn]] void fail(Position where, const std::string &expected, const std::string &got, Fault fault = Fault::syntax);
+[[noreturn]] void fail(Position where, const std::string &expected, const std::string &got,
+                       Fault fault = Fault::syntax);
 
 struct Span { // bytes of the text, end excluded
     size_t begin = 0, end = 0;
@@ -55,7 +72,7 @@ std::string described(const Token &token);
 std::string unescaped(const Token &token);
 
 class Lexer {
-public:
+  public:
     // With `notes`, faults that leave the text readable are noted there and not thrown.
     explicit Lexer(std::string_view text, Notes *notes = nullptr);
 
@@ -70,12 +87,13 @@ public:
     void note(const Failure &failure);
     void resync(); // past the next ";", or to the next "}" or the end, whatever lies between
     Span span(const Token &token) const {
-        const size_t begin = token.spelling.empty() ? text_.size() : static_cast<size_t>(token.spelling.data() - text_.data());
+        const size_t begin =
+            token.spelling.empty() ? text_.size() : static_cast<size_t>(token.spelling.data() - text_.data());
         return {begin, begin + token.spelling.size()};
     }
     size_t last_end() const { return last_end_; } // of the token that was taken last
 
-private:
+  private:
     void read_on();
     void read();
     void skip_blank();

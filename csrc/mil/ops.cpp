@@ -21,7 +21,8 @@ constexpr DTypes NUMBER = FLOAT | only(DType::int32);
 constexpr DTypes BOOL = only(DType::boolean);
 constexpr DTypes SMALL = only(DType::int8) | only(DType::uint8) | only(DType::int16) | only(DType::uint16);
 constexpr DTypes PLAIN = NUMBER | BOOL;
-constexpr DTypes ANY = PLAIN | SMALL | only(DType::uint32) | only(DType::int64) | only(DType::uint64) | only(DType::fp64);
+constexpr DTypes ANY =
+    PLAIN | SMALL | only(DType::uint32) | only(DType::int64) | only(DType::uint64) | only(DType::fp64);
 
 constexpr Parameter in(const char *name) { return {name, Role::tensor}; }
 constexpr Parameter weight(const char *name) { return {name, Role::tensor, false, true}; }
@@ -30,6 +31,7 @@ constexpr Parameter needs(const char *name, Role role) { return {name, role}; }
 constexpr Parameter may(const char *name, Role role) { return {name, role, true}; }
 constexpr Parameter may_weight(const char *name) { return {name, Role::tensor, true, true}; }
 
+// clang-format off
 OpRecord unary(const char *name, DTypes dtypes = FLOAT) { return {name, 15, dtypes, dtypes, {in("x")}, rules::same}; }
 OpRecord unary_epsilon(const char *name) { return {name, 15, FLOAT, FLOAT, {in("x"), may("epsilon", Role::scalar)}, rules::same}; }
 OpRecord unary_alpha(const char *name, DTypes dtypes = FLOAT) { return {name, 15, dtypes, dtypes, {in("x"), scalar("alpha")}, rules::same}; }
@@ -131,6 +133,7 @@ std::vector<OpRecord> records() {
           needs("axis", Role::integer)}, rules::affine_dequantize},
         {"constexpr_lut_to_dense", 16, FLOAT | SMALL, FLOAT | SMALL,
          {{"indices", Role::narrow, false, true}, weight("lut"), needs("shape", Role::ints)}, rules::lut_to_dense},
+        // clang-format on
     };
 }
 
@@ -161,11 +164,17 @@ constexpr DTypes INTEGER = SMALL | only(DType::int32);
 
 DTypes allowed(Role role, DTypes t, int opset) { // `t`: the dtype T stands for, once known
     switch (role) {
-    case Role::tensor: case Role::tuple: return t;
+    case Role::tensor:
+    case Role::tuple: return t;
     case Role::scalar: return opset >= 17 && (t & FLOAT) ? FLOAT : t;
-    case Role::indices: return opset >= 17 ? INTEGER : opset >= 16 ? only(DType::int32) | only(DType::int16) | only(DType::uint16) : only(DType::int32);
+    case Role::indices:
+        return opset >= 17   ? INTEGER
+               : opset >= 16 ? only(DType::int32) | only(DType::int16) | only(DType::uint16)
+                             : only(DType::int32);
     case Role::mask: return t | BOOL;
-    case Role::logical: case Role::flag: case Role::flags: return BOOL;
+    case Role::logical:
+    case Role::flag:
+    case Role::flags: return BOOL;
     case Role::narrow: return only(DType::int8) | only(DType::uint8);
     case Role::zero: return only(DType::int8) | only(DType::uint8) | only(DType::fp32);
     case Role::ints: return INTEGER | only(DType::uint32);
@@ -178,8 +187,12 @@ DTypes allowed(Role role, DTypes t, int opset) { // `t`: the dtype T stands for,
 // The rank a role fixes, or -1.
 int fixed_rank(Role role) {
     switch (role) {
-    case Role::scalar: case Role::integer: case Role::flag: case Role::text: return 0;
-    case Role::ints: case Role::flags: return 1;
+    case Role::scalar:
+    case Role::integer:
+    case Role::flag:
+    case Role::text: return 0;
+    case Role::ints:
+    case Role::flags: return 1;
     default: return -1;
     }
 }
@@ -225,9 +238,11 @@ std::string spelled(DTypes dtypes) {
     return out;
 }
 
-std::vector<Type> check_operation(const OpRecord &record, const Call &call, const std::vector<bool> &constexpr_results) {
+std::vector<Type> check_operation(const OpRecord &record, const Call &call,
+                                  const std::vector<bool> &constexpr_results) {
     if (call.opset < record.since)
-        fail(call.op.where, "opset ios" + std::to_string(record.since) + " or later for " + record.name, "ios" + std::to_string(call.opset), Fault::opset);
+        fail(call.op.where, "opset ios" + std::to_string(record.since) + " or later for " + record.name,
+             "ios" + std::to_string(call.opset), Fault::opset);
 
     DTypes t = call.opset >= 17 ? record.dtypes17 : record.dtypes;
     const char *t_from = nullptr; // the argument that settled T
@@ -236,19 +251,24 @@ std::vector<Type> check_operation(const OpRecord &record, const Call &call, cons
         const Argument *argument = call.op.find(parameter.name);
         if (!argument) {
             if (parameter.optional) continue;
-            fail(call.op.where, "argument " + what(), "only " + std::to_string(call.op.arguments.size()) + " without it");
+            fail(call.op.where, "argument " + what(),
+                 "only " + std::to_string(call.op.arguments.size()) + " without it");
         }
         for (const int32_t id : argument->values) {
             const Value &value = call.function.values[static_cast<size_t>(id)];
             if (wants_constant(parameter) && !value.is_const && !constexpr_results[static_cast<size_t>(id)])
-                call.wrong(parameter.name, "a constant for " + what(), value.name.empty() ? "a computed value" : "the computed value " + quoted(value.name));
+                call.wrong(parameter.name, "a constant for " + what(),
+                           value.name.empty() ? "a computed value" : "the computed value " + quoted(value.name));
             const DTypes wanted = allowed(parameter.role, t, call.opset);
             if (!(only(value.type.dtype) & wanted))
-                call.wrong(parameter.name, what() + " to be " + spelled(wanted) + (t_from && parameter.role <= Role::tuple ? std::string(" like ") + quoted(t_from) : ""),
+                call.wrong(parameter.name,
+                           what() + " to be " + spelled(wanted) +
+                               (t_from && parameter.role <= Role::tuple ? std::string(" like ") + quoted(t_from) : ""),
                            described(value.type));
             const int fixed = fixed_rank(parameter.role);
             if (fixed >= 0 && static_cast<int>(value.type.shape.size()) != fixed)
-                call.wrong(parameter.name, what() + (fixed ? " to be a list" : " to be a scalar"), described(value.type));
+                call.wrong(parameter.name, what() + (fixed ? " to be a list" : " to be a scalar"),
+                           described(value.type));
             if (!t_from && (parameter.role == Role::tensor || parameter.role == Role::tuple)) {
                 t = only(value.type.dtype);
                 t_from = parameter.name;
@@ -281,7 +301,8 @@ void Call::needs_data(std::string_view name) const {
     if (id < 0) return;
     const Value &value = function.values[static_cast<size_t>(id)];
     if (!value.data && value.strings.empty())
-        fail(at(name), quoted(name) + " of " + op.type + " written in the text, or its weight file", "a BLOBFILE that was not given", Fault::data);
+        fail(at(name), quoted(name) + " of " + op.type + " written in the text, or its weight file",
+             "a BLOBFILE that was not given", Fault::data);
 }
 
 std::vector<int32_t> Call::ints(std::string_view name, std::vector<int32_t> fallback) const {
@@ -306,11 +327,14 @@ bool Call::flag(std::string_view name, bool fallback) const {
 
 std::vector<bool> Call::flags(std::string_view name, size_t n) const {
     const std::vector<int32_t> raw = ints(name, std::vector<int32_t>(n, 0));
-    if (raw.size() != n) wrong(name, std::to_string(n) + " flags in " + quoted(name) + " of " + op.type, std::to_string(raw.size()));
+    if (raw.size() != n)
+        wrong(name, std::to_string(n) + " flags in " + quoted(name) + " of " + op.type, std::to_string(raw.size()));
     return {raw.begin(), raw.end()};
 }
 
-std::string Call::text(std::string_view name, std::string fallback) const { return function.text(op, name, std::move(fallback)); }
+std::string Call::text(std::string_view name, std::string fallback) const {
+    return function.text(op, name, std::move(fallback));
+}
 
 size_t Call::axis(std::string_view name, size_t rank, int32_t fallback) const {
     const int64_t axis = integer(name, fallback), n = static_cast<int64_t>(rank);
@@ -326,7 +350,8 @@ std::vector<bool> Call::axes(std::string_view name, size_t rank) const {
     for (const int64_t axis : ints(name)) {
         const size_t i = static_cast<size_t>(axis < 0 ? axis + n : axis);
         if (axis < -n || axis >= n || chosen[i])
-            wrong(name, "distinct " + quoted(name) + " of " + op.type + " within rank " + std::to_string(rank), std::to_string(axis));
+            wrong(name, "distinct " + quoted(name) + " of " + op.type + " within rank " + std::to_string(rank),
+                  std::to_string(axis));
         chosen[i] = true;
     }
     return chosen;

@@ -65,7 +65,7 @@ struct Call {
 
     [[noreturn]] void wrong(std::string_view argument, const std::string &expected, const std::string &got) const;
 
-private:
+  private:
     void needs_data(std::string_view name) const;
 };
 
@@ -82,10 +82,10 @@ struct OpRecord {
     const Parameter *find(std::string_view parameter) const;
 };
 
-const OpRecord *find_op(std::string_view name);           // nullptr where there is no record
-std::string nearest_op(std::string_view name);            // for "did you mean"; "" where nothing is near
-std::string parameter_names(const OpRecord &record);      // "x, y, transpose_x"
-std::string spelled(DTypes dtypes);                       // "fp16, fp32"
+const OpRecord *find_op(std::string_view name);      // nullptr where there is no record
+std::string nearest_op(std::string_view name);       // for "did you mean"; "" where nothing is near
+std::string parameter_names(const OpRecord &record); // "x, y, transpose_x"
+std::string spelled(DTypes dtypes);                  // "fp16, fp32"
 
 // Checks the arguments against the record and infers the results. `constexpr_results[id]` says
 // which values come from constexpr_ ops: they count as constants. Throws Failure.

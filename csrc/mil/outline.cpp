@@ -23,9 +23,9 @@ Outline outline(std::string_view text) {
 }
 
 const char *spelling(Fault fault) {
-    static const char *const names[] = {"syntax", "type",   "undefined", "duplicate", "operation", "opset", "argument",
-                                        "bare",   "typed",  "dtype",     "dynamic",   "rank",      "size",  "range",
-                                        "data"};
+    static const char *const names[] = {"syntax",  "type",     "undefined", "duplicate", "operation",
+                                        "opset",   "argument", "bare",      "typed",     "dtype",
+                                        "dynamic", "rank",     "size",      "range",     "data"};
     return names[static_cast<size_t>(fault)];
 }
 

@@ -16,16 +16,16 @@ struct ArgumentMark {
     bool bracketed;    // among the attributes, as constexpr_ ops have it
 };
 
-struct OperationMark { // index-parallel to Function::operations
-    Span whole;        // of the statement, its ";" included
-    Span close;        // the ")" behind the arguments
+struct OperationMark {                   // index-parallel to Function::operations
+    Span whole;                          // of the statement, its ";" included
+    Span close;                          // the ")" behind the arguments
     std::vector<ArgumentMark> arguments; // index-parallel to Operation::arguments
     bool labelled = false;
     bool known = true; // has a record in ops.cpp
 };
 
-struct ValueMark { // index-parallel to Function::values
-    Span whole;    // the parameter, the const statement or the literal; empty for results
+struct ValueMark {     // index-parallel to Function::values
+    Span whole;        // the parameter, the const statement or the literal; empty for results
     int32_t blob = -1; // index into FunctionMark::blobs
 };
 

@@ -5,7 +5,8 @@
 
 namespace anefast::mil {
 
-bool parse(std::string_view text, const std::vector<Blob> &blobs, bool weights_optional, Program *program, Error *error) {
+bool parse(std::string_view text, const std::vector<Blob> &blobs, bool weights_optional, Program *program,
+           Error *error) {
     *program = Program{};
     try {
         BlobTable table;

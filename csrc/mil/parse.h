@@ -13,6 +13,7 @@ struct Error {
 // Parses and type-checks. Blobs are those BLOBFILE constants may name; pass none to check text whose
 // weights are not at hand (`weights_optional`), in which case such constants have null data.
 // Constants point into the blobs' data, which is not copied. Returns false and fills `error` where the text is refused.
-bool parse(std::string_view text, const std::vector<Blob> &blobs, bool weights_optional, Program *program, Error *error);
+bool parse(std::string_view text, const std::vector<Blob> &blobs, bool weights_optional, Program *program,
+           Error *error);
 
 } // namespace anefast::mil

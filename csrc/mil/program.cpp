@@ -9,10 +9,18 @@ namespace anefast::mil {
 
 size_t bytes_of(DType dtype) {
     switch (dtype) {
-    case DType::int8: case DType::uint8: case DType::boolean: return 1;
-    case DType::fp16: case DType::int16: case DType::uint16: return 2;
-    case DType::fp32: case DType::int32: case DType::uint32: return 4;
-    case DType::fp64: case DType::int64: case DType::uint64: return 8;
+    case DType::int8:
+    case DType::uint8:
+    case DType::boolean: return 1;
+    case DType::fp16:
+    case DType::int16:
+    case DType::uint16: return 2;
+    case DType::fp32:
+    case DType::int32:
+    case DType::uint32: return 4;
+    case DType::fp64:
+    case DType::int64:
+    case DType::uint64: return 8;
     case DType::string: return 0;
     }
     return 0;
@@ -63,7 +71,8 @@ double element(const Value &value, size_t i) {
     case DType::fp32: return static_cast<double>(load<float>(value.data, i));
     case DType::fp64: return load<double>(value.data, i);
     case DType::int8: return load<int8_t>(value.data, i);
-    case DType::uint8: case DType::boolean: return load<uint8_t>(value.data, i);
+    case DType::uint8:
+    case DType::boolean: return load<uint8_t>(value.data, i);
     case DType::int16: return load<int16_t>(value.data, i);
     case DType::uint16: return load<uint16_t>(value.data, i);
     case DType::int32: return load<int32_t>(value.data, i);

@@ -13,7 +13,21 @@
 
 namespace anefast::mil {
 
-enum class DType : uint8_t { fp16, fp32, fp64, int8, uint8, int16, uint16, int32, uint32, int64, uint64, boolean, string };
+enum class DType : uint8_t {
+    fp16,
+    fp32,
+    fp64,
+    int8,
+    uint8,
+    int16,
+    uint16,
+    int32,
+    uint32,
+    int64,
+    uint64,
+    boolean,
+    string
+};
 
 size_t bytes_of(DType dtype);      // element size; 0 for string
 const char *spelling(DType dtype); // "fp16", "bool", ...
@@ -48,7 +62,7 @@ struct Argument {
 };
 
 struct Operation {
-    std::string type; // "conv", "matmul", ...; never "const"
+    std::string type;  // "conv", "matmul", ...; never "const"
     std::string label; // the op's name= attribute, for messages
     std::vector<Argument> arguments;
     std::vector<int32_t> results;

@@ -24,7 +24,7 @@ namespace anefast::mil {
 namespace {
 
 class Parser {
-public:
+  public:
     Parser(std::string_view text, const BlobTable &blobs, Outline *outline = nullptr)
         : lexer_(text, outline ? &outline->notes : nullptr), blobs_(blobs), outline_(outline) {}
 
@@ -51,14 +51,16 @@ public:
             for (size_t i = 0; i + 1 < program->functions.size(); i++)
                 if (program->functions[i].name == program->functions.back().name)
                     fail(where, "a new function name", quoted(program->functions.back().name) + " again");
-            if (program->functions.size() > MAX_FUNCTIONS) fail(where, "at most " + std::to_string(MAX_FUNCTIONS) + " functions", "more");
+            if (program->functions.size() > MAX_FUNCTIONS)
+                fail(where, "at most " + std::to_string(MAX_FUNCTIONS) + " functions", "more");
         }
         const Token close = lexer_.take();
         if (program->functions.empty()) fail(close.where, "a function", described(close));
-        if (lexer_.now().kind != Token::end) fail(lexer_.now().where, "nothing after the program", described(lexer_.now()));
+        if (lexer_.now().kind != Token::end)
+            fail(lexer_.now().where, "nothing after the program", described(lexer_.now()));
     }
 
-private:
+  private:
     size_t begin() const { return lexer_.span(lexer_.now()).begin; }
 
     static constexpr size_t MAX_FUNCTIONS = 256, MAX_ATTRIBUTE_DEPTH = 64;
@@ -76,15 +78,20 @@ private:
         for (;;) {
             const Token token = lexer_.now();
             const char c = token.kind == Token::mark ? token.spelling[0] : '\0';
-            if (token.kind == Token::end) fail(token.where, "the end of the attribute that began at line " + std::to_string(where.line), described(token));
+            if (token.kind == Token::end)
+                fail(token.where, "the end of the attribute that began at line " + std::to_string(where.line),
+                     described(token));
             if (inside && open.empty() && (c == ',' || c == ']')) return;
             lexer_.take();
             if (c == '(' || c == '[' || c == '{') {
                 open += c == '(' ? ')' : c == '[' ? ']' : '}';
-                if (open.size() > MAX_ATTRIBUTE_DEPTH) fail(token.where, "attributes nested at most " + std::to_string(MAX_ATTRIBUTE_DEPTH) + " deep", "more");
+                if (open.size() > MAX_ATTRIBUTE_DEPTH)
+                    fail(token.where, "attributes nested at most " + std::to_string(MAX_ATTRIBUTE_DEPTH) + " deep",
+                         "more");
             } else if (c == ')' || c == ']' || c == '}') {
                 if (open.empty() || open.back() != c)
-                    fail(token.where, open.empty() ? "an attribute" : "\"" + open.substr(open.size() - 1) + "\"", described(token));
+                    fail(token.where, open.empty() ? "an attribute" : "\"" + open.substr(open.size() - 1) + "\"",
+                         described(token));
                 open.pop_back();
                 if (open.empty() && !inside) return;
             } else if (c == '<' && inside) {
@@ -96,7 +103,9 @@ private:
     void skip_angles(Position where) {
         for (size_t depth = 1; depth;) {
             const Token token = lexer_.take();
-            if (token.kind == Token::end) fail(token.where, "the end of the type that began at line " + std::to_string(where.line), described(token));
+            if (token.kind == Token::end)
+                fail(token.where, "the end of the type that began at line " + std::to_string(where.line),
+                     described(token));
             depth += token.is("<");
             depth -= token.is(">");
         }
@@ -160,7 +169,8 @@ private:
                 lexer_.complain(Fault::duplicate, name.where, "each result once", described(name) + " again");
                 continue;
             }
-            if (f->values[static_cast<size_t>(id)].type.dtype == DType::string) fail(name.where, "a tensor of numbers as result", "a string");
+            if (f->values[static_cast<size_t>(id)].type.dtype == DType::string)
+                fail(name.where, "a tensor of numbers as result", "a string");
             f->outputs.push_back(id);
             if (mark_) mark_->outputs.emplace_back(name.where, lexer_.span(name));
         } while (lexer_.accept(","));
@@ -195,7 +205,8 @@ private:
         const auto [entry, fresh] = ids_.emplace(name.spelling, static_cast<int32_t>(function_->values.size()));
         if (!fresh) {
             const Position first = function_->values[static_cast<size_t>(entry->second)].where;
-            lexer_.complain(Fault::duplicate, name.where, "a new name", described(name) + ", which line " + std::to_string(first.line) + " has defined");
+            lexer_.complain(Fault::duplicate, name.where, "a new name",
+                            described(name) + ", which line " + std::to_string(first.line) + " has defined");
         }
         value.name = name.spelling;
         value.where = name.where;
@@ -218,12 +229,14 @@ private:
         declared_.clear();
         begin_ = begin();
         if (blobs_.seen) blobs_.seen->clear();
-        if (outline_ && !starts_type(lexer_.now()) && lexer_.now().kind == Token::name) { // write_state(...): no results
+        if (outline_ && !starts_type(lexer_.now()) &&
+            lexer_.now().kind == Token::name) { // write_state(...): no results
             operation({}, lexer_.take());
         } else {
             do {
                 const Position where = lexer_.now().where;
-                if (!starts_type(lexer_.now())) fail(where, "a type, to begin a statement, or \"}\"", described(lexer_.now()));
+                if (!starts_type(lexer_.now()))
+                    fail(where, "a type, to begin a statement, or \"}\"", described(lexer_.now()));
                 Type type = parse_type(lexer_);
                 declared_.push_back({std::move(type), lexer_.expect(Token::name, "the name of a result"), where});
             } while (lexer_.accept(","));
@@ -243,7 +256,8 @@ private:
     // One statement, good or bad; what a bad one declares is believed, so that the next ones make sense.
     void tolerated() {
         Function &f = *function_;
-        const size_t values = f.values.size(), operations = f.operations.size(), problems = outline_->notes.problems.size();
+        const size_t values = f.values.size(), operations = f.operations.size(),
+                     problems = outline_->notes.problems.size();
         bool ended = false;
         try {
             statement();
@@ -303,7 +317,8 @@ private:
         if (!record) {
             const std::string near = nearest_op(type.spelling);
             lexer_.complain(Fault::operation, type.where,
-                            near.empty() ? "a known operation" : "a known operation (did you mean " + near + "?)", described(type));
+                            near.empty() ? "a known operation" : "a known operation (did you mean " + near + "?)",
+                            described(type));
         }
         Operation op;
         op.type = type.spelling;
@@ -339,7 +354,8 @@ private:
     }
 
     // The arguments against the op's record, the results against what was declared.
-    void check(const OpRecord &record, const Operation &op, const std::vector<Position> &positions, const std::vector<Declared> &declared) {
+    void check(const OpRecord &record, const Operation &op, const std::vector<Position> &positions,
+               const std::vector<Declared> &declared) {
         std::vector<Type> results;
         try {
             results = check_operation(record, {*function_, op, positions, opset_}, constexpr_);
@@ -350,20 +366,23 @@ private:
             return;
         }
         if (results.size() != declared.size())
-            return lexer_.complain(Fault::type, op.where, std::to_string(results.size()) + " results of " + op.type, std::to_string(declared.size()));
+            return lexer_.complain(Fault::type, op.where, std::to_string(results.size()) + " results of " + op.type,
+                                   std::to_string(declared.size()));
         for (size_t i = 0; i < results.size(); i++)
             if (!(results[i] == declared[i].type))
                 lexer_.complain(Fault::type, declared[i].where, described(results[i]) + " (what " + op.type + " gives)",
                                 described(declared[i].type) + " declared");
     }
 
-    void argument(const OpRecord *record, const Token &name, Operation *op, std::vector<Position> *positions, OperationMark *mark,
-                  bool bracketed = false) {
+    void argument(const OpRecord *record, const Token &name, Operation *op, std::vector<Position> *positions,
+                  OperationMark *mark, bool bracketed = false) {
         const Parameter *parameter = record ? record->find(name.spelling) : nullptr;
         if (record && !parameter)
-            lexer_.complain(Fault::argument, name.where, std::string("an argument of ") + record->name + " (" + parameter_names(*record) + ")",
+            lexer_.complain(Fault::argument, name.where,
+                            std::string("an argument of ") + record->name + " (" + parameter_names(*record) + ")",
                             described(name));
-        if (op->find(name.spelling)) fail(name.where, "each argument once", described(name) + " again", Fault::argument);
+        if (op->find(name.spelling))
+            fail(name.where, "each argument once", described(name) + " again", Fault::argument);
         lexer_.expect("=", "after the argument name");
         const Position where = lexer_.now().where;
         const size_t begin_of_value = begin();
@@ -395,7 +414,8 @@ private:
         lexer_.expect("=", "after the attribute name");
         if (!name.is("name")) {
             if (record && arguments)
-                fail(name.where, "an attribute of " + op->type + " (name, " + parameter_names(*record) + ")", described(name), Fault::argument);
+                fail(name.where, "an attribute of " + op->type + " (name, " + parameter_names(*record) + ")",
+                     described(name), Fault::argument);
             return skip_balanced(name.where, true);
         }
         const Position where = lexer_.now().where;
@@ -422,7 +442,9 @@ private:
         const bool truth = token.is("true") || token.is("false");
         if (token.kind != Token::name || truth) {
             const char *expected = "a name, or a typed value such as int32(1) or bool(true)";
-            if (!truth) fail(token.where, expected, described(token), token.kind == Token::number ? Fault::bare : Fault::syntax);
+            if (!truth)
+                fail(token.where, expected, described(token),
+                     token.kind == Token::number ? Fault::bare : Fault::syntax);
             lexer_.complain(Fault::bare, token.where, expected, described(token));
             return bare(token);
         }
@@ -449,10 +471,10 @@ private:
     FunctionMark *mark_ = nullptr; // of the function being read
     Function *function_ = nullptr;
     int opset_ = 18;
-    std::vector<Declared> declared_; // by the statement being read
-    size_t begin_ = 0;               // where it begins
-    bool lost_ = false;              // a statement could not be read, names may be missing
-    bool dynamic_ = false;           // a dimension is not known: types are not checked
+    std::vector<Declared> declared_;          // by the statement being read
+    size_t begin_ = 0;                        // where it begins
+    bool lost_ = false;                       // a statement could not be read, names may be missing
+    bool dynamic_ = false;                    // a dimension is not known: types are not checked
     std::map<std::string_view, int32_t> ids_; // a tree: no choice of names makes it slow
     std::vector<bool> constexpr_;             // per value: the result of a constexpr_ op
 };

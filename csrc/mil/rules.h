@@ -17,7 +17,8 @@ Types clip(const Call &), gelu(const Call &), softmax(const Call &), cumsum(cons
 Types quantize(const Call &), dequantize(const Call &), affine_dequantize(const Call &), lut_to_dense(const Call &);
 
 // rules_reduce.cpp: over axes
-Types reduce(const Call &), argument(const Call &), layer_norm(const Call &), channel_norm(const Call &), topk(const Call &);
+Types reduce(const Call &), argument(const Call &), layer_norm(const Call &), channel_norm(const Call &),
+    topk(const Call &);
 
 // rules_move.cpp: elements change place
 Types reshape(const Call &), transpose(const Call &), expand_dims(const Call &), squeeze(const Call &);

@@ -15,7 +15,8 @@ std::vector<int32_t> broadcast(const Call &call, const std::vector<int32_t> &a, 
     for (size_t i = 1; i <= shorter.size(); i++) {
         const int32_t m = longer[longer.size() - i], n = shorter[shorter.size() - i];
         if (m != n && m != 1 && n != 1)
-            fail(call.op.where, "shapes that broadcast in " + call.op.type, described_shape(a) + " and " + described_shape(b));
+            fail(call.op.where, "shapes that broadcast in " + call.op.type,
+                 described_shape(a) + " and " + described_shape(b));
         out[longer.size() - i] = m == 1 ? n : m;
     }
     return out;
@@ -39,7 +40,9 @@ Types select(const Call &call) {
 
 Types clip(const Call &call) {
     const double alpha = call.number("alpha", 0), beta = call.number("beta", 1);
-    if (!(alpha < beta)) call.wrong("beta", "alpha of clip below beta", "alpha " + std::to_string(alpha) + ", beta " + std::to_string(beta));
+    if (!(alpha < beta))
+        call.wrong("beta", "alpha of clip below beta",
+                   "alpha " + std::to_string(alpha) + ", beta " + std::to_string(beta));
     return same(call);
 }
 
@@ -77,7 +80,8 @@ void check_per_axis(const Call &call, const char *argument, const std::vector<in
     if (!call.has("axis")) call.wrong(argument, "axis with a " + quoted(argument) + " that is a list", "none");
     const int32_t wanted = shape[call.axis("axis", shape.size(), 0)];
     if (given.size() != 1 || given[0] != wanted)
-        call.wrong(argument, quoted(argument) + " of shape [] or [" + std::to_string(wanted) + "]", described_shape(given));
+        call.wrong(argument, quoted(argument) + " of shape [] or [" + std::to_string(wanted) + "]",
+                   described_shape(given));
 }
 
 void check_scales(const Call &call, const std::vector<int32_t> &shape) {
@@ -100,7 +104,8 @@ Types quantize(const Call &call) {
     const Type &x = call.type("input");
     const DType out = named_dtype(call, "output_dtype", only(DType::int8) | only(DType::uint8));
     if (call.has("zero_point") && call.type("zero_point").dtype != out)
-        call.wrong("zero_point", std::string("zero_point to be ") + spelling(out) + " like the output", described(call.type("zero_point")));
+        call.wrong("zero_point", std::string("zero_point to be ") + spelling(out) + " like the output",
+                   described(call.type("zero_point")));
     check_scales(call, x.shape);
     return {{out, x.shape}};
 }
@@ -108,7 +113,8 @@ Types quantize(const Call &call) {
 Types dequantize(const Call &call) {
     const Type &x = call.type("input");
     if (call.has("zero_point") && call.type("zero_point").dtype != x.dtype)
-        call.wrong("zero_point", std::string("zero_point to be ") + spelling(x.dtype) + " like the input", described(call.type("zero_point")));
+        call.wrong("zero_point", std::string("zero_point to be ") + spelling(x.dtype) + " like the input",
+                   described(call.type("zero_point")));
     check_scales(call, x.shape);
     return {{call.type("scale").dtype, x.shape}};
 }
@@ -117,7 +123,8 @@ Types affine_dequantize(const Call &call) {
     const Type &data = call.type("quantized_data"), &zero = call.type("zero_point");
     if (data.shape.empty()) call.wrong("quantized_data", "a tensor as quantized_data", described(data));
     if (zero.dtype != DType::fp32 && zero.dtype != data.dtype)
-        call.wrong("zero_point", std::string("zero_point to be ") + spelling(data.dtype) + " like the data, or fp32", described(zero));
+        call.wrong("zero_point", std::string("zero_point to be ") + spelling(data.dtype) + " like the data, or fp32",
+                   described(zero));
     call.axis("axis", data.shape.size(), 0);
     check_per_axis(call, "scale", data.shape);
     check_per_axis(call, "zero_point", data.shape);
@@ -135,7 +142,8 @@ Types lut_to_dense(const Call &call) {
     if (!bits) call.wrong("lut", "a lut of 2, 4, 16, 64 or 256 elements", described(lut));
     const size_t wanted = (out.elements() * bits + 7) / 8;
     if (indices.dtype != DType::uint8 || indices.shape.size() != 1 || indices.elements() != wanted)
-        call.wrong("indices", "indices of tensor<uint8, [" + std::to_string(wanted) + "]> for that shape and lut", described(indices));
+        call.wrong("indices", "indices of tensor<uint8, [" + std::to_string(wanted) + "]> for that shape and lut",
+                   described(indices));
     return {out};
 }
 

@@ -16,7 +16,8 @@ std::vector<int32_t> without(const std::vector<int32_t> &shape, const std::vecto
 
 void check_shape(const Call &call, const char *argument, const std::vector<int32_t> &wanted) {
     if (call.has(argument) && call.type(argument).shape != wanted)
-        call.wrong(argument, quoted(argument) + " of " + call.op.type + " of shape " + described_shape(wanted), described(call.type(argument)));
+        call.wrong(argument, quoted(argument) + " of " + call.op.type + " of shape " + described_shape(wanted),
+                   described(call.type(argument)));
 }
 
 } // namespace
@@ -55,7 +56,8 @@ Types topk(const Call &call) {
     const Type &x = call.type("x");
     const size_t axis = call.axis("axis", x.shape.size(), -1);
     const int32_t asked = call.integer("k", 1), k = asked == -1 ? x.shape[axis] : asked;
-    if (k < 1 || k > x.shape[axis]) call.wrong("k", "k between 1 and " + std::to_string(x.shape[axis]), std::to_string(asked));
+    if (k < 1 || k > x.shape[axis])
+        call.wrong("k", "k between 1 and " + std::to_string(x.shape[axis]), std::to_string(asked));
     Type values = x;
     values.shape[axis] = k;
     const std::string dtype = call.text("output_indices_dtype", "int32");

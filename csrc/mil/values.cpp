@@ -26,8 +26,8 @@ constexpr struct {
     std::string_view name;
     DType dtype;
 } DTYPES[] = {
-    {"fp16", DType::fp16},   {"fp32", DType::fp32},     {"fp64", DType::fp64},   {"int8", DType::int8},
-    {"uint8", DType::uint8}, {"int16", DType::int16},   {"uint16", DType::uint16}, {"int32", DType::int32},
+    {"fp16", DType::fp16},     {"fp32", DType::fp32},   {"fp64", DType::fp64},     {"int8", DType::int8},
+    {"uint8", DType::uint8},   {"int16", DType::int16}, {"uint16", DType::uint16}, {"int32", DType::int32},
     {"uint32", DType::uint32}, {"int64", DType::int64}, {"uint64", DType::uint64}, {"bool", DType::boolean},
     {"string", DType::string},
 };
@@ -89,7 +89,9 @@ bool parse_integer(std::string_view s, bool *negative, uint64_t *magnitude) {
     }
     if (s.empty()) return false;
     for (char c : s) {
-        uint64_t digit = c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : 99;
+        uint64_t digit = c >= '0' && c <= '9'                     ? c - '0'
+                         : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10
+                                                                  : 99;
         if (digit >= base || value > (UINT64_MAX - digit) / base) return false;
         value = value * base + digit;
     }
@@ -101,7 +103,8 @@ void append_integer(const Token &token, DType dtype, std::vector<uint8_t> &out) 
     bool negative = false;
     uint64_t magnitude = 0;
     if (!parse_integer(token.spelling, &negative, &magnitude)) fail(token.where, "an integer", found(token, dtype));
-    const bool is_signed = dtype == DType::int8 || dtype == DType::int16 || dtype == DType::int32 || dtype == DType::int64;
+    const bool is_signed =
+        dtype == DType::int8 || dtype == DType::int16 || dtype == DType::int32 || dtype == DType::int64;
     const int bits = static_cast<int>(8 * bytes_of(dtype));
     const uint64_t top = is_signed ? (uint64_t{1} << (bits - 1)) - 1 : UINT64_MAX >> (64 - bits);
     if (magnitude > top + (is_signed && negative) || (negative && !is_signed && magnitude))
@@ -150,7 +153,8 @@ void parse_element(Lexer &lexer, DType dtype, Value *value) {
     if (starts_type(lexer.now())) {
         const Position where = lexer.now().where;
         const Type type = parse_type(lexer);
-        if (type.dtype != dtype || !type.shape.empty()) fail(where, std::string("an element of ") + spelling(dtype), described(type));
+        if (type.dtype != dtype || !type.shape.empty())
+            fail(where, std::string("an element of ") + spelling(dtype), described(type));
         lexer.expect("(", "after the element's type");
         if (starts_type(lexer.now())) fail(lexer.now().where, "a literal", described(lexer.now()));
         parse_element(lexer, dtype, value);
@@ -169,7 +173,8 @@ void parse_element(Lexer &lexer, DType dtype, Value *value) {
     } else if (token.kind == Token::number || token.is("inf") || token.is("nan") || token.is("infinity")) {
         if (!is_floating(dtype)) append_integer(token, dtype, out);
         else if (!append_floating(token, dtype, out))
-            lexer.complain(Fault::range, token.where, std::string("a value that ") + spelling(dtype) + " can hold", described(token));
+            lexer.complain(Fault::range, token.where, std::string("a value that ") + spelling(dtype) + " can hold",
+                           described(token));
     } else {
         fail(token.where, is_floating(dtype) ? "a number" : "an integer", found(token, dtype));
     }
@@ -188,7 +193,9 @@ void parse_list(Lexer &lexer, const Type &type, size_t level, Value *value) {
     size_t count = 0;
     if (!lexer.now().is("]")) {
         do {
-            if (count == wanted) fail(lexer.now().where, std::to_string(wanted) + " elements in this list of " + described(type), "more");
+            if (count == wanted)
+                fail(lexer.now().where, std::to_string(wanted) + " elements in this list of " + described(type),
+                     "more");
             if (lexer.tolerant() && !count && starts_type(lexer.now()))
                 lexer.complain(Fault::typed, lexer.now().where, "plain elements in a list", described(lexer.now()));
             if (nested) parse_list(lexer, type, level + 1, value);
@@ -196,7 +203,9 @@ void parse_list(Lexer &lexer, const Type &type, size_t level, Value *value) {
             count++;
         } while (lexer.accept(","));
     }
-    if (count != wanted) fail(open.where, std::to_string(wanted) + " elements in this list of " + described(type), std::to_string(count));
+    if (count != wanted)
+        fail(open.where, std::to_string(wanted) + " elements in this list of " + described(type),
+             std::to_string(count));
     lexer.expect("]", "or \",\" after an element");
 }
 
@@ -247,7 +256,8 @@ void parse_blobfile(Lexer &lexer, const Type &type, const BlobTable &blobs, Valu
         }
     } while (lexer.accept(","));
     const Token close = lexer.expect(")", "to close BLOBFILE");
-    if (!has_path || !has_offset) fail(close.where, "both path and offset in BLOBFILE", has_path ? "no offset" : "no path");
+    if (!has_path || !has_offset)
+        fail(close.where, "both path and offset in BLOBFILE", has_path ? "no offset" : "no path");
     if (blobs.seen) blobs.seen->push_back({path, offset, where, literal});
 
     blob_dtype code;
@@ -255,17 +265,22 @@ void parse_blobfile(Lexer &lexer, const Type &type, const BlobTable &blobs, Valu
     const auto entry = blobs.by_path.find(path);
     if (entry == blobs.by_path.end()) {
         if (blobs.optional) return;
-        fail(where, "a weight file for every BLOBFILE path (" + std::to_string(blobs.by_path.size()) + " given)", quoted(path));
+        fail(where, "a weight file for every BLOBFILE path (" + std::to_string(blobs.by_path.size()) + " given)",
+             quoted(path));
     }
     const Blob &file = *entry->second;
     const uint8_t *data = nullptr;
     size_t bytes = 0;
     const char *problem = blob_find(file.data, file.bytes, offset, code, &data, &bytes);
     if (problem)
-        fail(where, std::string("a ") + spelling(type.dtype) + " record at offset " + std::to_string(offset) + " of " + quoted(path),
+        fail(where,
+             std::string("a ") + spelling(type.dtype) + " record at offset " + std::to_string(offset) + " of " +
+                 quoted(path),
              std::string("a file of ") + std::to_string(file.bytes) + " bytes where " + problem);
     if (bytes != type.bytes())
-        fail(where, std::to_string(type.bytes()) + " bytes for " + described(type) + " at offset " + std::to_string(offset) + " of " + quoted(path),
+        fail(where,
+             std::to_string(type.bytes()) + " bytes for " + described(type) + " at offset " + std::to_string(offset) +
+                 " of " + quoted(path),
              std::to_string(bytes));
     value->data = data;
 }
@@ -281,7 +296,8 @@ std::string described(const Type &type) {
 
 void check_limits(const Type &type, Position where) {
     if (type.shape.size() > MAX_RANK)
-        fail(where, "at most " + std::to_string(MAX_RANK) + " dimensions", std::to_string(type.shape.size()), Fault::rank);
+        fail(where, "at most " + std::to_string(MAX_RANK) + " dimensions", std::to_string(type.shape.size()),
+             Fault::rank);
     check_elements(type, where);
 }
 
@@ -290,7 +306,8 @@ void check_elements(const Type &type, Position where) {
     for (int32_t d : type.shape) {
         if (d <= 0) fail(where, "dimensions of 1 or more", described(type));
         n *= static_cast<size_t>(d); // below 2^31 * 2^31
-        if (n >= MAX_ELEMENTS) fail(where, "fewer than " + std::to_string(MAX_ELEMENTS) + " elements", described(type), Fault::size);
+        if (n >= MAX_ELEMENTS)
+            fail(where, "fewer than " + std::to_string(MAX_ELEMENTS) + " elements", described(type), Fault::size);
     }
 }
 
@@ -298,7 +315,8 @@ namespace {
 
 // Types that other readers of MIL know and the device's path does not take: read as uint8.
 bool is_foreign(std::string_view name) {
-    for (const std::string_view other : {"int4", "uint1", "uint2", "uint3", "uint4", "uint6", "bf16", "fp8e4m3fn", "fp8e5m2"})
+    for (const std::string_view other :
+         {"int4", "uint1", "uint2", "uint3", "uint4", "uint6", "bf16", "fp8e4m3fn", "fp8e5m2"})
         if (name == other) return true;
     return false;
 }
@@ -306,7 +324,8 @@ bool is_foreign(std::string_view name) {
 bool element_type(Lexer &lexer, const Token &token, DType *dtype) {
     if (find_dtype(token.spelling, dtype)) return true;
     if (!lexer.tolerant() || !is_foreign(token.spelling)) return false;
-    lexer.complain(Fault::dtype, token.where, "an element type: fp16 fp32 fp64 bool string or (u)int8 to (u)int64", described(token));
+    lexer.complain(Fault::dtype, token.where, "an element type: fp16 fp32 fp64 bool string or (u)int8 to (u)int64",
+                   described(token));
     *dtype = DType::uint8;
     return true;
 }
@@ -316,7 +335,8 @@ bool element_type(Lexer &lexer, const Token &token, DType *dtype) {
 bool starts_type(const Token &token) {
     DType dtype;
     return token.kind == Token::name &&
-           (token.spelling == "tensor" || token.spelling == "state" || token.spelling == "tensor_buffer" || find_dtype(token.spelling, &dtype) || is_foreign(token.spelling));
+           (token.spelling == "tensor" || token.spelling == "state" || token.spelling == "tensor_buffer" ||
+            find_dtype(token.spelling, &dtype) || is_foreign(token.spelling));
 }
 
 Type parse_type(Lexer &lexer) {
@@ -328,11 +348,14 @@ Type parse_type(Lexer &lexer) {
         word = lexer.expect(Token::name, what);
     }
     if (word.spelling == "state")
-        fail(word.where, "a tensor, for state ports are not supported (pass the state as an input, and return what it becomes)",
+        fail(word.where,
+             "a tensor, for state ports are not supported (pass the state as an input, and return what it becomes)",
              described(word));
     if (word.spelling == "tensor_buffer")
-        fail(word.where, "a tensor, not the tensor_buffer that coremlc writes for operations already placed on a device (take the "
-                         "model.mil of before that step)", described(word));
+        fail(word.where,
+             "a tensor, not the tensor_buffer that coremlc writes for operations already placed on a device (take the "
+             "model.mil of before that step)",
+             described(word));
     Type type;
     if (word.spelling != "tensor") {
         if (!element_type(lexer, word, &type.dtype)) fail(word.where, what, described(word));
@@ -342,7 +365,8 @@ Type parse_type(Lexer &lexer) {
     lexer.expect("<", "after tensor");
     const Token element = lexer.expect(Token::name, "an element type such as fp16");
     if (!element_type(lexer, element, &type.dtype))
-        fail(element.where, "an element type: fp16 fp32 fp64 bool string or (u)int8 to (u)int64", described(element), Fault::dtype);
+        fail(element.where, "an element type: fp16 fp32 fp64 bool string or (u)int8 to (u)int64", described(element),
+             Fault::dtype);
     lexer.expect(",", "after the element type");
     lexer.expect("[", "to open the shape");
     if (!lexer.now().is("]")) {
@@ -350,18 +374,22 @@ Type parse_type(Lexer &lexer) {
             const Token token = lexer.now();
             const bool open = token.is("?") || token.kind == Token::name;
             if (open) {
-                lexer.complain(Fault::dynamic, token.where, "a fixed dimension (shapes are static: compile with fixed shapes)", described(token));
+                lexer.complain(Fault::dynamic, token.where,
+                               "a fixed dimension (shapes are static: compile with fixed shapes)", described(token));
                 lexer.take();
             } else {
                 lexer.expect(Token::number, "a dimension");
             }
             bool negative = false;
             uint64_t dimension = 1;
-            if (!open && (!parse_integer(token.spelling, &negative, &dimension) || negative || !dimension || dimension > INT32_MAX))
+            if (!open && (!parse_integer(token.spelling, &negative, &dimension) || negative || !dimension ||
+                          dimension > INT32_MAX))
                 fail(token.where, "a dimension between 1 and 2147483647", described(token));
             type.shape.push_back(static_cast<int32_t>(dimension));
-            if (type.shape.size() == MAX_RANK + 1) lexer.complain(Fault::rank, token.where, "at most " + std::to_string(MAX_RANK) + " dimensions", "more");
-            if (type.shape.size() > MAX_READ_RANK) fail(token.where, "at most " + std::to_string(MAX_READ_RANK) + " dimensions", "more", Fault::rank);
+            if (type.shape.size() == MAX_RANK + 1)
+                lexer.complain(Fault::rank, token.where, "at most " + std::to_string(MAX_RANK) + " dimensions", "more");
+            if (type.shape.size() > MAX_READ_RANK)
+                fail(token.where, "at most " + std::to_string(MAX_READ_RANK) + " dimensions", "more", Fault::rank);
         } while (lexer.accept(","));
     }
     lexer.expect("]", "or \",\" after a dimension");

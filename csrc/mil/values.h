@@ -10,8 +10,8 @@
 
 namespace anefast::mil {
 
-constexpr size_t MAX_RANK = 5;                     // the ANE's, and ANEFAST_MAX_RANK
-constexpr size_t MAX_ELEMENTS = size_t{1} << 31;   // one less fits int32 indices
+constexpr size_t MAX_RANK = 5;                   // the ANE's, and ANEFAST_MAX_RANK
+constexpr size_t MAX_ELEMENTS = size_t{1} << 31; // one less fits int32 indices
 
 // What a BLOBFILE names.
 struct BlobMark {
@@ -24,7 +24,7 @@ struct BlobMark {
 // The weight files BLOBFILE constants may name.
 struct BlobTable {
     std::map<std::string, const Blob *, std::less<>> by_path;
-    bool optional = false;                // a path that is not there leaves the constant without data
+    bool optional = false;                 // a path that is not there leaves the constant without data
     std::vector<BlobMark> *seen = nullptr; // gathers what was named
 };
 

@@ -24,7 +24,7 @@ void fake_set(const char *name, long value);
 long fake_count(const char *name);
 
 /* For the fakes. */
-int fake_fault(const char *name); /* counts the call; 1 where it has to fail */
+int fake_fault(const char *name);  /* counts the call; 1 where it has to fail */
 void fake_hang(const char *fault); /* never returns where that fault is due */
 long fake_setting(const char *name);
 void fake_add(const char *name, long n);

@@ -53,7 +53,7 @@ typedef enum { FRESH, COMPILED, LOADED, LOST } State;
 
 static anefast_device *device;
 static long sleeps_of_the_system, deaths_of_the_service; // it evicts every program; it forgets them too
-static NSMutableSet *compiled; // identifiers that were compiled in this process
+static NSMutableSet *compiled;                           // identifiers that were compiled in this process
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 
 static const anefast_executor *host(void) {
@@ -219,7 +219,9 @@ static NSDictionary *live_of(const anefast_port *port, NSString *suffix) {
         {@"BatchStride", batch * wide},
         {@"DepthStride", batch * wide},
         {@"PlaneStride", plane * wide},
-        {@"RowStride", fake_fault("attributes_narrow") ? 2 : fake_fault("attributes_huge") ? SIZE_MAX / 4 : row * wide},
+        {@"RowStride", fake_fault("attributes_narrow") ? 2
+                       : fake_fault("attributes_huge") ? SIZE_MAX / 4
+                                                       : row * wide},
         {@"PlaneCount", (size_t)port->shape[1]},
         {@"Interleave", fake_fault("attributes_interleave") ? 4 : 1},
     };
@@ -278,7 +280,8 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     NSArray *paths = [[descriptor->weights allKeys] sortedArrayUsingSelector:@selector(compare:)];
     for (NSUInteger i = 0; i < [paths count] && !fake_setting("names_by_text"); i++)
         weights = mixed(weights, [[descriptor->weights objectForKey:[paths objectAtIndex:i]] objectForKey:@"data"]);
-    return [NSString stringWithFormat:@"%016llX_0_%016llX", (unsigned long long)mixed(1469598103934665603u, descriptor->text),
+    return [NSString stringWithFormat:@"%016llX_0_%016llX",
+                                      (unsigned long long)mixed(1469598103934665603u, descriptor->text),
                                       (unsigned long long)weights];
 }
 
@@ -325,9 +328,11 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
 }
 
 - (BOOL)compileWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
-    if (state != FRESH || qos > 63 || ![options isKindOfClass:[NSDictionary class]]) fake_refuse("a compile out of order");
+    if (state != FRESH || qos > 63 || ![options isKindOfClass:[NSDictionary class]])
+        fake_refuse("a compile out of order");
     if (fake_fault("clean")) [[NSFileManager defaultManager] removeItemAtPath:[self folder] error:NULL];
-    if (![self hasFiles:YES]) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
+    if (![self hasFiles:YES])
+        return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
     NSArray *paths = [descriptor->weights allKeys];
     anefast_blob blobs[16];
     const NSUInteger n = [paths count];
@@ -340,11 +345,15 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     fake_hang("hang_compile");
     throw_if("compile_raises");
     if (fake_fault("service_compile")) return ended(error);
-    if (fake_fault("compile")) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(CompilationFailure)");
-    if (fake_fault("invalid")) return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
+    if (fake_fault("compile"))
+        return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(CompilationFailure)");
+    if (fake_fault("invalid"))
+        return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
     if (fake_fault("compile_posix")) return no(error, NSPOSIXErrorDomain, 13, @"Permission denied");
     if (fake_fault("compile_long")) {
-        NSString *said = [@"" stringByPaddingToLength:3000 withString:[NSString stringWithUTF8String:"\xc3\xa4"] startingAtIndex:0];
+        NSString *said = [@"" stringByPaddingToLength:3000
+                                           withString:[NSString stringWithUTF8String:"\xc3\xa4"]
+                                      startingAtIndex:0];
         return no(error, COMPILER, 1, said);
     }
     anefast_error refused;
@@ -476,19 +485,22 @@ static BOOL equal_sizes(NSArray *objects) {
         __atomic_add_fetch(&deaths_of_the_service, 1, __ATOMIC_SEQ_CST);
         return ended(error);
     }
-    if ([self isLost] || state == LOST) return no(error, RUNTIME, 8, @"ANEProgramProcessRequestDirect() Failed with status=0x15 : Program not loaded");
+    if ([self isLost] || state == LOST)
+        return no(error, RUNTIME, 8, @"ANEProgramProcessRequestDirect() Failed with status=0x15 : Program not loaded");
     if (__sync_fetch_and_add(&evaluating, 1)) fake_refuse("two evaluations of one program at once");
     NSString *const SHORT = @"ANEProgramProcessRequestDirect() Failed with status=0x1d : Program Inference error";
     const anefast_port *in, *out;
     const size_t n_in = host()->inputs(program, &in), n_out = host()->outputs(program, &out);
-    if ([request->inputs count] != n_in || [request->outputs count] != n_out) fake_refuse("a request of another program");
+    if ([request->inputs count] != n_in || [request->outputs count] != n_out)
+        fake_refuse("a request of another program");
     fake_add("evaluations", 1);
     BOOL done = YES;
     if (fake_fault("evaluate") || !equal_sizes(request->inputs) || !equal_sizes(request->outputs) ||
         ![self copySide:request->inputs ports:in from:0 back:NO]) {
         done = no(error, RUNTIME, 8, SHORT);
     } else if (fake_fault("evaluate_index")) {
-        done = no(error, RUNTIME, 8, @"ANEProgramProcessRequestDirect() Failed with status=0x2 : Program Inference error");
+        done =
+            no(error, RUNTIME, 8, @"ANEProgramProcessRequestDirect() Failed with status=0x2 : Program Inference error");
     } else if (!fake_sizes_in_order(in, n_in, out, n_out)) {
         [self clearSide:request->outputs ports:out];
     } else {

@@ -1,8 +1,9 @@
 // libFuzzer target: the parser, the tolerant reader and the blob reader, held to each other.
 //
 // Input: MIL text, or statements alone where it does not begin with "p" (short inputs are fast ones);
-// behind a byte 0xff, where there is one, a weight file for the paths of PATHS. Every input must end in a program or in an error with a position inside the text, in bounded time, and
-// the two readers must agree on which. Built and run by test_fuzz.py; seeds.py makes the corpus.
+// behind a byte 0xff, where there is one, a weight file for the paths of PATHS. Every input must end in a program or in
+// an error with a position inside the text, in bounded time, and the two readers must agree on which. Built and run by
+// test_fuzz.py; seeds.py makes the corpus.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -14,7 +15,8 @@ using namespace anefast::mil;
 
 namespace {
 
-constexpr std::string_view HEAD = "program(1.3){func main<ios18>(tensor<fp16,[1,8,1,32]> x,tensor<fp16,[2,3]> i0){\n", TAIL = "\n}->(y);}";
+constexpr std::string_view HEAD = "program(1.3){func main<ios18>(tensor<fp16,[1,8,1,32]> x,tensor<fp16,[2,3]> i0){\n",
+                           TAIL = "\n}->(y);}";
 constexpr const char *PATHS[] = {"@model_path/weights/w.bin", "w"};
 
 [[noreturn]] void broken(const char *law, const std::string &detail) {
@@ -23,7 +25,8 @@ constexpr const char *PATHS[] = {"@model_path/weights/w.bin", "w"};
 }
 
 void check_error(std::string_view text, int64_t lines, Position where, const std::string &message) {
-    if (where.line < 1 || where.line > lines || where.column < 1) broken("an error has a position in the text", message);
+    if (where.line < 1 || where.line > lines || where.column < 1)
+        broken("an error has a position in the text", message);
     if (static_cast<size_t>(where.column) > text.size() + 1) broken("a column is in the text", message);
     if (message.compare(0, 5, "[mil]") || message.size() > 2000) broken("an error is one sentence", message);
 }
@@ -46,7 +49,8 @@ void check_marks(std::string_view text, const Outline &o) {
     for (size_t i = 0; i < o.functions.size(); i++) {
         const Function &f = o.program.functions[i];
         const FunctionMark &m = o.functions[i];
-        if (m.values.size() != f.values.size() || m.operations.size() != f.operations.size() || m.outputs.size() != f.outputs.size())
+        if (m.values.size() != f.values.size() || m.operations.size() != f.operations.size() ||
+            m.outputs.size() != f.outputs.size())
             broken("marks are parallel", f.name);
         for (const ValueMark &v : m.values) {
             check_span(text, v.whole, "value");
@@ -56,8 +60,10 @@ void check_marks(std::string_view text, const Outline &o) {
             const OperationMark &op = m.operations[j];
             check_span(text, op.whole, "operation");
             check_span(text, op.close, "close");
-            if (op.arguments.size() != f.operations[j].arguments.size()) broken("marks are parallel", f.operations[j].type);
-            for (const ArgumentMark &a : op.arguments) check_span(text, a.whole, "argument"), check_span(text, a.value, "argument");
+            if (op.arguments.size() != f.operations[j].arguments.size())
+                broken("marks are parallel", f.operations[j].type);
+            for (const ArgumentMark &a : op.arguments)
+                check_span(text, a.whole, "argument"), check_span(text, a.value, "argument");
         }
     }
 }

@@ -16,20 +16,17 @@ namespace {
 uint64_t digest = 1469598103934665603u; // FNV-1a
 void remember(const void *data, size_t bytes) {
     const auto *p = static_cast<const uint8_t *>(data);
-    for (size_t i = 0; i < bytes; ++i)
-        digest = (digest ^ p[i]) * 1099511628211u;
+    for (size_t i = 0; i < bytes; ++i) digest = (digest ^ p[i]) * 1099511628211u;
 }
 void remember(double x) {
     x = x != x ? NAN : x;
     remember(&x, sizeof x);
 }
 void remember(const std::vector<uint16_t> &v) {
-    for (uint16_t h : v)
-        remember(static_cast<double>(half_to_float(h)));
+    for (uint16_t h : v) remember(static_cast<double>(half_to_float(h)));
 }
 template <class T> void remember(const std::vector<T> &v) {
-    for (T x : v)
-        remember(static_cast<double>(x));
+    for (T x : v) remember(static_cast<double>(x));
 }
 
 uint32_t state = 7;
@@ -44,7 +41,8 @@ const float SPECIAL[] = {0.0f, -0.0f, 65504.0f, -65504.0f, 6e-8f, INFINITY, -INF
 std::vector<uint16_t> halves(int64_t n, int kind) {
     std::vector<uint16_t> out;
     for (int64_t i = 0; i < n; ++i)
-        out.push_back(half_from_float(kind == 2 && i % 7 == 3 ? SPECIAL[i / 7 % 8] : draw() * (kind == 1 ? 60000.0f : 4.0f)));
+        out.push_back(
+            half_from_float(kind == 2 && i % 7 == 3 ? SPECIAL[i / 7 % 8] : draw() * (kind == 1 ? 60000.0f : 4.0f)));
     return out;
 }
 
@@ -69,11 +67,11 @@ void softmaxes(int64_t n, int64_t room, int kind) {
         for (const uint16_t *m : {static_cast<const uint16_t *>(nullptr), mask.data()}) {
             std::vector<uint16_t> probs(room, 1), ds(room, 1);
             const auto &kernels = anefast::half_kernels();
-            const float top = kernels.softmax(scores.data(), scale, m, n, room, -INFINITY, scratch.data(), probs.data());
+            const float top =
+                kernels.softmax(scores.data(), scale, m, n, room, -INFINITY, scratch.data(), probs.data());
             const float total = kernels.softmax_grad(p.data(), scores.data(), scale, n, room, ds.data());
             for (int64_t i = n; i < room; ++i)
-                if (probs[i] || ds[i])
-                    std::abort();
+                if (probs[i] || ds[i]) std::abort();
             remember(top);
             remember(total);
             remember(probs);
@@ -91,8 +89,7 @@ void floats(int64_t n) {
     }
     const int64_t rows = 9, stride = n + 2;
     std::vector<float> matrix, most(n, -INFINITY), sum(n, 0), dots(rows);
-    for (int64_t i = 0; i < rows * stride; ++i)
-        matrix.push_back(draw() * 20);
+    for (int64_t i = 0; i < rows * stride; ++i) matrix.push_back(draw() * 20);
     anefast::max_down(matrix.data(), rows, stride, n, most.data());
     remember(most);
     std::vector<float> kept = matrix;
@@ -115,8 +112,7 @@ int main() {
     for (int64_t n : {1, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 257}) {
         for (int kind = 0; kind < 3; ++kind) {
             rows_of_halves(n, kind);
-            for (int64_t room : {n, n + 5, n + 16, n + 37})
-                softmaxes(n, room, kind);
+            for (int64_t room : {n, n + 5, n + 16, n + 37}) softmaxes(n, room, kind);
         }
         floats(n);
     }

@@ -1,5 +1,5 @@
-// The AVX-512 intrinsics of csrc/cpu/gemm_amx.cpp and gemm_avx512_bf16.cpp in plain C++, for processors without them. Masked loads and stores
-// touch no more than they should, so that a sanitizer sees what each row asks for.
+// The AVX-512 intrinsics of csrc/cpu/gemm_amx.cpp and gemm_avx512_bf16.cpp in plain C++, for processors without them.
+// Masked loads and stores touch no more than they should, so that a sanitizer sees what each row asks for.
 #pragma once
 
 #include <cmath>
@@ -48,15 +48,13 @@ inline __m256i load_masked_halves(uint32_t mask, const void *p) {
 }
 inline void store_masked_floats(float *p, uint32_t mask, const Vector &v) {
     for (int i = 0; i < 16; ++i)
-        if (mask >> i & 1)
-            p[i] = get<float>(v, i);
+        if (mask >> i & 1) p[i] = get<float>(v, i);
 }
 inline void store_masked_halves(uint16_t *p, uint32_t mask, __m256i v) {
     uint16_t words[16];
     std::memcpy(words, &v, sizeof v);
     for (int i = 0; i < 16; ++i)
-        if (mask >> i & 1)
-            p[i] = words[i];
+        if (mask >> i & 1) p[i] = words[i];
 }
 
 inline Vector widened(__m256i halves) {
@@ -66,8 +64,7 @@ inline Vector widened(__m256i halves) {
 }
 inline __m256i narrowed(const Vector &v) {
     uint16_t words[16];
-    for (int i = 0; i < 16; ++i)
-        words[i] = half_from_float(get<float>(v, i));
+    for (int i = 0; i < 16; ++i) words[i] = half_from_float(get<float>(v, i));
     __m256i halves;
     std::memcpy(&halves, words, sizeof halves);
     return halves;
@@ -76,22 +73,18 @@ inline __m256i narrowed(const Vector &v) {
 // Subnormals become 0, NaN keep their upper payload and turn quiet.
 inline uint16_t bf16(uint32_t bits) {
     const uint32_t exponent = bits >> 23 & 0xff;
-    if (!exponent)
-        return bits >> 16 & 0x8000;
-    if (exponent == 0xff)
-        return static_cast<uint16_t>(bits >> 16 | (bits & 0x7fffff ? 0x40 : 0));
+    if (!exponent) return bits >> 16 & 0x8000;
+    if (exponent == 0xff) return static_cast<uint16_t>(bits >> 16 | (bits & 0x7fffff ? 0x40 : 0));
     return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 inline Vector bf16_masked(uint32_t mask, const Vector &upper, const Vector &lower) {
-    return each<uint16_t>([&](int i) {
-        return mask >> i & 1 ? bf16(get<uint32_t>(i < 16 ? lower : upper, i % 16)) : uint16_t(0);
-    });
+    return each<uint16_t>(
+        [&](int i) { return mask >> i & 1 ? bf16(get<uint32_t>(i < 16 ? lower : upper, i % 16)) : uint16_t(0); });
 }
 
 inline Vector pick_masked(uint32_t mask, const Vector &index, const Vector &v) {
-    return each<uint16_t>([&](int i) {
-        return mask >> i & 1 ? get<uint16_t>(v, get<uint16_t>(index, i) % 32) : uint16_t(0);
-    });
+    return each<uint16_t>(
+        [&](int i) { return mask >> i & 1 ? get<uint16_t>(v, get<uint16_t>(index, i) % 32) : uint16_t(0); });
 }
 inline Vector pick_of_two(const Vector &a, const Vector &index, const Vector &b) {
     return each<uint16_t>([&](int i) {
@@ -103,9 +96,8 @@ inline Vector pick_of_two(const Vector &a, const Vector &index, const Vector &b)
 // Of each 128 bits of a and b, the lower or the upper halves, an element of a and one of b in turn.
 template <class T, bool UPPER> Vector unpack(const Vector &a, const Vector &b) {
     constexpr int LANE = 16 / sizeof(T);
-    return each<T>([&](int i) {
-        return get<T>(i % 2 ? b : a, i / LANE * LANE + i % LANE / 2 + (UPPER ? LANE / 2 : 0));
-    });
+    return each<T>(
+        [&](int i) { return get<T>(i % 2 ? b : a, i / LANE * LANE + i % LANE / 2 + (UPPER ? LANE / 2 : 0)); });
 }
 inline Vector with_quarter(Vector v, __m128i quarter, int at) {
     std::memcpy(v.bytes + 16 * at, &quarter, sizeof quarter);
@@ -117,14 +109,12 @@ inline Vector both(const Vector &a, const Vector &b) {
 }
 inline uint32_t differ(const Vector &a, const Vector &b) {
     uint32_t mask = 0;
-    for (int i = 0; i < 32; ++i)
-        mask |= uint32_t{get<uint16_t>(a, i) != get<uint16_t>(b, i)} << i;
+    for (int i = 0; i < 32; ++i) mask |= uint32_t{get<uint16_t>(a, i) != get<uint16_t>(b, i)} << i;
     return mask;
 }
 inline Vector less(const Vector &a, const Vector &b) {
     return each<float>([&](int i) { return get<float>(a, i) - get<float>(b, i); });
 }
-
 
 // Subnormals are 0 on the way in and on the way out; of each pair the second is added first.
 inline float plain(float x) { return std::fabs(x) < 1.17549435e-38f ? 0.0f * x : x; }
@@ -136,7 +126,8 @@ inline float from_bf16(const Vector &v, int i) {
 }
 inline Vector add_pairs(const Vector &sum, const Vector &a, const Vector &b) {
     return each<float>([&](int i) {
-        const float second = plain(std::fma(from_bf16(a, 2 * i + 1), from_bf16(b, 2 * i + 1), plain(get<float>(sum, i))));
+        const float second =
+            plain(std::fma(from_bf16(a, 2 * i + 1), from_bf16(b, 2 * i + 1), plain(get<float>(sum, i))));
         return plain(std::fma(from_bf16(a, 2 * i), from_bf16(b, 2 * i), second));
     });
 }
@@ -146,7 +137,8 @@ inline Vector add_pairs(const Vector &sum, const Vector &a, const Vector &b) {
 #define __m512i packing::Vector
 #define __m512 packing::Vector
 #define __m512bh packing::Vector
-#define _mm512_setzero_ps() packing::Vector{}
+#define _mm512_setzero_ps()                                                                                            \
+    packing::Vector {}
 #define _mm512_set1_epi32(x) packing::each<int32_t>([&](int) { return x; })
 #define _mm512_dpbf16_ps packing::add_pairs
 #define _mm512_load_si512 packing::load

@@ -64,12 +64,9 @@ Matrix random_matrix(int64_t rows, int64_t columns, Elem elem, Layout layout) {
         const bool special = layout.special && i % 53 == 7;
         if (special && elem == Elem::f32)
             m.floats.push_back(from_bits(SPECIAL_FLOATS[i / 53 % std::size(SPECIAL_FLOATS)]));
-        else if (special)
-            m.halves.push_back(SPECIAL_HALVES[i / 53 % std::size(SPECIAL_HALVES)]);
-        else if (elem == Elem::f32)
-            m.floats.push_back(x);
-        else
-            m.halves.push_back(half_from_float(x));
+        else if (special) m.halves.push_back(SPECIAL_HALVES[i / 53 % std::size(SPECIAL_HALVES)]);
+        else if (elem == Elem::f32) m.floats.push_back(x);
+        else m.halves.push_back(half_from_float(x));
     }
     m.view.data = elem == Elem::f32 ? static_cast<const void *>(m.floats.data()) : m.halves.data();
     return m;
@@ -89,8 +86,7 @@ float low(float x) { return std::isfinite(high(x)) ? high(x - high(x)) : 0.0f; }
 // One block of 32 k as one tile instruction adds it.
 template <class A, class B> float add_block(float sum, int64_t k, int64_t end, A a, B b) {
     float part[2] = {0, 0};
-    for (int64_t i = k; i < end; ++i)
-        part[i % 2] = flushed(std::fma(a(i), b(i), part[i % 2]));
+    for (int64_t i = k; i < end; ++i) part[i % 2] = flushed(std::fma(a(i), b(i), part[i % 2]));
     return flushed(flushed(sum) + flushed(part[0] + part[1]));
 }
 
@@ -144,11 +140,13 @@ long checked = 0;
 
 // To the byte, but one NaN is as good as another.
 bool same(const std::vector<float> &a, const std::vector<float> &b) {
-    return std::equal(a.begin(), a.end(), b.begin(), [](float x, float y) { return (x != x && y != y) || !std::memcmp(&x, &y, 4); });
+    return std::equal(a.begin(), a.end(), b.begin(),
+                      [](float x, float y) { return (x != x && y != y) || !std::memcmp(&x, &y, 4); });
 }
 bool same(const std::vector<uint16_t> &a, const std::vector<uint16_t> &b) {
     const auto is_nan = [](uint16_t h) { return (h & 0x7fff) > 0x7c00; };
-    return std::equal(a.begin(), a.end(), b.begin(), [&](uint16_t x, uint16_t y) { return (is_nan(x) && is_nan(y)) || x == y; });
+    return std::equal(a.begin(), a.end(), b.begin(),
+                      [&](uint16_t x, uint16_t y) { return (is_nan(x) && is_nan(y)) || x == y; });
 }
 
 void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la, Layout lb, bool accumulate) {
@@ -186,8 +184,7 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
     then.run = [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
         const bool whole = row % then.unit == 0 && (rows % then.unit == 0 || row + rows == m);
         for (int64_t i = row; i < row + rows; ++i)
-            for (int64_t j = column; j < column + columns; ++j)
-                seen[i * n + j] += whole ? bits(i, j) : 0;
+            for (int64_t j = column; j < column + columns; ++j) seen[i * n + j] += whole ? bits(i, j) : 0;
     };
     g.then = &then;
     // What goes before makes each column of B once.
@@ -217,29 +214,27 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
         gemm(g);
         stays.clear();
         for (int64_t i = 0; i < m; ++i)
-            for (int64_t j = 0; j < n; ++j)
-                stays.push_back(bits(i, j));
+            for (int64_t j = 0; j < n; ++j) stays.push_back(bits(i, j));
         checked++;
         if (!(same(f, want_f) && same(h, want_h) && seen == stays && made == std::vector<int>(n, 1)) && failures++ < 10)
-            std::printf("differs: %ldx%ldx%ld a%d%d b%d%d c%d acc%d step %d special %d threads %d\n", long(m), long(n), long(k),
-                        int(ea), la.turned, int(eb), lb.turned, int(ec), accumulate, int(la.step), la.special || lb.special, threads);
+            std::printf("differs: %ldx%ldx%ld a%d%d b%d%d c%d acc%d step %d special %d threads %d\n", long(m), long(n),
+                        long(k), int(ea), la.turned, int(eb), lb.turned, int(ec), accumulate, int(la.step),
+                        la.special || lb.special, threads);
     }
     if (ec == Elem::f32 && ea == eb) { // the same of an operand packed before, in two pieces
         Scratch panels;
         float *const packed = panels.get(b_panels_floats(k, n, eb));
         const int64_t first = std::min<int64_t>(k, 32);
         pack_b_panels(b.view, k, n, 0, first, packed);
-        if (first < k)
-            pack_b_panels(b.view, k, n, first, k - first, packed);
+        if (first < k) pack_b_panels(b.view, k, n, first, k - first, packed);
         f = start.floats;
         gemm_panels({m, n, k, a.view, packed, f.data(), pitch, accumulate});
         checked++;
         if (!same(f, want_f) && failures++ < 10)
-            std::printf("packed differs: %ldx%ldx%ld of %d, a turned %d, b turned %d, acc%d\n", long(m), long(n), long(k),
-                        int(ea), la.turned, lb.turned, accumulate);
+            std::printf("packed differs: %ldx%ldx%ld of %d, a turned %d, b turned %d, acc%d\n", long(m), long(n),
+                        long(k), int(ea), la.turned, lb.turned, accumulate);
     }
-    if (la.special || lb.special)
-        return;
+    if (la.special || lb.special) return;
     // 2) the error bound: k roundings of partial sums, and what operands lost
     for (int64_t i = 0; i < m && ec == Elem::f32; i += 7)
         for (int64_t j = 0; j < n; j += 5) {
@@ -250,15 +245,15 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
             }
             const double bound = size * ((k + 3) * 6e-8 + lost(path)) + 1e-30;
             if (!(std::fabs(f[i * pitch + j] - sum) <= bound) && failures++ < 10)
-                std::printf("too far: %ldx%ldx%ld: %g from %g, bound %g\n", long(m), long(n), long(k), f[i * pitch + j], sum, bound);
+                std::printf("too far: %ldx%ldx%ld: %g from %g, bound %g\n", long(m), long(n), long(k), f[i * pitch + j],
+                            sum, bound);
         }
 }
 
 // In as many passes as the path takes, what is counted are products.
 void check_peak() {
     const GemmKernels &kernels = *gemm_path().halves;
-    if (!kernels.in_registers)
-        return;
+    if (!kernels.in_registers) return;
     if (kernels.enter) kernels.enter();
     const double flops = kernels.in_registers(3);
     if (kernels.leave) kernels.leave();
@@ -269,17 +264,20 @@ void check_peak() {
 } // namespace
 
 int main() {
-    const int64_t sizes[][3] = {{1, 1, 1},    {6, 16, 1},    {7, 17, 9},    {33, 31, 40},  {32, 32, 32}, {64, 64, 64},
-                                {64, 96, 33}, {48, 130, 96}, {35, 67, 416}, {3, 40, 1300}};
+    const int64_t sizes[][3] = {{1, 1, 1},    {6, 16, 1},   {7, 17, 9},    {33, 31, 40},  {32, 32, 32},
+                                {64, 64, 64}, {64, 96, 33}, {48, 130, 96}, {35, 67, 416}, {3, 40, 1300}};
     const Elem half = Elem::f16, single = Elem::f32;
-    const Elem types[][3] = {{half, half, half}, {half, half, single}, {single, single, single}, {single, half, single}, {half, single, half}};
+    const Elem types[][3] = {{half, half, half},
+                             {half, half, single},
+                             {single, single, single},
+                             {single, half, single},
+                             {half, single, half}};
     for (const auto &s : sizes)
         for (const auto &t : types)
             for (int turned = 0; turned < 4; ++turned) {
                 const Layout a{(turned & 1) != 0, 3}, b{turned >> 1 != 0, s[2] % 2 ? 0 : 4};
                 check(s[0], s[1], s[2], t[0], t[1], t[2], a, b, false);
-                if (t[2] == single)
-                    check(s[0], s[1], s[2], t[0], t[1], t[2], a, b, true);
+                if (t[2] == single) check(s[0], s[1], s[2], t[0], t[1], t[2], a, b, true);
             }
     const int64_t odd_sizes[][3] = {{5, 37, 45}, {33, 64, 70}, {64, 32, 64}};
     for (const auto &s : odd_sizes)

@@ -23,8 +23,7 @@ inline State &state() {
     return s;
 }
 inline State &ready() {
-    if (!state().configured)
-        std::abort(); // a tile instruction outside enter .. leave faults
+    if (!state().configured) std::abort(); // a tile instruction outside enter .. leave faults
     return state();
 }
 
@@ -36,12 +35,10 @@ inline void leave() { state().configured = false; }
 
 template <int T> void zero() { std::memset(ready().tile[T], 0, 1024); }
 template <int T> void load(const void *at, int64_t stride) {
-    for (int r = 0; r < 16; ++r)
-        std::memcpy(ready().tile[T][r], static_cast<const uint8_t *>(at) + r * stride, 64);
+    for (int r = 0; r < 16; ++r) std::memcpy(ready().tile[T][r], static_cast<const uint8_t *>(at) + r * stride, 64);
 }
 template <int T> void store(void *at, int64_t stride) {
-    for (int r = 0; r < 16; ++r)
-        std::memcpy(static_cast<uint8_t *>(at) + r * stride, ready().tile[T][r], 64);
+    for (int r = 0; r < 16; ++r) std::memcpy(static_cast<uint8_t *>(at) + r * stride, ready().tile[T][r], 64);
 }
 
 inline float flushed(float x) { return std::fabs(x) < 1.17549435e-38f ? 0.0f * x : x; }
@@ -70,15 +67,13 @@ template <class Widen> void multiply(int c, int a, int b, Widen widen) {
             x[k] = widen(word);
         }
         std::memcpy(sum, s.tile[c][m], 64);
-        for (int n = 0; n < 16; ++n)
-            even[n] = odd[n] = 0;
+        for (int n = 0; n < 16; ++n) even[n] = odd[n] = 0;
         for (int k = 0; k < 16; ++k)
             for (int n = 0; n < 16; ++n) {
                 even[n] = flushed(__builtin_fmaf(x[2 * k], y[k][n], even[n]));
                 odd[n] = flushed(__builtin_fmaf(x[2 * k + 1], y[k][16 + n], odd[n]));
             }
-        for (int n = 0; n < 16; ++n)
-            sum[n] = flushed(flushed(sum[n]) + flushed(even[n] + odd[n]));
+        for (int n = 0; n < 16; ++n) sum[n] = flushed(flushed(sum[n]) + flushed(even[n] + odd[n]));
         std::memcpy(s.tile[c][m], sum, 64);
     }
 }

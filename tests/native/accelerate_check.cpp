@@ -45,9 +45,9 @@ struct Matrix { // stored by rows, by columns, or with gaps both ways
     std::vector<float> wide;
     std::vector<uint16_t> narrow;
     MatrixView view;
-    Matrix(int64_t rows, int64_t columns, bool half, int layout) : wide((2 * rows + 1) * (2 * columns + 1)), narrow(wide.size()) {
-        for (size_t i = 0; i < wide.size(); ++i)
-            wide[i] = std::sin(static_cast<float>(i * 7 + 1));
+    Matrix(int64_t rows, int64_t columns, bool half, int layout)
+        : wide((2 * rows + 1) * (2 * columns + 1)), narrow(wide.size()) {
+        for (size_t i = 0; i < wide.size(); ++i) wide[i] = std::sin(static_cast<float>(i * 7 + 1));
         half_from_floats(wide.data(), narrow.data(), wide.size());
         half_to_floats(narrow.data(), wide.data(), wide.size()); // the same values in both
         const int64_t strides[4][2] = {{columns, 1}, {1, rows}, {columns + 1, 1}, {2 * columns, 2}};
@@ -68,8 +68,7 @@ bool product(int64_t m, int64_t n, int64_t k, int kind, bool queued) {
     g.c = want.data();
     gemm_reference(g);
     for (size_t i = 0; i < want.size(); ++i)
-        if (!(std::fabs(got[i] - want[i]) <= 1e-5 * (1 + k)))
-            return false;
+        if (!(std::fabs(got[i] - want[i]) <= 1e-5 * (1 + k))) return false;
     g.c = got.data(), g.any_order = false;
     gemm(g); // exact, so it must not have gone there
     return went == (k > 0) && calls - before <= (queued ? m : 1);
@@ -84,8 +83,7 @@ bool packed_product(int64_t m, int64_t n, int64_t k, bool a_turned) {
     gemm_panels({m, n, k, a.view, packed.data(), got.data(), n, true});
     gemm_reference({m, n, k, a.view, b.view, want.data(), Elem::f32, n, true});
     for (size_t i = 0; i < want.size(); ++i)
-        if (!(std::fabs(got[i] - want[i]) <= 1e-5 * (1 + k)))
-            return false;
+        if (!(std::fabs(got[i] - want[i]) <= 1e-5 * (1 + k))) return false;
     return calls == before + 1;
 }
 

@@ -20,8 +20,7 @@ uint64_t digest = 1469598103934665603u;
 uint32_t state = 1;
 
 void remember(const void *data, size_t bytes) {
-    for (size_t i = 0; i < bytes; ++i)
-        digest = (digest ^ static_cast<const unsigned char *>(data)[i]) * 1099511628211u;
+    for (size_t i = 0; i < bytes; ++i) digest = (digest ^ static_cast<const unsigned char *>(data)[i]) * 1099511628211u;
 }
 
 float draw() { // uniform in [-1, 1), exact on every machine
@@ -34,8 +33,7 @@ struct Matrix {
     std::vector<uint16_t> narrow;
     MatrixView view;
     Matrix(int64_t rows, int64_t columns, bool half, bool turned) : wide(rows * columns), narrow(rows * columns) {
-        for (float &x : wide)
-            x = draw() * (state & 1 ? 1e-4f : 1.0f); // halves below 6e-5 are subnormal
+        for (float &x : wide) x = draw() * (state & 1 ? 1e-4f : 1.0f); // halves below 6e-5 are subnormal
         half_from_floats_portable(wide.data(), narrow.data(), narrow.size());
         view = {half ? static_cast<const void *>(narrow.data()) : wide.data(), half ? Elem::f16 : Elem::f32,
                 turned ? 1 : columns, turned ? rows : 1};
@@ -57,22 +55,21 @@ bool product(int64_t m, int64_t n, int64_t k, int kind) {
 } // namespace
 
 int main() {
-    const int64_t sizes[][3] = {{1, 1, 1}, {6, 16, 1}, {7, 17, 9}, {5, 130, 3}, {13, 40, 400}, {33, 31, 90}, {3, 20, 800}};
+    const int64_t sizes[][3] = {{1, 1, 1},     {6, 16, 1},   {7, 17, 9},  {5, 130, 3},
+                                {13, 40, 400}, {33, 31, 90}, {3, 20, 800}};
     for (const auto &s : sizes)
         for (int kind = 0; kind < 16; ++kind)
             if (!product(s[0], s[1], s[2], kind)) {
                 std::printf("%s differs from the reference at m %lld n %lld k %lld, kind %d\n", gemm_isa(),
-                            static_cast<long long>(s[0]), static_cast<long long>(s[1]),
-                            static_cast<long long>(s[2]), kind);
+                            static_cast<long long>(s[0]), static_cast<long long>(s[1]), static_cast<long long>(s[2]),
+                            kind);
                 return 1;
             }
 
     std::vector<float> x, y;
     for (int e = -40; e < 8; ++e) // magnitudes 2^-40 to 2^8, both signs
-        for (int i = 0; i < 500; ++i)
-            x.push_back(std::ldexp(draw(), e));
-    for (float special : {0.0f, -0.0f, 88.8f, -88.8f, -104.0f, INFINITY, -INFINITY})
-        x.push_back(special);
+        for (int i = 0; i < 500; ++i) x.push_back(std::ldexp(draw(), e));
+    for (float special : {0.0f, -0.0f, 88.8f, -88.8f, -104.0f, INFINITY, -INFINITY}) x.push_back(special);
     y.resize(x.size());
     for (auto f : {exp_floats, sigmoid_floats, tanh_floats}) {
         f(x.data(), y.data(), static_cast<int64_t>(x.size()));

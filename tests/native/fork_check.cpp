@@ -13,8 +13,7 @@ int main() {
     std::thread busy[2];
     for (std::thread &thread : busy)
         thread = std::thread([&] {
-            while (!stop)
-                shelf.take();
+            while (!stop) shelf.take();
         });
     int stuck = 0;
     for (int i = 0; i < 100 && !stuck; ++i) {
@@ -27,9 +26,7 @@ int main() {
         stuck += waitpid(child, &status, 0) != child || status != 0;
     }
     stop = true;
-    for (std::thread &thread : busy)
-        thread.join();
-    if (stuck)
-        std::printf("a child waits for a lock that nobody holds\n");
+    for (std::thread &thread : busy) thread.join();
+    if (stuck) std::printf("a child waits for a lock that nobody holds\n");
     return stuck;
 }

@@ -39,7 +39,8 @@ namespace {
 std::atomic<long> until_failure{-1}; // allocations that still succeed; below 0: all do
 
 bool fails() {
-    return until_failure.load(std::memory_order_relaxed) >= 0 && until_failure.fetch_sub(1, std::memory_order_relaxed) == 0;
+    return until_failure.load(std::memory_order_relaxed) >= 0 &&
+           until_failure.fetch_sub(1, std::memory_order_relaxed) == 0;
 }
 
 } // namespace
@@ -122,7 +123,11 @@ void regions(int threads) {
     });
     check(threads == 1 || said.rfind("all ", 0) == 0, "a region of throwing bodies says '" + said + "'" + with);
     // what a body throws stays what it was
-    said = thrown([&] { pool.parallel(9, [](int64_t i) { if (i == 8) throw 5; }); });
+    said = thrown([&] {
+        pool.parallel(9, [](int64_t i) {
+            if (i == 8) throw 5;
+        });
+    });
     check(said == "?", "an int came out as '" + said + "'" + with);
     // a region in a region
     said = thrown([&] {
@@ -177,10 +182,13 @@ void jobs(int threads) {
     int64_t alone = 0; // touched by jobs of one key only
     const int key = 0, other = 0;
     for (int round = 0; round < 20; ++round) {
-        pool.enqueue(&key, 16, [&](int64_t i) {
-            if (i == 5) throw std::runtime_error("job");
-            ++ran;
-        }, bad);
+        pool.enqueue(
+            &key, 16,
+            [&](int64_t i) {
+                if (i == 5) throw std::runtime_error("job");
+                ++ran;
+            },
+            bad);
         pool.enqueue(&key, 1, [&](int64_t) { ++alone; }, good);
         pool.enqueue(&other, 8, [&](int64_t) { ++after; }, good);
         Count done{0};
@@ -188,15 +196,19 @@ void jobs(int threads) {
     }
     pool.drain();
     check(bad.any() && thrown([&] { std::rethrow_exception(bad.error()); }) == "job", "a job's error is lost" + with);
-    check(!good.any() && alone == 20 && after == 160 && ran >= 100 && ran < 320, "other jobs are not as they were" + with);
+    check(!good.any() && alone == 20 && after == 160 && ran >= 100 && ran < 320,
+          "other jobs are not as they were" + with);
     // a job's indices that wait for one that fails
     FirstError waiting;
     Count done{0};
-    pool.enqueue(&key, 32, [&](int64_t i) {
-        wait_until(done, i);
-        if (i == 1) throw std::runtime_error("waited for");
-        ++done;
-    }, waiting);
+    pool.enqueue(
+        &key, 32,
+        [&](int64_t i) {
+            wait_until(done, i);
+            if (i == 1) throw std::runtime_error("waited for");
+            ++done;
+        },
+        waiting);
     pool.drain();
     check(waiting.any() && thrown([&] { std::rethrow_exception(waiting.error()); }) == "waited for",
           "those who wait in a job" + with);
@@ -208,7 +220,9 @@ struct Data {
     std::vector<float> floats, more, out;
     std::vector<uint16_t> halves, taps, half_out;
     std::vector<int32_t> tokens;
-    Data() : floats(256 * 1024), more(256 * 1024), out(1 << 20), halves(256 * 1024), taps(256 * 1024), half_out(1 << 18), tokens(64) {
+    Data()
+        : floats(256 * 1024), more(256 * 1024), out(1 << 20), halves(256 * 1024), taps(256 * 1024), half_out(1 << 18),
+          tokens(64) {
         for (size_t i = 0; i < floats.size(); ++i) {
             floats[i] = static_cast<float>(static_cast<int>(i * 7919 % 257) - 128) / 256;
             more[i] = static_cast<float>(static_cast<int>(i * 104729 % 251) - 125) / 256;
@@ -221,25 +235,41 @@ struct Data {
 
 MatrixView rows(const void *data, Elem elem, int64_t stride) { return {data, elem, stride, 1}; }
 
-Head head_of(const Data &d) { return {d.halves.data(), d.more.data(), d.floats.data(), 2, 32, 64, 900, 1e-5f, d.more.data() + 64}; }
+Head head_of(const Data &d) {
+    return {d.halves.data(), d.more.data(), d.floats.data(), 2, 32, 64, 900, 1e-5f, d.more.data() + 64};
+}
 
 // Leaves what it computes in d.out and d.half_out, which are zeros.
 using Computation = std::function<void(Data &)>;
 
 const std::vector<std::pair<const char *, Computation>> COMPUTATIONS = {
-    {"gemm", [](Data &d) {
-         gemm({256, 320, 800, rows(d.halves.data(), Elem::f16, 800), rows(d.floats.data(), Elem::f32, 320), d.half_out.data(), Elem::f16, 320, false});
+    {"gemm",
+     [](Data &d) {
+         gemm({256, 320, 800, rows(d.halves.data(), Elem::f16, 800), rows(d.floats.data(), Elem::f32, 320),
+               d.half_out.data(), Elem::f16, 320, false});
      }},
-    {"gemm by columns", [](Data &d) {
-         gemm({128, 512, 400, {d.floats.data(), Elem::f32, 1, 128}, rows(d.more.data(), Elem::f32, 512), d.out.data(), Elem::f32, 512, false});
+    {"gemm by columns",
+     [](Data &d) {
+         gemm({128,
+               512,
+               400,
+               {d.floats.data(), Elem::f32, 1, 128},
+               rows(d.more.data(), Elem::f32, 512),
+               d.out.data(),
+               Elem::f32,
+               512,
+               false});
      }},
-    {"gemm_batch", [](Data &d) {
+    {"gemm_batch",
+     [](Data &d) {
          std::vector<Gemm> list;
          for (int i = 0; i < 3; ++i)
-             list.push_back({96, 128, 256, rows(d.floats.data() + i * 96, Elem::f32, 256), rows(d.more.data(), Elem::f32, 128), d.out.data() + i * 96 * 128, Elem::f32, 128, false});
+             list.push_back({96, 128, 256, rows(d.floats.data() + i * 96, Elem::f32, 256),
+                             rows(d.more.data(), Elem::f32, 128), d.out.data() + i * 96 * 128, Elem::f32, 128, false});
          gemm_batch(list.data(), 3);
      }},
-    {"weight_grad", [](Data &d) {
+    {"weight_grad",
+     [](Data &d) {
          FirstError error;
          Pool &pool = Pool::shared();
          try {
@@ -252,35 +282,42 @@ const std::vector<std::pair<const char *, Computation>> COMPUTATIONS = {
          pool.drain();
          if (error.any()) std::rethrow_exception(error.error());
      }},
-    {"embed", [](Data &d) { embed({d.tokens.data(), 2, 32, 64, 900}, d.floats.data(), d.more.data(), d.half_out.data()); }},
+    {"embed",
+     [](Data &d) { embed({d.tokens.data(), 2, 32, 64, 900}, d.floats.data(), d.more.data(), d.half_out.data()); }},
     {"embed_grad", [](Data &d) { embed_grad({d.tokens.data(), 2, 32, 64, 900}, d.halves.data(), d.out.data()); }},
     {"head_loss", [](Data &d) { head_loss(head_of(d), d.tokens.data(), d.out.data()); }},
-    {"head_loss_grad", [](Data &d) {
+    {"head_loss_grad",
+     [](Data &d) {
          float *const o = d.out.data();
          head_loss_grad(head_of(d), d.tokens.data(), 3, o, d.half_out.data(), o + 100, o + 200, o + 1000, false);
      }},
-    {"head_logits", [](Data &d) {
+    {"head_logits",
+     [](Data &d) {
          const int32_t positions[] = {3, 31};
          head_logits(head_of(d), positions, 2, d.out.data());
      }},
-    {"squared_norm", [](Data &d) {
+    {"squared_norm",
+     [](Data &d) {
          const float *arrays[] = {d.floats.data(), d.more.data()};
          const int64_t sizes[] = {200000, 100000};
          d.out[0] = static_cast<float>(squared_norm(arrays, sizes, 2));
      }},
-    {"round_weights", [](Data &d) {
+    {"round_weights",
+     [](Data &d) {
          const RoundedWeight w{d.floats.data(), d.half_out.data(), 300, 700, true};
          int64_t lost;
          round_weights(&w, 1, &lost);
      }},
     // last, for it changes weights in place: after an error they are of no use
-    {"update_flowing", [](Data &d) {
+    {"update_flowing",
+     [](Data &d) {
          float *const o = d.out.data();
          const int64_t rows = 192, columns = 160, size = rows * columns;
          std::vector<Tensor> tensors;
          std::vector<FlowingGrad> grads;
          for (int i = 0; i < 3; ++i) {
-             tensors.push_back({o + 3 * i * size, {o + (3 * i + 1) * size, o + (3 * i + 2) * size}, nullptr, size, 1e-3f, 0.1f});
+             tensors.push_back(
+                 {o + 3 * i * size, {o + (3 * i + 1) * size, o + (3 * i + 2) * size}, nullptr, size, 1e-3f, 0.1f});
              grads.push_back(weight_grad_flowing(d.halves.data() + i, d.taps.data(), 2, 256, rows, columns));
          }
          update_flowing(tensors.data(), grads.data(), 3, {Kind::adamw, 0.5f, 0.9f, 0.999f, 1e-8f, 0.1, 0.001, false});
@@ -319,8 +356,7 @@ void out_of_memory(int threads) {
             whole += !seen.failed;
             if (seen.said.empty())
                 check(d.out == out && d.half_out == half_out, std::string(name) + " is wrong and says nothing");
-            else
-                check(seen.failed && seen.said == "std::bad_alloc", std::string(name) + " says '" + seen.said + "'");
+            else check(seen.failed && seen.said == "std::bad_alloc", std::string(name) + " says '" + seen.said + "'");
             check(works(), std::string("the pool is not what it was after ") + name);
         }
     }
@@ -338,7 +374,8 @@ void hammer(int milliseconds) {
             std::vector<float> a(64 * 64, 1.0f), c(64 * 64);
             while (goes_on()) {
                 span::Span timed(span::Component::EVALUATE, span::label("hammer"));
-                gemm({64, 64, 64, rows(a.data(), Elem::f32, 64), rows(a.data(), Elem::f32, 64), c.data(), Elem::f32, 64, false});
+                gemm({64, 64, 64, rows(a.data(), Elem::f32, 64), rows(a.data(), Elem::f32, 64), c.data(), Elem::f32, 64,
+                      false});
                 const std::string said = thrown([&] {
                     Pool::shared().parallel(20, [&](int64_t i) {
                         if (i == 11 && t == 1) throw std::runtime_error("hammer");
@@ -352,8 +389,14 @@ void hammer(int milliseconds) {
         std::vector<float> acc(64 * 64);
         while (goes_on()) {
             FirstError error;
-            for (int i = 0; i < 8; ++i) weight_grad(d.halves.data(), d.taps.data(), acc.data(), 2, 64, 64, 64, i == 0, error);
-            Pool::shared().enqueue(acc.data(), 4, [](int64_t i) { if (i == 2) throw std::bad_alloc(); }, error);
+            for (int i = 0; i < 8; ++i)
+                weight_grad(d.halves.data(), d.taps.data(), acc.data(), 2, 64, 64, 64, i == 0, error);
+            Pool::shared().enqueue(
+                acc.data(), 4,
+                [](int64_t i) {
+                    if (i == 2) throw std::bad_alloc();
+                },
+                error);
             Pool::shared().drain();
             check(error.any(), "a job's error is lost");
         }
