@@ -36,6 +36,7 @@ COMMANDS = {
     "train": Command("train", "TrainConfig", "train a model, or go on with a run"),
     "generate": Command("generate", "GenerateConfig", "continue a text with a trained model"),
     "chat": Command("chat", "ChatConfig", "talk with a model by its chat template"),
+    "serve": Command("serve.__main__", "ServeConfig", "answer requests as OpenAI's endpoints do"),
     "eval": Command("eval", "EvalConfig", "score a text: nats, perplexity, bits per byte"),
     "report": Command("report", "ReportConfig", "show what runs did, as a web page"),
     "export": Command("export", "ExportConfig", "write a model as files of other programs"),
@@ -52,7 +53,7 @@ _OTHERS = {
     "fit": "train", "finetune": "train", "resume": "train", "sample": "generate",
     "infer": "generate", "complete": "generate", "convert": "export", "save": "export",
     "show": "inspect", "info": "inspect", "benchmark": "bench", "check": "doctor", "plot": "report",
-    "talk": "chat", "evaluate": "eval", "score": "eval",
+    "talk": "chat", "server": "serve", "api": "serve", "evaluate": "eval", "score": "eval",
 }  # fmt: skip
 
 

@@ -93,6 +93,7 @@ class Text:
         self._begin = 0  # of what the context holds, but for a first token that stays
         self._drafts: list[int] = []
         self.done = ends.tokens == 0
+        self.stopped = False  # by a token
 
     def asks(self, pace: Pace, texts: int = 1) -> tuple[list[int], int]:
         """The ids in the context with drafts behind them, and after how many of them to say what
@@ -113,7 +114,7 @@ class Text:
         for i, logits in enumerate(rows):
             token = self._drawn(logits)
             if token in self._ends.stops:
-                self.done = True
+                self.done = self.stopped = True
                 break
             found.append(token)
             self.ids.append(token)

@@ -31,6 +31,7 @@ from anefast.plan import PlanCommand
 from anefast.plan import report as plan
 from anefast.replay import ReplayConfig, replay
 from anefast.report import ReportConfig, report
+from anefast.serve.__main__ import ServeConfig, serve
 from anefast.tokenizer import open_tokenizer
 
 from .test_wishes import SHAPE
@@ -159,6 +160,24 @@ COMMANDS = {
             "tokens": ["-1", "x"],
             "tokenizer": ANY,
             "device": ["gpu"],
+            "chip": ["m9"],
+        },
+    ),
+    ServeConfig: (
+        serve,
+        ["nowhere"],
+        {
+            "model": ANY,
+            "adapter": ANY,
+            "host": [""],
+            "port": ["-1", "65536", "x"],
+            "name": ANY,
+            "batch": ["0", "-1", "257", "x"],
+            "queue": ["0", "-1", "x"],
+            "tokens": ["-1", "2.5"],
+            "tokenizer": ANY,
+            "padded": ANY,
+            "device": ["gpu", ""],
             "chip": ["m9"],
         },
     ),

@@ -184,7 +184,11 @@ TEMPLATE = (
 
 @pytest.fixture
 def chatty(tmp_path: Path) -> Path:
-    """A folder with a byte-level tokenizer, three marks and a template."""
+    return chatty_in(tmp_path / "tokenizer")
+
+
+def chatty_in(folder: Path) -> Path:
+    """A new folder with a byte-level tokenizer, three marks and a template."""
     library = pytest.importorskip("tokenizers", reason="install anefast[bpe]")
     pytest.importorskip("jinja2", reason="install anefast[chat]")
     inner = library.Tokenizer(library.models.BPE())
@@ -195,7 +199,6 @@ def chatty(tmp_path: Path) -> Path:
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"], show_progress=False,
     )  # fmt: skip
     inner.train_from_iterator(["a"], trainer)
-    folder = tmp_path / "tokenizer"
     folder.mkdir()
     inner.save(str(folder / "tokenizer.json"))
     settings = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": TEMPLATE}

@@ -54,6 +54,7 @@ LAYERS = [
         "export",
         "inspect",
     },
+    {"serve"},
     {"bench"},
     {"doctor"},
     {"commands", "completion"},

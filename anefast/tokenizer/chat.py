@@ -74,12 +74,17 @@ class Chat:
 
         TokenizerError for a message that spells a mark, which would end the turn.
         """
-        if mark := self.mark_in(message):
-            raise TokenizerError(
-                f"[chat] expected a message without marks of the template, got {shown(mark)}. "
-                "Hint: the template writes them; give the words alone."
-            )
-        return self.encode(self.write([{"role": "user", "content": message}], answer=True))
+        return self.ids([{"role": "user", "content": message}])
+
+    def ids(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+        """As `prompt`, of a chat of several turns."""
+        for turn in turns:
+            if mark := self.mark_in(turn["content"]):
+                raise TokenizerError(
+                    f"[chat] expected a message without marks of the template, got {shown(mark)}. "
+                    "Hint: the template writes them; give the words alone."
+                )
+        return self.encode(self.write(turns, answer=True))
 
     @cached_property
     def ends(self) -> frozenset[int]:
