@@ -27,6 +27,7 @@ BATCH, SEQ, CHUNK = 1, 64, 32
 PLANS = (
     "unfused", "layer", "all", "layer,recompute", "all,weights=params", "layer,weights=packed",
     "all,ports=packed", "layer,recompute,ports=padded,rope=conv", "all,rope=axis3",
+    "layer,norm=row",
     "unfused,weights=packed,ports=packed", "unfused,recompute,weights=params",
 )  # fmt: skip
 OF_FAMILIES = ("unfused", "layer", "all,weights=params", "layer,weights=packed")

@@ -17,6 +17,7 @@ from anefast.chips import find_chip, unprobed
 from anefast.cli import command, say
 from anefast.config import ConfigError, LoraConfig, TrainConfig
 from anefast.errors import shown
+from anefast.fuse import tasks
 from anefast.fuse.choose import Candidate, Choice, choose
 from anefast.fuse.cost import Cost, Memory, modelled
 from anefast.fuse.count import Counter
@@ -255,6 +256,8 @@ def reasons(choice: Choice, target: Target) -> list[str]:
     winner, best, n = choice.winner, cost_of(choice.winner), choice.accumulation
     lines = f"* plan {winner.spec}: {why(choice)}".split("\n")
     lines += f"  memory: {itemised(best.memory)}".split("\n")
+    if target is not HOST:
+        lines += tasks_of(best, target)
     if best.compile:
         lines.append(
             f"  K: in the background (async), {best.hides} micro-steps hide {best.compile:.2f} s "
@@ -279,6 +282,17 @@ def reasons(choice: Choice, target: Target) -> list[str]:
     sources = {named(v.limit): v.source for c in choice.candidates for v in c.refused}
     lines += [f"  refused for its {limit}: {source}" for limit, source in sources.items()]
     return lines
+
+
+def tasks_of(cost: Cost, target: Target) -> list[str]:
+    """Into how many tasks Apple's compiler may cut the programs of a layer."""
+    found = tasks.per_layer(cost.count, target.chip)
+    said = ", ".join(f"{direction} {n}" for direction, n in found.items())
+    plain = tasks.Tasks(*tasks.PLAIN_BLOCK)
+    return [
+        f"  tasks per layer, estimated: {said}; forward of a plain block elsewhere {plain}",
+        *(f"    {line}" for line in textwrap.wrap(f"({tasks.SOURCE})", 96)),
+    ]
 
 
 def left_out(choice: Choice, target: Target) -> list[str]:

@@ -31,6 +31,14 @@ def test_stories110m_on_a_chip_that_is_not_here():
     assert all(len(line) <= WIDTH for line in told), max(told, key=len)
 
 
+def test_tasks_per_layer_are_estimated_for_a_chip_and_their_source_is_said():
+    text = " ".join(" ".join(lines(preset="stories110m", chip="m4")).split())
+    found = re.search(r"tasks per layer, estimated: forward (\d+) to (\d+), backward", text)
+    assert found and 24 < int(found[1]) < int(found[2])
+    assert "a plain block elsewhere 24 to 29 (laws of joshuaswarren/mil-hwx-compiler" in text
+    assert not any("tasks per layer" in line for line in lines(preset="tiny", device="host"))
+
+
 def test_what_modelled_times_leave_out_is_said_beside_what_was_published():
     told = lines(preset="stories110m", chip="m1-pro")
     whole = " ".join(told)

@@ -178,7 +178,7 @@ class Counter:
         self.config, self.batch, self.seq = config, batch, seq
         self.trained = frozenset(n + end for n in ranks for end in (A, B)) if ranks else trained
         self.ranks = ranks
-        self._graphs: dict[tuple[str, str], Graph] = {}
+        self._graphs: dict[tuple[object, str], Graph] = {}
         self._cuts: dict[tuple[object, ...], Schedule] = {}
         self._scratch: dict[str, int] = {}
 
@@ -208,12 +208,12 @@ class Counter:
 
     def schedule(self, plan: Plan) -> Schedule:
         """The cut of this plan, before ports and weights are laid out."""
-        form = (plan.rope, plan.gradients)
+        form = (plan.spelling, plan.gradients)
         key = (plan.forward, plan.backward, plan.reads, form)
         if key not in self._cuts:
             if form not in self._graphs:
                 self._graphs[form] = training_graph(
-                    self.config, self.batch, self.seq, plan.rope, self.trained, self.ranks,
+                    self.config, self.batch, self.seq, plan.spelling, self.trained, self.ranks,
                     plan.gradients,
                 )  # fmt: skip
             self._cuts[key] = cut(recompute(self._graphs[form], plan), plan.key)

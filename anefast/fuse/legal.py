@@ -220,6 +220,13 @@ def caution(count: StepCount, target: Target) -> str:
         and any(len(p.inputs) > 1 for p in programs)
     ):
         return chip.several_inputs
+    if count.plan.norm == "row":
+        cap = math.sqrt(65504 / count.config.dim)
+        return (
+            "norm=row: squares of 256 and more are infinite where they are rounded to fp16, and so "
+            f"are sums of squares from {cap:.0f} on, on average, where those are (ANEForge); a "
+            "norm of such a stream is 0"
+        )
     ports = [port for p in programs for port in p.inputs]
     if chip.slice_cap and any(r.begin[-1] for port in ports for r in port.regions):
         return (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from anefast.checks import instance, need_choice, whole
-from anefast.ir import RopeForm, Tensor
+from anefast.ir import NormForm, RopeForm, Spelling, Tensor
 from anefast.nn.lora import is_pair
 from anefast.nn.trained import Trained, trains
 
@@ -28,6 +28,8 @@ WORDS: dict[str, dict[str, str]] = {  # what a plan may be told besides its dept
     "rope=slices": {"rope": "slices"},
     "rope=axis3": {"rope": "axis3"},
     "rope=conv": {"rope": "conv"},
+    "norm=scaled": {"norm": "scaled"},
+    "norm=row": {"norm": "row"},
     "weights=const": {"weights": "const"},
     "weights=packed": {"weights": "packed"},
     "weights=params": {"weights": "params"},
@@ -51,6 +53,8 @@ class Plan:
         program, values side by side on the channel axis. `padded` is packed without the concat
         that one report says is refused: outputs are padded to their places and added.
     rope: how rotary embedding is written (ir/ops/rope.py): `slices`, `axis3` or `conv`.
+    norm: how the root of RMSNorm is (ir/ops/composite.py): `scaled`, or `row`, which is fewer tasks
+        on a chip and loses streams of 256 and more where squares are rounded to fp16.
     weights: of weights that change: `const` are baked and compiled again after every update;
         `packed` ride in the input surface beside the activations; `params` are inputs of their own.
         See `place`.
@@ -70,6 +74,7 @@ class Plan:
     reads: Literal["save", "recompute"] = "save"
     ports: Literal["several", "packed", "padded"] = "several"
     rope: RopeForm = "slices"
+    norm: NormForm = "scaled"
     weights: Literal["const", "packed", "params"] = "const"
     compile: Literal["sync", "async"] = "sync"
     dialect: Literal["ios18", "ios16"] = "ios18"
@@ -83,7 +88,7 @@ class Plan:
             value = getattr(self, name)
             if value not in ("half", "all"):
                 whole("plan", name, value, 1, hint="or 'half', or 'all'")
-        for name in ("reads", "ports", "weights", "gradients", "compile"):
+        for name in ("reads", "ports", "norm", "weights", "gradients", "compile"):
             choices = tuple(w[name] for w in WORDS.values() if name in w)
             need_choice(name, getattr(self, name), choices, "plan")
 
@@ -93,6 +98,11 @@ class Plan:
         if is_pair(parameter) and self.weights == "const":
             return "params"
         return self.weights if trains(self.trained, parameter) else "const"
+
+    @property
+    def spelling(self) -> Spelling:
+        """How composites are written."""
+        return Spelling(self.rope, self.norm)
 
     def key(self, node: Tensor) -> str:
         """The name of the program that `node` runs in, such as `backward.layers.4-7`."""

@@ -11,7 +11,7 @@ from .grad import gradients, terms, unbroadcast
 from .graph import SWAP, Graph, Program, baked, is_device, reach
 from .interpret import interpret
 from .op import OPS, Op, apply
-from .ops.composite import gelu, layer_norm, rms_norm, rms_rstd, silu
+from .ops.composite import NormForm, gelu, layer_norm, rms_norm, rms_rstd, silu
 from .ops.elementwise import (
     abs,
     add,
@@ -48,6 +48,8 @@ from .ops.linear import conv, matmul
 from .ops.reduce import reduce_max, reduce_mean, reduce_sum, softmax
 from .ops.rope import RopeForm, rope
 from .passes import (
+    USUAL,
+    Spelling,
     expand,
     fold,
     rebuild,
@@ -55,19 +57,22 @@ from .passes import (
     rewrite,
     share,
     simplify,
+    spelled,
     substitute,
-    with_rope,
 )
 from .tensor import ShapeError, Tensor, constant, input, parameter, place, scope
 
 __all__ = [
     "OPS",
     "SWAP",
+    "USUAL",
     "Graph",
+    "NormForm",
     "Op",
     "Program",
     "RopeForm",
     "ShapeError",
+    "Spelling",
     "Tensor",
     "abs",
     "add",
@@ -119,6 +124,7 @@ __all__ = [
     "slice_by_index",
     "slice_by_size",
     "softmax",
+    "spelled",
     "split",
     "sqrt",
     "square",
@@ -130,5 +136,4 @@ __all__ = [
     "tile",
     "transpose",
     "unbroadcast",
-    "with_rope",
 ]

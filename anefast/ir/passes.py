@@ -8,6 +8,7 @@ nodes the first stays. `simplify` is all of them in order.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from anefast import debug
 
 from .graph import Graph
 from .op import OPS
+from .ops.composite import NormForm
 from .ops.rope import RopeForm
 from .tensor import Tensor, constant, digest, place
 
@@ -42,18 +44,29 @@ def rebuild(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
     )
 
 
-def with_rope(graph: Graph, form: RopeForm) -> Graph:
-    """`graph` with every rotary embedding in it to be written in this form."""
+class Spelling(NamedTuple):
+    """How composites with several forms are written: ops/rope.py and ops/composite.py."""
+
+    rope: RopeForm = "slices"
+    norm: NormForm = "scaled"
+
+
+USUAL = Spelling()
+
+
+def spelled(graph: Graph, spelling: Spelling) -> Graph:
+    """`graph` with every rotary embedding and root of a norm in it to be written in these forms."""
+    forms = {"rope": spelling.rope, "rms_norm": spelling.norm, "rms_rstd": spelling.norm}
 
     def build(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
-        if node.op != "rope":
+        if node.op not in forms:
             return rebuild(node, inputs)
         return Tensor(
-            node.op, inputs, {**node.attrs, "form": form}, node.shape, node.dtype, node.name,
-            node.scope, node.direction,
+            node.op, inputs, {**node.attrs, "form": forms[node.op]}, node.shape, node.dtype,
+            node.name, node.scope, node.direction,
         )  # fmt: skip
 
-    return graph if form == "slices" else rewrite(graph, build)
+    return graph if spelling == USUAL else rewrite(graph, build)
 
 
 def rewrite(graph: Graph, build: Build) -> Graph:

@@ -24,18 +24,18 @@ def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None = None) -> ir.Ten
 
 
 def forward_graph(
-    config: ModelConfig, batch: int, seq: int, rope: ir.RopeForm = "slices"
+    config: ModelConfig, batch: int, seq: int, spelling: ir.Spelling = ir.USUAL
 ) -> ir.Graph:
     """Inference: input `x`, output `h`, both fp16 [B, C, 1, S]."""
     x = ir.input("x", (batch, config.dim, 1, seq))
-    return ir.simplify(ir.with_rope(ir.Graph([x], {"h": trunk(x, config)}), rope))
+    return ir.simplify(ir.spelled(ir.Graph([x], {"h": trunk(x, config)}), spelling))
 
 
 def decode_graph(
     config: ModelConfig,
     chunk: int,
     cached: int,
-    form: ir.RopeForm = "slices",
+    spelling: ir.Spelling = ir.USUAL,
     ranks: Ranks = NO_PAIRS,
 ) -> ir.Graph:
     """Inference of `chunk` positions behind `cached` columns of keys and values.
@@ -68,7 +68,7 @@ def decode_graph(
     inputs = [x, *mask, *(t for pair in rope.values() for t in pair)]
     inputs += [*keys.values(), *values.values()]
     graph = adapted(ir.Graph(inputs, outputs), ranks)
-    return ir.simplify(ir.with_rope(graph, form))
+    return ir.simplify(ir.spelled(graph, spelling))
 
 
 def rotated_heads(config: ModelConfig) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def training_graph(
     config: ModelConfig,
     batch: int,
     seq: int,
-    rope: ir.RopeForm = "slices",
+    spelling: ir.Spelling = ir.USUAL,
     trained: Trained = None,
     ranks: Ranks = NO_PAIRS,
     gradients: Literal["device", "cpu"] = "device",
@@ -113,4 +113,4 @@ def training_graph(
     if gradients == "device":
         for name in (name + end for name in ranks for end in (A, B)):
             outputs[GRAD + name] = on_device(outputs[GRAD + name], name)
-    return ir.simplify(ir.with_rope(ir.Graph([x, dh], outputs), rope))
+    return ir.simplify(ir.spelled(ir.Graph([x, dh], outputs), spelling))

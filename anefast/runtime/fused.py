@@ -129,7 +129,7 @@ def fused_transformer(
     instance("fused", "config", config, ModelConfig, "ModelConfig(dim=128, ...)")
     _check_seq(seq)
     fitted = _fitted(device, plan)
-    return Fused(forward_graph(config, 1, seq, fitted.rope), params, device, fitted)
+    return Fused(forward_graph(config, 1, seq, fitted.spelling), params, device, fitted)
 
 
 def _fitted(device: Device, plan: Plan | str) -> Plan:

@@ -266,7 +266,7 @@ class Inference:
             whole = -(-self.config.max_seq_len // CHUNK) * CHUNK
             chunk, length = min(WIDE, whole), max(length, min(ROOM, whole))
         ranks = self.lora.ranks if self.lora is not None else NO_PAIRS
-        graph = decode_graph(self.config, chunk, length, self.plan.rope, ranks)
+        graph = decode_graph(self.config, chunk, length, self.plan.spelling, ranks)
         programs = lower_all(cut(graph, self.plan.key), self.plan)
         sequence = Sequence(self.device, programs, self.plan.dialect)
         sequence.load(self.params if self.lora is None else self.params | self.lora.staged())

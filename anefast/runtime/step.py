@@ -99,7 +99,9 @@ class TrainingStep:
         self.shape = (batch, seq)
         target = target_of(device)
         self.plan = plan = target.fitted(plan)
-        graph = training_graph(config, batch, seq, plan.rope, plan.trained, ranks, plan.gradients)
+        graph = training_graph(
+            config, batch, seq, plan.spelling, plan.trained, ranks, plan.gradients
+        )
         graph = recompute(graph, plan)
         schedule = cut(graph, plan.key)
         programs = lower_all(schedule, plan)

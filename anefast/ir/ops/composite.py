@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from ..op import Array, Attrs, Op, apply, register
 from ..tensor import Shape, ShapeError, Tensor
-from .elementwise import abs, clip, maximum, minimum, positive, pow, sigmoid, square, tanh
+from .elementwise import abs, clip, maximum, minimum, positive, pow, rsqrt, sigmoid, square, tanh
 from .reduce import reduce_max, reduce_mean
 
 MOST = 65504.0
 LEAST = 2.0**-14  # what numbers are divided by at least: 1 / LEAST is far from overflowing
 LEAST_EPSILON = 2.0**-30  # from here on 1 / sqrt(epsilon), the largest rstd, is a half
+LEAST_IN_A_ROW = 2.0**-24  # the smallest half: what is less is no number to add
 LEAST_ROOT = 2.0**-26  # sqrt(epsilon) at least: with it a channel of zeros has a finite rstd
 
 
@@ -33,12 +35,12 @@ def _channels(xs: Sequence[Tensor], attrs: Attrs) -> Shape:
     return (b, 1, *rest)
 
 
-def _normalised(name: str, x: Tensor, epsilon: float) -> Tensor:
+def _normalised(name: str, x: Tensor, epsilon: float, **more: str) -> Tensor:
     if x.rank != 4:
         raise ShapeError(name, "x [B, C, 1, S]", list(x.shape))
     if not 0 <= epsilon <= 1:
         raise ShapeError(name, "an epsilon from 0 to 1", epsilon, "1e-5 is usual")
-    return apply(name, x, epsilon=float(epsilon))
+    return apply(name, x, epsilon=float(epsilon), **more)
 
 
 # RMS norm, layer norm: over the channel axis
@@ -84,14 +86,32 @@ def _times(g: Tensor, m: Tensor, inverse: Tensor, rstd: Tensor) -> Tensor:
     return g * ((rstd * minimum(inverse, 1.0)) * (m * maximum(inverse, 1.0)))
 
 
+# How the root of a norm is written. scaled: of x over its largest magnitude, so that no square
+# leaves fp16. row: square, mean, epsilon and root in a row, which Apple's compiler was seen to make
+# one or two tasks of (joshuaswarren/mil-hwx-compiler, research/fusion-rules.md). A device that
+# rounds in between loses numbers of 256 and more, whose squares are infinite.
+NormForm = Literal["scaled", "row"]
+
+
+def _in_a_row(x: Tensor, epsilon: float) -> Tensor:
+    return rsqrt(reduce_mean(square(x), 1) + epsilon)
+
+
+def _row(node: Tensor) -> bool:
+    """Whether a root is written in a row: it is not with an epsilon that is none in fp16."""
+    return bool(node.attrs["form"] == "row" and node.attrs["epsilon"] >= LEAST_IN_A_ROW)
+
+
 def _expand_rstd(node: Tensor) -> Tensor:
+    if _row(node):
+        return _in_a_row(node.inputs[0], node.attrs["epsilon"])
     inverse, rstd = _rstd_parts(node.inputs[0], node.attrs["epsilon"])
     return rstd * inverse
 
 
 def _rstd_grad(node: Tensor, dy: Tensor, i: int) -> Tensor:
     x = node.inputs[0]
-    y = rms_norm(x, node.attrs["epsilon"])
+    y = rms_norm(x, node.attrs["epsilon"], node.attrs["form"])
     share = node * (1 / math.sqrt(x.shape[1]))
     return (dy * share) * (y * -share)
 
@@ -99,7 +119,7 @@ def _rstd_grad(node: Tensor, dy: Tensor, i: int) -> Tensor:
 def _expand_rms_norm(y: Tensor) -> Tensor:
     x, epsilon = y.inputs[0], y.attrs["epsilon"]
     if epsilon >= LEAST_EPSILON:
-        return x * rms_rstd(x, epsilon)
+        return x * rms_rstd(x, epsilon, y.attrs["form"])
     inverse, rstd = _rstd_parts(x, epsilon)
     return x * inverse * rstd
 
@@ -117,7 +137,7 @@ def _rms_norm_grad(y: Tensor, dy: Tensor, i: int) -> Tensor:
     x, epsilon = y.inputs[0], y.attrs["epsilon"]
     g, m = _projected(dy, y)
     if epsilon >= LEAST_EPSILON:
-        return g * (rms_rstd(x, epsilon) * m)
+        return g * (rms_rstd(x, epsilon, y.attrs["form"]) * m)
     return _times(g, m, *_rstd_parts(x, epsilon))
 
 
@@ -141,14 +161,14 @@ register(
 )
 
 
-def rms_rstd(x: Tensor, epsilon: float = 1e-5) -> Tensor:
+def rms_rstd(x: Tensor, epsilon: float = 1e-5, form: NormForm = "scaled") -> Tensor:
     """1 / sqrt(mean(x^2) + epsilon) over channels. x: (B, C, 1, S). Returns (B, 1, 1, S)."""
-    return _normalised("rms_rstd", x, epsilon)
+    return _normalised("rms_rstd", x, epsilon, form=form)
 
 
-def rms_norm(x: Tensor, epsilon: float = 1e-5) -> Tensor:
+def rms_norm(x: Tensor, epsilon: float = 1e-5, form: NormForm = "scaled") -> Tensor:
     """x * rms_rstd(x), without a gain: multiply by a parameter (1, C, 1, 1) for that."""
-    return _normalised("rms_norm", x, epsilon)
+    return _normalised("rms_norm", x, epsilon, form=form)
 
 
 def _layer_norm(xs: Sequence[Array], attrs: Attrs) -> Array:
