@@ -111,6 +111,22 @@ def save(
     is touched.
     """
     folder = run / checkpoint_name(state["step"], state["micro"])
+    write(folder, model, params, optim, state, tokenizer, session)
+    _point(run / LATEST, folder.name)
+    return folder
+
+
+def write(
+    folder: Path,
+    model: ModelConfig,
+    params: Arrays,
+    optim: Arrays,
+    state: Mapping[str, Any],
+    tokenizer: Saves | None = None,
+    session: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint as `folder`, in one rename. Arguments and errors as in `save`."""
+    run = folder.parent
     temporary = run / f".{folder.name}.tmp"
     try:
         _remove(temporary)
@@ -131,8 +147,6 @@ def save(
         _remove(temporary)
         needed = sum(a.nbytes for a in (*params.values(), *optim.values()))
         raise _refused(folder, error, needed) from None
-    _point(run / LATEST, folder.name)
-    return folder
 
 
 def _write_sealed(path: Path, content: Mapping[str, Any]) -> str:

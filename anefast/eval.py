@@ -8,10 +8,13 @@ windows, as if they were drawn independently: one standard error.
 
 from __future__ import annotations
 
+import html
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -19,15 +22,17 @@ import numpy.typing as npt
 import tyro
 
 from anefast import _C
-from anefast.checks import whole
+from anefast.checks import refuse, whole
 from anefast.cli import command, say
 from anefast.config import ROW_MULTIPLE, ConfigError
+from anefast.data import TokenData, TokenStream
 from anefast.errors import BadInput, shown
 from anefast.files import read_text
 from anefast.model import Model
 from anefast.nn import classifier, family_of
 from anefast.runtime import Device, fused_transformer
 from anefast.tokenizer.base import adds_bos
+from anefast.wishes import same_tokenizer
 
 CONTEXT = 1024  # tokens of a window, unless the model was trained on fewer
 
@@ -46,7 +51,7 @@ class EvalConfig:
     chip: str = ""  # The host emulates: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """nats, tokens, bytes: of each window, what was scored of it. context: tokens of a window."""
 
@@ -65,6 +70,31 @@ class Score:
         apart = self.nats - ratio * parts
         return ratio, math.sqrt(float((apart**2).sum()) * n / (n - 1)) / total
 
+    @property
+    def nats_per_token(self) -> float:
+        """The mean of -log p of a token."""
+        return self.per(self.tokens)[0]
+
+    @property
+    def perplexity(self) -> float:
+        """e to the nats per token."""
+        return math.exp(self.nats_per_token)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Does not depend on the tokenizer, so it compares models of different ones."""
+        return self.per(self.bytes)[0] / math.log(2)
+
+    def __repr__(self) -> str:
+        return (
+            f"Score({self.nats_per_token:.4f} ± {self.per(self.tokens)[1]:.4f} nats per token, "
+            f"perplexity {self.perplexity:.4f}, {self.bits_per_byte:.4f} bits per byte; "
+            f"{self.tokens.sum():,} tokens)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(chr(10).join(self.lines()))}</pre>"
+
     def lines(self) -> list[str]:
         """The score for people."""
         nats, off = self.per(self.tokens)
@@ -79,17 +109,24 @@ class Score:
 
 
 def evaluate(
-    model: Model, text: str, context: int = 0, tokens: int = 0, device: Device | None = None
+    model: Model,
+    text: str | Sequence[int],
+    context: int = 0,
+    tokens: int = 0,
+    device: Device | None = None,
 ) -> Score:
-    """Scores a text. context: tokens of a window, 0 for what the model was trained on, at most
-    1024. tokens: only the first so many, 0 for all. BadInput where the text has too few."""
+    """Scores a text, or its ids. context: tokens of a window, 0 for what the model was trained on,
+    at most 1024. tokens: only the first so many, 0 for all. BadInput where the text has too few."""
     limit = model.config.max_seq_len
     whole("eval", "context", context, 0)
     whole("eval", "tokens", tokens, 0)
     if context > limit or context == 1:
         raise BadInput(f"[eval] expected a context of 2 to {limit} tokens, got {context}.")
     length = context or min(limit, model.trained_length or CONTEXT, CONTEXT)
-    ids = model.tokenizer.encode(text, bos=adds_bos(model.tokenizer))
+    if isinstance(text, str):
+        ids = model.tokenizer.encode(text, bos=adds_bos(model.tokenizer))
+    else:
+        ids = list(text)
     ids = ids[: tokens + 1] if tokens else ids
     if len(ids) < 2:
         raise BadInput(f"[eval] expected a text of 2 tokens or more, got {len(ids)}.")
@@ -108,6 +145,21 @@ def evaluate(
             found.append((float(scored.sum()), end + 1 - first, int(sizes[first : end + 1].sum())))
     nats, counts, lengths = zip(*found, strict=True)
     return Score(np.array(nats), np.array(counts), np.array(lengths), length)
+
+
+def held_out(model: Model, data: TokenData | str | Path) -> str | list[int]:
+    """What `Model.evaluate` scores: the text of a file, or the ids of a validation part."""
+    if isinstance(data, (str, os.PathLike)):
+        return read_text(data, where="eval")
+    if not isinstance(data, TokenData) or not isinstance(data.validation, TokenStream):
+        refuse("eval", "data", data, "the path of a text file, or TokenData", "open_data opens one")
+    if not same_tokenizer(model.tokenizer, data.tokenizer):
+        raise BadInput(
+            f"[eval] expected data in the ids of the model's tokenizer, {model.tokenizer.name}, "
+            f"got those of {data.tokenizer.name}. Hint: open_data(source, model.tokenizer)."
+        )
+    ids: list[int] = data.validation.read(0, len(data.validation)).tolist()
+    return ids
 
 
 def windows(count: int, length: int) -> Iterator[tuple[int, int, int]]:

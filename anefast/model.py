@@ -45,6 +45,7 @@ from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, Choice
+from anefast.saving import Target, write
 from anefast.summary import Summary, line, parts
 from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
 from anefast.tokenizer.base import prompt_ids
@@ -52,6 +53,7 @@ from anefast.tokenizer.chat import Chat
 
 if TYPE_CHECKING:
     from anefast.data import TokenData
+    from anefast.eval import Score
     from anefast.results import FitResult
     from anefast.updates import Updates
 
@@ -429,6 +431,38 @@ class Model:
         ids = chat.prompt(message)
         found = self.stream(ids, tokens, temperature, top_k, top_p, seed, device, chat.ends)
         return self.tokenizer.decode(found)
+
+    def save(self, path: str | Path, to: str = "", dtype: str = "", merge: bool = False) -> Path:
+        """Writes the model, whole or not at all; `load` opens what it wrote. Returns the path.
+
+        to: checkpoint keeps all that the model is and has been; hf, gguf and llama2c are for other
+        programs, peft and mlx hold its adapter alone. Empty: what the path ends in says, .gguf or
+        .bin, and otherwise checkpoint. dtype: of the weights (hf: F32, BF16, F16; gguf: F16, F32,
+        BF16, Q8_0). merge: with its adapter in its weights. ConfigError, ValueError or FileError in
+        one line; nothing that is there is written over.
+        """
+        if not isinstance(path, (str, os.PathLike)):
+            refuse("save", "path", path, "the path of a folder or a file to be")
+        for name, value in (("to", to), ("dtype", dtype)):
+            instance("save", name, value, str, "'gguf', for example")
+        target = Target.of(Path(path), to, dtype, merge, "save", False, otherwise="checkpoint")
+        write(target, self)
+        return target.out
+
+    def evaluate(
+        self, data: TokenData | str | Path, context: int = 0, tokens: int = 0,
+        device: Device | None = None,
+    ) -> Score:  # fmt: skip
+        """How well the model says a text: nats per token, perplexity and bits per byte, with their
+        standard errors. It is what `anefast eval` prints.
+
+        data: the path of a text file, or an opened `TokenData`, whose validation part is scored.
+        context: tokens of a window, 0 for as many as it was trained on, at most 1024. tokens: only
+        the first so many, 0 for all. BadInput where there are too few.
+        """
+        from anefast.eval import evaluate, held_out
+
+        return evaluate(self, held_out(self, data), context, tokens, opened(device))
 
     def fit(self, data: TokenData | str | Path | None = None, **settings: Any) -> FitResult:
         """Goes on training this model, whose weights change in place: `anefast.fit` with

@@ -137,3 +137,105 @@ def test_a_result_draws_itself(model, tmp_path):
 def test_dir_shows_the_public_names():
     assert {name for name in dir(anefast) if name[0] != "_"} == set(anefast.__all__)
     assert anefast.load == anefast.Model.load
+
+
+# 4) saved and scored
+
+
+FORMATS = ["mine", "hf/", "m.gguf", "m.bin"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_model_that_is_saved_comes_back(model, tmp_path, name):
+    model.trained_length = 64
+    to = "hf" if name == "hf/" else ""
+    path = model.save(tmp_path / "in" / name, to, dtype="F32")
+    again = anefast.load(path, *(["bytes"] if name == "m.bin" else []))
+    assert again.config.dim == model.config.dim
+    assert again.prompt_ids("A lion.") == model.prompt_ids("A lion.")
+    for key, value in model.params.items():
+        assert value.tobytes() == again.params[key].tobytes(), key
+    if name == "mine":  # a checkpoint keeps what no other format has a place for
+        assert (again.trained_length, again.config) == (64, model.config)
+    assert [p.name for p in (tmp_path / "in").iterdir()] == [path.name]
+    with pytest.raises(ConfigError, match=r"\[save\] .* is there already. Hint: name another"):
+        model.save(path, to)
+
+
+def test_a_saved_checkpoint_begins_a_run(model, tmp_path):
+    path = model.save(tmp_path / "mine")
+    result = anefast.fit(
+        init=str(path), steps=1, batch=1, accumulation=1, seq_len=64, data="stories:20",
+        out=tmp_path / "run", sample_tokens=0,
+    )  # fmt: skip
+    assert np.isfinite(result.losses).all()
+
+
+def test_an_adapter_is_saved_by_itself_or_merged(model, tmp_path):
+    base = model.save(tmp_path / "base")
+    run = anefast.fit(
+        init=str(base), lora=2, steps=2, batch=1, seq_len=64, data="stories:20", lr=1e-2,
+        out=tmp_path / "run", sample_tokens=0,
+    )  # fmt: skip
+    tuned = run.model
+    with pytest.raises(ConfigError, match=r"to= hf holds .* Hint: merge=True .* to= peft"):
+        tuned.save(tmp_path / "hf", to="hf")
+    whole = anefast.load(tuned.save(tmp_path / "whole", merge=True))
+    kept = anefast.load(tuned.save(tmp_path / "kept"))
+    assert whole.lora is None and kept.lora is not None
+    merged = kept.lora.adapter().merged(kept.params)
+    for name, value in whole.params.items():
+        assert value.tobytes() == merged[name].tobytes(), name
+    assert any((whole.params[n] != model.params[n]).any() for n in model.params)
+    assert (tuned.save(tmp_path / "peft", to="peft") / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "to,dtype,name,said",
+    [
+        ("guff", "", "x", r"expected to= hf, gguf, llama2c, checkpoint, peft, mlx, got guff.*gguf"),
+        ("hf", "Q8_0", "x", "expected dtype= F32, BF16, F16 for hf, got Q8_0"),
+        ("hf", "", "x.gguf", "to= hf makes no .gguf"),
+        ("peft", "", "x", "to= peft is about a LoRA adapter, and the model has none"),
+    ],
+)
+def test_what_cannot_be_saved_leaves_nothing(model, tmp_path, to, dtype, name, said):
+    with pytest.raises(ConfigError, match=rf"\[save\] .*{said}"):
+        model.save(tmp_path / name, to, dtype)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_save_that_breaks_off_leaves_nothing(model, tmp_path, monkeypatch):
+    def broken(*args, **settings):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("anefast.formats.huggingface.write_safetensors", broken)
+    monkeypatch.setattr("anefast.checkpoint.save_file", broken)
+    for to in ("hf", "checkpoint"):
+        with pytest.raises((OSError, ValueError), match="No space left"):
+            model.save(tmp_path / "new", to)
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluate_is_what_the_command_prints(model, tmp_path, capsys):
+    from anefast.eval import EvalConfig, run
+
+    (tmp_path / "text.txt").write_text("Once upon a time there was a lion. " * 20)
+    path = model.save(tmp_path / "mine")
+    score = model.evaluate(tmp_path / "text.txt", context=32)
+    run(EvalConfig(str(path), data=str(tmp_path / "text.txt"), context=32, device="host"))
+    assert capsys.readouterr().out.splitlines()[1:] == score.lines()
+    assert abs(score.perplexity - np.exp(score.nats_per_token)) < 1e-9
+    assert 7.5 < score.bits_per_byte < 8.5  # of bytes, drawn at random
+    assert len(repr(score)) < 120 and f"{score.nats_per_token:.4f}" in repr(score)
+    assert "bits per byte" in score._repr_html_()
+
+
+def test_evaluate_takes_what_data_holds_out(model, tmp_path):
+    (tmp_path / "text.txt").write_text("Once upon a time there was a lion.\n\n" * 200)
+    data = open_data(str(tmp_path / "text.txt"), model.tokenizer, val_fraction=0.1)
+    score = model.evaluate(data, context=32)
+    assert score.tokens.sum() == len(data.validation) - 1
+    for wrong in (None, 3, b"text"):
+        with pytest.raises(ValueError, match=r"\[eval\] expected data to be the path of a text"):
+            model.evaluate(wrong)

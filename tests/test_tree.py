@@ -26,7 +26,7 @@ LAYERS = [
         "formats",
     },
     {"decode", "drafts"},
-    {"summary", "model", "updates", "results", "coverage"},
+    {"summary", "saving", "model", "updates", "results", "coverage"},
     {"distributed"},
     {
         "cli",
@@ -60,7 +60,7 @@ LAYERS = [
     {"commands", "completion"},
 ]
 # Methods of the object that a notebook holds: what they call is imported when they are called.
-LATE = {"model.py": {"train"}}
+LATE = {"model.py": {"train", "eval"}}
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
 

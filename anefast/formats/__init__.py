@@ -1,7 +1,8 @@
 """Models in files of others: recognised by content, read into our weights, written back.
 
-A format is one file with two functions: open it as a `ModelSource`, and save a model. Read
-`source.py` for what a model is before its weights are read, `names.py` for what it calls them.
+A format is one file with one record (`format.py`): recognise it, open it as a `ModelSource`, save
+a model; `registry.py` has a line for each. Read `source.py` for what a model is before its weights
+are read. llama2c.py is apart: its files do not say what they are.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from pathlib import Path
 from anefast import files
 from anefast.errors import shown
 
-from .gguf import MAGIC
 from .gguf_model import open_gguf, save_gguf
 from .hub import local
-from .huggingface import HuggingFaceError, is_folder, open_folder, save_folder
+from .huggingface import HuggingFaceError, open_folder, save_folder
 from .lora import CONFIG as ADAPTER_CONFIG
 from .lora import AdapterFileError, AdapterSource
-from .mlx_lora import open_mlx, save_mlx
-from .peft import open_peft, save_peft
+from .mlx_lora import save_mlx
+from .peft import save_peft
+from .registry import ADAPTERS, MODELS
 from .source import ModelSource, ModelSourceError
 
 __all__ = [
@@ -37,30 +38,31 @@ __all__ = [
     "save_peft",
 ]
 
+HEAD_BYTES = 64  # of a file, by which a format recognises it
+
 
 def open_source(path: Path) -> ModelSource | None:
-    """The model at `path` where it is a Hugging Face folder or a GGUF file, None elsewhere.
+    """The model at `path` where one of the formats recognises it, None elsewhere.
 
     `hf:owner/name` is fetched from the hub (hub.py).
 
     FileError in one line where it is one of these and cannot be read.
     """
     path = local(path)
-    if path.is_dir():
-        if is_folder(path):
-            return open_folder(path)
-        if (adapter := open_adapter(path)) is not None:
-            of = shown(adapter.base.path) or "the model it was trained on"
-            raise AdapterFileError(
-                f"[model] expected a model in {shown(path)}, got an adapter beside one. "
-                f"Hint: name {of}, and this with --adapter."
-            )
-        return None
-    if not path.is_file():
-        return None
-    with files.open_regular(path, where="model") as file:
-        head = file.read(len(MAGIC))
-    return open_gguf(path) if head == MAGIC else None
+    head = b""
+    if path.is_file():
+        with files.open_regular(path, where="model") as file:
+            head = file.read(HEAD_BYTES)
+    for form in MODELS.values():
+        if form.recognises(path, head):
+            return form.opens(path)
+    if path.is_dir() and (adapter := open_adapter(path)) is not None:
+        of = shown(adapter.base.path) or "the model it was trained on"
+        raise AdapterFileError(
+            f"[model] expected a model in {shown(path)}, got an adapter beside one. "
+            f"Hint: name {of}, and this with --adapter."
+        )
+    return None
 
 
 def open_adapter(path: Path) -> AdapterSource | None:
@@ -72,10 +74,9 @@ def open_adapter(path: Path) -> AdapterSource | None:
     if not (path / ADAPTER_CONFIG).is_file():
         return None
     table = files.read_json(path / ADAPTER_CONFIG, where="adapter")
-    if isinstance(table, dict) and "peft_type" in table:
-        return open_peft(path, table)
-    if isinstance(table, dict) and ("lora_parameters" in table or "fine_tune_type" in table):
-        return open_mlx(path, table)
+    for form in ADAPTERS.values() if isinstance(table, dict) else ():
+        if form.recognises(table):
+            return form.opens(path, table)
     raise AdapterFileError(
         f"[adapter] expected {shown(path / ADAPTER_CONFIG)} to hold peft_type or lora_parameters. "
         "Hint: adapters are read in the forms of PEFT and mlx-lm."

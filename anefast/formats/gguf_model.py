@@ -23,7 +23,8 @@ from anefast.tokenizer import Tokenizer
 from anefast.tokenizer.gguf import pairs_of, tokenizer_of
 from anefast.tokenizer.gguf_keys import UNUSED
 
-from .gguf import GGUF, GGUFError, read_gguf
+from .format import ModelFormat
+from .gguf import GGUF, MAGIC, GGUFError, read_gguf
 from .gguf_write import TYPES, write_gguf
 from .huggingface import check_fp16
 from .source import ModelSource, check_depth, to_file
@@ -189,3 +190,19 @@ def _divisors(config: ModelConfig) -> Array:
 def _short(value: float) -> float:
     """An fp32 number of a file as the decimal that was meant: 1e-5, not 9.99999975e-06."""
     return float(f"{value:.7g}")
+
+
+def _save(
+    out: Path, config: ModelConfig, params: Mapping[str, Array], dtype: str, tokenizer: Tokenizer
+) -> None:
+    save_gguf(out, config, params, dtype, tokenizer, out.stem)
+
+
+FORMAT = ModelFormat(
+    name="gguf",
+    dtypes=("F16", "F32", "BF16", "Q8_0"),
+    recognises=lambda path, head: head.startswith(MAGIC),
+    opens=open_gguf,
+    save=_save,
+    ending=".gguf",
+)

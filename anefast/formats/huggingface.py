@@ -24,6 +24,7 @@ from anefast.nn.foreign import HuggingFace, Places, Settings
 from anefast.tokenizer import Tokenizer, open_tokenizer
 from anefast.tokenizer.huggingface import files_of
 
+from .format import ModelFormat
 from .safetensors import read_safetensors, read_sharded, write_safetensors
 from .source import ModelSource, check_depth, to_file
 from .stored import Array, Tensors
@@ -160,3 +161,12 @@ def _one_head(
         if np.array_equal(embedding.read(), tensors[HEAD].read()):
             return config, {name: t for name, t in tensors.items() if name != HEAD}
     return dataclasses.replace(config, tied=False), tensors
+
+
+FORMAT = ModelFormat(
+    name="hf",
+    dtypes=tuple(DTYPES),
+    recognises=lambda path, head: is_folder(path),
+    opens=open_folder,
+    save=save_folder,
+)

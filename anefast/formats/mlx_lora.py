@@ -20,7 +20,8 @@ from anefast.errors import shown
 from anefast.nn.adapter import Adapter
 from anefast.nn.foreign import Settings
 
-from .huggingface import check_fp16
+from .format import AdapterFormat
+from .huggingface import DTYPES, check_fp16
 from .lora import (
     CONFIG,
     AdapterFileError,
@@ -91,3 +92,12 @@ def _turned(tensor: Stored) -> Stored:
     return replace(
         tensor, shape=tensor.shape[::-1], read=lambda: np.ascontiguousarray(tensor.read().T)
     )
+
+
+FORMAT = AdapterFormat(
+    name="mlx",
+    dtypes=tuple(DTYPES),
+    recognises=lambda table: "lora_parameters" in table or "fine_tune_type" in table,
+    opens=open_mlx,
+    save=save_mlx,
+)

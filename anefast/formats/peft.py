@@ -19,7 +19,8 @@ from anefast.errors import shown
 from anefast.nn.adapter import Adapter, scale_of
 from anefast.nn.foreign import Settings
 
-from .huggingface import check_fp16
+from .format import AdapterFormat
+from .huggingface import DTYPES, check_fp16
 from .lora import (
     CONFIG,
     AdapterFileError,
@@ -132,3 +133,12 @@ def _pattern(patterns: Settings, name: str) -> str:
         if re.fullmatch(ends + re.escape(key.removeprefix("^")).replace(r"\.", "."), name):
             return key
     return name
+
+
+FORMAT = AdapterFormat(
+    name="peft",
+    dtypes=tuple(DTYPES),
+    recognises=lambda table: "peft_type" in table,
+    opens=open_peft,
+    save=save_peft,
+)
