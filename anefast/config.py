@@ -20,6 +20,7 @@ from anefast.checks import Checked, need, need_choice
 from anefast.checks import ConfigError as ConfigError
 from anefast.checks import suggest as suggest
 from anefast.errors import shown
+from anefast.ramp import Ramp
 
 ROW_MULTIPLE = 32  # 32 fp16 values fill the 64-byte row stride of a device surface
 DERIVED = ("n_kv_heads", "head_dim", "hidden_dim", "vocab_size")  # of a model, where they are 0
@@ -180,6 +181,9 @@ class DataConfig(Checked):
     # Documents lie end to end, and a sequence begins and ends anywhere in them. Without packing a
     # sequence is one document from its beginning, padded, and cut where it is longer.
     packing: bool = True
+    # No sequence reaches over a document's end, so nothing attends to another document: a longer
+    # one is read in several sequences, the last of them padded. Nothing is packed then.
+    boundaries: bool = False
     # Train over the token ids that occur in the data only: a smaller classifier, and no other id is
     # ever generated. Checkpoints keep full tables (nn/vocabulary.py).
     compact_vocab: bool = False
@@ -228,6 +232,9 @@ class OptimConfig(Checked):
     # Half-life in tokens of an average of the weights, which is evaluated at the end and exported
     # by --ema; 0: none.
     ema_tokens: int = 0
+    # Evaluate the average at each validation, not only at the end. Plans that bake weights compile
+    # for it twice.
+    ema_eval: bool = False
     # Resume with another optimiser or other settings of it; its states begin at zero.
     fresh: bool = False
     warmup_steps: int = 100  # Updates of linear warm-up.
@@ -238,6 +245,8 @@ class OptimConfig(Checked):
     clip: float = 1.0
     # Micro-batches per update. High, because an update means new weights on the device.
     accumulation: int = 100
+    # More of them from some updates on: "8@500, 32@2000" has 8 from update 500 on.
+    ramp: str = ""
     # Multiply lr by accumulation. For an lr that was tuned with one micro-batch per update and
     # small enough to grow: an update then goes as far as that many small ones would have. Off by
     # default, because Adam's step hardly depends on the gradient's size, and the square root of
@@ -250,9 +259,14 @@ class OptimConfig(Checked):
         return self.lr * self.accumulation if self.scale_lr_with_accumulation else self.lr
 
     @property
+    def micro_batches(self) -> Ramp:
+        """How many micro-batches each update has."""
+        return Ramp.of(self.accumulation, self.ramp)
+
+    @property
     def flows(self) -> bool:
         """Whether nobody but the update reads a gradient: nothing adds to it, nothing clips it."""
-        return self.accumulation == 1 and not self.clip
+        return self.micro_batches.most == 1 and not self.clip
 
     def _check(self) -> None:
         need(
@@ -294,6 +308,7 @@ class OptimConfig(Checked):
             f"optim.accumulation must be at least 1, got {self.accumulation}",
             "1 updates after every micro-batch",
         )
+        Ramp.of(self.accumulation, self.ramp)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,48 @@ PER_EPOCH = 10  # updates that an epoch should be worth, where accumulating less
 
 def forecast(config: TrainConfig, epoch: Epoch, ranks: int = 1) -> list[str]:
     """How often a run reads its training data, and whether its warm-up ends in time."""
-    return [_epochs(config, epoch, ranks), *_warm_up(config), *_cool_down(config)]
+    return [
+        _epochs(config, epoch, ranks), *_ramp(config), *_warm_up(config), *_cool_down(config)
+    ]  # fmt: skip
+
+
+def other_batch(config: TrainConfig, optim: OptimConfig) -> str:
+    """What a preset's rate comes to where an update has at least twice or half the preset's tokens;
+    '' where it has not. optim: with the rate that would be taken."""
+    if not config.preset:
+        return ""
+    preset = TrainConfig.from_preset(config.preset)
+    mine, usual = (
+        c.data.batch * c.data.seq_len * c.optim.accumulation * c.dist.emulate
+        for c in (config, preset)
+    )
+    if usual / 2 < mine < usual * 2:
+        return ""
+    record = record_of(optim)
+    return (
+        f"optim.lr {optim.lr:g} is for the {usual:,} tokens per update of preset {config.preset}, "
+        f"and an update has {mine:,}. Hint: rates of {record.name} grow with "
+        f"{_GROWTH[record.batch]}; --optim.lr {optim.lr * (mine / usual) ** record.batch:.2g}"
+    )
+
+
+_GROWTH = {0.5: "the square root of the batch", 1.0: "the batch"}
+
+
+def _ramp(config: TrainConfig) -> list[str]:
+    ramp, record = config.optim.micro_batches, record_of(config.optim)
+    lines = []
+    for update, many in ramp.changes:
+        if update <= config.steps:
+            factor = many / ramp.first
+            lines.append(
+                f"ramp: {many} micro-batches from update {update} on, {factor:g} x the first ones; "
+                f"rates of {record.name} grow with {_GROWTH[record.batch]}, here by "
+                f"{factor**record.batch:.3g}, and lr keeps to its schedule"
+            )
+    if ramp.changes and not lines:
+        lines = [f"ramp: the run ends at update {config.steps}, before it begins"]
+    return lines
 
 
 def rate_change(config: TrainConfig, before: int, step: int) -> list[str]:
@@ -44,7 +85,7 @@ def scaled_rate(optim: OptimConfig) -> str:
     if record.batch == 1 or n == 1:
         return line
     return (
-        f"{line}. Hint: rates of {record.name} grow with the square root of the batch; "
+        f"{line}. Hint: rates of {record.name} grow with {_GROWTH[record.batch]}; "
         f"--optim.lr {optim.lr * n**record.batch:.3g} without scaling is that"
     )
 
@@ -61,10 +102,13 @@ def _cool_down(config: TrainConfig) -> list[str]:
 def _epochs(config: TrainConfig, epoch: Epoch, ranks: int) -> str:
     optim, size = config.optim, epoch.size
     micro = config.data.batch * epoch.sequence
-    each = micro * optim.accumulation * ranks
-    epochs = each * config.steps / size
+    ramp = optim.micro_batches
+    each = micro * ramp.first * ranks
+    epochs = micro * ramp.total(config.steps) * ranks / size
     updates = "1 update" if config.steps == 1 else f"{config.steps:,} updates"
-    line = f"epochs: {_number(epochs)}, as {updates} of {each:,} {epoch.unit} read {size:,}"
+    last = micro * ramp.at(config.steps) * ranks
+    of = f"{each:,}" if last == each else f"{each:,} to {last:,}"
+    line = f"epochs: {_number(epochs)}, as {updates} of {of} {epoch.unit} read {size:,}"
     fewer = max(1, size // (PER_EPOCH * micro))
     if fewer < optim.accumulation and each * PER_EPOCH > size:
         return (

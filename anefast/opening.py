@@ -26,6 +26,7 @@ from anefast.config import (
 )
 from anefast.data import ExampleData, TokenData, open_data
 from anefast.errors import shown
+from anefast.forecast import other_batch
 from anefast.formats import open_source
 from anefast.nn import Trained, matching
 from anefast.nn.adapter import Base, fingerprint
@@ -105,7 +106,7 @@ def open_run(
         data = open_data(
             c.source, tokenizer, seed=c.seed, val_fraction=c.val_fraction,
             vocab_size=vocabulary or None, collapse_spaces=c.collapse_spaces,
-            packing=c.packing,
+            packing=c.packing, boundaries=c.boundaries,
         )  # fmt: skip
     else:
         if not isinstance(tokenizer, str) and not same_tokenizer(tokenizer, data.tokenizer):
@@ -117,7 +118,9 @@ def open_run(
             meet_tokenizer(config, data.tokenizer, asked, "the data passed to fit")
             c = c.replace(tokenizer=recorded_tokenizer(data.tokenizer, GIVEN))
         wishes = wished(config, asked) if resumed is None else set()
-        for name in ("data.val_fraction", "data.collapse_spaces", "data.packing"):
+        for name in (
+            "data.val_fraction", "data.collapse_spaces", "data.packing", "data.boundaries",
+        ):  # fmt: skip
             if name in wishes:
                 raise ConfigError(
                     f"[fit] {name} was named, but the data that was passed is split and made "
@@ -232,6 +235,8 @@ def with_optimiser(
             f"{record.rate / was.rate:g} x one of {was.name}"
         )
         optim = optim.replace(lr=lr)
+    if before is None and "optim.lr" not in named and (line := other_batch(config, optim)):
+        say(line)
     return config.replace(optim=settled(optim))
 
 
@@ -298,7 +303,8 @@ def plans_of(config: TrainConfig, model: Model, device: Device, say: Say) -> lis
     """What `auto` stands for on this device, and what to fall back to; any other plan as it is."""
     from anefast.runtime.auto import candidates
 
-    c, n = config.data, config.optim.accumulation
+    c = config.data
+    n = max(1, round(config.optim.micro_batches.total(config.steps) / config.steps))
     trained, ranks = trained_of(config, model), model.lora.ranks if model.lora else NO_PAIRS
     plans, why = candidates(
         config.plan, model.config, device, c.batch, c.seq_len, n, trained, ranks

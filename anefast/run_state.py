@@ -246,10 +246,10 @@ class RunState:
                 f"[checkpoint] {shown(folder / checkpoint.STATE)} does not hold a training run: "
                 f"{shown(error)}."
             ) from None
-        if p.micro >= config.optim.accumulation:
+        if p.micro >= (most := config.optim.micro_batches.at(p.step + 1)):
             raise ConfigError(
                 f"[train] {folder} is {p.micro} micro-steps into an update, got optim.accumulation "
-                f"{config.optim.accumulation}. Hint: resume with more."
+                f"{most}. Hint: resume with more."
             )
         if not self.data.matches(p.fingerprint):
             raise ConfigError(
@@ -319,7 +319,7 @@ class RunState:
     def _take_numbers(self, state: Mapping[str, Any], p: Progress) -> None:
         """Everything but the arrays, checked. KeyError, TypeError or ValueError."""
         config = self.config
-        p.check(config.optim.accumulation, config.data.batch * config.data.seq_len * p.ranks)
+        p.check(config.optim.micro_batches.most, config.data.batch * config.data.seq_len * p.ranks)
         steps, overflows = (_whole(state, n, p.step) for n in ("optimizer_step", "overflows"))
         if steps + overflows > p.step:
             raise ValueError(f"{steps} and {overflows} skipped ones are more than {p.step} updates")

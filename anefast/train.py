@@ -70,7 +70,7 @@ from anefast.telemetry.history import SAMPLE
 from anefast.telemetry.run import CONFIG, ENVIRONMENT
 from anefast.telemetry.screen import Direct, Screen, is_terminal, is_watched
 from anefast.telemetry.sinks import checked, installed
-from anefast.trainer import Trainer, batches_of
+from anefast.trainer import Trainer, batches_of, swap_at
 from anefast.wishes import check_pairs
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _step(
         asked = config.replace(plan=plan)
         return model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=plan,
-            swap_at=_swap_at(asked), load=load, vocabulary=model.vocabulary,
+            swap_at=swap_at(asked, 1), load=load, vocabulary=model.vocabulary,
             flows=config.optim.flows and record_of(config.optim).flows and world.size == 1,
             trained=trained_of(config, model),
         )  # fmt: skip
@@ -390,14 +390,6 @@ def _screen(bar: bool | Screen | None) -> Iterator[Screen | None]:
             yield screen
     else:
         yield None
-
-
-def _swap_at(config: TrainConfig) -> int | None:
-    """At which micro-step of an accumulation the programs of new weights take over."""
-    if config.swap_after == 0:
-        return None
-    accumulation = config.optim.accumulation
-    return min(math.ceil(config.swap_after * accumulation), accumulation - 1)
 
 
 def _new_run_name(config: TrainConfig) -> str:

@@ -7,6 +7,7 @@ is run_state.py; what a training step does inside is runtime/step.py.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import sys
 import time
@@ -177,10 +178,12 @@ class Trainer(RunState):
 
     def _train(self, stop: Stop, screen: Screen | None) -> None:
         config, p = self.config, self.progress
-        accumulation, world = config.optim.accumulation, self.world
-        micros = accumulation * world.shares
-        total = config.steps * micros
+        world, ramp = self.world, config.optim.micro_batches
+        total = ramp.total(config.steps) * world.shares
         while not self.done:
+            accumulation = ramp.at(p.step + 1)
+            micros, made = accumulation * world.shares, ramp.total(p.step) * world.shares
+            self.step.compiler.swap_at = swap_at(config, p.step + 1)
             before = p.micro  # more than 0 only where a run goes on in the middle of an update
             had = p.tokens + p.loss_tokens
             began = self.timeline.begin_update()
@@ -188,7 +191,7 @@ class Trainer(RunState):
                 if (p.micro == 0 or world.size == 1) and self._leaves(stop):
                     break
                 if screen is not None:
-                    screen.show(p.step * micros + p.micro, total, self.note)
+                    screen.show(made + p.micro, total, self.note)
                 _C.spans_phase(_C.Phase.FORWARD)
                 with _C.Span(_C.Component.DATA):
                     x, y = self.batches.batch(world.batch(p.batches, p.micro, accumulation))
@@ -205,7 +208,7 @@ class Trainer(RunState):
             row = self._update(stop)
             seconds = (self.timeline.end_update(p.step, micros - before) - began) / 1e9
             if screen is not None:
-                screen.show(p.step * micros, total, self.note)
+                screen.show(made + micros, total, self.note)
             self._after_update(row, seconds, p.tokens - had, screen is not None and screen.has_bar)
         if not self.done:
             self.step.wait()
@@ -276,7 +279,7 @@ class Trainer(RunState):
             loss = p.loss_sum / tokens
             self.note = f"loss {loss:.4f}"
             p.step, p.micro, p.tokens = p.step + 1, 0, p.tokens + p.loss_tokens
-            p.batches += self.config.optim.accumulation * self.world.size
+            p.batches += self.config.optim.micro_batches.at(p.step) * self.world.size
             p.loss_sum, p.loss_tokens = 0.0, 0
             self.unfinished = {
                 "step": p.step,
@@ -333,7 +336,7 @@ class Trainer(RunState):
             row |= self.validate()
             lowest, waited = self.progress.after(row["val/loss"])
             last = last or 0 < config.patience <= waited
-        if last and self.average is not None:
+        if self.average is not None and (last or (validates and config.optim.ema_eval)):
             row["val/ema"] = self._evaluate_average(self.average)
             self.say(f"step {step} val of the average {row['val/ema']:.4f}")
         timing: Row = {"step": step, "time": time.time()}
@@ -439,6 +442,7 @@ class Trainer(RunState):
         finally:
             self.whole = True
             self.step.update_weights()
+            self.step.settle()  # else the next micro-steps would run on the average
 
     def _validate(self) -> float:
         total, count = 0.0, 0
@@ -529,6 +533,14 @@ class Trainer(RunState):
 def arithmetic(description: str) -> str:
     """A device's line without the number of threads, which changes no result."""
     return re.sub(r", \d+ threads?\)$", ")", description)
+
+
+def swap_at(config: TrainConfig, update: int) -> int | None:
+    """At which micro-step of this update's accumulation the programs of new weights take over."""
+    if config.swap_after == 0:
+        return None
+    accumulation = config.optim.micro_batches.at(update)
+    return min(math.ceil(config.swap_after * accumulation), accumulation - 1)
 
 
 def batches_of(config: TrainConfig, data: TokenData) -> Batches:

@@ -49,9 +49,9 @@ class Updates:
     def batches(self, data: TokenData, updates: int, seed: int = 0) -> Iterator[list[Batch]]:
         """What so many updates train on: `accumulation` micro-batches for each."""
         batch, seq = self.step.shape
-        drawn, n = data.batches(batch, seq, seed), self.config.optim.accumulation
-        for update in range(whole("trainer", "updates", updates, 0)):
-            yield [drawn.batch(update * n + micro) for micro in range(n)]
+        drawn, ramp = data.batches(batch, seq, seed), self.config.optim.micro_batches
+        for update in range(1, whole("trainer", "updates", updates, 0) + 1):
+            yield [drawn.batch(n) for n in range(ramp.total(update - 1), ramp.total(update))]
 
     def update(self, batches: Batch | Iterable[Batch], lr: float | None = None) -> float:
         """One update of the weights, from these micro-batches. Returns the mean loss, nats per

@@ -10,12 +10,13 @@ from safetensors.numpy import load_file
 
 import anefast
 from anefast.checkpoint import find_checkpoint
-from anefast.config import SCHEDULES, ConfigError, TrainConfig
+from anefast.config import SCHEDULES, ConfigError, OptimConfig, TrainConfig
 from anefast.export import ExportConfig, export
 from anefast.optim import RECORDS
 from anefast.optim.average import load_average
 from anefast.telemetry import read_config
-from anefast.wishes import of_a_run
+from anefast.telemetry.history import read_history
+from anefast.wishes import check_pairs, of_a_run
 
 from .test_resume import everything
 
@@ -31,7 +32,7 @@ ROWS = [  # optimiser, schedule, half-life of the average
 ]
 
 
-def run(out, steps=6, stop=None, lines=None, **changes):
+def run(out, steps=6, stop=None, lines=None, plan="all", **changes):
     """Six updates of a model of one layer; it stops behind update `stop` as by a signal."""
     nested = {
         "model": SMALL,
@@ -40,7 +41,7 @@ def run(out, steps=6, stop=None, lines=None, **changes):
     }
     config = TrainConfig.from_preset(
         "tiny",
-        **{"steps": steps, "eval_every": 2, "eval_batches": 1, "sample_tokens": 0, "plan": "all"},
+        **{"steps": steps, "eval_every": 2, "eval_batches": 1, "sample_tokens": 0, "plan": plan},
         **{"out": str(out), "device": "host"},
         **{k: {**nested.get(k, {}), **changes.pop(k, {})} for k in ("model", "data", "optim")},
         **changes,
@@ -153,6 +154,35 @@ def test_the_average_is_of_the_weights_and_is_exported(tmp_path):
     run(tmp_path / "none")
     with pytest.raises(ValueError, match="no average of these weights"):
         export(ExportConfig(str(tmp_path / "none"), str(tmp_path / "x"), ema=True))
+
+
+@pytest.mark.parametrize("plan", ["all", "all,async", "all,weights=params"])
+def test_the_average_is_evaluated_where_asked_and_changes_nothing(tmp_path, plan):
+    """At every validation, under programs that bake weights, at once and behind, and others."""
+    asked = {"ema_tokens": 128, "ema_eval": True}
+    run(tmp_path / "often", plan=plan, optim=asked)
+    run(tmp_path / "once", plan=plan, optim={**asked, "ema_eval": False})
+    often, once = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("often", "once")
+    )
+    assert [r["step"] for r in often if "val/ema" in r] == [2, 4, 6]
+    assert [r["step"] for r in once if "val/ema" in r] == [6]
+    without = [{k: v for k, v in row.items() if k != "val/ema"} for row in often]
+    assert without == [{k: v for k, v in row.items() if k != "val/ema"} for row in once]
+    assert often[-1]["val/ema"] == once[-1]["val/ema"]
+    first, second = everything(tmp_path / "often"), everything(tmp_path / "once")
+    assert (first["model"], first["optim"]) == (second["model"], second["optim"])
+    assert read_history(tmp_path / "often").series("val/ema").steps == [2, 4, 6]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", stop=4, plan=plan, optim=asked)  # no stale programs behind it
+    resume(tmp_path / "run")
+    assert everything(tmp_path / "run") == first
+
+
+def test_no_average_is_evaluated_where_none_is_kept():
+    with pytest.raises(ConfigError, match=r"optim\.ema_eval evaluates an average.*ema_tokens"):
+        check_pairs(TrainConfig(optim=OptimConfig(ema_eval=True)), {"optim.ema_eval"})
 
 
 def test_a_run_ends_where_patience_does(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "parsing", "files", "kinds", "checks", "spelling", "schema", "npz"},
+    {"errors", "parsing", "files", "kinds", "checks", "spelling", "schema", "npz", "ramp"},
     {"_C", "config", "chips", "debug", "environment", "presets", "keywords"},
     {"ir"},
     {"nn"},

@@ -92,6 +92,7 @@ TABLE = {
     "data.val_fraction": (0.3, YES, SAME),
     "data.order": ("sequential", YES, SAME),
     "data.packing": (False, YES, SAME),
+    "data.boundaries": (True, YES, SAME),
     "data.compact_vocab": (True, YES, SAME),
     "data.collapse_spaces": (True, YES, SAME),
     "data.seed": (7, YES, SAME),
@@ -100,6 +101,7 @@ TABLE = {
     "optim.nesterov": (True, YES, SAME),
     "optim.rules": ("norm:decay=0.1", YES, SAME),
     "optim.ema_tokens": (1000, YES, SAME),
+    "optim.ema_eval": (True, YES, YES),
     "optim.fresh": (True, YES, YES),
     "schedule.name": ("wsd", YES, SAME),
     "schedule.decay": (0.7, YES, SAME),
@@ -113,6 +115,7 @@ TABLE = {
     "optim.min_lr_ratio": (0.7, YES, SAME),
     "optim.clip": (0.7, YES, SAME),
     "optim.accumulation": (7, YES, SAME),
+    "optim.ramp": ("8@7", YES, SAME),
     "optim.scale_lr_with_accumulation": (True, YES, SAME),
     "lora.rank": (4, YES, SAME),
     "lora.alpha": (7.0, YES, SAME),
@@ -146,7 +149,8 @@ def together(names: list[str]) -> dict[str, object]:
 def honoured(way: int) -> list[dict[str, object]]:
     """All settings that are honoured in a way to start a run, in two parts that go together."""
     names = [n for n in SETTINGS if way == 0 or TABLE[n][way] == YES]
-    apart = {"timeline", "on_budget", "train"}  # against breakdown, trace and lora
+    # against breakdown, trace, lora and scale_lr_with_accumulation
+    apart = {"timeline", "on_budget", "train", "optim.ramp"}
     return [together([n for n in names if (n in apart) == part]) for part in (False, True)]
 
 
@@ -448,6 +452,7 @@ def test_the_defaults_have_one_source():
         (open_data, "seed"): plain.data.seed,
         (open_data, "collapse_spaces"): plain.data.collapse_spaces,
         (open_data, "packing"): plain.data.packing,
+        (open_data, "boundaries"): plain.data.boundaries,
         (Model.from_config, "seed"): plain.seed,
         (Model.training_step, "accumulation"): plain.optim.accumulation,
         (Device, "name"): plain.device,

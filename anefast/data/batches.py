@@ -7,7 +7,7 @@ micro-batches it has drawn.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -164,12 +164,24 @@ class Batches:
 class ExampleData(TokenData):
     """A data set of examples: each is a sequence of its own, and only a part of it is learnt.
 
-    chats: whether they are written by the tokenizer's chat template.
+    chats: whether they are written by the tokenizer's chat template. pieces: whether an example
+    that is longer than a sequence is read in several; else what is behind the first is left out.
     """
 
     train: Examples
     validation: Examples
     chats: bool = False
+    pieces: bool = False
+
+    def in_pieces(self) -> ExampleData:
+        """The same documents, read to their ends. DataError for examples of answers: a piece that
+        begins inside an answer would have no question."""
+        if not self.train.all_learnt:
+            raise DataError(
+                "documents, which may be read in pieces", f"{self.description} has answers",
+                "leave out data.boundaries: no example attends to another",
+            )  # fmt: skip
+        return replace(self, pieces=True)
 
     @property
     def amount(self) -> str:
@@ -178,15 +190,17 @@ class ExampleData(TokenData):
 
     def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
         """Training batches of B examples in S positions. DataError where none has room."""
-        found = ExampleBatches(self.train, B, S, seed, order)
-        self.train.tell(S, self.description, len(found.rows))
+        train = self.train.pieces(S) if self.pieces else self.train
+        found = ExampleBatches(train, B, S, seed, order)
+        train.tell(S, self.description, len(found.rows))
         return found
 
     def validation_batches(self, B: int, S: int, limit: int = 0) -> Iterator[tuple[Ids, Ids]]:
         """The validation examples in fixed batches; see TokenData."""
-        rows = _spread(self.validation.fitting(S).tolist(), limit * B)
+        examples = self.validation.pieces(S) if self.pieces else self.validation
+        rows = _spread(examples.fitting(S).tolist(), limit * B)
         for first in range(0, len(rows), B):
-            x, y = self.validation.window(rows[first : first + B], S)
+            x, y = examples.window(rows[first : first + B], S)
             spare = B - len(x)
             yield (
                 np.concatenate([x, np.repeat(x[:1], spare, axis=0)]),

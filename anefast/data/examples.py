@@ -50,17 +50,23 @@ class Examples(TokenStream):
         for example in examples:
             ids.append(np.asarray(example.ids, dtype))
             learnt.append(np.asarray(example.learnt, bool))
-        self._begin = np.cumsum([0, *map(len, ids)])
+        ends = np.cumsum([0, *map(len, ids)])
+        self._begin, self._end = ends[:-1], ends[1:]
         self.learnt = np.concatenate(learnt) if learnt else np.zeros(0, bool)
         super().__init__([np.concatenate(ids)] if ids else [])
 
     @property
     def count(self) -> int:
-        return len(self._begin) - 1
+        return len(self._begin)
+
+    @property
+    def all_learnt(self) -> bool:
+        """Whether every id but an example's first is to be predicted, as of documents."""
+        return int(self.learnt.sum()) == len(self.learnt) - self.count
 
     def question(self, row: int) -> list[int]:
         """The ids of an example before the first that is learnt."""
-        begin, end = self._begin[row : row + 2].tolist()
+        begin, end = int(self._begin[row]), int(self._end[row])
         ids: list[int] = self.read(begin, int(self.learnt[begin:end].argmax())).tolist()
         return ids
 
@@ -71,18 +77,30 @@ class Examples(TokenStream):
     def part_of(self, first: int, last: int) -> Examples:
         """Examples first..last, not copied."""
         found = Examples([], np.uint32)
-        begin, end = int(self._begin[first]), int(self._begin[last])
-        found._begin = self._begin[first : last + 1] - begin
+        begin, end = int(self._begin[first]), int(self._end[last - 1])
+        found._begin, found._end = self._begin[first:last] - begin, self._end[first:last] - begin
         found.learnt = self.learnt[begin:end]
         TokenStream.__init__(found, [a[begin:end] for a in self._arrays])
+        return found
+
+    def pieces(self, S: int) -> Examples:
+        """The same ids, examples of more than S + 1 of them in several: each begins with the last
+        id of the one before, which it predicts from. Not copied."""
+        counts = np.maximum(1, -(-(self._end - self._begin - 1) // S))
+        firsts = np.repeat(np.cumsum(counts) - counts, counts)
+        found = Examples([], np.uint32)
+        found._begin = np.repeat(self._begin, counts) + S * (np.arange(counts.sum()) - firsts)
+        found._end = np.minimum(np.repeat(self._end, counts), found._begin + S + 1)
+        found.learnt = self.learnt
+        TokenStream.__init__(found, self._arrays)
         return found
 
     def fitting(self, S: int) -> npt.NDArray[np.int64]:
         """Those with something to learn in S positions, by number."""
         # of a window of S + 1 ids, all but the first are predicted
         sums = np.concatenate([[0], np.cumsum(self.learnt)])
-        first = np.minimum(self._begin[:-1] + 1, self._begin[1:])
-        last = np.minimum(self._begin[:-1] + S + 1, self._begin[1:])
+        first = np.minimum(self._begin + 1, self._end)
+        last = np.minimum(self._begin + S + 1, self._end)
         return np.flatnonzero(sums[last] > sums[first])
 
     def window(self, rows: Sequence[int], S: int) -> tuple[Ids, Ids]:
@@ -91,7 +109,7 @@ class Examples(TokenStream):
         y = np.full((len(rows), S), IGNORED, np.int32)
         for i, row in enumerate(rows):
             begin = int(self._begin[row])
-            count = min(int(self._begin[row + 1]) - begin, S + 1)
+            count = min(int(self._end[row]) - begin, S + 1)
             ids = self.read(begin, count)
             x[i] = ids[-1]  # padding: an id that the data has; nobody attends to it
             x[i, : min(count, S)] = ids[:S]
@@ -101,7 +119,7 @@ class Examples(TokenStream):
 
     def tell(self, S: int, name: str, used: int) -> None:
         """Says what S positions mean for these examples, of which `used` fit (see `fitting`)."""
-        lengths = np.diff(self._begin)
+        lengths = self._end - self._begin
         full = float(np.minimum(lengths, S).sum() / (max(1, self.count) * S))
         log.info("data: %s: %d examples fill %.0f%% of %d positions", name, used, 100 * full, S)
         if cut := int((lengths > S + 1).sum()):

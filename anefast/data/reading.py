@@ -43,6 +43,7 @@ def open_data(
     vocab_size: int | None = None,
     collapse_spaces: bool = False,
     packing: bool = True,
+    boundaries: bool = False,
 ) -> TokenData:
     """Reads, tokenizes and splits a data set. DataError in one line when that cannot be done.
 
@@ -57,7 +58,15 @@ def open_data(
     vocab_size: what the model has, when known; ids must fit both it and the tokenizer.
     collapse_spaces: runs of spaces in a text become one, as TinyStories is usually prepared.
     packing: documents of a text lie end to end; without it each is a sequence of its own.
+    boundaries: no sequence reaches over a document's end; a longer one is read in several.
     """
+    if boundaries:
+        apart = open_data(
+            source, tokenizer, seed=seed, val_fraction=val_fraction, vocab_size=vocab_size,
+            collapse_spaces=collapse_spaces, packing=False,
+        )  # fmt: skip
+        assert isinstance(apart, ExampleData)
+        return apart.in_pieces()
     if not 0 < val_fraction < 1:
         raise DataError("a validation fraction between 0 and 1", f"got {val_fraction}", "use 0.1")
     name = os.fspath(source)
@@ -76,7 +85,7 @@ def open_data(
             if not packing:
                 raise DataError(
                     "text where sequences are documents", f"{name} has token ids",
-                    "leave out data.packing",
+                    "leave out data.packing and data.boundaries",
                 )  # fmt: skip
             return _open_shards(name, found, _opened(tokenizer, None), val_fraction, vocab_size)
         if named := set[str]().union(*map(fields, found.files)):

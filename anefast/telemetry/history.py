@@ -20,6 +20,7 @@ from anefast.config import flatten, keys
 from anefast.errors import shown, visible
 from anefast.files import MIB, FileError, read_bytes, read_json, read_lines
 from anefast.parsing import parse_json
+from anefast.ramp import Ramp
 from anefast.schema import Check, flag, maybe, number, record, table, whole
 from anefast.telemetry import breakdown
 from anefast.telemetry.rows import METRICS, TIMINGS, RunError
@@ -35,8 +36,8 @@ MOST_NAMES = 200  # of spans in a run: phases times components
 MOST_STEPS = 10**12
 
 METRIC_NAMES = (
-    "train/loss", "train/bits_per_byte", "val/loss", "val/bits_per_byte", "lr", "grad_norm",
-    "tokens",
+    "train/loss", "train/bits_per_byte", "val/loss", "val/bits_per_byte", "val/ema", "lr",
+    "grad_norm", "tokens",
 )  # fmt: skip
 TIMING_NAMES = ("ms", "tok_per_s")
 METRIC_ROW = record(
@@ -155,8 +156,12 @@ class History:
         return shown(self.sessions[-1].get("device", "")) if self.sessions else ""
 
     @property
-    def accumulation(self) -> int:
-        return max(1, int(self.settings.get("optim.accumulation", 1)))
+    def micro_batches(self) -> Ramp:
+        """How many micro-batches each update has."""
+        return Ramp.of(
+            max(1, int(self.settings.get("optim.accumulation", 1))),
+            self.settings.get("optim.ramp", ""),
+        )
 
     def series(self, name: str) -> Series:
         """Of metrics.jsonl or timings.jsonl, whichever has it."""
@@ -177,7 +182,8 @@ class History:
         """Mean milliseconds of a micro-step by 'phase/component', over all updates with times."""
         columns = {name: self.timings[f"{SPANS}/{name}"] for name in self.timings.names(SPANS)}
         timed = {step for column in columns.values() for step in column.steps}
-        each = len(timed) * self.accumulation
+        ramp = self.micro_batches
+        each = sum(map(ramp.at, timed))
         return {name: math.fsum(column.values) / each for name, column in columns.items()}
 
     def phases(self) -> dict[str, Series]:
@@ -241,6 +247,7 @@ def _settings(run: Path) -> dict[str, Any]:
         }
         if not 0 <= found.get("steps", 0) <= MOST_STEPS:
             raise ValueError(f"steps is {shown(found['steps'], 30)}")
+        Ramp.of(1, found.get("optim.ramp", ""))
     except (FileError, RunError):
         raise
     except ValueError as error:

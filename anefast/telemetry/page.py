@@ -97,6 +97,11 @@ def summary(run: History, alone: bool) -> str:
         if floor is not None
         else ("training, last update", number(unit.train(run).last)),
         ("nats per token", number(run.series("val/loss").last)),
+        *(
+            [("nats per token, average of weights", number(run.series("val/ema").last))]
+            if run.series("val/ema")
+            else []
+        ),
         ("updates", f"{run.step:,} of {run.steps:,}"),
         ("tokens", f"{int(run.series('tokens').last):,}" if run.series("tokens") else "0"),
         ("tokens/s", f"{sum(recent) / len(recent):,.0f}" if recent else "-"),
@@ -108,7 +113,8 @@ def summary(run: History, alone: bool) -> str:
             f"preset {shown(s.get('preset'))}",
             f"plan {shown(s.get('plan'))}",
             f"batch {s.get('data.batch')} of {s.get('data.seq_len')} tokens",
-            f"accumulation {s.get('optim.accumulation')}",
+            f"accumulation {s.get('optim.accumulation')}"
+            + (f", ramp {shown(s['optim.ramp'])}" if s.get("optim.ramp") else ""),
         ]
     )
     return (
