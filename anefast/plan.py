@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from anefast.checks import need_choice, whole
@@ -17,11 +17,11 @@ from anefast.chips import find_chip, unprobed
 from anefast.cli import command, say
 from anefast.config import ConfigError, LoraConfig, TrainConfig
 from anefast.errors import shown
-from anefast.fuse import tasks
+from anefast.fuse import rates, tasks
 from anefast.fuse.choose import Candidate, Choice, choose
 from anefast.fuse.cost import Cost, Memory, modelled
 from anefast.fuse.count import Counter
-from anefast.fuse.legal import HOST, MAX_COMPILES, Target, target_of
+from anefast.fuse.legal import HOST, MAX_COMPILES, Target, fullest, target_of
 from anefast.fuse.plan import is_auto
 from anefast.fuse.rates import assumptions
 from anefast.nn.lora import padded, targets_of
@@ -83,22 +83,22 @@ def report(asked: PlanCommand) -> list[str]:
         )
     if asked.chip:
         chip = find_chip(asked.chip)
-        target, rates = Target(chip.title, chip, **chip.tried), modelled(chip)
+        target, speed = Target(chip.title, chip, **chip.tried), modelled(chip)
     else:
         from anefast.runtime import Device
         from anefast.runtime.calibrate import calibrate
 
         device = Device(asked.device)
-        target, rates = target_of(device), calibrate(device)
+        target, speed = target_of(device), calibrate(device)
     accumulation = config.optim.accumulation
     shape = config.model, config.data.batch, config.data.seq_len
     ranks = ranks_of(config)
     counter = Counter(*shape, ranks=ranks)
-    choice = choose(counter, accumulation, target, rates, asked.plan, asked.max_compiles)
+    choice = choose(counter, accumulation, target, speed, asked.plan, asked.max_compiles)
     beside = []
     if ranks:
         usual = asked.accumulation or TrainConfig.from_preset(asked.preset).optim.accumulation
-        full = choose(Counter(*shape), usual, target, rates, "auto", asked.max_compiles)
+        full = choose(Counter(*shape), usual, target, speed, "auto", asked.max_compiles)
         beside = compared(choice, full)
     return [
         *heading(asked.preset, config, choice, target),
@@ -257,7 +257,7 @@ def reasons(choice: Choice, target: Target) -> list[str]:
     lines = f"* plan {winner.spec}: {why(choice)}".split("\n")
     lines += f"  memory: {itemised(best.memory)}".split("\n")
     if target is not HOST:
-        lines += tasks_of(best, target)
+        lines += [ports_of(choice), *tasks_of(best, target)]
     if best.compile:
         lines.append(
             f"  K: in the background (async), {best.hides} micro-steps hide {best.compile:.2f} s "
@@ -278,10 +278,21 @@ def reasons(choice: Choice, target: Target) -> list[str]:
                 f"  not chosen for that reason; {quickest.spec} would take {number(ms)} ms"
             )
     if best.rates.label == "modelled":
-        lines += left_out(choice, target)
+        lines += [*clock(choice), *left_out(choice, target)]
     sources = {named(v.limit): v.source for c in choice.candidates for v in c.refused}
     lines += [f"  refused for its {limit}: {source}" for limit, source in sources.items()]
     return lines
+
+
+def ports_of(choice: Choice) -> str:
+    """How many ports the winner's programs have, beside the plan with the most: each is a risk."""
+    counts = {c.spec: fullest(c.cost.count) for c in choice.candidates if c.cost}
+    name, (inputs, outputs) = max(counts.items(), key=lambda item: sum(item[1]))
+    into, out = counts[choice.winner.spec]
+    return (
+        f"  ports: at most {into} in and {out} out in a program; {name} has {inputs} and "
+        f"{outputs}, the most"
+    )
 
 
 def tasks_of(cost: Cost, target: Target) -> list[str]:
@@ -292,6 +303,28 @@ def tasks_of(cost: Cost, target: Target) -> list[str]:
     return [
         f"  tasks per layer, estimated: {said}; forward of a plain block elsewhere {plain}",
         *(f"    {line}" for line in textwrap.wrap(f"({tasks.SOURCE})", 96)),
+    ]
+
+
+def clock(choice: Choice) -> list[str]:
+    """How far times may be off because a chip slows down between evaluations, by plan: what fewer
+    evaluations, and weight gradients beside them, are worth."""
+    best, base = cost_of(choice.winner), choice.baseline
+    told = {choice.winner.spec: best} | ({base.count.plan.name: base} if base else {})
+    alone = replace(best, rates=replace(best.rates, beside=False))
+    told[f"{choice.winner.spec} without overlap"] = alone
+    head = (
+        "a step may take longer by what the clock loses in gaps between evaluations "
+        f"({rates.CLOCK}):"
+    )
+    return [
+        *(f"  {line}" for line in textwrap.wrap(head, 96)),
+        *(
+            f"    {name}: {number(1e3 * cost.step)} to {number(1e3 * cost.at_low_clock)} ms; "
+            f"{cost.count.evaluations} gaps of {number(1e6 * cost.gap)} us, "
+            f"{100 * cost.busy / cost.step:.0f} % busy"
+            for name, cost in told.items()
+        ),
     ]
 
 

@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+BEGAN = time.monotonic()
+# Seconds that a process lives at least before another takes its place, on an ANE: after quick
+# restarts every process of an M3 Pro failed to compile until a reboot (macOS 26.3.1,
+# slavko-at-klincov-it/ANE-Training): what is used up is the system's, not the process's.
+LEAST = 30.0
 COUNT = "ANEFAST_RESTARTS"  # in the environment: how often this command has been replaced
 
 
@@ -19,6 +26,23 @@ def restarts() -> int:
     """How many processes of this run came before this one by `restart`."""
     value = os.environ.get(COUNT, "0")
     return int(value) if value.isdigit() else 0
+
+
+def pace(say: Callable[[str], None], least: float = LEAST) -> None:
+    """Waits until this process is old enough to be replaced."""
+    rest = BEGAN + least - time.monotonic()
+    if rest > 0:
+        say(f"waiting {rest:.0f} s: quick restarts used up what some systems compile")
+        time.sleep(rest)
+
+
+def stopped(error: Exception) -> str:
+    """What to say of a compile that failed in a process which a restart began. It is not tried
+    again: that would be the quick restarts which make it worse."""
+    return (
+        f"[compile] restart {restarts()} failed to compile, and none is tried again: {error} Hint: "
+        "--resume goes on from the checkpoint; where all processes fail to compile, reboot first."
+    )
 
 
 def command(run: Path, sinks: str = "") -> list[str]:

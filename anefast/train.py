@@ -24,6 +24,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from anefast import _C
 from anefast.checks import refuse
 from anefast.cli import (
     describe_origins,
@@ -38,6 +39,7 @@ from anefast.cli import (
 from anefast.config import ConfigError, TrainConfig
 from anefast.data import TokenData
 from anefast.distributed import World, check_ranks, check_world, leave, open_world
+from anefast.errors import Failure
 from anefast.errors import shown as visible
 from anefast.files import GIB, make_folder, open_new, read_bytes, remove, write_atomic
 from anefast.flags import repeated
@@ -58,7 +60,7 @@ from anefast.opening import (
 from anefast.optim import record_of
 from anefast.presets import FINETUNE, default_preset
 from anefast.progress import Row
-from anefast.restart import restart
+from anefast.restart import pace, restart, restarts, stopped
 from anefast.results import FitResult
 from anefast.run_state import Say, check_config, where_to_go_on
 from anefast.sampling import SAMPLE_TEMPERATURE, whole_sentences
@@ -182,6 +184,8 @@ def fit(
     # 5) or go on where compiles are counted from 0 again
     assert restart is not None  # see _check_budget
     say(f"{config.max_compiles} compiles are used up; a new process goes on from {trainer.saved}")
+    if device.foreign:
+        pace(say)
     restart(out)
 
 
@@ -437,7 +441,10 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
                 screen.close()
                 restart(run, config.sinks)
 
-            result = fit(config, show=screen.say, bar=screen, restart=go_on, asked=asked)
+            try:
+                result = fit(config, show=screen.say, bar=screen, restart=go_on, asked=asked)
+            except _C.CompileError as error:
+                raise Failure(stopped(error)) if restarts() else error from None
             if config.breakdown:
                 screen.say(result.breakdown)
 

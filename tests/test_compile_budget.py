@@ -180,3 +180,32 @@ def test_the_command_keeps_the_interpreters_options(monkeypatch):
     assert restart.command(Path("runs/a")) == [sys.executable, *tail]
     monkeypatch.setenv(restart.COUNT, "3")
     assert restart.restarts() == 3
+
+
+def test_restarts_are_paced(monkeypatch):
+    said, slept = [], []
+    monkeypatch.setattr(restart.time, "sleep", slept.append)
+    monkeypatch.setattr(restart, "BEGAN", restart.time.monotonic() - 10)
+    restart.pace(said.append)
+    assert len(slept) == 1 and 19 < slept[0] <= 20 and "waiting 20 s: quick restarts" in said[0]
+    monkeypatch.setattr(restart, "BEGAN", restart.time.monotonic() - 31)
+    restart.pace(said.append)
+    assert len(slept) == len(said) == 1
+
+
+def test_a_restart_that_fails_to_compile_is_the_last(monkeypatch, capfd):
+    from anefast import _C, train
+
+    def fails(*_, **__):
+        raise _C.CompileError("[compile] ANECCompile() FAILED.")
+
+    for count, said in (
+        ("0", "[compile] ANECCompile() FAILED."),
+        ("2", "[compile] restart 2 failed"),
+    ):
+        monkeypatch.setenv(restart.COUNT, count)
+        with pytest.raises(SystemExit) as left:
+            train.main(["--steps", "1"], fit=fails)
+        err = capfd.readouterr().err
+        assert left.value.code == 1 and err.startswith(said) and len(err.splitlines()) == 1
+    assert "none is tried again" in err and "reboot first" in err

@@ -36,7 +36,9 @@ def test_tasks_per_layer_are_estimated_for_a_chip_and_their_source_is_said():
     found = re.search(r"tasks per layer, estimated: forward (\d+) to (\d+), backward", text)
     assert found and 24 < int(found[1]) < int(found[2])
     assert "a plain block elsewhere 24 to 29 (laws of joshuaswarren/mil-hwx-compiler" in text
-    assert not any("tasks per layer" in line for line in lines(preset="tiny", device="host"))
+    assert "ports: at most 1 in and 1 out in a program; all,weights=params has 229 and" in text
+    host = lines(preset="tiny", device="host")
+    assert not any("tasks per layer" in line or "ports: at most" in line for line in host)
 
 
 def test_what_modelled_times_leave_out_is_said_beside_what_was_published():

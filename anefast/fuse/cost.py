@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from anefast import _C
 from anefast.fuse.count import StepCount
+from anefast.fuse.rates import KEPT_GAP_US, LOW_CLOCK
 from anefast.fuse.timing import Rates, modelled
 
 __all__ = ["Cost", "Memory", "Rates", "fastest", "modelled"]
@@ -76,6 +77,32 @@ class Cost:
                 clock += self.rates.evaluation(p)
                 done = max(done, clock) + flops / self.rates.cpu_flops
         return max(clock, done)
+
+    @cached_property
+    def busy(self) -> float:
+        """Of the step: the engine computes or moves values. Dispatches and copies are the CPU's."""
+        apart = sum(
+            self.rates.dispatch + p.copied_bytes / self.rates.copied_bytes
+            for p in self.count.programs
+        )
+        return self.device("forward") + self.device("backward") - apart
+
+    @property
+    def gap(self) -> float:
+        """Seconds between two evaluations in which the engine has nothing to do, on average."""
+        return (self.step - self.busy) / self.count.evaluations
+
+    @property
+    def at_low_clock(self) -> float:
+        """`step` where the engine's clock has fallen, for want of work (rates.CLOCK), as it may
+        where gaps are long enough."""
+        if 1e6 * self.gap <= KEPT_GAP_US.value:
+            return self.step
+        slow = LOW_CLOCK.value
+        rates = replace(
+            self.rates, product=self.rates.product * slow, flops=self.rates.flops / slow
+        )
+        return replace(self, rates=rates).step
 
     @property
     def head(self) -> float:

@@ -241,6 +241,12 @@ def most_ports(programs: Iterable[Lowered]) -> int:
     return max(len(side) for p in programs for side in (p.inputs, p.outputs))
 
 
+def fullest(count: StepCount) -> tuple[int, int]:
+    """The most inputs of any program, and the most outputs."""
+    programs = [p.lowered for p in count.programs]
+    return max(len(p.inputs) for p in programs), max(len(p.outputs) for p in programs)
+
+
 def crowded(count: StepCount, target: Target) -> str:
     """Why a legal plan has more ports, or ports of more sizes, than is sure to work on any chip;
     empty: it has not, or doctor saw as many work here."""
@@ -250,7 +256,7 @@ def crowded(count: StepCount, target: Target) -> str:
     seen, whose = MANY.get(next((w for w in MANY if w in target.seen), ""), PEERS)
     if target.chip.most_ports:
         seen, whose = target.chip.most_ports, f"anefast doctor, {target.chip.file}"
-    got = tuple(max(len(getattr(p, side)) for p in programs) for side in ("inputs", "outputs"))
+    got = fullest(count)
     if got[0] > seen[0] or got[1] > seen[1]:
         return (
             f"many ports: a program with {got[0]} inputs or {got[1]} outputs, and no more than "

@@ -165,6 +165,13 @@ RATES["m6"] = _rates(
 )
 
 
+# The governor slows an engine whose evaluations are far apart: up to which gaps it keeps the clock,
+# and how many times as long computing takes at the lowest.
+CLOCK = f"{_M6}: gaps of 100 us keep 2.58 GHz, 400 us and more fall to 852 MHz, 2.8 times slower"
+KEPT_GAP_US = Figure(100, CLOCK)
+LOW_CLOCK = Figure(2.8, CLOCK)
+
+
 def rates_of(chip: Chip) -> ChipRates:
     """The rates of a chip: those of the table, or what doctor measured, with the table's for the
     rest."""
