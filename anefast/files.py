@@ -18,6 +18,7 @@ import errno
 import fcntl
 import io
 import json
+import mmap
 import os
 import re
 import secrets
@@ -191,6 +192,19 @@ def map_bytes(path: AnyPath, where: str = "file") -> npt.NDArray[np.uint8]:
         if os.fstat(file.fileno()).st_size == 0:  # nothing to map
             return np.empty(0, np.uint8)
         return np.memmap(file, np.uint8, "r")
+
+
+def let_go(part: npt.NDArray[np.uint8]) -> None:
+    """Has the system take back the pages of a mapped part that was read; others are left alone.
+
+    They stay in its cache, where they are nobody's memory, and come back if they are looked at.
+    """
+    mapped = getattr(part, "_mmap", None)
+    if not isinstance(mapped, mmap.mmap) or not part.size or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    begin = part.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+    page = begin - begin % mmap.PAGESIZE
+    mapped.madvise(mmap.MADV_DONTNEED, page, begin + part.nbytes - page)
 
 
 def read_text(

@@ -40,6 +40,34 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # the class in transformers, i
     "phi3_fused": ("Phi3", BASE | {"pad_token_id": 0, "rope_parameters": ROPE | {
         "partial_rotary_factor": 1.0}}),
 }  # fmt: skip
+NARROW = BASE | {
+    "vocab_size": 331, "hidden_size": 48, "intermediate_size": 100, "max_position_embeddings": 160,
+    "rms_norm_eps": 1e-5,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 12345.6, "factor": 2.5}
+ODD: dict[str, tuple[str, dict[str, Any]]] = {  # sizes that no power of two divides
+    "llama_one_key_head": ("Llama", NARROW | {
+        "num_attention_heads": 8, "num_key_value_heads": 1, "hidden_size": 64,
+        "rope_parameters": LINEAR, "tie_word_embeddings": True,
+    }),
+    "llama_biases": ("Llama", NARROW | {
+        "num_hidden_layers": 1, "num_key_value_heads": 4, "head_dim": 40, "attention_bias": True,
+        "mlp_bias": True, "intermediate_size": 77,
+    }),
+    "mistral_no_window": ("Mistral", NARROW | {"sliding_window": None, "head_dim": 6}),
+    "mistral_wide_window": ("Mistral", NARROW | {"sliding_window": 41, "rms_norm_eps": 1e-6}),
+    "qwen2_llama3": ("Qwen2", NARROW | {
+        "hidden_size": 56, "num_attention_heads": 7, "num_key_value_heads": 7,
+        "rope_parameters": LLAMA3 | {"rope_theta": 777777.0}, "use_sliding_window": False,
+        "sliding_window": 16,
+    }),
+    "qwen3_one_layer": ("Qwen3", NARROW | {"num_hidden_layers": 1, "head_dim": 18}),
+    "gpt2_narrow": ("GPT2", {
+        "vocab_size": 301, "n_embd": 60, "n_layer": 1, "n_head": 3, "n_positions": 100,
+        "n_inner": 130, "layer_norm_epsilon": 1e-6, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+    }),
+}  # fmt: skip
 HEAD = {"GPT2": "GPT2LMHeadModel"}
 
 
@@ -48,10 +76,10 @@ def model_of(case: str) -> Any:
     import torch
     import transformers
 
-    family, settings = CASES[case]
+    family, settings = (CASES | ODD)[case]
     config = getattr(transformers, f"{family}Config")(**settings, attn_implementation="eager")
     model = getattr(transformers, HEAD.get(family, f"{family}ForCausalLM"))(config).eval()
-    generator = torch.Generator().manual_seed(SEED + list(CASES).index(case))
+    generator = torch.Generator().manual_seed(SEED + list(CASES | ODD).index(case))
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
@@ -63,16 +91,17 @@ def model_of(case: str) -> Any:
     return model
 
 
-def computed(model: Any) -> dict[str, Any]:
+def computed(model: Any, batch: int = B, seq: int = S) -> dict[str, Any]:
     """What golden.npz holds."""
     import torch
 
-    ids = np.random.default_rng(SEED).integers(3, V, (B, S + 1))
+    words = model.config.vocab_size
+    ids = np.random.default_rng(SEED).integers(3, words, (batch, seq + 1))
     ids[:, 0] = 1
     x, y = torch.tensor(ids[:, :-1]), torch.tensor(ids[:, 1:])
     model = model.double()
     logits = model(x).logits
-    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, V), y.reshape(-1))
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, words), y.reshape(-1))
     loss.backward()
     found = {
         "x": x.numpy().astype(np.int32), "y": y.numpy().astype(np.int32),

@@ -43,6 +43,32 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return ["", *(one() for _ in range(count))]
 
 
+RANGES = [  # of characters: ASCII with its control characters, Latin, CJK, Hangul, emoji, and more
+    (0, 0x80), (0x80, 0x180), (0x370, 0x5FF), (0x3040, 0x3100), (0x4E00, 0x9FFF), (0xAC00, 0xD7A4),
+    (0x1F300, 0x1FAFF), (0x2000, 0x2070), (0xE000, 0xE100), (0x10000, 0x10100),
+]  # fmt: skip
+CODE = [
+    "for (int i = 0; i < n; ++i) {\n\treturn a[i] != 0x1F;\n}", "x = {'a': [1, 2]}  # ok\n\n\n",
+    "SELECT * FROM t WHERE id='7';", "<div class=\"x\">&nbsp;</div>", "\r\n", "    " * 3, "\t\t",
+]  # fmt: skip
+
+
+def wide(count: int, seed: int) -> list[str]:
+    """Those, and characters of any script, long runs of digits and code between them."""
+    rng = random.Random(seed)
+
+    def part() -> str:
+        kind = rng.randrange(5)
+        if kind == 0:
+            first, end = rng.choice(RANGES)
+            return "".join(chr(rng.randrange(first, end)) for _ in range(rng.randrange(1, 9)))
+        if kind == 1:
+            return "".join(rng.choices("0123456789", k=rng.randrange(1, 60)))
+        return rng.choice(CODE) if kind == 2 else rng.choice(WORDS) + rng.choice(["", " "])
+
+    return ["".join(part() for _ in range(rng.randrange(1, 8))) for _ in range(count)]
+
+
 def trained(pre: dict[str, Any] | None = None) -> BPETokenizer:
     """A BPE of a few hundred pieces, its texts parted as `pre` says."""
     inner = library.Tokenizer(library.models.BPE())
@@ -170,6 +196,25 @@ def test_gguf_pairs_go_out_and_come_back(pre: str) -> None:
     for text in texts(300):
         assert again.encode(text) == tokenizer.encode(text)
     assert again.decode(tokenizer.encode(texts(1)[-1])) == texts(1)[-1]
+
+
+@pytest.mark.parametrize("pre,normal", [("gpt-2", "NFC"), ("qwen2", None), ("qwen2", "NFC")])
+def test_normalizers_come_back(
+    pre: str, normal: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """llama.cpp has none; Qwen's is known, another one than that goes with the file."""
+    description = trained(PRE[pre]).description()
+    description["normalizer"] = {"type": normal} if normal else None
+    own = BPETokenizer(json.dumps(description), "own", Marks("<|endoftext|>", "<|endoftext|>"))
+    pairs = pairs_of(own)
+    assert ("tokenizer.huggingface.json" in pairs) == ((pre, normal) != ("qwen2", "NFC"))
+    assert ("does not compose characters" in caplog.text) == (pre == "gpt-2")
+    for text in ("e\u0301 cafe\u0301", "é", "\u1100\u1161"):
+        assert tokenizer_of(pairs, "m.gguf").encode(text) == own.encode(text)
+    description["normalizer"] = {"type": "Lowercase"}
+    own = BPETokenizer(json.dumps(description), "own", Marks("<|endoftext|>", "<|endoftext|>"))
+    with pytest.raises(TokenizerError, match=r"own changes them first \(Lowercase\)"):
+        pairs_of(own)
 
 
 @pytest.mark.parametrize("name", ["tok512.bin", "llama2_tok32000.bin"])
@@ -307,6 +352,30 @@ def test_merges_that_scores_cannot_tell_are_refused(data_dir: Path, tmp_path: Pa
         tokenizer = BPETokenizer(json.dumps(description), "odd")
         with pytest.raises(TokenizerError, match="expected merges that GGUF's scores can tell"):
             pairs_of(tokenizer)
+
+
+TEN_THOUSAND = wide(10_000, 11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*PRE, "prepend", "never", "tok512.bin", "llama2_tok32000.bin"])
+def test_ten_thousand_texts_as_the_library_encodes_them(data_dir: Path, name: str) -> None:
+    """Out of tokenizer.json and out of GGUF, by the library on the first of the two."""
+    if name.endswith(".bin"):
+        content = files_of(Llama2cTokenizer.load(data_dir / name))["tokenizer.json"].decode()
+    else:
+        own = trained(PRE[name]) if name in PRE else pieces(name)
+        content = json.dumps(own.description())
+    judge = library.Tokenizer.from_str(content)
+    judge.encode_special_tokens = True
+    read = BPETokenizer(content, name, Marks(adds_bos=True))
+    again = tokenizer_of(pairs_of(read), "m.gguf")
+    for text in TEN_THOUSAND:
+        if isinstance(again, Llama2cTokenizer):
+            text = text.replace("▁", "")  # to SentencePiece that is a space
+        want = judge.encode(text, add_special_tokens=False).ids
+        assert read.encode(text, bos=False) == want, text
+        assert again.encode(text, bos=False) == want, text
 
 
 def test_names_for_rows_of_a_padded_table_are_no_tokens(data_dir: Path) -> None:

@@ -1,7 +1,7 @@
 """Block-quantised numbers of GGUF files, turned into fp32.
 
 A row of numbers is a row of blocks, each with a scale or two and small integers. Layouts: ggml,
-ggml-quants.h and `gguf.quants`, with whose results these agree bit for bit (tests/test_gguf.py).
+ggml-quants.h and `gguf.quants`, with whose results these agree bit for bit (tests/test_formats.py).
 Every function takes blocks, [n, bytes] uint8, and gives [n, numbers] fp32.
 """
 
@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from anefast import files
 
 from .stored import Array, Bytes, bf16_to_fp32
 
@@ -127,6 +129,7 @@ KINDS = {
     14: Kind("Q6_K", 256, 210, _q6_k),
     30: Kind("BF16", 1, 2, lambda b: bf16_to_fp32(np.ascontiguousarray(b).view("<u2"))),
 }
+PLAIN = {kind.name: kind for kind in KINDS.values() if kind.numbers == 1}
 # Types that exist and are not read, for the message.
 OTHERS = {
     9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
@@ -136,12 +139,14 @@ OTHERS = {
 
 
 def dequantised(raw: Bytes, kind: Kind, count: int) -> Array:
-    """`count` numbers from their bytes, in pieces, so that nothing else of that size is made."""
+    """`count` numbers from their bytes, in pieces, so that nothing else of that size is held."""
     blocks = raw.reshape(-1, kind.nbytes)
     values = np.empty(count, np.float32)
     table = values.reshape(-1, kind.numbers)
     step = max(1, (1 << 20) // kind.numbers)
     with np.errstate(invalid="ignore", over="ignore"):  # a scale that is no number stays one
         for at in range(0, len(blocks), step):
-            table[at : at + step] = kind.to_fp32(blocks[at : at + step])
+            part = blocks[at : at + step]
+            table[at : at + step] = kind.to_fp32(part)
+            files.let_go(part)
     return values

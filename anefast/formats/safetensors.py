@@ -19,7 +19,8 @@ import numpy as np
 from anefast import files, parsing
 from anefast.errors import shown
 
-from .stored import Array, Bytes, Stored, bf16_to_fp32, fp32_to_bf16
+from .quants import PLAIN, dequantised
+from .stored import Array, Bytes, Stored, fp32_to_bf16
 
 WHERE = "safetensors"
 HEADER_MOST = 100 * files.MIB  # the bound of the format's own library
@@ -150,10 +151,7 @@ def _stored(path: files.AnyPath, name: str, about: Any, data: Bytes) -> Stored:
         )
 
     def read() -> Array:
-        raw = data[begin:end]
-        if dtype == "BF16":
-            return bf16_to_fp32(raw.view("<u2")).reshape(shape)
-        return raw.view("<f4" if dtype == "F32" else "<f2").astype(np.float32).reshape(shape)
+        return dequantised(data[begin:end], PLAIN[dtype], math.prod(shape)).reshape(shape)
 
     return Stored(name, shape, dtype, end - begin, read)
 

@@ -78,7 +78,7 @@ def from_file(place: Place, tensor: Stored) -> Array:
     values = values.T if place.transposed else values
     if place.of > 1:
         rows = len(values) // place.of
-        values = values[place.part * rows : (place.part + 1) * rows]
+        values = values[place.part * rows : (place.part + 1) * rows].copy()  # not the others too
     return to_interleaved(values, place.split_heads) if place.split_heads else values
 
 

@@ -45,7 +45,9 @@ def bf16_to_fp32(raw: npt.NDArray[np.uint16]) -> Array:
     >>> bf16_to_fp32(np.array([0x3f80, 0xc000], np.uint16)).tolist()
     [1.0, -2.0]
     """
-    return (raw.astype(np.uint32) << 16).view(np.float32)
+    bits = raw.astype(np.uint32)
+    bits <<= 16
+    return bits.view(np.float32)
 
 
 def fp32_to_bf16(values: Array) -> npt.NDArray[np.uint16]:

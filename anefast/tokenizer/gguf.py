@@ -9,6 +9,7 @@ src/llama-vocab.cpp.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,8 +29,10 @@ from .gguf_keys import (
     pairs,
     strings,
 )  # fmt: skip
-from .gguf_pieces import HUGGING_FACE, read, write_merges, write_pieces
+from .gguf_pieces import HUGGING_FACE, plain_steps, read, write_merges, write_pieces
 from .llama2c import Llama2cTokenizer
+
+log = logging.getLogger("anefast")
 
 
 def _split(pattern: str) -> dict[str, Any]:
@@ -167,7 +170,28 @@ def _pairs_of_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
         known = NORMAL if i in by_id else UNUSED
         types.append(CONTROL if special else USER if i in added else known)
     merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
-    return pairs("gpt2", tokenizer, tokens, types, pre=pre, merges=merges)
+    written = pairs("gpt2", tokenizer, tokens, types, pre=pre, merges=merges)
+    return written | _normalizer(tokenizer, description, pre)
+
+
+def _normalizer(tokenizer: BPETokenizer, description: dict[str, Any], pre: str) -> dict[str, Any]:
+    """The tokenizer.json where its normalizer is not the one that is read for `pre`.
+
+    llama.cpp has none. TokenizerError for one that is more than NFC, which changes no usual text.
+    """
+    found = [step[0] for step in plain_steps(description.get("normalizer"), "normalizers")]
+    if found not in ([], ["NFC"]):
+        raise TokenizerError(
+            f"[tokenizer] expected a tokenizer that takes texts as they are, {tokenizer.name} "
+            f"changes them first ({shown(', '.join(map(str, found)))}). "
+            "Hint: --to hf keeps it as it is."
+        )
+    usual = _NORMALIZERS.get(pre)
+    if found == ([usual["type"]] if usual else []):
+        return {}
+    if found:
+        log.warning("llama.cpp does not compose characters (NFC), as %s does", tokenizer.name)
+    return {HUGGING_FACE: json.dumps(description, ensure_ascii=False)}
 
 
 def _alike(parts: Any, known: dict[str, Any]) -> bool:

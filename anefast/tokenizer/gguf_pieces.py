@@ -220,7 +220,7 @@ def _scores(
 def _space_in_front(tokenizer: BPETokenizer, description: dict[str, Any]) -> tuple[bool, bool]:
     """Whether a text gets a space in front, and whether llama.cpp puts it just there."""
     normal, parts = (
-        _plain(description.get(key), within)
+        plain_steps(description.get(key), within)
         for key, within in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))
     )
     replace = ("Replace", " ", SPACE)
@@ -236,12 +236,12 @@ def _space_in_front(tokenizer: BPETokenizer, description: dict[str, Any]) -> tup
     raise _refused(tokenizer, "it parts or changes texts in another way than by their spaces")
 
 
-def _plain(step: Any, within: str) -> list[tuple[Any, ...]]:
+def plain_steps(step: Any, within: str) -> list[tuple[Any, ...]]:
     """A normalizer or pre-tokenizer as kinds of steps with their settings."""
     if not isinstance(step, dict):
         return []
     if step.get("type") == "Sequence":
-        return [plain for inner in step.get(within) or () for plain in _plain(inner, within)]
+        return [plain for inner in step.get(within) or () for plain in plain_steps(inner, within)]
     kind = step.get("type")
     pattern = (step.get("pattern") or {}).get("String")
     if kind == "Prepend":

@@ -9,7 +9,8 @@ from functools import partial
 
 import pytest
 
-from tests.siege.mutate import READERS, siege, sound_files
+from tests.siege.mutate import siege, sound_files
+from tests.siege.readers import READERS
 
 QUICK, MANY = 16, 10_000  # of each reader; of all
 HALVES = READERS[::2], READERS[1::2]
