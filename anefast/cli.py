@@ -163,7 +163,7 @@ def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
         fresh = given["optim.fresh"]
         check_resumed({k: (given[k], "flag") for k in flags if k in given}, started, run, fresh)
         given |= {"resume": resume, "out": str(run), "init": ""}
-    config = from_settings(_nest(given))
+    config = from_settings(_nest(given | {"preset": ""})).called(given["preset"])
     plain = flatten(to_settings(TrainConfig()))
     now = flatten(to_settings(config))
     if config.init:  # its weights have a shape already; a preset's would be none of theirs

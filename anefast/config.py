@@ -549,29 +549,36 @@ class TrainConfig(Checked):
 
     def _check_preset(self) -> None:
         """A config may not call itself a preset that it has nothing of."""
-        if not self.preset:
-            return
-        from anefast.presets import preset_settings
-
-        mine, plain = flatten(to_settings(self)), flatten(to_settings(TrainConfig()))
-        changed = {k: v for k, v in flatten(preset_settings(self.preset)).items() if v != plain[k]}
-        taken = any(mine[k] == v for k, v in changed.items()) or self.model != ModelConfig()
         need(
-            taken,
+            not self.preset or self.has_of(self.preset),
             f"preset {self.preset} is named, but none of its settings is here",
             f"TrainConfig.from_preset({self.preset!r}, ...) takes them",
         )
 
+    def has_of(self, preset: str) -> bool:
+        """Whether this has any setting of a preset that is not a default."""
+        from anefast.presets import preset_settings
+
+        mine, plain = flatten(to_settings(self)), flatten(to_settings(TrainConfig()))
+        changed = {k: v for k, v in flatten(preset_settings(preset)).items() if v != plain[k]}
+        return any(mine[k] == v for k, v in changed.items()) or self.model != ModelConfig()
+
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> TrainConfig:
-        """The preset `name`, with top-level fields changed.
+        """The preset `name`, with top-level fields changed. Where none of its settings is left, the
+        config has no preset.
 
         >>> TrainConfig.from_preset("stories260k", steps=10).model.dim
         64
         """
         from anefast.presets import preset_settings
 
-        return from_settings(merge(preset_settings(name), {"preset": name, **changes}))
+        return from_settings(merge(preset_settings(name), changes)).called(name)
+
+    def called(self, preset: str) -> TrainConfig:
+        """This, named after a preset; as it is where it has nothing of it."""
+        named = preset and self.has_of(preset)
+        return dataclasses.replace(self, preset=preset) if named else self
 
     def replace(self, **changes: Any) -> TrainConfig:
         """A copy with some fields changed, checked again."""

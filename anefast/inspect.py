@@ -18,6 +18,7 @@ from anefast.cli import command, say
 from anefast.config import ModelConfig
 from anefast.errors import BadInput, shown
 from anefast.formats import AdapterSource, open_adapter, open_source
+from anefast.formats.huggingface import is_folder
 from anefast.formats.stored import Tensors
 from anefast.model import Model
 from anefast.nn import count_params, family_of
@@ -36,15 +37,17 @@ class InspectConfig:
 def inspect(config: InspectConfig) -> None:
     """Prints a few lines. ValueError in one line for a model that is refused."""
     adapter = open_adapter(Path(config.model))
-    source = None if adapter else open_source(Path(config.model))
+    whole = adapter is None or is_folder(Path(config.model))
+    source = open_source(Path(config.model)) if whole else None
     if config.tokenizer and (adapter or source):
         raise BadInput(
             f"[inspect] tokenizer {shown(config.tokenizer)} was named, but {shown(config.model)} "
-            f"{'needs none' if adapter else 'brings its own'}. Hint: leave it out."
+            f"{'brings its own' if source else 'needs none'}. Hint: leave it out."
         )
     if adapter:
         say(*_adapter(adapter))
-        return
+        if source is None:
+            return
     if source is None:
         model = Model.load(config.model, config.tokenizer)
         say(*_shape(model.config), *_tokenizer(model.tokenizer, model.config))

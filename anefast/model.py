@@ -34,7 +34,7 @@ from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
 from anefast.decode import Ends, Made, Said, Text, side_by_side
 from anefast.drafts import Drafter, Lookup, Smaller
 from anefast.errors import BadInput, shown
-from anefast.formats import open_source
+from anefast.formats import ADAPTER_CONFIG, open_source
 from anefast.fuse import find_plan
 from anefast.fuse.plan import is_auto
 from anefast.kinds import missing
@@ -142,6 +142,11 @@ class Model:
         if (found := open_source(path)) is not None:
             own = open_tokenizer(tokenizer) if tokenizer else found.tokenizer()
             check_tokenizer(own, found.config.vocab_size, padded or not tokenizer)
+            if (path / ADAPTER_CONFIG).is_file():
+                log.warning(
+                    "%s has a LoRA adapter beside its weights, which counts only where --adapter "
+                    "names it", shown(path),
+                )  # fmt: skip
             return cls(found.config, found.load(), own)
         if path.is_dir():
             folder = find_checkpoint(path)

@@ -13,8 +13,10 @@ import pytest
 
 import anefast
 from anefast.export import ExportConfig, export
-from anefast.formats import save_folder
+from anefast.formats import save_folder, save_peft
 from anefast.inspect import InspectConfig, inspect
+from anefast.nn.adapter import Base, adaptable
+from anefast.nn.lora import draw
 from anefast.tokenizer import ByteTokenizer
 
 from .conftest import ROOT
@@ -86,6 +88,22 @@ def test_inspect_says_what_is_there(folder: Path, capsys: pytest.CaptureFixture[
     (folder / "tokenizer.json").unlink()
     inspect(InspectConfig(str(folder)))
     assert "none that is read: [tokenizer] expected" in capsys.readouterr().out
+
+
+def test_an_adapter_beside_weights_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = anefast.Model.load(folder).config
+    assert not caplog.messages
+    adapter = draw(2, 4.0, False, adaptable(shape), Base("a/model", "ab" * 32), seed=0)
+    save_peft(folder / "adapter", adapter, shape)
+    for file in (folder / "adapter").iterdir():
+        file.rename(folder / file.name)
+    anefast.Model.load(folder)
+    assert "counts only where --adapter names it" in caplog.text
+    inspect(InspectConfig(str(folder)))
+    said = capsys.readouterr().out
+    assert "a LoRA adapter" in said and "family:     qwen3" in said
 
 
 def test_transformers_reads_what_we_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,4 +109,9 @@ def test_texts_are_encoded_as_we_do(tmp_path: Path, tokenizer: Tokenizer) -> Non
             text = text.replace("▁", "")  # there it is a space
         got = judge.tokenize(text.encode(), add_bos=False, special=False)
         assert got == tokenizer.encode(text, bos=False), text
+    if isinstance(tokenizer, BPETokenizer):
+        begin, end = (tokenizer.text_of(i) for i in (tokenizer.bos_id, tokenizer.eos_id))
+        for text in (f"{begin}[The] cat{end}{begin}It", f"{begin} a{end}b", f"x{begin}"):
+            got = judge.tokenize(text.encode(), add_bos=False, special=True)
+            assert got == tokenizer.encode_marked(text), text
     judge.close()

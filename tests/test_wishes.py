@@ -447,6 +447,11 @@ def test_the_defaults_have_one_source():
         with pytest.raises(ConfigError, match="preset cannot change"):
             TrainConfig.from_preset("stories42m").replace(preset=name)
     assert train_config([])[0] == TrainConfig.from_preset("tiny")
+    flags = "--init m.gguf --steps 3 --seq-len 64 --batch 1 --lr 5e-5 --warmup-steps 2"
+    assert train_config(flags.split())[0].preset == "finetune"
+    assert train_config([*flags.split(), "--accumulation", "2"])[0].preset == ""  # nothing is left
+    data, optim = {"seq_len": 64, "batch": 1}, {"lr": 5e-5, "warmup_steps": 2, "accumulation": 2}
+    assert TrainConfig.from_preset("finetune", steps=3, data=data, optim=optim).preset == ""
     defaults = {
         (open_data, "val_fraction"): plain.data.val_fraction,
         (open_data, "seed"): plain.data.seed,

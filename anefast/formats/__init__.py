@@ -23,6 +23,7 @@ from .registry import ADAPTERS, MODELS
 from .source import ModelSource, ModelSourceError
 
 __all__ = [
+    "ADAPTER_CONFIG",
     "AdapterFileError",
     "AdapterSource",
     "HuggingFaceError",

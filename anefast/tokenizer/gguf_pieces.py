@@ -167,8 +167,8 @@ def write_merges(tokenizer: BPETokenizer, description: dict[str, Any]) -> dict[s
         written[f"{PREFIX}unknown_token_id"] = model["vocab"][model["unk_token"]]
     if not exact:
         log.warning(
-            "llama.cpp puts a space in front of every text and behind every mark, %s only where "
-            "none is: such texts differ there. The tokenizer.json is in the file as well",
+            "llama.cpp puts a space in front of every text and behind every mark, %s not where "
+            "there is one: such texts differ there. The tokenizer.json is in the file as well",
             tokenizer.name,
         )
         written[HUGGING_FACE] = json.dumps(description, ensure_ascii=False)

@@ -36,7 +36,8 @@ from tests.siege.readers import READERS, Reader
 from tests.siege.seeds import make_seeds
 
 RARE = -3  # the number of a case of sound files that takes the rare ways
-SECONDS = 10.0  # a case that takes longer hangs
+SECONDS = 10.0  # of the processor: a case that takes more hangs,
+WAITS = 240.0  # and so does one that takes these by the clock, also on a busy machine
 SLACK_KB = 48 << 10  # of memory, for what libraries load at their first error
 ADDRESS_SPACE = 8 << 30
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,7 @@ def serve(jobs: Sequence[tuple[Reader, int, int]], seeds: Path) -> None:
     work = Path(tempfile.mkdtemp(dir=seeds.parent))
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPROF, _alarm)
     signal.signal(signal.SIGALRM, _alarm)
     os.chdir(work)
     rates_known(seeds)
@@ -154,7 +156,8 @@ def tried(reader: Reader, number: int, seeds: Path, work: Path) -> tuple[dict[st
     began = time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with streams_to(out.fileno(), err.fileno()):
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, WAITS)
             try:
                 reader.call(folder, rng)
             except SystemExit as left:
@@ -166,6 +169,7 @@ def tried(reader: Reader, number: int, seeds: Path, work: Path) -> tuple[dict[st
                 told = f"{type(error).__name__}: {str(error)[:200]} ({last.filename}:{last.lineno})"
                 row |= {"wrong": "traceback", "told": told}
             finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
         said, errors = (read_back(file.fileno()) for file in (out, err))
     row["seconds"] = round(time.monotonic() - began, 2)
