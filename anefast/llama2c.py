@@ -209,18 +209,22 @@ def _stacks(config: ModelConfig, legacy: bool) -> Iterator[tuple[str, int]]:
 
 
 def _read_weights(file: BinaryIO, config: ModelConfig, legacy: bool) -> Params:
-    blocks = {n: np.fromfile(file, "<f4", count) for n, count in _stacks(config, legacy)}
-    params: Params = {"tok_embeddings": blocks["tok_embeddings"].reshape(-1, config.dim)}
+    blocks: dict[str, list[npt.NDArray[np.float32]]] = {}
+    for name, count in _stacks(config, legacy):
+        parts = config.n_layers if name in LAYER_NAMES else 1
+        blocks[name] = [np.fromfile(file, "<f4", count // parts) for _ in range(parts)]
+    params: Params = {"tok_embeddings": blocks["tok_embeddings"][0].reshape(-1, config.dim)}
     inputs = {"attn.wo": config.n_heads * config.head_dim, "ffn.w2": config.hidden_dim}
-    stacked = {name: blocks[name].reshape(config.n_layers, -1) for name in LAYER_NAMES}
     for i in range(config.n_layers):
-        for name, block in stacked.items():
+        for name in LAYER_NAMES:
+            part = blocks[name][i]
             matrix = not name.endswith("norm")
-            part = block[i].reshape(-1, inputs.get(name, config.dim)) if matrix else block[i]
-            params[f"layers.{i}.{name}"] = part.copy()
-    params["norm"] = blocks["norm"]
+            params[f"layers.{i}.{name}"] = (
+                part.reshape(-1, inputs.get(name, config.dim)) if matrix else part
+            )
+    params["norm"] = blocks["norm"][0]
     if not config.tied:
-        params["output"] = blocks["output"].reshape(-1, config.dim)
+        params["output"] = blocks["output"][0].reshape(-1, config.dim)
     return params
 
 

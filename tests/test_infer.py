@@ -15,13 +15,15 @@ from anefast.runtime.bucket import CHUNK, bucket_length
 SHAPES = {
     "plain": {"n_heads": 4},
     "grouped heads": {"n_heads": 4, "n_kv_heads": 2, "tied": False, "residual_scale": 0.7},
+    "sizes of no whole block": {"n_heads": 3, "dim": 48, "hidden_dim": 100},
 }
 PLANS = ["all", "unfused", "all,weights=params", "2,ports=packed"]  # parts, and chunks of 32
 LENGTHS = [1, 2, 31, 32, 33, 64, 65, 97, 40, 5, 96, 97, 129, 130, 40, 129]  # forth and back
 
 
 def model_of(**shape):
-    config = ModelConfig(dim=32, n_layers=2, hidden_dim=64, vocab_size=61, max_seq_len=140, **shape)
+    usual = {"dim": 32, "n_layers": 2, "hidden_dim": 64, "vocab_size": 61, "max_seq_len": 140}
+    config = ModelConfig(**(usual | shape))
     return anefast.Model(config, init_params(config, 1), anefast.open_tokenizer("bytes"))
 
 

@@ -95,8 +95,9 @@ def drawable(tokenizer: Tokenizer, size: int) -> npt.NDArray[np.int64]:
     A table may be larger than its vocabulary (50,304 rows for GPT-2's 50,257 ids), and a vocabulary
     may have holes.
     """
-    ids = np.arange(min(size, tokenizer.vocab_size))
-    return np.setdiff1d(ids, np.fromiter(getattr(tokenizer, "unused", ()), np.int64))
+    drawn = np.ones(tokenizer.vocab_size, bool)
+    drawn[np.fromiter(getattr(tokenizer, "unused", ()), np.int64)] = False
+    return np.flatnonzero(drawn[:size])
 
 
 def adds_bos(tokenizer: Tokenizer) -> bool:

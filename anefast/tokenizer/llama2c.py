@@ -20,6 +20,7 @@ import math
 import os
 import re
 import struct
+from functools import cached_property
 from pathlib import Path
 
 from anefast.errors import shown
@@ -64,8 +65,12 @@ class Llama2cTokenizer(Pieces):
         # A merge across the start of a word would have to spell non-space, space: if no piece
         # does, words are independent and each is merged once. Otherwise the whole text is one word.
         self.by_word = b" " in self._ids and not any(_SPACE_INSIDE.search(p) for p in pieces)
-        self._inside = {piece[i : i + 2] for piece in pieces for i in range(len(piece) - 1)}
         self._cache: dict[str, list[int]] = {}
+
+    @cached_property
+    def _inside(self) -> set[bytes]:
+        """Every two bytes that are side by side in a piece."""
+        return {piece[i : i + 2] for piece in self.pieces for i in range(len(piece) - 1)}
 
     def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
         body = self.encode_rest(" " + text) if text else []
@@ -182,19 +187,25 @@ def parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[bytes], li
         )
     pieces: list[bytes] = []
     scores: list[float] = []
-    at = 4
-    while at < len(content):
-        where = f"piece {len(pieces)} at byte {at}"
-        if len(content) - at < 8:
-            raise _unsound(path, f"8 bytes of score and length for {where}", f"{len(content) - at}")
-        score, length = struct.unpack_from("<fi", content, at)
-        at += 8
+    at, size, head = 4, len(content), struct.Struct("<fi")
+    begin = at
+
+    def unsound(expected: str, got: object) -> TokenizerError:
+        where = f"piece {len(pieces)} at byte {begin}"
+        return _unsound(path, f"{expected} for {where}", str(got))
+
+    while at < size:
+        begin = at
+        if size - at < head.size:
+            raise unsound("8 bytes of score and length", size - at)
+        score, length = head.unpack_from(content, at)
+        at += head.size
         if not 0 < length <= longest:
-            raise _unsound(path, f"a length in 1..{longest} for {where}", f"{length}")
-        if length > len(content) - at:
-            raise _unsound(path, f"{length} bytes for {where}", f"{len(content) - at}")
+            raise unsound(f"a length in 1..{longest}", length)
+        if length > size - at:
+            raise unsound(f"{length} bytes", size - at)
         if not math.isfinite(score):
-            raise _unsound(path, f"a finite score for {where}", f"{score}")
+            raise unsound("a finite score", score)
         pieces.append(content[at : at + length])
         scores.append(score)
         at += length

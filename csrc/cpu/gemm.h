@@ -52,6 +52,7 @@ struct Gemm {
     const Epilogue *then = nullptr;
     int64_t first_column = 0; // as these two count columns
     Arithmetic arithmetic = Arithmetic::fp32;
+    const uint16_t *blocked = nullptr; // A once more, as gemm_block_rows has it: read instead where few columns meet it
 };
 
 class FirstError; // of pool.h
@@ -60,8 +61,13 @@ void gemm(const Gemm &g);                      // in one parallel region of the 
 void gemm_alone(const Gemm &g);                // on the calling thread: for use inside a region
 void gemm_batch(const Gemm *g, int64_t count); // independent products, one region
 void gemm_enqueue(const void *key, const Gemm &g, FirstError &failure); // on the pool's background queue
-void gemm_reference(const Gemm &g);                                     // plain loops, one thread
-bool gemm_relaxed();                                                    // whether operands are rounded to bf16
-const char *gemm_isa(); // "AVX2 FMA F16C", "NEON, Accelerate for any_order", ...; ANEFAST_ISA overrides
+// A, fp16 and of contiguous rows, in blocks of rows whose elements of one k lie side by side; the last block ends in
+// zeros.
+bool gemm_wants_blocks(const Gemm &g);          // whether it would read them: they are for products of few columns
+size_t gemm_blocked_size(int64_t m, int64_t k); // elements
+void gemm_block_rows(const uint16_t *a, int64_t m, int64_t k, uint16_t *out);
+void gemm_reference(const Gemm &g); // plain loops, one thread
+bool gemm_relaxed();                // whether operands are rounded to bf16
+const char *gemm_isa();             // "AVX2 FMA F16C", "NEON, Accelerate for any_order", ...; ANEFAST_ISA overrides
 
 } // namespace anefast

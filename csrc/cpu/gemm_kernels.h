@@ -40,7 +40,8 @@ struct Strip {
     }
 };
 
-constexpr int64_t THIN_MOST = 8; // columns or rows of a thin product
+constexpr int64_t THIN_MOST = 8;   // columns or rows of a thin product
+constexpr int64_t THIN_BLOCK = 32; // rows of a block: vectors of any width
 
 // A product of a wide operand, read where it lies, and a thin one: c(lane, j) = sum over k of wide(lane, k) * thin[k *
 // count + j].
@@ -49,6 +50,7 @@ struct Thin {
     const void *wide;
     bool wide_half;
     int64_t lane_stride, k_stride; // of wide, in elements; one of them 1
+    int64_t block;                 // or wide is in blocks of so many lanes, as gemm_block_rows has it; else 0
     const float *thin;
     void *c;
     int64_t c_lane_stride, c_thin_stride;

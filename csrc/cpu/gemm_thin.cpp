@@ -3,6 +3,7 @@
 #include "gemm_thin.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "../half.h"
 #include "../round.h"
@@ -53,6 +54,23 @@ bool is_thin(const Gemm &g) {
     return g.arithmetic == Arithmetic::fp32 && g.k > 0 && kernels_for(g).thin && (a_is_wide(g) || b_is_wide(g));
 }
 
+bool gemm_wants_blocks(const Gemm &g) {
+    return is_thin(g) && a_is_wide(g) && g.a.elem == Elem::f16 && g.a.col_stride == 1 && g.a.row_stride == g.k &&
+           g.m >= THIN_BLOCK;
+}
+
+size_t gemm_blocked_size(int64_t m, int64_t k) { return static_cast<size_t>(round_up(m, THIN_BLOCK) * k); }
+
+void gemm_block_rows(const uint16_t *a, int64_t m, int64_t k, uint16_t *out) {
+    Pool::shared().parallel(ceil_div(m, THIN_BLOCK), [&](int64_t block) {
+        const int64_t first = block * THIN_BLOCK, rows = std::min(THIN_BLOCK, m - first);
+        const uint16_t *const from = a + first * k;
+        uint16_t *const to = out + first * k;
+        for (int64_t j = 0; j < k; ++j)
+            for (int64_t i = 0; i < THIN_BLOCK; ++i) to[j * THIN_BLOCK + i] = i < rows ? from[i * k + j] : 0;
+    });
+}
+
 void gemm_thin(const Gemm &g, bool alone) {
     const bool by_rows = a_is_wide(g); // the wide operand is A
     if (by_rows && g.before) (*g.before)(g.first_column, g.n);
@@ -64,6 +82,11 @@ void gemm_thin(const Gemm &g, bool alone) {
     t.wide_half = wide.elem == Elem::f16;
     t.lane_stride = by_rows ? wide.row_stride : wide.col_stride;
     t.k_stride = by_rows ? wide.col_stride : wide.row_stride;
+    const bool blocked = g.blocked && gemm_wants_blocks(g);
+    if (blocked) {
+        t.block = t.k_stride = THIN_BLOCK;
+        t.lane_stride = g.k; // from block to block, where tasks begin
+    }
     t.c_half = g.c_elem == Elem::f16;
     t.c_lane_stride = by_rows ? g.c_row_stride : 1;
     t.c_thin_stride = by_rows ? 1 : g.c_row_stride;
@@ -74,8 +97,8 @@ void gemm_thin(const Gemm &g, bool alone) {
            t.count, thin);
     t.thin = thin;
 
-    const int64_t lane_bytes = g.k * size_of(wide.elem),
-                  unit = by_rows && g.then ? std::max<int64_t>(32, g.then->unit) : 32;
+    const int64_t lane_bytes = g.k * size_of(wide.elem);
+    const int64_t unit = by_rows && g.then ? std::lcm(THIN_BLOCK, g.then->unit) : THIN_BLOCK;
     int64_t share = t.lanes;
     if (!alone && t.lanes * lane_bytes > SERIAL_BYTES)
         share = std::min(round_up(std::max<int64_t>(1, TASK_BYTES / lane_bytes), unit),
@@ -84,7 +107,8 @@ void gemm_thin(const Gemm &g, bool alone) {
         Thin part = t;
         const int64_t first = task * share;
         part.lanes = std::min(share, t.lanes - first);
-        part.wide = static_cast<const char *>(wide.data) + first * t.lane_stride * size_of(wide.elem);
+        part.wide = (blocked ? reinterpret_cast<const char *>(g.blocked) : static_cast<const char *>(wide.data)) +
+                    first * t.lane_stride * size_of(wide.elem);
         part.c = static_cast<char *>(g.c) + first * t.c_lane_stride * size_of(g.c_elem);
         if (!by_rows && g.before) (*g.before)(g.first_column + first, part.lanes);
         kernels_for(g).thin(part);

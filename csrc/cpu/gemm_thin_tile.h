@@ -5,6 +5,8 @@
 // by side are vectors as they are; where k does, squares of lanes by k are transposed on the way. Every element of C is
 // the chain over k that gemm.h promises.
 
+constexpr int64_t THIN_AHEAD = 32; // k whose lanes are fetched before their turn
+
 template <class T> static inline Vec wide_vector(const T *p) {
     if constexpr (sizeof(T) == 2) return load_half(p);
     else return load(p);
@@ -17,11 +19,15 @@ template <class T> static inline Vec wide_part(const T *p, int64_t there) {
     return wide_vector(padded);
 }
 
-// GROUPS vectors of lanes from `lane` on, `there` lanes of them real. Two vectors keep two chains under way where N
-// is 1.
+template <class T> static inline const T *wide_at(const Thin &t, int64_t lane) {
+    const T *const wide = static_cast<const T *>(t.wide);
+    return t.block ? wide + lane / t.block * t.block * t.k_count + lane % t.block : wide + lane * t.lane_stride;
+}
+
+// GROUPS vectors of lanes from `lane` on, `there` lanes of them real. Several vectors keep several chains under way
+// where N is small.
 template <int N, int GROUPS, bool TURNED, class T>
 static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, int64_t there) {
-    const T *const wide = static_cast<const T *>(t.wide) + lane * t.lane_stride;
     alignas(64) float out[N][GROUPS * WIDTH] = {};
     if (t.accumulate)
         for (int64_t i = 0; i < there; ++i)
@@ -32,6 +38,7 @@ static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, in
         for (int j = 0; j < N; ++j) sum[g][j] = load(out[j] + g * WIDTH);
     const float *thin = t.thin;
     if constexpr (TURNED) {
+        const T *const wide = wide_at<T>(t, lane);
         // A cache line of each row at a time, through a copy: rows that lie a power of two apart push each other out.
         constexpr int64_t LINE = 64 / sizeof(T);
         alignas(64) T lines[WIDTH][LINE] = {};
@@ -65,10 +72,13 @@ static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, in
             }
         }
     } else {
+        const T *wide[GROUPS];
+        for (int g = 0; g < GROUPS; ++g) wide[g] = wide_at<T>(t, lane + g * WIDTH);
         for (int64_t k = 0; k < t.k_count; ++k, thin += N)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int g = 0; g < GROUPS; ++g) {
-                const T *const p = wide + k * t.k_stride + g * WIDTH;
+                const T *const p = wide[g] + k * t.k_stride;
+                __builtin_prefetch(p + THIN_AHEAD * t.k_stride, 0, 3);
                 const Vec v = (g + 1) * WIDTH <= there ? wide_vector(p) : wide_part(p, there - g * WIDTH);
 #pragma GCC unroll 8
                 for (int j = 0; j < N; ++j) sum[g][j] = fma(v, thin[j], sum[g][j]);
@@ -91,7 +101,7 @@ static __attribute__((noinline)) void thin_lanes(const Thin &t, int64_t lane, in
 }
 
 template <int N, bool TURNED, class T> static void thin_all(const Thin &t) {
-    constexpr int GROUPS = N == 1 ? 2 : 1;
+    constexpr int GROUPS = TURNED ? (N == 1 ? 2 : 1) : N == 1 ? 4 : N <= 4 ? 2 : 1;
     int64_t lane = 0;
     for (; lane + GROUPS * WIDTH <= t.lanes; lane += GROUPS * WIDTH)
         thin_lanes<N, GROUPS, TURNED, T>(t, lane, GROUPS * WIDTH);

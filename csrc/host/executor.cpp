@@ -23,6 +23,7 @@
 #include "../mil/parse.h"
 #include "../mil/seam.h"
 #include "../surfaces.h"
+#include "blocked.h"
 #include "cliffs.h"
 #include "groups.h"
 #include "memory.h"
@@ -57,6 +58,7 @@ struct anefast_program {
     std::atomic<int> generation{anefast::fork_generation()}; // of `running`
     bool groups = true;
     Body whole;
+    std::shared_ptr<anefast::host::Blocks> blocks = std::make_shared<anefast::host::Blocks>();
     std::map<std::vector<int64_t>, std::unique_ptr<Body>> parts; // by extents; null where only the whole can be run
     std::vector<anefast_port> inputs, outputs;
     anefast::host::Memory constants;
@@ -279,6 +281,7 @@ Body *body_for(anefast_program *program, const int64_t *extents) {
         can = can && constants_are_there(body->function, groups);
         if (can) {
             body->plan = make_plan(body->function, groups, workspace_bytes, &whole.function);
+            body->plan.blocks = program->blocks;
             build(body.get(), groups, nullptr);
         }
         found = program->parts.emplace(std::move(key), can ? std::move(body) : nullptr).first;

@@ -6,6 +6,7 @@
 #include "../cpu/gemm.h"
 #include "../cpu/pool.h"
 #include "../half.h"
+#include "blocked.h"
 #include "blocks.h"
 #include "ops.h"
 
@@ -33,6 +34,7 @@ struct Product {
 
 // Their results lie one after the other, as one matrix to what follows.
 Step products(const Builder &builder, Ref a, Ref b, Ref c, std::vector<Product> list) {
+    const std::shared_ptr<Blocks> blocks = a.base == ABSOLUTE && list.size() == 1 ? builder.plan.blocks : nullptr;
     return [=, before = builder.before, then = builder.then, list = std::move(list)](const Frame &f) {
         std::vector<Gemm> ready(list.size());
         std::vector<Prologue> prologues(before ? list.size() : 0);
@@ -42,6 +44,7 @@ Step products(const Builder &builder, Ref a, Ref b, Ref c, std::vector<Product> 
             ready[i].a.data = f.at(a) + list[i].a;
             ready[i].b.data = f.at(b) + list[i].b;
             ready[i].c = f.at(c) + list[i].c;
+            if (blocks && gemm_wants_blocks(ready[i])) ready[i].blocked = blocks->of(ready[i]);
             const auto matrix = static_cast<int64_t>(i);
             if (before) {
                 prologues[i] = [&f, &before, matrix](int64_t column, int64_t columns) {

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,7 @@ struct Plan {
     std::vector<bool> is_view;                 // of each operation: nothing to run
     std::vector<size_t> copied_in, copied_out; // ports whose rows are repacked through the arena
     size_t arena_bytes = 0;
+    std::shared_ptr<class Blocks> blocks; // of constants, where products of few columns are to come; or none
 };
 
 // `workspace_bytes` says how much scratch memory an operation wants while it runs.
