@@ -28,7 +28,8 @@ from tests.test_judges import CONFIGS
 SPELLINGS = {
     "norm=row": ir.Spelling(norm="row"),
     "rope=conv": ir.Spelling(rope="conv"),
-    "norm=row,rope=conv": ir.Spelling("conv", "row"),
+    "scale=early": ir.Spelling(scale="early"),
+    "norm=row,rope=conv,scale=early": ir.Spelling("conv", "row", "early"),
 }
 DOCS = Path(__file__).parent.parent / "docs" / "chips.md"
 
@@ -93,6 +94,18 @@ def test_an_epsilon_that_is_no_half_keeps_the_scaled_root() -> None:
     assert [any(t.op == "square" for t in graph.nodes) for graph in made] == [True, False]
 
 
+def test_an_early_scale_gives_the_same_bytes_where_it_is_a_power_of_two() -> None:
+    sizes = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 96}
+    config = ModelConfig(**sizes, vocab_size=48)
+    assert config.head_dim == 16
+    usual = outcome(config, find_plan("all"))
+    assert outcome(config, find_plan("layer,scale=early"))[:2] == usual[:2]
+    counter = Counter(config, 1, 32)
+    text = emit(counter.count(find_plan("layer,scale=early")).programs[0].lowered.program).text
+    product = re.search(r"> (\w+) = conv\(", text)
+    assert product and f"= mul(x = {product[1]}, y = c_0_25)" in text
+
+
 def test_a_run_learns_with_it(tmp_path: Path) -> None:
     small = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
     losses = []
@@ -116,7 +129,8 @@ def test_plans_with_it_are_weighed_with_a_caution() -> None:
 # What it saves.
 
 STORIES110M = ModelConfig(**preset_settings("stories110m")["model"]).replace(n_layers=2)
-PLANS = ("layer", "layer,rope=conv", "layer,norm=row", "layer,norm=row,rope=conv")
+ALL_THREE = "layer,norm=row,rope=conv,scale=early"
+PLANS = ("layer", "layer,scale=early", "layer,rope=conv", "layer,norm=row", ALL_THREE)
 
 
 def test_tasks_before_and_after_are_those_in_the_docs() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from anefast.checks import instance, need_choice, whole
-from anefast.ir import NormForm, RopeForm, Spelling, Tensor
+from anefast.ir import NormForm, RopeForm, ScaleForm, Spelling, Tensor
 from anefast.nn.lora import is_pair
 from anefast.nn.trained import Trained, trains
 
@@ -30,6 +30,8 @@ WORDS: dict[str, dict[str, str]] = {  # what a plan may be told besides its dept
     "rope=conv": {"rope": "conv"},
     "norm=scaled": {"norm": "scaled"},
     "norm=row": {"norm": "row"},
+    "scale=late": {"scale": "late"},
+    "scale=early": {"scale": "early"},
     "weights=const": {"weights": "const"},
     "weights=packed": {"weights": "packed"},
     "weights=params": {"weights": "params"},
@@ -55,6 +57,9 @@ class Plan:
     rope: how rotary embedding is written (ir/ops/rope.py): `slices`, `axis3` or `conv`.
     norm: how the root of RMSNorm is (ir/ops/composite.py): `scaled`, or `row`, which is fewer tasks
         on a chip and loses streams of 256 and more where squares are rounded to fp16.
+    scale: where queries are scaled: `late`, behind their rotation, or `early`, right behind their
+        product, where it may cost a chip no task. Heads of 16, 64 or 256 channels have the same
+        bytes either way, but for numbers below 2^-14.
     weights: of weights that change: `const` are baked and compiled again after every update;
         `packed` ride in the input surface beside the activations; `params` are inputs of their own.
         See `place`.
@@ -75,6 +80,7 @@ class Plan:
     ports: Literal["several", "packed", "padded"] = "several"
     rope: RopeForm = "slices"
     norm: NormForm = "scaled"
+    scale: ScaleForm = "late"
     weights: Literal["const", "packed", "params"] = "const"
     compile: Literal["sync", "async"] = "sync"
     dialect: Literal["ios18", "ios16"] = "ios18"
@@ -88,7 +94,7 @@ class Plan:
             value = getattr(self, name)
             if value not in ("half", "all"):
                 whole("plan", name, value, 1, hint="or 'half', or 'all'")
-        for name in ("reads", "ports", "norm", "weights", "gradients", "compile"):
+        for name in ("reads", "ports", "norm", "scale", "weights", "gradients", "compile"):
             choices = tuple(w[name] for w in WORDS.values() if name in w)
             need_choice(name, getattr(self, name), choices, "plan")
 
@@ -102,7 +108,7 @@ class Plan:
     @property
     def spelling(self) -> Spelling:
         """How composites are written."""
-        return Spelling(self.rope, self.norm)
+        return Spelling(self.rope, self.norm, self.scale)
 
     def key(self, node: Tensor) -> str:
         """The name of the program that `node` runs in, such as `backward.layers.4-7`."""

@@ -49,6 +49,7 @@ from .ops.reduce import reduce_max, reduce_mean, reduce_sum, softmax
 from .ops.rope import RopeForm, rope
 from .passes import (
     USUAL,
+    ScaleForm,
     Spelling,
     expand,
     fold,
@@ -71,6 +72,7 @@ __all__ = [
     "Op",
     "Program",
     "RopeForm",
+    "ScaleForm",
     "ShapeError",
     "Spelling",
     "Tensor",

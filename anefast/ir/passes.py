@@ -8,7 +8,7 @@ nodes the first stays. `simplify` is all of them in order.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -44,11 +44,17 @@ def rebuild(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
     )
 
 
+# Where a number multiplies what is rotated: behind the rotation, or before it, right behind the
+# product it comes from, where Apple's compiler was seen to multiply for nothing.
+ScaleForm = Literal["late", "early"]
+
+
 class Spelling(NamedTuple):
     """How composites with several forms are written: ops/rope.py and ops/composite.py."""
 
     rope: RopeForm = "slices"
     norm: NormForm = "scaled"
+    scale: ScaleForm = "late"
 
 
 USUAL = Spelling()
@@ -59,6 +65,11 @@ def spelled(graph: Graph, spelling: Spelling) -> Graph:
     forms = {"rope": spelling.rope, "rms_norm": spelling.norm, "rms_rstd": spelling.norm}
 
     def build(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        if spelling.scale == "early" and node.op == "mul" and inputs[0].op == "rope":
+            turned, factor = inputs
+            if factor.op == "constant" and factor.size == 1:
+                first = rebuild(node, (turned.inputs[0], factor))
+                return rebuild(turned, (first, *turned.inputs[1:]))
         if node.op not in forms:
             return rebuild(node, inputs)
         return Tensor(
