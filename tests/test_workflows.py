@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,34 @@ def steps(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def test_there_is_a_workflow() -> None:
     assert WORKFLOWS
+
+
+def actionlint(path: Path) -> tuple[int, str]:
+    program = shutil.which("actionlint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not program:
+        pytest.skip("actionlint is not installed (extra: dev)")
+    done = subprocess.run([program, path], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)
+def test_actionlint_finds_nothing(path: Path) -> None:
+    """Syntax, the names of runners, contexts in expressions, and inputs of the actions in use."""
+    assert actionlint(path) == (0, "")
+
+
+def test_actionlint_finds_what_is_wrong(tmp_path: Path) -> None:
+    wrong = {
+        "runs-on: ubuntu-24.04\n": "runs-on: ubuntu-9\n",
+        "matrix.python }}": "matrix.pyton }}",
+        "cache: pip": "cash: pip",
+        "    steps:": "    stairs:",
+    }
+    text = WORKFLOWS[0].read_text()
+    for right, mistake in wrong.items():
+        assert right in text
+        (tmp_path / "bad.yml").write_text(text.replace(right, mistake, 1))
+        assert actionlint(tmp_path / "bad.yml")[0] == 1, mistake
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)
