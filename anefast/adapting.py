@@ -1,4 +1,4 @@
-"""An adapter that somebody named, for a model that is open: found and read, whoever wrote it."""
+"""Finds and reads the adapter that the user named, in any known format, for an open model."""
 
 from __future__ import annotations
 

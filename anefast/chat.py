@@ -33,12 +33,12 @@ HELP = 'a message; \\ at its end or """ around it for more lines; /new, /quit'
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """With whom, and how it answers."""
+    """The model to talk with, and how it answers."""
 
     # A run, a checkpoint, a Hugging Face folder, hf:owner/name, or a GGUF file.
     model: Annotated[str, tyro.conf.Positional]
     adapter: str = ""  # A LoRA adapter of the model: a folder of PEFT or mlx-lm, or a run.
-    system: str = ""  # What the model is told before everything.
+    system: str = ""  # Instructions for the model, before the first message.
     tokens: int = TOKENS  # At most this many tokens per answer.
     temperature: float = TEMPERATURE  # 0 takes the likeliest token; higher is more varied.
     top_k: int = TOP_K  # Only among the k likeliest; 0 is off.

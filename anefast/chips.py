@@ -1,6 +1,6 @@
 """What is known of each chip's Neural Engine: its limits and behaviour, each with its source.
 
-Data, no code paths. Nobody here has run an M-series chip: these are other people's findings, and
+Data, no code paths. We have run no M-series chip: these are other people's findings, and
 where none was found for a chip the nearest one's is taken and marked so. What sources disagree on,
 or do not say, is a switch whose default is argued here and which `--chip m1,inputs=one` changes.
 The host executor takes a profile on as options (`csrc/host/profile.h`), the linter reads the same
@@ -171,7 +171,7 @@ _M1_M2: dict[str, Switch] = {
     ),
 }  # fmt: skip
 _M1 = {**_M1_M2, "kernel": Switch("13", "agreed", f"{GUIDE} ch. 17", "ANE039")}
-# Measured on M4 and M6 with equal results; nobody has looked at the other chips.
+# Measured on M4 and M6 with equal results; the other chips were not tested.
 M6_STUDY = "751K/Apple-Neural-Engine-Microarchitecture-Study-M6: M4 and M6, macOS 27.0.1"
 _FIXED: dict[str, Switch] = {
     "products": Switch("q15.16", "single", M6_STUDY),
@@ -236,7 +236,7 @@ class Chip:
 
     @property
     def switches(self) -> dict[str, Switch]:
-        """Everything the host executor is told of this chip, limits included."""
+        """The options of the host executor for this chip, limits included."""
         limits = {"axis": self.max_axis, "channels": self.max_channels}
         limits |= {"loaded": self.loaded_programs}
         if self.slice_cap is not None:

@@ -66,7 +66,7 @@ def guarded(call: Callable[[], Any]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, RuntimeError, ImportError, OverflowError, MemoryError) as error:

@@ -1,7 +1,7 @@
 """The one command: `anefast NAME ...`, and `python -m anefast NAME ...` besides.
 
 The table is the only list of commands: help, suggestions and completion read it. A command is a
-module with `main(argv)` and the dataclass of its flags, and is imported when it is asked for.
+module with `main(argv)` and the dataclass of its flags, and is imported when it is called.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def rank(form: str) -> int:
 
 
 def elsewhere(form: str) -> str:
-    """Who ran it, or the note on what nobody ran."""
+    """Which project ran it, or the note on a form that none ran."""
     if form not in known():
         return "no word on it"
     seen = known()[form]

@@ -74,7 +74,7 @@ class Text:
     """A text as it grows: what to ask the model for, and what its logits become.
 
     hide: what the model may not say becomes minus infinity. drafter: None drafts nothing. done:
-    nothing more is asked for.
+    no more tokens are requested.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Text:
         )  # fmt: skip
 
     def _drawn(self, logits: Logits) -> int:
-        """One token, as if it were the only one that is asked for."""
+        """One token, as if it were the only one requested."""
         choice, row = self._choice, np.array(logits, np.float32)
         if choice.repetition_penalty != 1:
             _C.penalise(row, np.array(self.ids, np.int32), choice.repetition_penalty)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-# What a terminal may obey instead of showing it: controls, and signs that turn the direction of
-# writing. Halves of a character are here as well, since no terminal can be sent one.
+# Characters that a terminal may obey instead of showing: controls, and marks that change the
+# direction of writing. Halves of a character are here as well: no terminal can be sent one.
 _OBEYED = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -30,7 +30,7 @@ class Failure(AnefastError, RuntimeError):
 
 
 def shown(text: object, limit: int = 200) -> str:
-    r"""`text`, which anybody may have written, on one line: what a terminal obeys is escaped.
+    r"""Untrusted `text` on one line, with control characters escaped.
 
     limit: the most characters; the end of a longer text is left out.
 
@@ -42,7 +42,7 @@ def shown(text: object, limit: int = 200) -> str:
 
 
 def visible(text: str) -> str:
-    r"""Text of any length and several lines as a terminal may get it; line ends and tabs stay.
+    r"""Text of any length with control characters escaped; line ends and tabs stay.
 
     >>> visible("a\tb\x1b[2Jc")
     'a\tb\\x1b[2Jc'

@@ -2,7 +2,7 @@
 
 Nats per token depend on the tokenizer; bits per byte do not, so models of different ones can be
 compared. The text is worked off in windows that overlap by half: every token but a window's first
-few is said with at least half a context before it. The uncertainty is that of the mean over
+few is scored with at least half a context before it. The uncertainty is that of the mean over
 windows, as if they were drawn independently: one standard error.
 """
 

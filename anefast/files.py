@@ -3,7 +3,7 @@
 Reading takes regular files only, so that a pipe or a device never hangs a command, and knows a
 bound for the size before it takes memory. Writing follows no link: new content goes to a file of a
 random name beside the old one, is flushed to the disk, and is renamed over it. The folder is opened
-first and everything happens relative to it, so that nobody can put another one in its place
+first and everything happens relative to it, so that no other one can take its place
 meanwhile. Whatever the system refuses becomes one line that names the file and what to do.
 
 What a format means is not here: parsing.py takes JSON and TOML, and schema.py says what their
@@ -143,7 +143,7 @@ def open_regular(
 def spool_pipe(path: AnyPath, limit: int, where: str = "file") -> BinaryIO:
     """What comes through a pipe until its end, in a file without a name.
 
-    limit: FileError for more bytes, so that an endless pipe ends. A pipe that nobody opens for
+    limit: FileError for more bytes, so that an endless pipe ends. A pipe that no program opens for
     writing within FIRST_WRITER_SECONDS counts as empty.
     """
     with guarding("read", path, where):
@@ -154,7 +154,9 @@ def spool_pipe(path: AnyPath, limit: int, where: str = "file") -> BinaryIO:
             raise FileError(f"[{where}] expected {shown(path)} to be a pipe, it is none any more.")
         opened = time.monotonic()
         while True:
-            select.select([handle], [], [], 0.05)  # nothing is told of a pipe nobody has opened
+            select.select(
+                [handle], [], [], 0.05
+            )  # select reports nothing of a pipe without a writer
             with guarding("read", path, where):
                 try:
                     part = os.read(handle, MIB)
@@ -440,7 +442,7 @@ def _open_own(path: AnyPath, flags: int, where: str, devices: bool = False) -> i
 
 
 def _beside(folder: int, name: str) -> tuple[str, int]:
-    """A new file in an open folder, beside `name`, under a name that nobody can guess."""
+    """A new file in an open folder, beside `name`, under a name that cannot be guessed."""
     while True:
         temporary = f".{name[:40]}.{secrets.token_hex(8)}.tmp"
         with contextlib.suppress(FileExistsError):

@@ -139,7 +139,7 @@ def _check_kind(path: Path, head: bytes, size: int) -> None:
 
 
 def _check_weights(path: Path, params: Params) -> None:
-    """Refuses weights that nobody can use: a download that ends in zeros has the right size."""
+    """Refuses useless weights: a download that ends in zeros has the right size."""
     for name, array in params.items():
         if not np.isfinite(array).all():
             raise ModelFileError(

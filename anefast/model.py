@@ -96,7 +96,7 @@ class Model:
 
     vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
     checkpoint keeps it, a llama2.c file cannot. trained_length: tokens per sequence that it was
-    trained on, 0 where nobody says; text beyond them is worse, and `stream` says so. lora: the
+    trained on, 0 if unknown; text beyond them is worse, and `stream` warns. lora: the
     adapter that it is used with, beside params that stay as they are; see `adapt`.
     """
 

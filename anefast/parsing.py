@@ -1,4 +1,4 @@
-"""JSON and TOML as values, whoever wrote them: strict, bounded, and every objection a ValueError.
+"""Parses untrusted JSON and TOML strictly, within bounds. Every fault is a ValueError.
 
 Files are files.py's; what a value must look like is schema.py's.
 """

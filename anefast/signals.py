@@ -2,7 +2,7 @@
 
 SIGINT, SIGTERM and SIGHUP stop it at the next micro-step, with a checkpoint; a second one, or one
 before there is anything to save, raises KeyboardInterrupt from wherever the run is. SIGUSR1 makes a
-checkpoint there and the run goes on. A signal that whoever started us has ignored (nohup does that
+checkpoint there and the run goes on. A signal that our caller ignores (nohup does that
 to SIGHUP) stays ignored, and a SIGUSR1 that somebody else handles stays theirs.
 """
 

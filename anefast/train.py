@@ -1,6 +1,6 @@
 """`anefast train [run.toml] [flags]`, and `fit` for notebooks: a run as a story.
 
-Read it from the top: where the run lives, what is trained, the training, what is said at the end.
+Read it from the top: where the run lives, what is trained, the training, the closing lines.
 What is opened for it is opening.py; the updates themselves are trainer.py; what a training step
 does inside is runtime/step.py; settings are config.py; files are checkpoint.py and telemetry/.
 
@@ -124,7 +124,7 @@ def fit(
     if world.rank:  # rank 0 speaks and writes for all
         config, on_step, bar = config.replace(sinks="", trace="", sample_tokens=0), None, False
     _check_outputs(config)
-    # 1) where the run lives; nobody else writes there until we are done
+    # 1) where the run lives; no other process writes there until we are done
     resumes = config.resume
     out = run_of(Path(resumes)) if resumes else Path(config.out or _new_run_name(config))
     out = Path(world.told(str(out)))
@@ -152,7 +152,9 @@ def fit(
         config = with_optimiser(config, asked, say, before)
         config = with_schedule(config, resumed)
         config, model, data = open_run(config, model, data, resumed, asked, taken_up)
-        batches = batches_of(config, data)  # too little data is said before anything is compiled
+        batches = batches_of(
+            config, data
+        )  # too little data is an error before anything is compiled
         check_prompt(config, model, data)
         config = with_device(config, device, asked)
         config = with_lora(config, model, resumed, asked, say)
@@ -255,7 +257,7 @@ def _folder(out: Path, resumes: bool, world: World) -> Iterator[RunFolder]:
 @contextlib.contextmanager
 def _closing(trainer: Trainer, say: Say) -> Iterator[None]:
     """Ends the trainer's programs and times. Once everything is trained, failing at that is no
-    failure of the run: it is said."""
+    failure of the run: it is printed."""
     try:
         yield
     except BaseException:

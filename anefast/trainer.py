@@ -308,12 +308,12 @@ class Trainer(RunState):
             self._look()
 
     def _look(self) -> None:
-        """Numeric health of the last micro-step, for the row; what is new of it is said."""
+        """Checks the last micro-step's numeric health, for the row, and prints new findings."""
         with _C.Span(_C.Component.HEALTH):
             report = self.step.health.look(self.step.params)
         for finding in report.findings:
             if finding.of_scale and self.scale.config.dynamic:
-                continue  # it finds a scale by itself
+                continue  # it adapts its scale
             advice = finding.message.partition("Hint: ")[2]
             if advice not in self.told:
                 self.told.add(advice)

@@ -16,7 +16,6 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.name not in WRITTEN),
 ]
-LANGUAGES = {"sh", "console", "python", "json", "toml", "text"}
 
 
 class Block(NamedTuple):
@@ -37,9 +36,9 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page. An unknown language or a block without a fence raises."""
+    """The blocks of a page; language is "" for the first line of one without a fence."""
     lines, inside, note = page.read_text("utf-8").splitlines(), None, ""
-    before = ""
+    last, blank = "", True  # the last line with words, and whether an empty one followed
     for number, line in enumerate(lines, 1):
         fence = re.fullmatch(r"( *)```(\S*).*", line)
         if inside is not None:
@@ -50,15 +49,14 @@ def blocks(page: Path) -> Iterator[Block]:
                 inside, note = None, ""
             continue
         if fence:
-            assert fence[2] in LANGUAGES, f"{name_of(page)}:{number}: language {fence[2]!r}"
             inside = (len(fence[1]), number, fence[2])
             continue
-        listed = re.match(r" *([-*]|\d+\.) |  ", before)
-        deep = 8 if listed else 4
-        assert before or not line.startswith(" " * deep), f"{name_of(page)}:{number}: fence it"
+        deep = 8 if re.match(r" *([-*]|\d+\.) |  ", last) else 4
+        if blank and line.startswith(" " * deep):
+            yield Block(name_of(page), number, "", line, "")
         comment = re.fullmatch(r" *<!-- (.*) -->", line)
         note = comment[1] if comment else note if not line.strip() else ""
-        before = line if line.strip() or not before else ""
+        last, blank = line if line.strip() else last, not line.strip()
     assert inside is None, f"{name_of(page)}: a fence is open"
 
 

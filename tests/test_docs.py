@@ -30,11 +30,13 @@ from anefast.config import TrainConfig, keys
 from anefast.flags import parse
 from anefast.helping import flags_of
 from anefast.keywords import shortest
+from anefast.sweep.points import read_points
 from tests.conftest import ROOT
 from tests.documents import PAGES, Block, blocks, calls, commands, every, name_of
 from tests.lint_examples import EXAMPLES
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+CHECKED = {"sh", "console", "python", "json", "toml", "text"}
 OTHERS = {"apt", "apt-get", "zcat", "source", "mkdocs"}  # programs of others, with any words
 OURS = re.compile(r"(anefast|csrc|tests|benchmarks|examples|\.ci|\.github)/[\w./-]*")
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -42,6 +44,12 @@ INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 def ids(block: Block) -> str:
     return str(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_has_a_fence_and_a_language_that_is_checked(page: Path) -> None:
+    wrong = [f"{b}: {b.language or 'no fence'}" for b in blocks(page) if b.language not in CHECKED]
+    assert not wrong, f"{wrong}: expected one of {', '.join(sorted(CHECKED))}"
 
 
 # ---- command lines ----
@@ -131,7 +139,10 @@ def test_words_in_a_line_of_text_exist() -> None:
 def test_data_and_settings_are_read(block: Block, tmp_path: Path) -> None:
     if block.language == "toml":
         (tmp_path / "run.toml").write_text(block.text)
-        train_config([str(tmp_path / "run.toml")])
+        if "[settings]" in block.text:
+            assert read_points(tmp_path / "run.toml")
+        else:
+            train_config([str(tmp_path / "run.toml")])
         return
     for line in block.text.splitlines():
         json.loads(line)

@@ -64,7 +64,7 @@ def run(asked: BenchCommand) -> None:
     find_chip(asked.chip)
     need_choice("--device", asked.device, DEVICES, "bench")
     if asked.json:
-        open_new(asked.json, "bench", append=True).close()  # an unwritable file is said now
+        open_new(asked.json, "bench", append=True).close()  # an unwritable file is an error now
     quiet = PROCESS.guard(10**9, log.debug)  # how many compiles a process takes is a table here
     with guard.one_at_a_time(), quiet:
         if line := guard.look_around(asked.refuse_busy):

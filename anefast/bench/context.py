@@ -33,7 +33,7 @@ class Fusion(NamedTuple):
     separate: float
     compile_ms: float
     ratio: float
-    cpu_ratio: float  # of CPU time on one thread; nan where nobody judges
+    cpu_ratio: float  # of CPU time on one thread; nan if it is not judged
 
 
 class Bench:

@@ -1,6 +1,6 @@
 """One benchmark at a time, on a machine that is not busy: a lock, and a look at the neighbours.
 
-A busy machine is said, not refused, unless asked (`refuse`): ratios within a run stay sound, which
+A busy machine gives a warning, or an error with `refuse`: ratios within a run stay sound, which
 is why only they are judged. The lock is the user's, across folders and processes.
 """
 
@@ -69,7 +69,7 @@ def look_around(refuse: bool = False, share: float | None = None) -> str:
 
 
 def _ticks() -> tuple[int, int] | None:
-    """(busy, all) CPU time of the machine since it started, where Linux says so."""
+    """(busy, all) CPU time of the machine since it started, where Linux counts it."""
     with contextlib.suppress(OSError, ValueError):
         fields = [
             int(n) for n in read_text("/proc/stat", where="bench").split("\n")[0].split()[1:9]

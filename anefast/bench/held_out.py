@@ -2,7 +2,7 @@
 
 Most of these rows a chip's rates were fitted to (benchmarks/fit_time_model.py), and each is also
 predicted there from rates that did not see it; rows marked held, no fit has seen. The form of the
-model is the M1 Pro's (`fuse/timing.py`), with a few rates a chip. Where it fails, a row says so.
+model is the M1 Pro's (`fuse/timing.py`), with a few rates a chip. A row shows where it fails.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Examples(TokenStream):
             begin = int(self._begin[row])
             count = min(int(self._end[row]) - begin, S + 1)
             ids = self.read(begin, count)
-            x[i] = ids[-1]  # padding: an id that the data has; nobody attends to it
+            x[i] = ids[-1]  # padding: an id of the data that no query attends to
             x[i, : min(count, S)] = ids[:S]
             wanted = np.where(self.learnt[begin + 1 : begin + count], ids[1:], IGNORED)
             y[i, : count - 1] = wanted

@@ -1,8 +1,8 @@
 """Which files a source names, and what of them trains and what validates.
 
-A source is a file, a folder or a pipe. A folder is read whole, links to other folders included, and
-what is left out is said. Where its owner has split it (train.bin beside val.bin, or folders train/
-and validation/), that split is kept: nothing is cut anew, and a test part is never read.
+A source is a file, a folder or a pipe. A folder is read whole, links to other folders included;
+a line names the files that are left out. Where its owner has split it (train.bin beside val.bin, or
+folders train/ and validation/), that split is kept, and a test part is never read.
 What is in a file is not looked at here beyond its kind: text.py and shards.py do that.
 """
 
@@ -179,7 +179,7 @@ def _useful(folder: Path, paths: list[Path]) -> list[Path]:
 
 
 def _read_at_all(folder: Path, paths: list[Path]) -> list[Path]:
-    """`paths` without PDFs, archives and the like, which is said; all of them where nothing is
+    """`paths` without PDFs, archives and the like, with a warning; all of them where nothing is
     left, to be refused by name. What was not fetched whole stays, for the same reason. A .bin is of
     ids, which may begin like anything."""
     others: dict[str, list[Path]] = {}

@@ -1,4 +1,4 @@
-"""Token ids in one row: made from documents a piece at a time, and told apart by all of them."""
+"""Token ids in one row: made from documents a piece at a time, with a hash of all of them."""
 
 from __future__ import annotations
 

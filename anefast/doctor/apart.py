@@ -150,7 +150,7 @@ def serve(arguments: Sequence[str], known: Iterable[Check]) -> None:
     device, pace, chip, *names = arguments
     by_name = {check.name: check for check in known}
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints must not print among results
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # prints must not mix with the results
     for name in names:
         found = run_one(by_name[name], lambda s: Subject(device, pace == "quick", s, chip))
         print(json.dumps({"doctor": found.plain()}), file=out, flush=True)

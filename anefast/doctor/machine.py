@@ -21,7 +21,7 @@ DATA_VAULT = 0x80  # UF_DATAVAULT of macOS' sys/stat.h
 
 
 def facts() -> dict[str, str]:
-    """Facts by name, in the order to be read. What cannot be known is said to be unknown."""
+    """Facts by name, in the order to be read. A fact that cannot be found is 'unknown'."""
     mac = sys.platform == "darwin"
     release, _, _ = platform.mac_ver()
     blas = (np.show_config(mode="dicts") or {}).get("Build Dependencies", {}).get("blas", {})

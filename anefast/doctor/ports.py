@@ -1,7 +1,7 @@
 """Ports, tried as training has them: many, of several sizes, side by side in one surface.
 
 What public reports say of these contradicts itself (fuse/legal.py quotes it), so plans keep to few
-ports until these checks have passed on the device at hand.
+ports until these checks have passed on this device.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def bind(
         ys.append((f"z{i:0{digits}}_y", xs[source] * (factor(i) / 4)))
         want.append((1 + source) * factor(i) / 4)
     unread = [x for j, x in enumerate(xs) if not any(x is y.inputs[0] for _, y in ys)]
-    for x in unread:  # an input that nobody reads may be dropped by a compiler
+    for x in unread:  # a compiler may drop an unread input
         name, y = next((n, y) for n, y in ys if y.shape == x.shape)
         at = [n for n, _ in ys].index(name)
         ys[at] = (name, y + x)

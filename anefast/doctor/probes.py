@@ -3,7 +3,7 @@
 Each probe is one of that discussion's: operations one by one, fusion at toy, real and whole-model
 sizes, three ways around baked weights, compiling behind evaluations, how many compiles a process
 may make, and what the CPU spends. Published figures stand beside ours and say nothing about this
-machine. A probe that runs out of its time leaves out its largest sizes, and says so.
+machine. A probe that runs out of its time leaves out its largest sizes and prints which.
 """
 
 from __future__ import annotations

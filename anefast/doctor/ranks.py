@@ -1,4 +1,4 @@
-"""`mpiexec -n R python -m anefast.doctor --dist`: how fast ranks add up gradients.
+"""`mpiexec -n R anefast doctor --dist`: how fast ranks add up gradients.
 
 Measured is the sum over ranks that training makes (distributed.py), for gradients of three models.
 The part of an update that is left for computing is modelled from it: no overlap is counted on.
@@ -27,7 +27,7 @@ def measure() -> None:
     if world.size == 1:
         raise ConfigError(
             "[doctor] --dist measures what ranks say to each other, and there is one. "
-            "Hint: mpiexec -n 2 python -m anefast.doctor --dist."
+            "Hint: mpiexec -n 2 anefast doctor --dist."
         )
     hosts = world.all(socket.gethostname())
     if world.rank == 0:

@@ -1,6 +1,6 @@
 """A tensor in a file: what is known of it without reading it, and how it is read.
 
-Readers list these; whoever loads a model asks for the values of one at a time, so that loading
+Readers list these; a loader asks for the values of one at a time, so that loading
 holds one tensor beyond the weights themselves.
 """
 

@@ -113,7 +113,7 @@ def candidate_specs(
     layers: int, target: Target, words: str = "", adapts: bool = False
 ) -> list[str]:
     """Specs worth weighing, simplest first. `words`: what the user asked of all of them. adapts:
-    only an adapter changes, which is data by itself."""
+    only an adapter changes, which is always data."""
     depths = ["unfused", "layer"]
     if PARTS < layers:
         depths.append(str(PARTS))
@@ -125,7 +125,7 @@ def candidate_specs(
     def options(field: str, values: Sequence[str]) -> Sequence[str]:
         return [""] if field in fields else values
 
-    # Packed ports only cost copies, unless a program with several may be refused, as nobody has
+    # Packed ports only cost copies, unless a program with several may be refused, as none was
     # seen ours run. Weights that are inputs of their own make several in any case.
     taken = target.ports
     one_port = target.doubts_ports or bool(taken and "several" not in taken)

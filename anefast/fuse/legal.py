@@ -50,7 +50,7 @@ class Target:
     """What programs are for: a chip's limits, or the host's own, which has the newest chip's.
 
     dialects, weights, ports: what this very device was seen to take, in a plan's words; empty
-    where nobody looked. seen: what else, as runtime/learned.py names it.
+    if unknown. seen: what else, as runtime/learned.py names it.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Target:
 
     @property
     def ropes(self) -> tuple[str, ...]:
-        """Forms of rotary embedding that this device was seen to take; empty: nobody looked."""
+        """Forms of rotary embedding that this device was seen to take; empty: not tested."""
         return tuple(w.removeprefix("rope=") for w in self.seen if w.startswith("rope="))
 
     @property

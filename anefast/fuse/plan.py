@@ -67,7 +67,7 @@ class Plan:
         most one update stale.
     max_axis: the longest axis of a port that the target takes: 16384 up to M3, 65536 from M4.
     surfaces: `exact`, each as large as its port, or `equal`, all of a side of a program as large as
-        the largest. The device does so by itself; here it is for what memory comes to.
+        the largest. The device does so anyway; here it only counts memory.
     gradients: who multiplies for those of an adapter: the `device`, which returns them in fp16 and
         keeps no taps for them, or the `cpu`, in fp32.
     trained: names of the weights that change, None for all.

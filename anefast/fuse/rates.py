@@ -1,6 +1,6 @@
 """How fast each chip's Neural Engine is, every figure with its source.
 
-Data, no code paths. Nobody here has run an M-series chip: these figures are other people's
+Data, no code paths. We have run no M-series chip: these figures are other people's
 measurements, or fitted to them by benchmarks/fit_time_model.py, and where none was found for a chip
 the nearest one's is taken and marked assumed. What is computed from this table is therefore always
 labelled `modelled`. Read `timing.py` for the model that uses it and `anefast.bench model` for what
@@ -183,7 +183,7 @@ def rates_of(chip: Chip) -> ChipRates:
 
 
 def assumptions(chip: Chip) -> list[str]:
-    """Lines that name the rates of a chip which nobody published, and whose were taken."""
+    """Lines that name the chip's unpublished rates, and the chip whose rates stand in for them."""
     taken: dict[str, list[str]] = {}
     for name, figure in vars(rates_of(chip)).items():
         if found := re.match(r"assumed, as ([\w-]+)", figure.source):

@@ -33,7 +33,7 @@ def gradients(
 
     seeds[i]: the gradient arriving at outputs[i], same shape. For a parameter the result is a CPU
     op in fp32: weight_grad, scale_grad or bias_grad, or grad_sum of several where it is used more
-    than once (`terms` lists them, for a runtime that accumulates each by itself). For anything else
+    than once (`terms` lists them, for a runtime that accumulates each alone). For anything else
     it is a device tensor. Raises where an op on the way has no rule, naming it.
     """
     for y, dy in zip(outputs, seeds, strict=True):

@@ -146,7 +146,7 @@ def constant(value: npt.ArrayLike, name: str | None = None) -> Tensor:
     """Known when the graph is built: a number (shape ()) or an array. fp16 on the device.
 
     The elements are kept as given (float64 unless already floating), so that gradient checks in
-    float64 see them unrounded: a copy, unless nobody can write to them.
+    float64 see them unrounded: a copy, unless they are read-only.
     """
     array = np.asarray(value)
     if array.dtype.kind != "f":

@@ -2,7 +2,7 @@
 
 A form is a line such as `mul of runtime and runtime =>==` or `concat axis 1`. forms.toml says of
 each that our programs have in which other project's program it was seen to run on a chip, or, where
-it was in none, why ours has it all the same. Nothing of ours has met a chip: a form that nobody had
+it was in none, why ours has it all the same. Nothing of ours has met a chip: a form that none had
 is a risk, and a test fails where a new one comes in without a word. verdicts.toml says what Apple's
 own compiler took and refused, as far as others have asked it (tests/distil.py makes it).
 
@@ -41,7 +41,7 @@ MOST_JOINED = 6
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a form: where it ran, or why we have it though nobody was seen to."""
+    """What is known of a form: where it ran, or why we emit it although no project was seen to."""
 
     programs: tuple[str, ...] = ()
     note: str = ""

@@ -41,7 +41,7 @@ class Pair(NamedTuple):
 @dataclass(frozen=True)
 class Base:
     """The model that an adapter was trained on. path: as it was named; sha256: `fingerprint`.
-    Both are "" where nobody says."""
+    Both are "" if unknown."""
 
     path: str = ""
     sha256: str = ""

@@ -229,7 +229,7 @@ def within(x: ir.Tensor, which: str, config: ModelConfig, style: Style) -> tuple
 
 
 def residual(y: ir.Tensor, config: ModelConfig) -> ir.Tensor:
-    """The branch as it is added to the stream: scaled where the config says so."""
+    """The branch as it is added to the stream: scaled if the config asks for it."""
     return scaled(y, config.residual_scale)
 
 

@@ -23,7 +23,7 @@ class CompileBudgetError(AnefastError, RuntimeError):
 
 
 class CompileBudget:
-    """Counts compiles; says so once when there were more than `limit`."""
+    """Counts compiles; warns once when there were more than `limit`."""
 
     def __init__(self, limit: int = TrainConfig.max_compiles) -> None:
         self.limit = limit

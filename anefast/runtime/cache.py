@@ -92,7 +92,7 @@ class CompileCache:
         self._lock = threading.Lock()
 
     def acquire(self, text: str, blobs: Blobs, keep: bool = True) -> Lease:
-        """The program of this text and these weights, compiled if it is not at hand.
+        """The program of this text and these weights, compiled if it is not cached.
 
         keep: find it by its key, now and later. Without, it is compiled for this one user and
         unloaded when released: right for weights that no other program can have. Raises what the

@@ -220,7 +220,7 @@ class CompileService:
         if pending is None:
             return
         waits, began = not pending.future.done(), time.perf_counter()
-        self._pending = None  # also when it failed: an error is told once
+        self._pending = None  # also when it failed: an error is raised once
         with _C.Span(_C.Component.COMPILE_WAIT):
             leases = watchdog.result_of(pending.future)
         if waits and stalls:
@@ -240,14 +240,14 @@ class CompileService:
         for kernel in kernels:
             was_stalled |= kernel.loaded
             with _C.Span(_C.Component.COMPILE, _C.spans_label(kernel.name)):
-                blobs = kernel.fill(params)  # first: a weight that fp16 cannot hold is told here
+                blobs = kernel.fill(params)  # first: a weight that fp16 cannot hold raises here
                 kernel.unload()
                 kernel.adopt(compile_kernel(self.cache, kernel, blobs, not kernel.baked))
             del blobs  # else it lives on beside the next one
         ms = (time.perf_counter() - began) * 1e3
         self._recent.compiles += len(kernels)
         self._recent.compile_ms += ms
-        if was_stalled:  # the very first programs hold nobody up
+        if was_stalled:  # the first programs delay nothing
             self._recent.stalled_steps += 1
             self._recent.stall_ms += ms
 

@@ -1,4 +1,4 @@
-"""What fixed-point products lose of gradients, estimated from the operands that are at hand.
+"""Estimates how much of the gradients fixed-point products lose, from their operands.
 
 A chip whose products are Q15.16 (csrc/cpu/gemm_fixed.h) rounds each to 2^-16 and drops it where the
 exponents of its factors sum to -17 or less. A gradient dy that a weight is multiplied to loses most

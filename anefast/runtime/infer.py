@@ -37,10 +37,10 @@ from anefast.runtime.stream import advice, stream_scale
 
 log = logging.getLogger("anefast")
 
-WIDE = 256  # positions of a chunk where columns that nobody reads cost nothing
+WIDE = 256  # positions of a chunk where unread columns cost nothing
 ROOM = 4096  # columns of a cache to begin with, there
 THIN = 8  # columns of a product that reads its wide operand where it lies (csrc/cpu/gemm_thin.h)
-FEW = 256  # columns that nobody asks for any more are left where they are up to here
+FEW = 256  # up to so many columns that are no longer needed are left in place
 
 Logits = npt.NDArray[np.float32]
 Asked = tuple[list[int], int]  # a text, and how many of its last tokens want logits
@@ -52,7 +52,7 @@ class Inference:
 
     Keeps what it has evaluated of the texts that were asked for last: those that go on from them
     cost what is new, any other one what is behind the part that it shares with one of them. Where
-    the residual stream overflows, it begins again with one that is scaled, and says so once.
+    the residual stream overflows, it begins again with one that is scaled, and reports it once.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Inference:
 
     @property
     def wide(self) -> bool:
-        """Whether columns that nobody reads cost nothing, and others do."""
+        """Whether unread columns cost nothing, and others do."""
         return self.device.takes_parts and self.plan.forward == "all"
 
     @property

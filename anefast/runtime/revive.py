@@ -25,7 +25,7 @@ SOON = 60.0  # seconds after which a program may be brought back once more
 
 
 class Revivals:
-    """Brings programs back, counts it, and says so once. Safe from any thread."""
+    """Brings programs back, counts it, and reports it once. Safe from any thread."""
 
     def __init__(self) -> None:
         self.count = 0  # programs that were brought back so far

@@ -63,8 +63,8 @@ class TrainingStep:
     `params` and `grads` are compact copies, not the caller's arrays; tokens stay as they are. With
     `flows`, which is for updates of one micro-step, gradients of the layers' matrices, and of the
     classifier's where its tokens are few, are not in `grads` but in `flow`. A forward that
-    overflows says so once, by name, to `say`; of micro-steps only while nobody else watches them
-    (`watched`).
+    overflows is reported once, by name, to `say`; of micro-steps only while nothing else watches
+    them (`watched`).
     """
 
     def __init__(

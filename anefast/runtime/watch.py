@@ -90,7 +90,7 @@ def name_program(text: str, name: str) -> None:
 
 
 class Watched:
-    """Stands for a `_C.Program`: the same calls, and what is asked for around them."""
+    """Stands for a `_C.Program`: the same calls, with the requested checks around them."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Watched:
         bytes: int = 0,
         extents: Sequence[int] = (),
     ) -> None:
-        """Runs the program, then what is asked for. Raises what the program raises.
+        """Runs the program, then the requested checks. Raises what the program raises.
 
         All of it, whatever `extents` leaves out, so that all that is looked at is there.
         """

@@ -1,6 +1,6 @@
 """A watchdog over the calls of a device: one that does not return ends the run, its state saved.
 
-A call that hangs is lost, and with it the thread that made it. So whoever is left acts. Where that
+A call that hangs is lost, and with it the thread that made it. So another thread acts. Where that
 thread is the one that trains, the watchdog's own thread saves what a checkpoint holds (nothing
 changes it: its owner is stuck) and ends the process. Where it is another one, such as the
 background compiler's, the thread that trains is told by `Hung` the next time it asks, and goes the
@@ -46,8 +46,8 @@ class Hung(_C.DeviceError):
 class Watchdog:
     """Looks at the calls under way until `stop`. Its owner is the thread that makes it.
 
-    rescue: saves what can be saved and says so in a sentence; called on the watchdog's thread while
-    the owner is stuck. otherwise: said where there is nothing to save. A process whose owner is
+    rescue: saves the state it can and returns a sentence about it; called on the watchdog's thread
+    while the owner is stuck. otherwise: said where there is nothing to save. A process whose owner is
     stuck ends with exit code 1.
     """
 
@@ -115,7 +115,7 @@ class Watchdog:
         if self.rescue is not None:
             try:
                 said = self.rescue()
-            except BaseException as error:  # whatever it is, the process ends and says so
+            except BaseException as error:  # the process ends in any case, with the reason
                 said = f"Saving failed too: {type(error).__name__}: {error}"
         leave(f"{_found} {said}")
 

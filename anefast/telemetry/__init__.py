@@ -1,4 +1,4 @@
-"""What a run leaves behind, and how it is told.
+"""The files of a run, and how they are shown.
 
 run.py is the folder, rows.py its row files, mend.py what becomes of damaged ones, background.py the
 thread that writes them, timeline.py where the time went, trace.py the same for a trace viewer,

@@ -40,14 +40,14 @@ class Background:
         self._check()
 
     def close(self) -> None:
-        """Runs what is left and ends the thread. An error that nobody has seen yet is raised."""
+        """Runs what is left and ends the thread. An error that was not raised yet is raised."""
         if self._thread.is_alive():
             self._calls.put(None)
             self._thread.join()
         self._check()
 
     def _put(self, item: _Call | threading.Event) -> None:
-        if not self._thread.is_alive():  # nobody would ever take it
+        if not self._thread.is_alive():  # nothing would ever take it
             raise RuntimeError(
                 f"[{self._thread.name}] expected calls before close, and in the process that began "
                 "it, got one of a thread that has ended."

@@ -33,7 +33,7 @@ class Unit:
         return run.series(f"val/{self.name}")
 
     def floor(self, run: History) -> float | None:
-        """What no model beats on average, or None where nobody knows."""
+        """The loss that no model beats on average, or None if unknown."""
         if run.floor is None or self is PER_TOKEN:
             return run.floor
         bits, nats = self.val(run).last, PER_TOKEN.val(run).last

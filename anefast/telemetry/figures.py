@@ -229,7 +229,7 @@ def new_figure(size: tuple[float, float]) -> Any:
 
 
 def save(figure: Any, out: io.BytesIO, **how: Any) -> None:
-    """Draws it; a name may have characters that the font has not, which is nobody's fault."""
+    """Draws it. A name may have characters that the font lacks; that is no error."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(out, **how)

@@ -1,6 +1,6 @@
 """A run folder read back: finished, interrupted or still going. Nothing in it is changed.
 
-Whoever wrote the folder is not trusted: every value has its form and its bounds (schema.py), links
+The folder is not trusted: every value has its form and its bounds (schema.py), links
 are not followed, and of the rows only the numbers that are asked for are kept. What is damaged is
 left out and named in `notes`; only a folder without readable settings is refused.
 """

@@ -2,7 +2,7 @@
 
 A checkpoint knows the bytes that it counts on (rows.Mark). Where they are there, what follows is
 dropped in silence: a killed run had made those updates, and makes them again. Where they are not,
-the file as it is goes to metrics.damaged-1.jsonl, the rows that are sound stay, and it is said
+the file as it is goes to metrics.damaged-1.jsonl, the rows that are sound stay, and a line reports
 which are missing. Rows of metrics.jsonl are known to be sound by the CRC-32 in timings.jsonl.
 """
 

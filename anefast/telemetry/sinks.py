@@ -61,7 +61,7 @@ class Tracked:
     def __init__(self, library: str, run: Path, config: Mapping[str, Any]) -> None:
         options: dict[str, Any] = {"project": "anefast", "name": run.name, "config": dict(config)}
         module = installed(library)
-        if library == "wandb":  # the network only where the environment says so
+        if library == "wandb":  # the network only if the environment asks for it
             mode = os.environ.get("WANDB_MODE", "offline")
             quiet = module.Settings(silent=True, console="off", disable_git=True)
             make_folder(run / "wandb", "sinks", inside=run)

@@ -44,7 +44,7 @@ class Trace:
 
     def write(self, records: npt.NDArray[np.void]) -> None:
         """Appends spans; past MOST_EVENTS they are left out, as are those that were added up before
-        anybody took them. Both is said once."""
+        anybody took them. Both are printed once."""
         if self._events > MOST_EVENTS or self._file.closed:
             return
         each = records["count"] == 1

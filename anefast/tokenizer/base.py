@@ -69,7 +69,7 @@ class Cuts(Protocol):
     """What a tokenizer has that can encode a long text in parts."""
 
     def cut(self, text: str) -> int:
-        """How much of `text` may be encoded by itself, whatever comes behind it; 0: not known.
+        """How much of `text` may be encoded alone, whatever follows; 0: not known.
 
         With `n = cut(text)` above 0, encode(text + more) is encode(text[:n]) and then
         encode_rest(text[n:] + more), for every `more`.

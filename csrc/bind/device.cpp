@@ -132,7 +132,7 @@ struct Program {
         handle.reset();
         farewell->awaited = false;
         anefast_error told = farewell->error;
-        farewell->error.status = ANEFAST_OK; // an error is told once
+        farewell->error.status = ANEFAST_OK; // an error is raised once
         if (told.status != ANEFAST_OK) raise(told);
     }
 

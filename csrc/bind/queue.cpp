@@ -151,7 +151,7 @@ class Queue {
         std::shared_ptr<Job> job;
     };
     std::deque<Waiting> jobs_;
-    std::shared_ptr<Job> failed_; // the first, until it is told
+    std::shared_ptr<Job> failed_; // the first, until it is raised
     uint64_t submitted_ = 0, reaped_ = 0;
 };
 

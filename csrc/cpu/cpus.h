@@ -1,11 +1,11 @@
-// How many threads the pool has unless it is told.
+// How many threads the pool has by default.
 #pragma once
 
 #include <string>
 
 namespace anefast {
 
-// ANEFAST_NUM_THREADS, else the CPUs this process may use. A value of no use is said on stderr, once.
+// ANEFAST_NUM_THREADS, else the CPUs this process may use. An invalid value is reported on stderr, once.
 int default_threads();
 // CPUs that the scheduler (affinity) and the quotas of control groups leave this process; at least 1.
 int usable_cpus();

@@ -13,7 +13,7 @@ struct GemmPath {
     const GemmKernels *fixed;           // for Q15.16 products
     bool relaxed;                       // operands are rounded to bf16
     bool library;                       // a product whose order of summation is free goes to gemm_library.h
-    std::string isa;                    // for run headers; says so where a wish could not be met
+    std::string isa;                    // for run headers; names a wish that could not be met
 };
 
 const GemmPath &gemm_path();

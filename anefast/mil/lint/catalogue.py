@@ -3,7 +3,7 @@
 One table per theme in rules/*.toml, an entry per rule: what is wrong, when it shows (severity),
 on which chips and macOS it was seen, how sure that is, who says so and who says otherwise, and what
 to write instead. Code that finds violations is elsewhere: checks/ in MIL text, ../rules.py in
-graphs, ../../fuse/legal.py in plans; they speak of rules by id. Nobody here has run an M-series
+graphs, ../../fuse/legal.py in plans; they speak of rules by id. We have run no M-series
 chip: every fact is published evidence.
 """
 
@@ -64,7 +64,7 @@ class Rule:
 
     @property
     def level(self) -> Level:
-        """How loudly it is said: a dispute or an inference is never an error by itself."""
+        """The level of the finding: a dispute or an inference alone is never an error."""
         if self.given_level:
             return self.given_level
         if self.severity == "slow":

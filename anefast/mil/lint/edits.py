@@ -36,7 +36,7 @@ class Rewriter:
         self.taken = {v.name for v in function.values}
 
     def name(self, stem: str) -> str:
-        """A name that no value has, the same whenever it is asked for in the same text."""
+        """A name that no value has, always the same for the same text."""
         result = self.op.results[0].name if self.op.results else self.op.op
         name = identifier(f"{result}_{stem}")
         while name in self.taken:

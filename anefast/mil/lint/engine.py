@@ -50,7 +50,7 @@ def check(source: Source, target: Target) -> list[Finding]:
 
 
 def aimed(finding: Finding, target: Target) -> Finding:
-    """Without a chip, what is said of some chips and not for sure is a note, never rewritten."""
+    """Without a chip, an uncertain rule of some chips is a note, never rewritten."""
     if target.chip is None and finding.rule.chips and finding.level != "error":
         return replace(finding, level="note", edits=())
     return finding

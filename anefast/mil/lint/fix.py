@@ -69,7 +69,7 @@ def apply(text: bytes, findings: Sequence[Finding]) -> tuple[bytes, list[Finding
 
 
 def write(path: Path, text: bytes) -> None:
-    """Replaces a file at once: whoever reads it sees the old text or the new. BadInput for a link:
+    """Replaces a file atomically: a reader sees the old text or the new. BadInput for a link:
     what it leads to may be somebody else's."""
     if path.is_symlink():
         raise BadInput(

@@ -12,7 +12,7 @@ from anefast.mil.lint.edits import Edit, Rewriter, dialect_of
 from anefast.mil.lint.source import At, Function, Op, Source, Value
 from anefast.mil.spelling import BUILD, DIALECTS, identifier
 
-# Kinds of faults of the reader (csrc/mil/lex.h) -> rules. "data" is weights that are not at hand.
+# Kinds of faults of the reader (csrc/mil/lex.h) -> rules. "data" is weights that are missing.
 FAULTS = {
     "syntax": "ANE001", "size": "ANE001", "type": "ANE017", "undefined": "ANE003",
     "duplicate": "ANE002", "opset": "ANE014", "argument": "ANE016", "dtype": "ANE027",
