@@ -47,8 +47,8 @@ class Watchdog:
     """Looks at the calls under way until `stop`. Its owner is the thread that makes it.
 
     rescue: saves the state it can and returns a sentence about it; called on the watchdog's thread
-    while the owner is stuck. otherwise: said where there is nothing to save. A process whose owner is
-    stuck ends with exit code 1.
+    while the owner is stuck. otherwise: printed where there is nothing to save. A process whose
+    owner is stuck ends with exit code 1.
     """
 
     def __init__(self, limits: GuardConfig, otherwise: str = "") -> None:
