@@ -19,15 +19,24 @@ FINETUNE = "finetune"  # what the command starts from where weights are there al
 # batches is there to spread.
 _PRESETS: dict[str, dict[str, Any]] = {
     # The default run: learns to tell the built-in stories in about a minute on two slow cores.
-    # Every word of theirs is one token, and a whole story is at most 224. Two wide heads learn to
-    # repeat a name after fewer updates than four; at a loss scale of 128 some run overflowed.
+    # Every word of theirs is one token, and a whole story is at most 224. A model repeats names
+    # only after a plateau of the loss. With seed 4, AdamW with three layers and heads of 32 left it
+    # after some 2,500 updates, with two layers and heads of 64 after 1,300, Muon with these after
+    # 900. At a loss scale of 128 some run overflowed.
     TINY: {
-        "steps": 2500,
+        "steps": 2200,
         "eval_every": 250,
         "eval_batches": 12,
         "prompt": "Once",
         "sample_tokens": 220,
-        "model": {"dim": 64, "n_layers": 3, "n_heads": 2, "max_seq_len": 256, "init_std": 0.07},
+        "model": {
+            "dim": 64,
+            "n_layers": 2,
+            "n_heads": 2,
+            "head_dim": 64,
+            "max_seq_len": 256,
+            "init_std": 0.07,
+        },
         "data": {
             "source": "stories:8000",
             "tokenizer": "words",
@@ -36,7 +45,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
             "packing": False,
             "compact_vocab": True,
         },
-        "optim": {"lr": 6e-3, "warmup_steps": 20, "accumulation": 1},
+        "optim": {"name": "muon", "lr": 6e-3, "warmup_steps": 20, "accumulation": 1},
         "loss_scale": {"initial": 64.0, "maximum": 64.0},
     },
     # For any text, as it needs no vocabulary. So narrow a model starts slowly at the usual init_std

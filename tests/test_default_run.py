@@ -104,7 +104,7 @@ def test_whole_sentences(text: str, kept: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(5))
 def test_the_default_run_tells_stories(seed: int, tmp_path: Path) -> None:
     """Close to the floor, without an overflow, in words of the stories, with names kept."""
     config = TINY.replace(seed=seed, data=TINY.data.replace(seed=seed), out=str(tmp_path / "run"))
@@ -116,8 +116,8 @@ def test_the_default_run_tells_stories(seed: int, tmp_path: Path) -> None:
     assert result.sample.startswith("Once") and result.sample[-1] in '.!?"'
     known = {w for s in stories(seed, 2000) for w in re.findall(r"\w+", s.text)}
     kept = 0
-    for i in range(6):
+    for i in range(8):
         text = result.model.generate("Once", 220, 0.4, seed=i)
         assert set(re.findall(r"\w+", text)) <= known
         kept += len(NAMES & set(re.findall(r"\w+", text))) <= 2
-    assert kept >= 3
+    assert kept >= 4

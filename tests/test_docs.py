@@ -8,6 +8,7 @@ console is compared with a run, line by line, numbers masked. Text names the fil
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
@@ -177,6 +178,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # ---- errors ----
 
 
+@functools.cache
 def hook() -> Any:
     spec = importlib.util.spec_from_file_location("hook", ROOT / "docs" / "hooks" / "errors.py")
     assert spec and spec.loader

@@ -70,7 +70,7 @@ def test_flag_over_file_over_preset_over_default(in_folder):
 
 
 def test_a_flag_may_put_a_file_right():
-    Path("run.toml").write_text("[model]\nn_heads = 5\n")
+    Path("run.toml").write_text('preset = "bytes"\n[model]\nn_heads = 5\n')
     with pytest.raises(ConfigError, match="not divisible by"):
         train_config(["run.toml"])
     assert train_config(["run.toml", "--model.dim", "80"])[0].model.head_dim == 16
@@ -143,7 +143,7 @@ BAD = [
     (["--tokenizer", "none.bin"], "none.bin"),
     (["--tokenizer", "model.bin"], "model.bin"),
     (["--data.seq-len", "100"], "multiple of 32, got 100. Hint: use 128"),
-    (["--model.n-heads", "3"], "not divisible by model.n_heads 3"),
+    (["--preset", "bytes", "--model.n-heads", "3"], "not divisible by model.n_heads 3"),
     (["--model.n-kv-heads", "3"], "not divisible by model.n_kv_heads 3"),
     (["--model.vocab-size", "100"], "at least the tokenizer's 2172, got 100"),
     (["--preset", "stories15"], "did you mean stories15m?"),

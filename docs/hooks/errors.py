@@ -7,6 +7,7 @@ mkdocs calls `on_page_markdown`; tests/test_docs.py calls `messages`. A message 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ NATIVE = {".c", ".cpp", ".h", ".m"}
 LITERAL = r'"((?:[^"\\]|\\.)*)"'
 
 
+@functools.cache
 def messages() -> dict[str, list[str]]:
     """tag: its messages, sorted. Those whose tag is filled in by the caller are under "…"."""
     found = defaultdict[str, set[str]](set)
