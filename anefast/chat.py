@@ -48,7 +48,7 @@ class ChatConfig:
     repetition_penalty: float = 1.0  # Above 1, what the text has already is less likely.
     seed: int = 0  # The same seed and messages give the same answers.
     device: str = "auto"  # auto, ane or host.
-    chip: str = ""  # The host emulates: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
+    chip: str = ""  # The host emulates: CHIPS, doctor.json.
 
 
 class Conversation:

@@ -475,7 +475,7 @@ class TrainConfig(Checked):
     # see docs/sweeps.md.
     sweep: str = ""
     device: str = "auto"  # "auto", "host" or "ane".
-    # The host emulates: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
+    # The host emulates: CHIPS, doctor.json.
     chip: str = ""
     # How the step is cut into programs: unfused, layer, 4, all, auto; see anefast plan.
     plan: str = "auto"

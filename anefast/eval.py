@@ -48,7 +48,7 @@ class EvalConfig:
     tokens: int = 0  # Only the first so many tokens of the text; 0: all.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     device: str = "auto"  # auto, ane or host.
-    chip: str = ""  # The host emulates: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
+    chip: str = ""  # The host emulates: CHIPS, doctor.json.
 
 
 @dataclass(frozen=True, repr=False)

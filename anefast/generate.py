@@ -57,7 +57,7 @@ class GenerateConfig:
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     padded: bool = False  # The model's table is meant to have more ids than the tokenizer named.
     device: str = "auto"  # auto, ane or host.
-    chip: str = ""  # The host emulates: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
+    chip: str = ""  # The host emulates: CHIPS, doctor.json.
 
 
 def generate(config: GenerateConfig) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anefast.chips import CHIPS
 from anefast.config import TrainConfig, sections
 from anefast.keywords import shortest
 from anefast.presets import preset_names
@@ -109,7 +110,8 @@ def comments(kind: type[Any]) -> dict[str, str]:
     alone: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and not token.string.startswith("# fmt"):
-            said[token.start[0]] = token.string.lstrip("# ")
+            text = token.string.lstrip("# ")
+            said[token.start[0]] = text.replace("CHIPS", ", ".join(CHIPS))  # one list of them
             if not token.line[: token.start[1]].strip():
                 alone.add(token.start[0])
     found = {}

@@ -30,7 +30,7 @@ class LintCommand:
     """Say what a chip will refuse or misread in MIL text, and what to write instead."""
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()  # MIL text, or folders of *.mil.
-    chip: str = ""  # m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json; empty: every chip.
+    chip: str = ""  # CHIPS, doctor.json; empty: every chip.
     os: str = ""  # A macOS version such as 26.2; empty: the current ones.
     format: Literal["text", "json", "sarif"] = "text"  # How findings are printed.
     fail_on: Literal["error", "warning", "note", "never"] = "warning"  # Exit code 1 from here on.

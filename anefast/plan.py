@@ -58,7 +58,7 @@ class PlanCommand:
     """Weigh the plans for a model on this device, or on a chip that is not here."""
 
     preset: str = "tiny"  # A named model: its shape, batch, sequence and accumulation.
-    chip: str = ""  # m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json; empty: this device.
+    chip: str = ""  # CHIPS, doctor.json; empty: this device.
     batch: int = 0  # Sequences per micro-batch; 0: the preset's.
     seq_len: int = 0  # Tokens per sequence; 0: the preset's.
     accumulation: int = 0  # Micro-batches per update; 0: the preset's, of LoRA 1.

@@ -31,7 +31,7 @@ class ReplayConfig:
 
     folder: Annotated[Path, tyro.conf.Positional]  # A dumped program, or a folder of them.
     device: str = "auto"  # auto, ane or host.
-    chip: str = ""  # The host emulates: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
+    chip: str = ""  # The host emulates: CHIPS, doctor.json.
     tolerance: float = TOLERANCE  # Part of a tensor's largest magnitude.
 
 

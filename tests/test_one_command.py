@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from anefast import helping
+from anefast.chips import CHIPS
 from anefast.commands import COMMANDS, main
 from anefast.completion import bash, zsh
 from anefast.config import TrainConfig, keys
@@ -231,4 +232,4 @@ def test_completion_prints_the_script(capsys):
 def test_a_comment_of_a_field_is_found_wherever_it_stands():
     texts = helping.comments(TrainConfig)
     assert texts["steps"] == "Updates to make."
-    assert texts["chip"].startswith("Run on the host as this chip would")
+    assert texts["chip"].startswith("The host emulates: " + ", ".join(CHIPS))

@@ -26,7 +26,7 @@ class DoctorCommand:
     """Examine this machine: framework, operations, surfaces, weights, published measurements."""
 
     device: str = "auto"  # auto: the ANE where it opens, else the host; or ane, or host.
-    chip: str = ""  # Examine the host as: m1, m1-pro, m2, m3, m4, m4-max, m5, m6, doctor.json.
+    chip: str = ""  # Examine the host as: CHIPS, doctor.json.
     probe: bool = False  # Make the published measurements again: minutes on a device.
     quick: bool = False  # Smaller probes.
     dist: bool = False  # Below mpiexec: measure how fast ranks sum gradients, and nothing else.

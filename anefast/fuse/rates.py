@@ -173,12 +173,12 @@ LOW_CLOCK = Figure(2.8, CLOCK)
 
 
 def rates_of(chip: Chip) -> ChipRates:
-    """The rates of a chip: those of the table, or what doctor measured, with the table's for the
-    rest."""
-    named = RATES[chip.name]
-    if not chip.file:
-        return named
-    table = {k: assumed(v, chip.name) for k, v in vars(named).items()}
+    """The rates of a chip: those of the table, or its own, with the table's of it or of the chip
+    that it is like for the rest."""
+    like = chip.like or chip.name
+    if not chip.file and like == chip.name:
+        return RATES[like]
+    table = {k: assumed(v, like) for k, v in vars(RATES[like]).items()}
     return ChipRates(**table | {k: v for k, v in chip.rates.items() if k in table})
 
 
