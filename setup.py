@@ -83,7 +83,7 @@ UNITS = {
     "mil": ("-O2", ["csrc/mil/*.cpp"]),
     "plans": (
         "-O2",
-        [f"csrc/host/{name}.cpp" for name in "executor plan profile ops groups".split()]
+        [f"csrc/host/{name}.cpp" for name in "executor plan profile ops groups tasks".split()]
         + ["csrc/host/chain_[!k]*.cpp"],
     ),
 }

@@ -2,7 +2,8 @@
 
     1  the device, and each program with its ports
     2  every evaluation: milliseconds, bytes, GFLOP/s
-    3  where values lie in surfaces: regions, copies, what is shared
+    3  what each program runs, fused operations as one task; where values lie in surfaces: regions,
+       copies, what is shared
     4  the MIL text of each program
     5  the graph before and after each pass
     6  smallest and largest value, NaN and inf of every surface an evaluation touches

@@ -119,6 +119,10 @@ typedef struct {
     anefast_status (*evaluate_part)(anefast_program *program, const int64_t *extents, anefast_surface *const *inputs,
                                     size_t n_inputs, anefast_surface *const *outputs, size_t n_outputs,
                                     anefast_error *error);
+
+    /* What an evaluation runs, in order: a line for each task, as long as the program lives. Not from two
+     * threads at once. NULL where the device does not say. */
+    anefast_status (*tasks)(anefast_program *program, const char **text, anefast_error *error);
 } anefast_executor;
 
 const anefast_executor *anefast_host_executor(void);

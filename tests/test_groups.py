@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast import _C
+from anefast import _C, ir
 from anefast.config import ModelConfig
 from anefast.fuse import cut, find_plan, recompute
 from anefast.mil import emit
-from anefast.nn import training_graph
-from anefast.nn.layers import MASKED
-from anefast.runtime import TrainingStep
+from anefast.nn import init_params, training_graph
+from anefast.nn.layers import MASKED, feed_forward
+from anefast.runtime import Device, TrainingStep
+from anefast.runtime.kernel import Kernel
+from tests.conftest import ROOT
 from tests.host_programs import Name, Text, run
 
 ON, OFF = (_C.Device("host", f"groups={word}") for word in ("on", "off"))
@@ -333,3 +335,27 @@ for seed in range(4):
 @pytest.mark.parametrize("threads", [1, 4])
 def test_any_number_of_threads(threads):
     subprocess.run([sys.executable, "-c", THREADS, str(threads)], check=True)
+
+
+def feed_forward_kernel(groups: bool) -> Kernel:
+    """The program of csrc/host/fusion/README.md."""
+    config = ModelConfig(
+        dim=64, hidden_dim=192, n_layers=1, n_heads=2, vocab_size=259, max_seq_len=64
+    )
+    x = ir.input("x", (1, 64, 1, 64))
+    graph = ir.Graph([x], {"y": feed_forward(x, "layers.0.ffn", config)})
+    graph = ir.simplify(ir.expand(graph))
+    program = ir.Program.cut("ffn", [("x", x)], list(graph.outputs.items()))
+    kernel = Kernel(Device("host", "" if groups else "groups=off"), program, "ios18")
+    kernel.load(init_params(config, 0))
+    return kernel
+
+
+def test_tasks_tell_what_was_fused():
+    """As the page on fusion shows them; by itself, each operation is a task."""
+    told = feed_forward_kernel(groups=True).tasks
+    page = (ROOT / "csrc" / "host" / "fusion" / "README.md").read_text()
+    assert "\n".join(told) == page.split("```\n")[1].rstrip()
+    alone = feed_forward_kernel(groups=False).tasks
+    assert len(alone) == 21 and alone[1] == "reduce_max layers_0_ffn_reduce_max_0 128 bytes"
+    assert not any("[" in line for line in alone)

@@ -192,7 +192,7 @@ def test_every_level_explains_more():
     marks = [
         ["device host as m1 (", "Kernel("],
         [" ms, ", " GFLOP/s"],
-        ["shared, no copy"],
+        ["shared, no copy", " tasks:"],
         ["program(1.0)"],
         ["graph before expand:", "graph, simplified:"],
         ["0 NaN, 0 inf"],

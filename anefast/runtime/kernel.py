@@ -71,6 +71,12 @@ class Kernel:
         if lease is not None:
             lease.release()
 
+    @property
+    def tasks(self) -> list[str]:
+        """What an evaluation runs, in order: a line for each task, with what was fused in it. Empty
+        where the device does not say. csrc/host/fusion/README.md reads one."""
+        return self._lease.native.tasks if self._lease is not None else []
+
     def evaluate(self, inputs: list[Surface], outputs: list[Surface]) -> None:
         """Runs on surfaces in port order, twice where the device had lost the program. Raises
         EvaluationError."""

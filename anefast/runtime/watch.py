@@ -77,6 +77,9 @@ class Watch:
             if self.level >= 2 and native.was_cached is not None:
                 had = "still had it" if native.was_cached else "had not seen it"
                 debug.say(f"{name}: compiled and loaded; the system {had}")
+            if self.level >= 3 and native.tasks:
+                lines = (f"  {i}: {task}" for i, task in enumerate(native.tasks))
+                debug.say("\n".join([f"{name} runs {len(native.tasks)} tasks:", *lines]))
             seen = Watched(self, device, exact, native, name, text, kept, folder, told)
             return cast(_C.Program, seen)
 
@@ -111,6 +114,7 @@ class Watched:
     inputs = property(lambda self: self._native.inputs)
     outputs = property(lambda self: self._native.outputs)
     nbytes = property(lambda self: self._native.nbytes)
+    tasks = property(lambda self: self._native.tasks)
     was_cached = property(lambda self: self._native.was_cached)
 
     def reload(self) -> bool:

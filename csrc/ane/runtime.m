@@ -203,6 +203,7 @@ static const anefast_executor ANE = {
     surface_room,
     NULL, /* takes_parts, evaluate_part: a program has one shape */
     NULL,
+    NULL, /* tasks */
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &ANE; }

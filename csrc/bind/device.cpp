@@ -150,6 +150,17 @@ struct Program {
         return compiled != 0;
     }
 
+    std::vector<std::string> tasks() const {
+        const std::shared_ptr<anefast_program> held = loaded();
+        std::vector<std::string> lines;
+        if (!device->executor->tasks) return lines;
+        const char *text = "";
+        anefast_error error;
+        if (device->executor->tasks(held.get(), &text, &error) != ANEFAST_OK) raise(error);
+        for (const char *end; (end = std::strchr(text, '\n')); text = end + 1) lines.emplace_back(text, end);
+        return lines;
+    }
+
     void evaluate(const std::vector<std::shared_ptr<Surface>> &in, const std::vector<std::shared_ptr<Surface>> &out,
                   uint32_t label, uint64_t flops, uint64_t bytes, const std::vector<int64_t> &extents) const {
         span::Span timed(span::Component::EVALUATE, label, flops, bytes);
@@ -288,6 +299,9 @@ void init_device(py::module_ &m) {
              "Runs once, synchronously. Surfaces are in the order of inputs and outputs; label, flops and bytes are "
              "for its "
              "span. extents: of each axis of each input, how much counts (csrc/anefast.h, evaluate_part); empty: all.")
+        .def_property_readonly("tasks", &Program::tasks,
+                               "What an evaluation runs, in order: fused operations are one task. Empty where the "
+                               "device does not say.")
         .def_readonly("was_cached", &Program::was_cached,
                       "Whether the system still had it compiled; None where the device cannot say.")
         .def("reload", &Program::reload,

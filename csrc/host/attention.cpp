@@ -253,6 +253,7 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, const std::ve
         s.operations.push_back(reader);
         std::sort(s.operations.begin(), s.operations.end());
         Group g;
+        g.name = "attention";
         g.operations = s.operations;
         std::vector<size_t> content = g.operations; // who can do without the probabilities in memory
         for (size_t i : flow.readers(s.probs))

@@ -259,6 +259,7 @@ void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<boo
             b.given = b.given || flow.is_output(b.scores.probs);
         }
         Group g;
+        g.name = "attention backward";
         if (!b.given) {
             b.scores = again;
             if (!shared)

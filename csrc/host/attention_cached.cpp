@@ -189,6 +189,7 @@ bool find_one(const Flow &flow, const mil::Operation &softmax, const Claimed &cl
         return false;
     if (keys.past.columns != values.past.columns || keys.share != values.share) return false;
     Group g;
+    g.name = "attention over a cache";
     g.operations = s.operations;
     g.operations.push_back(reader);
     for (const Pieces *p : {&keys, &values})

@@ -51,6 +51,7 @@ Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member
     const auto kernel = make_kernel(flow, chain, members, inside, false);
     if (!kernel) return {};
     Group g = group_of(flow, inside, {});
+    g.name = "chain";
     g.build = [kernel](const Plan &plan, Ref) -> Step {
         return [there = placed(kernel, plan)](const Frame &frame) { there->run(frame); };
     };
@@ -98,6 +99,9 @@ Group product_group(const Flow &flow, size_t product, const Link &before, const 
         share = leads->outer() / matrices;
     }
     Group g = group_of(flow, inside, kept);
+    g.name = op.type;
+    if (before.chain) g.prologue = before.chain->operations;
+    if (behind.chain) g.epilogue = behind.chain->operations;
     g.build = [leads, follows, unit, share, product, &f](const Plan &plan, Ref) -> Step {
         Builder b(f, f.operations[product], plan, product);
         if (leads)

@@ -49,6 +49,7 @@ struct Body {
     anefast::mil::Function function; // steps refer to it
     anefast::host::Plan plan;
     std::vector<anefast::host::Step> steps;
+    std::vector<anefast::host::Group> groups; // without what builds them, which is done
     anefast::host::Memory arena;
     std::vector<uintptr_t> bases;
 };
@@ -63,6 +64,7 @@ struct anefast_program {
     std::vector<anefast_port> inputs, outputs;
     anefast::host::Memory constants;
     std::shared_ptr<Chip> chip;
+    std::string tasks; // as `tasks` tells them
     ~anefast_program() {
         if (chip) chip->loaded--;
     }
@@ -240,7 +242,7 @@ Step step_of(Builder b, const Chip *chip) {
 }
 
 // The steps of a function whose values have places, and its arena.
-void build(Body *body, std::vector<Group> &groups, const Chip *chip) {
+void build(Body *body, std::vector<Group> groups, const Chip *chip) {
     const Plan &plan = body->plan;
     const mil::Function &f = body->function;
     for (size_t i : plan.copied_in)
@@ -252,6 +254,8 @@ void build(Body *body, std::vector<Group> &groups, const Chip *chip) {
     for (size_t j : plan.copied_out)
         body->steps.push_back(repack(plan.outputs[j], plan.where[plan.outputs[j].value],
                                      {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
+    for (Group &g : groups) g.build = nullptr; // it holds what the step has a copy of
+    body->groups = std::move(groups);
     body->arena = make_memory(plan.arena_bytes);
     body->bases.assign(SURFACES + plan.inputs.size() + plan.outputs.size(), 0);
     body->bases[ARENA] = reinterpret_cast<uintptr_t>(body->arena.data.get());
@@ -282,7 +286,7 @@ Body *body_for(anefast_program *program, const int64_t *extents) {
         if (can) {
             body->plan = make_plan(body->function, groups, workspace_bytes, &whole.function);
             body->plan.blocks = program->blocks;
-            build(body.get(), groups, nullptr);
+            build(body.get(), std::move(groups), nullptr);
         }
         found = program->parts.emplace(std::move(key), can ? std::move(body) : nullptr).first;
     }
@@ -309,7 +313,7 @@ anefast_status compile(anefast_device *device, const char *text, size_t text_byt
         // 2) places, then steps
         std::vector<Group> groups;
         program->whole.plan = placed(*f, device->groups, &groups, &program->constants);
-        build(&program->whole, groups, program->chip.get());
+        build(&program->whole, std::move(groups), program->chip.get());
         // 3) the ports
         const Plan &plan = program->whole.plan;
         for (bool out : {false, true})
@@ -332,6 +336,15 @@ size_t inputs(const anefast_program *program, const anefast_port **ports) {
 size_t outputs(const anefast_program *program, const anefast_port **ports) {
     *ports = program->outputs.data();
     return program->outputs.size();
+}
+
+anefast_status tasks(anefast_program *program, const char **text, anefast_error *error) {
+    return guarded("tasks", ANEFAST_INVALID, error, [&] {
+        const Body &b = program->whole;
+        if (program->tasks.empty()) program->tasks = tasks_of(b.function, b.plan, b.groups);
+        *text = program->tasks.c_str();
+        return ANEFAST_OK;
+    });
 }
 
 size_t program_bytes(const anefast_program *program) { return program->constants.bytes + program->whole.arena.bytes; }
@@ -417,9 +430,9 @@ anefast_status evaluate(anefast_program *program, anefast_surface *const *in, si
 int takes_parts(const anefast_device *device) { return !device->chip; }
 
 const anefast_executor HOST = {
-    "host",        open,          close,          describe, label,   compile,        inputs,
-    outputs,       program_bytes, was_cached,     reload,   unload,  surface_create, surface_release,
-    surface_bytes, surface_lock,  surface_unlock, evaluate, nullptr, takes_parts,    evaluate_part,
+    "host",         open,       close,   describe,    label,          compile,         inputs,        outputs,
+    program_bytes,  was_cached, reload,  unload,      surface_create, surface_release, surface_bytes, surface_lock,
+    surface_unlock, evaluate,   nullptr, takes_parts, evaluate_part,  tasks,
 };
 
 } // namespace

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "plan.h"
@@ -15,9 +16,11 @@
 namespace anefast::host {
 
 struct Group {
-    std::vector<size_t> operations;     // their places in the function, ascending
-    std::vector<int32_t> reads, writes; // values of others and constants, and values others will read
-    size_t workspace_bytes = 0;         // scratch in the arena while it runs
+    std::string name;                       // what it runs as: "attention", "chain", or the type of its product
+    std::vector<size_t> prologue, epilogue; // of a product: what is computed just before and just behind it
+    std::vector<size_t> operations;         // their places in the function, ascending
+    std::vector<int32_t> reads, writes;     // values of others and constants, and values others will read
+    size_t workspace_bytes = 0;             // scratch in the arena while it runs
     std::function<Step(const Plan &, Ref workspace)> build;
 };
 
@@ -60,6 +63,9 @@ void find_cached_attention(const Flow &flow, Claimed &claimed, std::vector<Group
 
 // All groups of a function, each of which can run as if it were one operation.
 std::vector<Group> find_groups(const mil::Function &f);
+
+// What a function runs, in order: a line a task, with the bytes that it writes. tasks.cpp.
+std::string tasks_of(const mil::Function &f, const Plan &plan, const std::vector<Group> &groups);
 
 // Whether no group would have to wait for itself.
 bool can_be_ordered(const mil::Function &f, const std::vector<Group> &groups);

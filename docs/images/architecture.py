@@ -23,7 +23,7 @@ BOXES = {
     "text": (2, 0, "MIL text and weight blobs", "mil/"),
     "compile": (2, 1, "compiled, or staged again", "runtime/compiler.py"),
     "door": (2, 2, "the one door", "csrc/anefast.h"),
-    "host": (2, 3, "the host executor", "csrc/host/"),
+    "host": (2, 3, "the host executor", "csrc/host/ csrc/host/fusion/"),
     "ane": (2, 4, "Apple's framework", "csrc/ane/"),
 }
 ARROWS = [
