@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from anefast.checks import need_choice, whole
@@ -25,6 +26,7 @@ from anefast.fuse.legal import HOST, MAX_COMPILES, Target, fullest, target_of
 from anefast.fuse.plan import is_auto
 from anefast.fuse.rates import assumptions
 from anefast.nn.lora import padded, targets_of
+from anefast.optim import RECORDS, count_states
 from anefast.runtime.device import DEVICES
 
 MB = 1e6  # bytes; the headers say MB
@@ -65,6 +67,7 @@ class PlanCommand:
     plan: str = "auto"  # auto, with words that hold for every candidate: auto,async
     device: str = "auto"  # auto, host or ane, where no chip is named.
     max_compiles: int = MAX_COMPILES  # Per process.
+    optimizer: str = "adamw"  # Whose states the memory counts: lion, muon, sgd, adafactor, adam.
     lora: Pairs = field(default_factory=Pairs)
 
 
@@ -93,12 +96,15 @@ def report(asked: PlanCommand) -> list[str]:
     accumulation = config.optim.accumulation
     shape = config.model, config.data.batch, config.data.seq_len
     ranks = ranks_of(config)
-    counter = Counter(*shape, ranks=ranks)
+    states = partial(count_states, config.optim)
+    counter = Counter(*shape, ranks=ranks, states=states)
     choice = choose(counter, accumulation, target, speed, asked.plan, asked.max_compiles)
     beside = []
     if ranks:
         usual = asked.accumulation or TrainConfig.from_preset(asked.preset).optim.accumulation
-        full = choose(Counter(*shape), usual, target, speed, "auto", asked.max_compiles)
+        full = choose(
+            Counter(*shape, states=states), usual, target, speed, "auto", asked.max_compiles
+        )
         beside = compared(choice, full)
     return [
         *heading(asked.preset, config, choice, target),
@@ -117,6 +123,7 @@ def settings(asked: PlanCommand) -> TrainConfig:
         if (value := getattr(asked, name)) < 0:
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(f"[plan] {flag} must not be negative, got {value}.")
+    need_choice("--optimizer", asked.optimizer, tuple(RECORDS), "plan")
     whole("plan", "--max-compiles", asked.max_compiles, 1)
     need_choice("--device", asked.device, DEVICES, "plan")
     if asked.chip and asked.device != "auto":
@@ -130,7 +137,7 @@ def settings(asked: PlanCommand) -> TrainConfig:
         from anefast.tokenizer import open_tokenizer
 
         model = model.replace(vocab_size=open_tokenizer(config.data.tokenizer).vocab_size)
-    optim, lora = config.optim, LoraConfig(**vars(asked.lora))
+    optim, lora = config.optim.replace(name=asked.optimizer), LoraConfig(**vars(asked.lora))
     if asked.accumulation or lora.rank:
         optim = optim.replace(accumulation=asked.accumulation or 1)
     for name in ("targets", "layers"):
@@ -382,7 +389,7 @@ def itemised(m: Memory) -> str:
     needed = {
         "weights": m.weights,
         "gradients": m.gradients,
-        "moments": m.moments,
+        "states": m.states,
         "taps": m.taps,
     }
     more = {

@@ -21,17 +21,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anefast.config import TrainConfig
-from benchmarks.peer import logits_of
+from benchmarks.twin import Twin
 
 STEPS, EVERY, BATCHES = 400, 100, 24
-SCALE = 64.0  # of the sum of a micro-batch's losses, where values are fp16
 # Student's t for 95%, two-sided, by degrees of freedom.
 T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 BASE = "torch fp32"
@@ -72,98 +70,9 @@ def ours(way: str, seed: int) -> dict[str, Any]:
 
 
 def theirs(way: str, seed: int) -> dict[str, Any]:
-    """One run of PyTorch, written out."""
-    import torch
-
-    from anefast.data import open_data
-    from anefast.model import Model
-    from anefast.optim import learning_rate
-    from anefast.tokenizer import open_tokenizer
-
-    torch.set_num_threads(1)
-    config = config_of(seed)
-    d, o = config.data, config.optim
-    data = open_data(d.source, d.tokenizer, val_fraction=d.val_fraction, seed=seed)
-    shape = config.model.replace(vocab_size=data.tokenizer.vocab_size)
-    params = Model.from_config(shape, open_tokenizer(d.tokenizer), seed=seed).params
-    if way == "nudged":
-        rng = np.random.default_rng(seed)
-        params = {k: v * (1 + 1e-6 * rng.standard_normal(v.shape)) for k, v in params.items()}
-    p = {k: torch.tensor(v.astype(np.float32), requires_grad=True) for k, v in params.items()}
-    p.pop("output", None)
-    turn = np.outer(
-        np.arange(d.seq_len),
-        shape.rope_theta ** (-np.arange(0, shape.head_dim, 2) / shape.head_dim),
-    )
-    tables = {n: torch.tensor(f(turn), dtype=torch.float32)
-              for n, f in (("cos", np.cos), ("sin", np.sin))}  # fmt: skip
-    groups = [
-        {"params": [w for w in p.values() if w.ndim >= 2], "weight_decay": 0.1},
-        {"params": [w for w in p.values() if w.ndim < 2], "weight_decay": 0.0},
-    ]
-    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
-    rounded = way == "emulated fp16"
-
-    def cast() -> AbstractContextManager[Any]:
-        if rounded:
-            return rounding(torch)
-        return torch.autocast("cpu", torch.bfloat16) if way == "torch bf16" else nullcontext()
-
-    def loss_of(x: np.ndarray, y: np.ndarray) -> Any:
-        tx, ty = (torch.tensor(t, dtype=torch.int64) for t in (x, y))
-        with cast():
-            logits = logits_of(torch, p | tables, shape, tx)
-        return torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), ty.flatten(), ignore_index=-1, reduction="sum"
-        ), int((y >= 0).sum())
-
-    def validate() -> float:
-        with torch.no_grad():
-            pairs = [loss_of(x, y) for x, y in validation]
-        return sum(float(loss) for loss, _ in pairs) / sum(n for _, n in pairs)
-
-    validation = list(data.validation_batches(d.batch, d.seq_len, BATCHES))
-    batches = data.batches(d.batch, d.seq_len, seed)
-    val, train = {0: validate()}, []
-    for step in range(1, STEPS + 1):
-        loss, tokens = loss_of(*batches.batch(step - 1))
-        adamw.zero_grad(set_to_none=True)
-        scale = SCALE if rounded else 1.0 / tokens
-        with cast() if rounded else nullcontext():
-            (loss * scale).backward()
-        if rounded:
-            for w in p.values():
-                w.grad /= SCALE * tokens
-        torch.nn.utils.clip_grad_norm_(list(p.values()), o.clip)
-        for group in adamw.param_groups:
-            group["lr"] = learning_rate(o, step, STEPS, config.schedule)
-        adamw.step()
-        train.append(float(loss.detach()) / tokens)
-        if step % EVERY == 0:
-            val[step] = validate()
-    return {"val": val, "train": float(np.mean(train[-50:]))}
-
-
-def rounding(torch: Any) -> Any:
-    """A mode in which each operation gives fp16 values, kept in fp32: fp16 with fp32 sums.
-
-    Weights' gradients stay fp32, as ours do, and so do the norms' statistics, one of a position.
-    """
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Rounding(TorchDispatchMode):  # type: ignore[misc]
-        def __torch_dispatch__(self, call: Any, kinds: Any, args: Any = (), named: Any = None):
-            out = call(*args, **(named or {}))
-            schema = call._schema
-            if schema.is_mutable or any(r.alias_info is not None for r in schema.returns):
-                return out  # a view, or an accumulator
-            return tuple(map(rounded, out)) if isinstance(out, tuple) else rounded(out)
-
-    def rounded(value: Any) -> Any:
-        is_one = torch.is_tensor(value) and value.dtype is torch.float32 and value.ndim > 2
-        return value.half().float() if is_one and value.shape[-1] > 1 else value
-
-    return Rounding()
+    """One run of PyTorch."""
+    losses, val = Twin(config_of(seed), way).run()
+    return {"val": val, "train": float(np.mean(losses[-50:]))}
 
 
 def run(ways: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:
@@ -191,13 +100,10 @@ def several() -> None:
         print(json.dumps({"way": way, "seed": seed, **make(way, seed)}), flush=True)
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half of its 95% interval by Student's t."""
+def half(values: list[float]) -> float:
+    """Half of the 95% interval of their mean, by Student's t."""
     n = len(values)
-    half = (
-        T95.get(n - 1, 1.96) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    )
-    return float(np.mean(values)), half
+    return T95.get(n - 1, 1.96) * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -210,11 +116,13 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         seeds = sorted(s for w, s in ends if w == way)
         if not seeds:
             continue
-        mean, spread = np.mean(v := [ends[way, s] for s in seeds]), np.std(v, ddof=1)
+        found = [ends[way, s] for s in seeds]
+        spread = f" ± {np.std(found, ddof=1):.4f}" if len(found) > 1 else ""
         gaps = [ends[way, s] - ends[BASE, s] for s in seeds if (BASE, s) in ends]
-        gap, half = interval(gaps)
-        told = "" if way == BASE else f"{gap:+.4f} ± {half:.4f}"
-        yield f"| {way} | {len(seeds)} | {mean:.4f} ± {spread:.4f} | {told} |"
+        told = ""
+        if way != BASE and gaps:
+            told = f"{np.mean(gaps):+.4f}" + (f" ± {half(gaps):.4f}" if len(gaps) > 1 else "")
+        yield f"| {way} | {len(seeds)} | {np.mean(found):.4f}{spread} | {told} |"
 
 
 def main() -> None:

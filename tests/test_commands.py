@@ -80,6 +80,7 @@ COMMANDS = {
             "plan": ["all", "auto,fast"],
             "device": ["gpu"],
             "max_compiles": ["0", "-5"],
+            "optimizer": ["lyon"],
             "lora": ANY,  # tests/test_plan_command.py
         },
     ),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 import anefast
 from anefast.chips import CHIPS, Figure, chip_of, find_chip
-from anefast.config import ConfigError, ModelConfig, TrainConfig
+from anefast.config import ConfigError, ModelConfig, OptimConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.choose import candidate_specs, choose, weigh
 from anefast.fuse.cost import Cost, modelled
@@ -29,6 +30,10 @@ from anefast.fuse.legal import (
     refuse,
 )
 from anefast.fuse.rates import RATES
+from anefast.nn import init_params
+from anefast.nn.adapter import Base, adaptable
+from anefast.nn.lora import NO_PAIRS, Lora, draw
+from anefast.optim import RECORDS, Optimizer, count_states
 from anefast.runtime import TrainingStep, resolve
 from anefast.runtime.calibrate import calibrate
 
@@ -108,9 +113,24 @@ def test_stories110m_memory_is_itemised_and_near_what_any_plan_needs():
         memory = Cost(counter.count(find_plan(spec)), rates).memory
         parts = vars(memory)
         assert memory.peak == sum(parts.values())
-        assert memory.needed == sum(parts[k] for k in ("weights", "gradients", "moments", "taps"))
+        assert memory.needed == sum(parts[k] for k in ("weights", "gradients", "states", "taps"))
         assert memory.weights == 4 * 109_529_856
         assert memory.peak < 1.3 * memory.needed, (spec, parts)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_states_are_those_that_the_optimiser_keeps(name):
+    """Of a model, and of an adapter beside it."""
+    model = ModelConfig(dim=64, n_layers=2, n_heads=2, vocab_size=300, max_seq_len=64)
+    optim, rates = OptimConfig(name=name), modelled(find_chip("m1"))
+    pairs = Lora.of(draw(4, 8.0, False, adaptable(model), Base(), 0))
+    states = partial(count_states, optim)
+    for ranks, weights in ((NO_PAIRS, init_params(model, 0)), (pairs.ranks, pairs.params)):
+        weights = {n: w for n, w in weights.items() if n != "output"}  # tied
+        counter = Counter(model, 1, 64, ranks=ranks, states=states)
+        kept = Optimizer(weights, optim).state
+        counted = Cost(counter.count(find_plan("all")), rates).memory.states
+        assert counted == sum(a.nbytes for arrays in kept.values() for a in arrays.values())
 
 
 MEMORY = """

@@ -29,7 +29,7 @@ class Memory:
 
     weights: int  # fp32
     gradients: int
-    moments: int
+    states: int  # of the optimiser
     taps: int  # surfaces of values that cross programs or feed weight gradients
     ports: int  # surfaces of packed ports and of weights that are data; what makes sizes equal
     programs: int  # weight files, of which the host keeps no causal masks; twice with async
@@ -40,7 +40,7 @@ class Memory:
     @property
     def needed(self) -> int:
         """What any plan of the same taps cannot do without."""
-        return self.weights + self.gradients + self.moments + self.taps
+        return self.weights + self.gradients + self.states + self.taps
 
     @property
     def peak(self) -> int:
@@ -148,7 +148,7 @@ class Cost:
         return Memory(
             weights=FLOAT * count.parameter_count,
             gradients=numbers,
-            moments=2 * numbers,
+            states=FLOAT * count.states(count.trained_shapes),
             taps=count.tap_bytes,
             ports=count.packed_bytes + count.weight_surface_bytes + count.room_bytes,
             programs=count.weight_bytes + (stale if behind else 0),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -26,6 +26,15 @@ from anefast.mil import emit
 from anefast.nn import Trained, count_params, shapes, training_graph, trains
 from anefast.nn.adapter import A, B
 from anefast.nn.lora import NO_PAIRS, Ranks, is_gradient
+
+Shapes = Mapping[str, tuple[int, ...]]
+States = Callable[[Shapes], int]
+
+
+def two_each(weights: Shapes) -> int:
+    """The states of AdamW: two numbers for each weight."""
+    return 2 * sum(map(math.prod, weights.values()))
+
 
 HALF = 2  # bytes of an fp16 number
 VIEWS = ("reshape", "expand_dims", "squeeze")  # results that are their operand's bytes
@@ -86,6 +95,7 @@ class StepCount:
     seq: int
     ranks: Ranks
     programs: tuple[ProgramCount, ...]
+    states: States = field(repr=False)  # of the optimiser that changes the weights
     tap_bytes: int  # surfaces of single values: what crosses programs or feeds weight gradients
     probs_bytes: int  # of them attention probabilities, which grow with the square of the sequence
     packed_bytes: int  # surfaces of packed ports
@@ -144,12 +154,19 @@ class StepCount:
         return count_params(self.config)
 
     @cached_property
+    def trained_shapes(self) -> Shapes:
+        """What has a gradient."""
+        every = shapes(self.config)
+        own = {name: shape for name, shape in every.items() if trains(self.plan.trained, name)}
+        for name, rank in self.ranks.items():
+            rows, columns = every[name]
+            own |= {name + A: (rank, columns), name + B: (rank, rows)}
+        return own
+
+    @property
     def trained_count(self) -> int:
         """Numbers that have a gradient."""
-        every = shapes(self.config)
-        pairs = sum(rank * sum(every[name]) for name, rank in self.ranks.items())
-        own = (math.prod(shape) for n, shape in every.items() if trains(self.plan.trained, n))
-        return pairs + sum(own)
+        return sum(map(math.prod, self.trained_shapes.values()))
 
     @property
     def head_flops(self) -> int:
@@ -163,8 +180,8 @@ class Counter:
     """Counts plans of one model, batch and length; graphs and cuts are made once.
 
     trained: names of the parameters that change, None for all. ranks: of an adapter's pairs, which
-    are what changes then. Raises ValueError from `count` where
-    `lower` refuses the plan.
+    are what changes then. states: how many numbers an optimiser of weights keeps. Raises
+    ValueError from `count` where `lower` refuses the plan.
     """
 
     def __init__(
@@ -174,8 +191,9 @@ class Counter:
         seq: int,
         trained: Trained = None,
         ranks: Ranks = NO_PAIRS,
+        states: States = two_each,
     ) -> None:
-        self.config, self.batch, self.seq = config, batch, seq
+        self.config, self.batch, self.seq, self.states = config, batch, seq, states
         self.trained = frozenset(n + end for n in ranks for end in (A, B)) if ranks else trained
         self.ranks = ranks
         self._graphs: dict[tuple[object, str], Graph] = {}
@@ -194,6 +212,7 @@ class Counter:
             self.seq,
             self.ranks,
             tuple(count_program(low, self._scratch) for low in lowered),
+            self.states,
             **held,
             room_bytes=room(lowered) if plan.surfaces == "equal" else 0,
             grad_flops=tuple(

@@ -2,7 +2,10 @@
 
 from anefast.optim.loss_scale import LossScale
 from anefast.optim.optimizer import Optimizer, Update
-from anefast.optim.registry import RECORDS, record_of, settled
+from anefast.optim.registry import RECORDS, count_states, record_of, settled
 from anefast.optim.schedule import learning_rate
 
-__all__ = ["RECORDS", "LossScale", "Optimizer", "Update", "learning_rate", "record_of", "settled"]
+__all__ = [
+    "RECORDS", "LossScale", "Optimizer", "Update", "count_states", "learning_rate", "record_of",
+    "settled",
+]  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from anefast.checks import need, need_choice
 from anefast.config import OptimConfig
 from anefast.optim.adafactor import ADAFACTOR
@@ -9,7 +12,7 @@ from anefast.optim.adam import ADAM
 from anefast.optim.adamw import ADAMW
 from anefast.optim.lion import LION
 from anefast.optim.muon import MUON
-from anefast.optim.record import OWN, Record
+from anefast.optim.record import OWN, Record, Shape
 from anefast.optim.sgd import SGD
 
 RECORDS: dict[str, Record] = {
@@ -21,6 +24,16 @@ def record_of(config: OptimConfig) -> Record:
     """The optimiser that `config` names. ConfigError for none of ours."""
     need_choice("optim.name", config.name, tuple(RECORDS))
     return RECORDS[config.name]
+
+
+def count_states(config: OptimConfig, weights: Mapping[str, Shape]) -> int:
+    """How many numbers the optimiser keeps beside these weights, named with their shapes."""
+    record, config = record_of(config), settled(config)
+    return sum(
+        math.prod(shape)
+        for name, weight in weights.items()
+        for shape in record.states(config, name, weight).values()
+    )
 
 
 def settled(config: OptimConfig) -> OptimConfig:
