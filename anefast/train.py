@@ -160,7 +160,8 @@ def fit(
         config = with_lora(config, model, resumed, asked, say)
         if config.init and not resumes:
             config = with_stream(config, model, data, asked, say)
-        check_ranks(world, config, data.fingerprint, model.params)
+        kind = f"{device.name} {device.profile}"
+        check_ranks(world, config, data.fingerprint, model.params, kind)
         plans = plans_of(config, model, device, say)
         model.vocabulary = vocabulary_of(config, model, data, say)
         plan, step = _step(config, plans, model, device, load=resumed is None, world=world)

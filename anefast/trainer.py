@@ -121,6 +121,8 @@ class Trainer(RunState):
                 f"dist: {made} {self.world.size} ranks; an update takes {self.world.size} x "
                 f"{optim.accumulation} micro-batches"
             )
+            if self.world.advice:
+                self.say(self.world.advice)
         if optim.scale_lr_with_accumulation:
             self.say(scaled_rate(optim))
         if self.progress.step < self.config.steps:
