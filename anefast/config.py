@@ -440,6 +440,9 @@ class DistConfig(Checked):
 
     # Ranks that one process stands in for, one after the other: the bytes of so many real ones.
     emulate: int = 1
+    # Each rank keeps the optimiser's states of its own part of the weights only: the same bytes, in
+    # less memory.
+    shard_optimizer: bool = False
 
     def _check(self) -> None:
         need(

@@ -22,10 +22,10 @@ from anefast import _C, checkpoint
 from anefast.checkpoint import CheckpointError
 from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, model_settings
 from anefast.data import TokenData
-from anefast.distributed import World, digest
+from anefast.distributed import Together, World, digest
 from anefast.errors import Failure, shown
-from anefast.optim import LossScale, Optimizer
-from anefast.optim.average import GROUP, Average
+from anefast.optim import LossScale
+from anefast.optim.average import GROUP
 from anefast.progress import Progress, Row, finite, with_infinities
 from anefast.soundness import Soundness
 from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
@@ -35,10 +35,12 @@ from anefast.telemetry.sinks import Sinks
 from anefast.wishes import OF_AN_OPTIMISER, RESUMABLE
 
 if TYPE_CHECKING:
+    from anefast.distributed.shares import Shares
     from anefast.model import Model
     from anefast.runtime import TrainingStep
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
+Shapes = Mapping[str, tuple[int, ...]]
 Say = Callable[[str], None]
 UNFINISHED = "unfinished"  # in the state of a checkpoint, where a failed device left one: a row
 ROWS = "rows"  # the mark of metrics.jsonl in the state, that of timings.jsonl in the session
@@ -128,9 +130,8 @@ class RunState:
         self.world = world or World()
         self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
         self.say = say
-        self.optimizer = Optimizer(step.trained, config.optim)
-        half_life = config.optim.ema_tokens
-        self.average = Average(step.trained, half_life) if half_life else None
+        self.together = Together(config, self.world, step)
+        self.optimizer, self.average = self.together.optimizer, self.together.average
         self.scale = LossScale(config.loss_scale)
         self.progress = Progress(fingerprint=data.fingerprint, ranks=self.world.size)
         self.overflows = 0  # in a row
@@ -177,6 +178,7 @@ class RunState:
         before = _C.spans_phase(_C.Phase.SAVE)
         if settles:  # from here on this run is on the newest weights, as a resumed one is
             self.settle()
+        groups = self._optimizer_groups(with_grads=p.micro > 0)
         if self.world.rank:
             self.saved = self.run.path / name
             return
@@ -199,7 +201,6 @@ class RunState:
         if (vocabulary := self.step.vocabulary) is not None:
             state[checkpoint.VOCABULARY] = vocabulary.text()
         with _C.Span(_C.Component.CHECKPOINT):
-            groups = self._optimizer_groups(with_grads=p.micro > 0)
             arrays = {f"{g}.{n}": a for g in groups for n, a in self._full(groups[g]).items()}
             held: Arrays = self._full(self.step.params, self.model.params)
             if (lora := self.model.lora) is not None:
@@ -283,16 +284,20 @@ class RunState:
                 f"[train] {shown(folder)} has the states of {shown(optimizer)}, got optim.name "
                 f"{self.optimizer.record.name}. Hint: --optim.fresh goes on without them."
             )
-        groups = self._optimizer_groups(with_grads)
+        groups, shapes = self._own_groups(with_grads)
         if fresh:
             self.optimizer.step = 0
             self.say(f"optim.fresh: {self.optimizer.record.name} begins with states of zeros")
             groups = {g: a for g, a in groups.items() if g not in self.optimizer.state}
-        full = {g: self._full(arrays) for g, arrays in groups.items()}
-        expected = {f"{g}.{n}": a.shape for g, arrays in full.items() for n, a in arrays.items()}
+        expected = {
+            f"{g}.{n}": a.shape
+            for g in groups
+            for n, a in self._full({n: _of_shape(s) for n, s in shapes[g].items()}).items()
+        }
         read = checkpoint.read_tensors(folder / checkpoint.OPTIM, expected, others=fresh)
         for g, arrays in groups.items():
-            self._take(arrays, {name: read[f"{g}.{name}"] for name in arrays})
+            whole = {n: read[f"{g}.{n}"] for n in shapes[g]}
+            self._take(arrays, whole, self.together.shares)
 
     def _check_model(self, folder: Path, model: ModelConfig) -> None:
         """Refuses a checkpoint of another model, also where its weights would fit."""
@@ -363,6 +368,9 @@ class RunState:
         self.failed = True
         p = self.progress
         p.micro, p.loss_sum, p.loss_tokens, self.health = 0, 0.0, 0, {}
+        if self.together.apart:
+            kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
+            return f"Update {p.step} is not saved, as it is in parts on all ranks{kept}"
         try:
             if self.unfinished is not None:  # as far as it is known; resuming writes it again
                 self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
@@ -373,22 +381,37 @@ class RunState:
         again = f"anefast train --resume {self.run.path}"
         return f"Update {p.step} is saved; continue with: {again}"
 
-    def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
+    def _own_groups(self, with_grads: bool) -> tuple[dict[str, Arrays], dict[str, Shapes]]:
+        """The states that this rank has, by group, and the shapes of all tensors' in each."""
         groups: dict[str, Arrays] = dict(self.optimizer.state)
+        shapes: dict[str, Shapes] = dict(self.optimizer.shapes)
         if self.average is not None:
             groups[GROUP] = self.average.arrays
-        return groups | {"grad": self.step.grads} if with_grads else groups
+            shapes[GROUP] = {n: p.shape for n, p in self.step.trained.items()}
+        if with_grads:
+            groups["grad"] = self.step.grads
+            shapes["grad"] = {n: g.shape for n, g in self.step.grads.items()}
+        return groups, shapes
+
+    def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
+        """What a checkpoint holds of the optimiser; of use on rank 0."""
+        groups, shapes = self._own_groups(with_grads)
+        if (shares := self.together.shares) is not None:
+            return {g: shares.whole(arrays, shapes[g]) for g, arrays in groups.items()}
+        return groups
 
     def _full(self, arrays: Arrays, tables: Arrays | None = None) -> Arrays:
         """`arrays` as a checkpoint has them; with a compact vocabulary, spread over `tables`."""
         vocabulary = self.step.vocabulary
         return arrays if vocabulary is None else vocabulary.spread(arrays, tables)
 
-    def _take(self, arrays: Arrays, full: Arrays) -> None:
-        """The inverse of `_full`, into `arrays`."""
+    def _take(self, arrays: Arrays, full: Arrays, shares: Shares | None = None) -> None:
+        """The inverse of `_full`, into `arrays`, or into this rank's shares of them."""
         vocabulary = self.step.vocabulary
-        for name, value in (full if vocabulary is None else vocabulary.rows(full)).items():
-            arrays[name][...] = value
+        rows = full if vocabulary is None else vocabulary.rows(full)
+        for name, array in arrays.items():
+            value = rows[name]
+            array[...] = value if shares is None else shares.part(name, value)
 
 
 def _first_validation(metrics: Path) -> float | None:
@@ -397,6 +420,11 @@ def _first_validation(metrics: Path) -> float | None:
         for row in read_rows(metrics)[:1]:
             return row.get("val/loss")
     return None
+
+
+def _of_shape(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Zeros that take no memory."""
+    return np.broadcast_to(np.float32(0), shape)
 
 
 def _whole(state: Mapping[str, Any], name: str, most: int) -> int:

@@ -72,7 +72,7 @@ from anefast.telemetry.history import SAMPLE
 from anefast.telemetry.run import CONFIG, ENVIRONMENT
 from anefast.telemetry.screen import Direct, Screen, is_terminal, is_watched
 from anefast.telemetry.sinks import checked, installed
-from anefast.trainer import Trainer, batches_of, swap_at
+from anefast.trainer import Trainer, arithmetic, batches_of, swap_at
 from anefast.wishes import check_pairs
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def fit(
         config = with_lora(config, model, resumed, asked, say)
         if config.init and not resumes:
             config = with_stream(config, model, data, asked, say)
-        kind = f"{device.name} {device.profile}"
+        kind = arithmetic(device.description)
         check_ranks(world, config, data.fingerprint, model.params, kind)
         plans = plans_of(config, model, device, say)
         model.vocabulary = vocabulary_of(config, model, data, say)

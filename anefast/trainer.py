@@ -24,7 +24,6 @@ from anefast.data import Batches, Order, TokenData
 from anefast.distributed import World
 from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change, scaled_rate
-from anefast.nn.params import block
 from anefast.optim import learning_rate
 from anefast.progress import Row, bits_per_byte, losses, progress_line
 from anefast.restart import restarts
@@ -82,6 +81,7 @@ class Trainer(RunState):
         self.timeline = Timeline(config.timeline, config.trace)
         self.told: set[str] = set()  # advice on numeric health, once each
         self.note = ""  # what the bar says beside its numbers
+        self.starved = False  # whether a device lost much of this update's gradients
         self.arrival: Row = {}  # how late the slowest rank came to the last update
         self.whole = True  # False while an update changes weights and moments
         self.canary = self._canary()
@@ -121,8 +121,8 @@ class Trainer(RunState):
                 f"dist: {made} {self.world.size} ranks; an update takes {self.world.size} x "
                 f"{optim.accumulation} micro-batches"
             )
-            if self.world.advice:
-                self.say(self.world.advice)
+            for line in filter(None, (self.world.advice, self.together.memory())):
+                self.say(line)
         if optim.scale_lr_with_accumulation:
             self.say(scaled_rate(optim))
         if self.progress.step < self.config.steps:
@@ -237,7 +237,8 @@ class Trainer(RunState):
         """Puts an emulated rank's gradients aside, for the next rank begins."""
         p = self.progress
         self.step.end_update()
-        self.world.bank(block(self.step.grads), (p.loss_sum, p.loss_tokens))
+        self.starved |= self.step.starved()
+        self.together.bank((p.loss_sum, p.loss_tokens))
         p.loss_sum, p.loss_tokens = 0.0, 0
         self.step.begin_update()
 
@@ -246,8 +247,7 @@ class Trainer(RunState):
         p = self.progress
         with _C.Span(_C.Component.COMMUNICATION):
             self.arrival = self.world.arrive(f"update {p.step + 1}")
-            losses = p.loss_sum, p.loss_tokens
-            p.loss_sum, p.loss_tokens = self.world.reduce(block(self.step.grads), losses)
+            p.loss_sum, p.loss_tokens = self.together.sum((p.loss_sum, p.loss_tokens))
 
     def _update(self, stop: Stop) -> Row:
         """Turns the accumulated gradients into new weights, or skips them when they overflowed."""
@@ -265,18 +265,17 @@ class Trainer(RunState):
             with _C.Span(_C.Component.HEALTH):
                 self.canary.look(self.step.params, p.step + 1)
         with _C.Span(_C.Component.HEALTH):
-            starved = self.step.starved()  # before the weights change
+            self.starved |= self.step.starved()  # before the weights change
+        (self.starved,) = self.world.agree(self.starved)  # one rank's losses count for all
         with stop.shielded():
             with _C.Span(_C.Component.OPTIMIZER):
-                factor = 1.0 / (scale * tokens)
                 self.whole = False
-                done = self.optimizer.update(self.step.grads, factor, lr, self.step.flow)
-            if self.average is not None and not done.overflow:
-                self.average.update(tokens)
+                done = self.together.apply(scale, tokens, lr)
             self.step.begin_update()
             if done.overflow and every and not self.health:
                 self._look()  # a weight gradient whose operands are finite
-            self.scale.update(done.overflow, starved)
+            self.scale.update(done.overflow, self.starved)
+            self.starved = False
             self.overflows = self.overflows + 1 if done.overflow else 0
             loss = p.loss_sum / tokens
             self.note = f"loss {loss:.4f}"
@@ -439,9 +438,11 @@ class Trainer(RunState):
         self.whole = False  # nothing may be saved meanwhile
         try:
             with average.in_place():
+                self.together.spread()
                 self.step.update_weights()
                 return self._validate()
         finally:
+            self.together.spread()
             self.whole = True
             self.step.update_weights()
             self.step.settle()  # else the next micro-steps would run on the average

@@ -58,7 +58,7 @@ LAWS: dict[str, Law] = {
             "checkpoint_minutes",
             "chip", "plan", "max_compiles", "on_budget", "health_every", "cache_mb", "prompt",
             "sample_tokens", "timeline", "breakdown", "trace", "sinks", "resume", "optim.fresh",
-            "schedule.decay_from", "dist.emulate", "optim.ema_eval",
+            "schedule.decay_from", "dist.emulate", "dist.shard_optimizer", "optim.ema_eval",
             *(f"guard.{f.name}" for f in fields(GuardConfig)),
         ),
         _ANY,

@@ -112,10 +112,20 @@ def _trains(process: int) -> bool:
 
 
 def emulated(number: int, run: Path, flags: list[str]) -> None:
+    """A run of so many ranks in this process."""
+    _here([*flags, "--dist.emulate", str(number), "--out", str(run)])
+
+
+def emulated_on(number: int, run: Path) -> None:
+    """It goes on, in this process."""
+    _here(["--resume", str(run), "--dist.emulate", str(number)])
+
+
+def _here(flags: list[str]) -> None:
     from anefast.train import main
 
     with pytest.raises(SystemExit) as end:
-        main([*flags, "--dist.emulate", str(number), "--out", str(run)])
+        main(flags)
     assert end.value.code == 0
 
 

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast.distributed import Emulated, World, open_world, tree_sum
-from anefast.distributed.start import LAUNCHED
+from anefast.distributed import LAUNCHED, Emulated, World, open_world, tree_sum
 from anefast.nn.params import block, zeros_of
-from tests.launching import FLAGS, cursor, emulated, everything
+from tests.launching import FLAGS, cursor, emulated, emulated_on, everything
 
 # 1) arithmetic
 
@@ -93,10 +92,7 @@ def test_an_emulation_resumes_byte_for_byte(tmp_path):
         if late.name > "step_000005":
             shutil.rmtree(late)
     (tmp_path / "parts" / "latest").unlink()
-    from anefast.train import main
-
-    with pytest.raises(SystemExit):
-        main(["--resume", str(tmp_path / "parts"), "--dist.emulate", "3"])
+    emulated_on(3, tmp_path / "parts")
     assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
     assert cursor(tmp_path / "parts") == (12, 12 * 2 * 3)
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import sys
 
 import pytest
 
 from anefast import checkpoint
-from tests.launching import FLAGS, cursor, emulated, everything, launched, mpi, one_mpi, ranks
+from tests.launching import (
+    FLAGS,
+    cursor,
+    emulated,
+    emulated_on,
+    everything,
+    launched,
+    mpi,
+    one_mpi,
+    ranks,
+)
 
 
 @mpi
@@ -45,6 +57,35 @@ def test_ranks_train_an_adapter_as_an_emulation_does(tmp_path, mpi):
     assert everything(tmp_path / "ranks") == everything(tmp_path / "emulated")
 
 
+@one_mpi
+@pytest.mark.parametrize(
+    "number,more",
+    [
+        (2, ["--optim.ema-tokens", "1000"]),
+        pytest.param(3, [], marks=pytest.mark.slow),
+        pytest.param(3, ["--optim.name", "muon"], marks=pytest.mark.slow),
+        pytest.param(2, ["--optim.name", "adafactor"], marks=pytest.mark.slow),
+        pytest.param(2, ["--optim.name", "lion"], marks=pytest.mark.slow),
+        pytest.param(3, ["--data.compact-vocab"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_sharded_optimiser_gives_the_same_bytes(tmp_path, mpi, number, more):
+    """On a model of several panels, with moments of more than one rank; then another number of
+    ranks goes on, which has other parts, and one process, which has all."""
+    flags = [*FLAGS, "--model.dim", "64", "--steps", "8", *more]
+    emulated(number, tmp_path / "whole", flags)
+    own = [*flags, "--dist.shard-optimizer", "--out", str(tmp_path / "parts")]
+    ended = ranks(mpi, number, tmp_path, own, f"stop {number - 1} 9")
+    assert ended.code == 0 and "stopped at update 5 of 8" in ended.text, ended.text
+    assert re.search(r"dist: rank 0 keeps 0\.\d of \d\.\d MB", ended.text), ended.text
+    shutil.copytree(tmp_path / "parts", tmp_path / "other")
+    again = ranks(mpi, number, tmp_path, ["--resume", str(tmp_path / "parts")])
+    assert again.code == 0, again.text
+    assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
+    emulated_on(number, tmp_path / "other")
+    assert everything(tmp_path / "other") == everything(tmp_path / "whole")
+
+
 EXCHANGES = """
 import numpy as np
 from anefast.distributed import open_world, tree_sum
@@ -70,8 +111,7 @@ for exchange in (world._exchange, Messages(world._comm, world._waiting)):
 assert seen == ["Shared", "Messages"]
 assert world.all("\\udcff" * world.rank) == ["\\udcff" * r for r in range(world.size)]
 assert world.numbers([[world.rank, float("inf")]]) == [[r, float("inf")] for r in range(world.size)]
-sizes = [r + 1 for r in range(world.size)]
-got = world.collect(np.full(sizes[world.rank], world.rank, np.float32), sizes)
+got = world.collect(np.full(world.rank + 1, world.rank, np.float32))
 assert [g.tolist() for g in got] == [[r] * (r + 1) for r in range(world.size)][: len(got)]
 assert len(got) == (0 if world.rank else world.size)
 world.finish()

@@ -77,11 +77,8 @@ class World:
     def gather(self, floats: Floats, ends: Ends) -> None:
         """Each rank's part of `floats` becomes that of all."""
 
-    def collect(self, floats: Floats, sizes: Sequence[int]) -> list[Floats]:
-        """On rank 0 the floats of each rank, in their order; nothing on the others.
-
-        sizes: of all ranks.
-        """
+    def collect(self, floats: Floats) -> list[Floats]:
+        """On rank 0 the floats of each rank, in their order; nothing on the others."""
         return [floats]
 
     def numbers(self, own: Sequence[Sequence[float]]) -> list[list[float]]:
