@@ -121,8 +121,8 @@ class Trainer(RunState):
                 f"dist: {made} {self.world.size} ranks; an update takes {self.world.size} x "
                 f"{optim.accumulation} micro-batches"
             )
-            for line in filter(None, (self.world.advice, self.together.memory())):
-                self.say(line)
+        for line in filter(None, (self.world.advice, *self.together.about())):
+            self.say(line)
         if optim.scale_lr_with_accumulation:
             self.say(scaled_rate(optim))
         if self.progress.step < self.config.steps:
@@ -194,6 +194,8 @@ class Trainer(RunState):
                     break
                 if screen is not None:
                     screen.show(made + p.micro, total, self.note)
+                if p.micro % accumulation == 0:
+                    self.together.begin(p.micro // accumulation)
                 _C.spans_phase(_C.Phase.FORWARD)
                 with _C.Span(_C.Component.DATA):
                     x, y = self.batches.batch(world.batch(p.batches, p.micro, accumulation))
@@ -254,7 +256,7 @@ class Trainer(RunState):
         p, scale = self.progress, self.scale.value
         _C.spans_phase(_C.Phase.UPDATE)
         self.step.end_update()
-        if self.world.size > 1:
+        if not self.together.alone:
             self._reduce()
         lr = learning_rate(self.config.optim, p.step + 1, self.config.steps, self.config.schedule)
         tokens = max(1, p.loss_tokens)
@@ -270,7 +272,7 @@ class Trainer(RunState):
         with stop.shielded():
             with _C.Span(_C.Component.OPTIMIZER):
                 self.whole = False
-                done = self.together.apply(scale, tokens, lr)
+                done = self.together.apply(scale, tokens, lr, p.step + 1 == self.config.steps)
             self.step.begin_update()
             if done.overflow and every and not self.health:
                 self._look()  # a weight gradient whose operands are finite
@@ -295,7 +297,7 @@ class Trainer(RunState):
             }
             self.whole = True
         self.health = {}
-        if not done.overflow:  # last, for it may fail, and then the update is whole all the same
+        if self.together.changed:  # last, for it may fail, and the update is whole all the same
             self.step.update_weights()
         return self.unfinished
 
@@ -331,7 +333,8 @@ class Trainer(RunState):
         config, step = self.config, self.progress.step
         self.seconds, self.trained = self.seconds + seconds, self.trained + trained
         last = step == config.steps
-        validates = last or bool(config.eval_every and step % config.eval_every == 0)
+        due = self.together.due
+        validates = last or bool(config.eval_every and due(step, config.eval_every))
         lowest, waited = self.progress.lowest, self.progress.waited
         if validates:
             row |= self.validate()
@@ -364,7 +367,7 @@ class Trainer(RunState):
                 f"the last at step {step}. Hint: lower optim.lr{self._from_sound()}."
             )
         every = config.checkpoint_every
-        if last or (step % every == 0 if every else validates):
+        if last or (due(step, every) if every else validates):
             self.save(row.get("val/loss"))
         self._tell(row)
         if config.on_budget == "checkpoint-restart" and not self.step.compiler.affords():

@@ -116,9 +116,9 @@ def emulated(number: int, run: Path, flags: list[str]) -> None:
     _here([*flags, "--dist.emulate", str(number), "--out", str(run)])
 
 
-def emulated_on(number: int, run: Path) -> None:
+def emulated_on(number: int, run: Path, *flags: str) -> None:
     """It goes on, in this process."""
-    _here(["--resume", str(run), "--dist.emulate", str(number)])
+    _here(["--resume", str(run), "--dist.emulate", str(number), *flags])
 
 
 def _here(flags: list[str]) -> None:

@@ -111,7 +111,7 @@ for exchange in (world._exchange, Messages(world._comm, world._waiting)):
 assert seen == ["Shared", "Messages"]
 assert world.all("\\udcff" * world.rank) == ["\\udcff" * r for r in range(world.size)]
 assert world.numbers([[world.rank, float("inf")]]) == [[r, float("inf")] for r in range(world.size)]
-got = world.collect(np.full(world.rank + 1, world.rank, np.float32))
+got = list(world.collect(np.full(world.rank + 1, world.rank, np.float32)))
 assert [g.tolist() for g in got] == [[r] * (r + 1) for r in range(world.size)][: len(got)]
 assert len(got) == (0 if world.rank else world.size)
 world.finish()

@@ -10,15 +10,25 @@ losses. So a run gives the same bytes for a number of ranks, whatever MPI it run
 first; ranks.py is the only file that imports mpi4py, and only below `mpiexec`.
 """
 
-from anefast.distributed.start import LAUNCHED, check_ranks, check_world, leave, open_world
+from anefast.distributed.local import Local
+from anefast.distributed.start import (
+    LAUNCHED,
+    check_local,
+    check_ranks,
+    check_world,
+    leave,
+    open_world,
+)
 from anefast.distributed.together import Together
 from anefast.distributed.world import Emulated, World, digest, tree_sum
 
 __all__ = [
     "LAUNCHED",
     "Emulated",
+    "Local",
     "Together",
     "World",
+    "check_local",
     "check_ranks",
     "check_world",
     "digest",

@@ -6,7 +6,7 @@ import atexit
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -58,17 +58,16 @@ class Ranks(World):
         step = self._exchange.piece
         return [(first, min(first + step, length)) for first in range(0, length, step)]
 
-    def collect(self, floats: Floats) -> list[Floats]:
+    def collect(self, floats: Floats) -> Iterator[Floats]:
         sizes = [int(row[0]) for row in self.numbers([[len(floats)]])]
         if self.rank:
             self._wait(self._comm.Isend(floats, 0), "a checkpoint")
-            return []
-        found = [floats]
+            return
+        yield floats
         for other in range(1, self.size):
             theirs = np.empty(sizes[other], np.float32)
             self._wait(self._comm.Irecv(theirs, other), "a checkpoint")
-            found.append(theirs)
-        return found
+            yield theirs
 
     def _wait(self, request: MPI.Request, at: str) -> None:
         self._waiting.until(request.Test, at, LATE_BETWEEN)

@@ -84,11 +84,11 @@ class Shares:
         shapes: of all tensors' states.
         """
         flat = [a.reshape(-1) for a in own.values()]
-        every = self.world.collect(np.concatenate(flat) if flat else np.empty(0, np.float32))
-        if self.world.rank:
-            return {}
-        full = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-        for rank, floats in enumerate(every):
+        mine = np.concatenate(flat) if flat else np.empty(0, np.float32)
+        full: dict[str, Floats] = {}
+        if self.world.rank == 0:
+            full = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        for rank, floats in enumerate(self.world.collect(mine)):
             at = 0
             for name, cut in self.of(rank).items():
                 if name not in full:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Mapping
+from typing import NoReturn
 
 from anefast import _C
 from anefast.config import ConfigError, TrainConfig, flatten, to_settings
@@ -84,6 +85,18 @@ def _share_cores(ranks: Ranks) -> None:
         _C.set_threads(max(1, _C.threads() // local.size))
 
 
+def check_local(config: TrainConfig) -> None:
+    """ConfigError for settings that local updates leave no sense to."""
+    local = f"dist.local_steps {config.dist.local_steps}"
+    if config.dist.local_steps == 1:
+        return
+    if config.dist.shard_optimizer:
+        _refuse("dist.shard_optimizer", local, "each rank has moments of its own")
+    if config.optim.ema_tokens:
+        why = "each rank has weights of its own between meetings"
+        _refuse("optim.ema_tokens", local, why)
+
+
 def check_world(config: TrainConfig, world: World) -> None:
     """ConfigError for settings that several ranks cannot keep."""
     if world.size == 1:
@@ -96,7 +109,11 @@ def check_world(config: TrainConfig, world: World) -> None:
     if config.on_budget != "continue":
         wrong[f"on_budget {config.on_budget}"] = "a rank of MPI cannot be started again"
     for what, why in wrong.items():
-        raise ConfigError(f"[dist] {what} does not go with {world.size} ranks. Hint: {why}.")
+        _refuse(what, f"{world.size} ranks", why)
+
+
+def _refuse(what: str, beside: str, why: str) -> NoReturn:
+    raise ConfigError(f"[dist] {what} does not go with {beside}. Hint: {why}.")
 
 
 def check_ranks(

@@ -6,11 +6,12 @@ micro-step of an update is over, then `apply`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from anefast.config import TrainConfig
 from anefast.distributed.shares import Shares, nbytes
-from anefast.distributed.world import Losses, World
+from anefast.distributed.world import Floats, Losses, World
 from anefast.nn.params import block
 from anefast.optim import Optimizer, Update, record_of
 from anefast.optim.average import Average
@@ -19,6 +20,9 @@ from anefast.optim.registry import settled
 
 if TYPE_CHECKING:
     from anefast.runtime import TrainingStep
+
+Arrays = Mapping[str, Floats]
+Groups = Mapping[str, Arrays]  # of the arrays of a checkpoint
 
 
 class Together:
@@ -38,10 +42,35 @@ class Together:
         half_life = config.optim.ema_tokens
         self.average = Average(self.optimizer.params, half_life) if half_life else None
 
+        self.changed = False  # whether the last update has changed any weight
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody to train together with."""
+        return self.world.size == 1
+
     @property
     def apart(self) -> bool:
         """Whether no rank has by itself what a checkpoint holds."""
         return self.shares is not None
+
+    def about(self) -> list[str]:
+        """What to say of it when a run begins."""
+        if self.shares is None:
+            return []
+        states = self.optimizer.state
+        own = nbytes({s: {n: a.shape for n, a in of.items()} for s, of in states.items()})
+        return [
+            f"dist: rank 0 keeps {own / 1e6:.1f} of {nbytes(self.optimizer.shapes) / 1e6:.1f} MB "
+            f"of {self.optimizer.record.name}'s states"
+        ]
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether what is done every so many updates is done after update `step`."""
+        return step % every == 0
+
+    def begin(self, share: int) -> None:
+        """The micro-steps of one of this process's ranks begin."""
 
     def bank(self, losses: Losses) -> None:
         """An emulated rank has made its micro-steps, and the next one begins."""
@@ -49,19 +78,19 @@ class Together:
 
     def sum(self, losses: Losses) -> Losses:
         """The losses of all ranks, from those of this one; the gradients likewise."""
-        if self.world.size == 1:
-            return losses
         ends = self.shares.ends if self.shares is not None else None
         return self.world.reduce(block(self.step.grads), losses, ends)
 
-    def apply(self, scale: float, tokens: int, lr: float) -> Update:
-        """The update. scale: of the loss. tokens: that the sum of gradients is of, on all ranks."""
+    def apply(self, scale: float, tokens: int, lr: float, last: bool) -> Update:
+        """The update. scale: of the loss. tokens: that the sum of gradients is of, on all ranks.
+        last: of the run."""
         grads, squares = self.step.grads, None
         if self.shares is not None:
             squares = self.shares.squares(panel_squares(self.optimizer.own(grads)))
         factor = 1.0 / (scale * tokens)
         done = self.optimizer.update(grads, factor, lr, self.step.flow, squares)
-        if not done.overflow:
+        self.changed = not done.overflow
+        if self.changed:
             if self.average is not None:
                 self.average.update(tokens)
             self.spread()
@@ -72,13 +101,32 @@ class Together:
         if self.shares is not None:
             self.shares.spread(self.step.trained)
 
-    def memory(self) -> str:
-        """What a rank holds of the optimiser, as a line; "" where it is all of it."""
-        if self.shares is None:
-            return ""
-        states = self.optimizer.state
-        own = nbytes({s: {n: a.shape for n, a in of.items()} for s, of in states.items()})
-        return (
-            f"dist: rank 0 keeps {own / 1e6:.1f} of {nbytes(self.optimizer.shapes) / 1e6:.1f} MB "
-            f"of {self.optimizer.record.name}'s states"
-        )
+    def common(self, params: Arrays) -> Arrays:
+        """`params` with the weights that all ranks have in common."""
+        return params
+
+    # ---- checkpoints ----
+
+    def state(self) -> dict[str, Any]:
+        """Numbers that a checkpoint has of it."""
+        return {}
+
+    def groups(self) -> Groups:
+        """Arrays that a checkpoint has besides those of the optimiser, of rank 0."""
+        return {}
+
+    def others(self) -> Iterator[Groups]:
+        """Arrays of the other ranks that a checkpoint has."""
+        return iter(())
+
+    def restore(self, state: Mapping[str, Any]) -> int:
+        """Takes the numbers of a checkpoint, and returns how many ranks have arrays of their own in
+        it. KeyError, TypeError or ValueError where they are not such."""
+        return 1
+
+    def take_common(self) -> None:
+        """The weights have been read from a checkpoint: all ranks had them in common."""
+
+    def owners(self) -> Iterator[tuple[int, Groups]]:
+        """The ranks of this process that have arrays of their own, while these are in place."""
+        return iter(())

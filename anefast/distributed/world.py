@@ -63,9 +63,12 @@ class World:
     def bank(self, grads: Floats, losses: Losses) -> None:
         """Keeps a share's gradients and losses until they are asked for."""
 
-    def banked(self, grads: Floats, losses: Losses) -> Iterator[Losses]:
-        """The losses of each share of this process in turn, while `grads` are the share's."""
-        yield losses
+    def banked(self, grads: Floats) -> Iterator[int]:
+        """The ranks of this process, from 0, while `grads` are those that each has banked."""
+        yield 0
+
+    def forget(self) -> None:
+        """What is banked is used up."""
 
     def reduce(self, grads: Floats, losses: Losses, ends: Ends | None = None) -> Losses:
         """Sums gradients over all ranks, in place. Returns the sums of losses and tokens.
@@ -77,9 +80,10 @@ class World:
     def gather(self, floats: Floats, ends: Ends) -> None:
         """Each rank's part of `floats` becomes that of all."""
 
-    def collect(self, floats: Floats) -> list[Floats]:
-        """On rank 0 the floats of each rank, in their order; nothing on the others."""
-        return [floats]
+    def collect(self, floats: Floats) -> Iterator[Floats]:
+        """On rank 0 the floats of each rank, in their order, one at a time; nothing on the others,
+        which have to ask all the same."""
+        yield floats
 
     def numbers(self, own: Sequence[Sequence[float]]) -> list[list[float]]:
         """The rows of all ranks in their order. own: a row for each share of this process."""
@@ -123,18 +127,19 @@ class Emulated(World):
     def bank(self, grads: Floats, losses: Losses) -> None:
         self._bank.append((grads.copy(), losses))
 
-    def banked(self, grads: Floats, losses: Losses) -> Iterator[Losses]:
-        self.bank(grads, losses)
-        for kept, theirs in self._bank:
+    def banked(self, grads: Floats) -> Iterator[int]:
+        for share, (kept, _) in enumerate(self._bank):
             grads[...] = kept
-            yield theirs
+            yield share
+
+    def forget(self) -> None:
         self._bank = []
 
     def reduce(self, grads: Floats, losses: Losses, ends: Ends | None = None) -> Losses:
         self.bank(grads, losses)
         grads[...] = tree_sum([kept for kept, _ in self._bank])
         found = summed([theirs for _, theirs in self._bank])
-        self._bank = []
+        self.forget()
         return found
 
 
