@@ -196,6 +196,8 @@ class Trainer(RunState):
                     screen.show(made + p.micro, total, self.note)
                 if p.micro % accumulation == 0:
                     self.together.begin(p.micro // accumulation)
+                if p.micro + 1 == micros:
+                    self.together.last(f"update {p.step + 1}")
                 _C.spans_phase(_C.Phase.FORWARD)
                 with _C.Span(_C.Component.DATA):
                     x, y = self.batches.batch(world.batch(p.batches, p.micro, accumulation))
@@ -248,7 +250,7 @@ class Trainer(RunState):
         """Gradients, losses and tokens become those of all ranks."""
         p = self.progress
         with _C.Span(_C.Component.COMMUNICATION):
-            self.arrival = self.world.arrive(f"update {p.step + 1}")
+            self.arrival = self.together.arrive(f"update {p.step + 1}")
             p.loss_sum, p.loss_tokens = self.together.sum((p.loss_sum, p.loss_tokens))
 
     def _update(self, stop: Stop) -> Row:

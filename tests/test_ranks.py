@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from anefast import checkpoint
+from anefast.telemetry import read_rows
 from tests.launching import (
     FLAGS,
     cursor,
@@ -42,6 +43,25 @@ def test_ranks_give_the_bytes_of_an_emulation(tmp_path, mpi, number, more):
     assert f"this is rank 0 of {number} ranks" in ended.text
     assert ended.text.count("written to") == 1  # rank 0 speaks for all
     assert everything(tmp_path / "ranks") == everything(tmp_path / "emulated")
+
+
+@one_mpi
+@pytest.mark.parametrize("more", [[], ["--dist.shard-optimizer"]])
+def test_sums_begin_while_the_pass_goes_on(tmp_path, mpi, more):
+    """With two threads a rank sums what is complete beside the rest; rank 1 does so afterwards,
+    having one. The parts and their order are the same, and so is every byte."""
+    flags = [*FLAGS, "--steps", "6", *more]
+    emulated(2, tmp_path / "emulated", flags)
+    run, command = tmp_path / "ranks", [sys.executable, "-m", "anefast.train", *flags]
+    threads = "ANEFAST_NUM_THREADS"
+    each = [["-n", "1", "env", f"{threads}={n}", *command, "--out", str(run)] for n in (2, 1)]
+    ended = launched(mpi, [*each[0], ":", *each[1]])
+    assert ended.code == 0, ended.text
+    assert everything(run) == everything(tmp_path / "emulated")
+    rows = read_rows(run / "timings.jsonl")[1:]
+    assert all(row["beside_ms"]["communication"] > 0 for row in rows)
+    assert all(row["spans_ms"]["update/communication"] > 0 for row in rows)
+    assert {row["slowest_rank"] for row in rows} <= {0, 1}
 
 
 @one_mpi

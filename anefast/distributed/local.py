@@ -60,6 +60,9 @@ class Local(Together):
     def _states(self) -> list[Arrays]:
         return list(self.optimizer.state.values())
 
+    def _early_sums(self) -> None:
+        """Gradients stay where they are."""
+
     @property
     def alone(self) -> bool:
         return False

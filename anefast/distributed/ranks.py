@@ -30,33 +30,39 @@ class Ranks(World):
         self._waiting = Waiting(comm)
         together = local.size == comm.size
         self._exchange = (Shared if together else Messages)(comm, self._waiting)
-        self.cpu_seconds = 0.0  # that this rank has spent on exchanging floats
         self._done = False
         self._before = sys.excepthook
         sys.excepthook = self._fell
         atexit.register(self._left)
 
-    def reduce(self, grads: Floats, losses: Losses, ends: Ends | None = None) -> Losses:
-        began = time.thread_time()
-        for first, last in self._pieces(len(grads)):
+    def sum(self, grads: Floats, part: tuple[int, int], ends: Ends | None = None) -> None:
+        for first, last in self._pieces(*part):
             piece = grads[first:last]
             cut = even(last - first, self.size) if ends is None else clipped(ends, first, last)
             self._exchange.sums(piece, cut)
             if ends is None:
                 self._exchange.shares(piece, cut)
-        found = summed([(loss, int(tokens)) for loss, tokens in self.numbers([losses])])
-        self.cpu_seconds += time.thread_time() - began
-        return found
+
+    def reduce(
+        self,
+        grads: Floats,
+        losses: Losses,
+        ends: Ends | None = None,
+        but: Sequence[tuple[int, int]] = (),
+    ) -> Losses:
+        done = 0
+        for first, last in [*sorted(but), (len(grads), len(grads))]:
+            self.sum(grads, (done, first), ends)
+            done = last
+        return summed([(loss, int(tokens)) for loss, tokens in self.numbers([losses])])
 
     def gather(self, floats: Floats, ends: Ends) -> None:
-        began = time.thread_time()
-        for first, last in self._pieces(len(floats)):
+        for first, last in self._pieces(0, len(floats)):
             self._exchange.shares(floats[first:last], clipped(ends, first, last))
-        self.cpu_seconds += time.thread_time() - began
 
-    def _pieces(self, length: int) -> list[tuple[int, int]]:
+    def _pieces(self, first: int, last: int) -> list[tuple[int, int]]:
         step = self._exchange.piece
-        return [(first, min(first + step, length)) for first in range(0, length, step)]
+        return [(at, min(at + step, last)) for at in range(first, last, step)]
 
     def collect(self, floats: Floats) -> Iterator[Floats]:
         sizes = [int(row[0]) for row in self.numbers([[len(floats)]])]

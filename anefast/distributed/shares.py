@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.distributed.world import Floats, World
-from anefast.nn.params import LINE, Params, block
+from anefast.nn.params import Params, block, places
 from anefast.optim.optimizer import in_order
 
 Arrays = Mapping[str, Floats]
@@ -34,8 +34,7 @@ class Shares:
     def __init__(self, grads: Params, world: World, splits: Callable[[str], bool]) -> None:
         self.world, self.grads = world, grads
         self._block = block(grads)
-        base = self._block.ctypes.data
-        self._at = {name: (g.ctypes.data - base) // 4 for name, g in grads.items()}
+        self._places = places(grads)
         floats = sum(g.size for g in grads.values())
         self.ends = [0]
         for rank in range(1, world.size):
@@ -50,7 +49,8 @@ class Shares:
             if before + g.size > wanted:
                 panel = _C.UPDATE_PANEL if splits(name) else g.size
                 inside = round((wanted - before) / panel) * panel
-                return self._at[name] + (inside if inside < g.size else -(-g.size // LINE) * LINE)
+                at, next_one = self._places[name]
+                return at + inside if inside < g.size else next_one
             before += g.size
         return len(self._block)
 
@@ -58,7 +58,7 @@ class Shares:
         """What a rank has of each tensor, as slices of the flat tensor."""
         found = {}
         for name, g in self.grads.items():
-            at = self._at[name]
+            at = self._places[name][0]
             first = max(self.ends[rank] - at, 0)
             last = min(self.ends[rank + 1] - at, g.size)
             if first < last:

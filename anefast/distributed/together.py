@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from anefast.config import TrainConfig
+from anefast.distributed.early import Early
 from anefast.distributed.shares import Shares, nbytes
-from anefast.distributed.world import Floats, Losses, World
+from anefast.distributed.world import Ends, Floats, Losses, World
 from anefast.nn.params import block
 from anefast.optim import Optimizer, Update, record_of
 from anefast.optim.average import Average
@@ -42,6 +43,7 @@ class Together:
         half_life = config.optim.ema_tokens
         self.average = Average(self.optimizer.params, half_life) if half_life else None
 
+        self._early = self._early_sums()
         self.changed = False  # whether the last update has changed any weight
 
     @property
@@ -76,10 +78,33 @@ class Together:
         """An emulated rank has made its micro-steps, and the next one begins."""
         self.world.bank(block(self.step.grads), losses)
 
+    def _early_sums(self) -> Early | None:
+        """Gradients of an adapter change after the pass, and are small."""
+        if self.world.size == self.world.shares or self.step.lora is not None:
+            return None
+        return Early(self.world, self.step.grads, self.step.queue, self._ends)
+
+    @property
+    def _ends(self) -> Ends | None:
+        return self.shares.ends if self.shares is not None else None
+
+    def last(self, at: str) -> None:
+        """The last micro-step of an update comes next."""
+        if self._early is not None:
+            self._early.begin(at)
+            self.step.told = self._early.offer
+
+    def arrive(self, at: str) -> dict[str, float]:
+        """That micro-step is over. See World.arrive."""
+        if self._early is None:
+            return self.world.arrive(at)
+        self.step.told = None
+        return self._early.finish()
+
     def sum(self, losses: Losses) -> Losses:
         """The losses of all ranks, from those of this one; the gradients likewise."""
-        ends = self.shares.ends if self.shares is not None else None
-        return self.world.reduce(block(self.step.grads), losses, ends)
+        but = self._early.parts if self._early is not None else ()
+        return self.world.reduce(block(self.step.grads), losses, self._ends, but)
 
     def apply(self, scale: float, tokens: int, lr: float, last: bool) -> Update:
         """The update. scale: of the loss. tokens: that the sum of gradients is of, on all ranks.

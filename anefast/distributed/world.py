@@ -70,10 +70,22 @@ class World:
     def forget(self) -> None:
         """What is banked is used up."""
 
-    def reduce(self, grads: Floats, losses: Losses, ends: Ends | None = None) -> Losses:
-        """Sums gradients over all ranks, in place. Returns the sums of losses and tokens.
+    def sum(self, grads: Floats, part: tuple[int, int], ends: Ends | None = None) -> None:
+        """Sums floats `part[0]` to `part[1]` over all ranks, in place; not in an emulation.
 
         ends: each rank needs its own part only; the other parts are of no use afterwards.
+        """
+
+    def reduce(
+        self,
+        grads: Floats,
+        losses: Losses,
+        ends: Ends | None = None,
+        but: Sequence[tuple[int, int]] = (),
+    ) -> Losses:
+        """Sums gradients over all ranks, in place. Returns the sums of losses and tokens.
+
+        ends: see `sum`. but: parts that it has summed already.
         """
         return losses
 
@@ -135,7 +147,13 @@ class Emulated(World):
     def forget(self) -> None:
         self._bank = []
 
-    def reduce(self, grads: Floats, losses: Losses, ends: Ends | None = None) -> Losses:
+    def reduce(
+        self,
+        grads: Floats,
+        losses: Losses,
+        ends: Ends | None = None,
+        but: Sequence[tuple[int, int]] = (),
+    ) -> Losses:
         self.bank(grads, losses)
         grads[...] = tree_sum([kept for kept, _ in self._bank])
         found = summed([theirs for _, theirs in self._bank])
