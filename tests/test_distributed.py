@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,13 @@ def test_mpi_is_not_imported_outside_of_mpiexec(tmp_path):
     )
     environment = {k: v for k, v in os.environ.items() if k not in LAUNCHED}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_the_page_has_the_modelled_table():
+    from benchmarks.model_ranks import table
+
+    page = Path(__file__).parent.parent / "docs" / "many-machines.md"
+    assert table() in page.read_text()
 
 
 # 2) one process that stands in for several
