@@ -119,7 +119,7 @@ def save(
     the disk refuses; nothing that was there before is touched.
     """
     folder = run / checkpoint_name(state["step"], state["micro"])
-    write(folder, model, params, optim, state, tokenizer, session)
+    write(folder, model, params, optim, state, tokenizer, session, others)
     _point(run / LATEST, folder.name)
     return folder
 
@@ -132,6 +132,7 @@ def write(
     state: Mapping[str, Any],
     tokenizer: Saves | None = None,
     session: Mapping[str, Any] | None = None,
+    others: Iterable[Arrays] = (),
 ) -> None:
     """Writes a checkpoint as `folder`, in one rename. Arguments and errors as in `save`."""
     run = folder.parent

@@ -1,6 +1,6 @@
 """Data parallel training: what several processes of one run say to each other.
 
-`mpiexec -n R python -m anefast.train ...` makes a world of R ranks. Each makes the micro-steps of
+`mpiexec -n R anefast train ...` makes a world of R ranks. Each makes the micro-steps of
 its own batches; gradients, losses and decisions are then made one for all. A world of one is no
 special case: every call gives back what it was given. One process can stand in for R ranks
 (`Emulated`), which is how the real ones are tested.
