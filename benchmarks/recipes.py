@@ -48,12 +48,12 @@ def stories(model: str) -> TrainConfig:
 
 
 def smollm2(model: str) -> TrainConfig:
-    optim = {"lr": 5e-5, "accumulation": 1, "warmup_steps": 2}
+    optim = {"lr": 5e-5, "accumulation": 1}
     return TrainConfig.from_preset("finetune", init=model, optim=optim, **TUNED, **COMMON)
 
 
 def lora(model: str) -> TrainConfig:
-    optim = {"lr": 5e-4, "accumulation": 1, "warmup_steps": 2, "weight_decay": 0.0}
+    optim = {"lr": 5e-4, "accumulation": 1, "weight_decay": 0.0}
     return TrainConfig.from_preset(
         "finetune", init=model, optim=optim, lora={"rank": 8}, **TUNED, **COMMON
     )
