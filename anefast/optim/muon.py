@@ -70,5 +70,4 @@ MUON = Record(
     states=states,
     update=update,
     reference=reference,
-    whole=frozenset({"momentum"}),
 )
