@@ -1,13 +1,15 @@
 """Checkpoints: a folder per save, complete or absent, checked when it is read.
 
     step_000500/  model.safetensors  optim.safetensors  state.json  session.json  tokenizer.*
+                  rank_001.safetensors ...
 
 A checkpoint is written under a temporary name, every file and folder is fsynced, and one rename
 makes it appear; a full disk or a power cut leaves the ones before it whole. state.json carries the
 sha256 of the tensors and the tokenizer and a checksum of itself. It is a function of the config and
 the data; what differs from session to session is in session.json. One saved in the middle of an
-accumulation is called step_000500_micro007 and also holds the gradients so far. Which state a run
-needs is run_state.py's business; the run folder around it is telemetry/.
+accumulation is called step_000500_micro007 and also holds the gradients so far. Ranks that make
+local updates have a file each, but for rank 0, whose arrays are in optim.safetensors. Which state a
+run needs is run_state.py's business; the run folder around it is telemetry/.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,6 +85,11 @@ def checkpoint_name(step: int, micro: int = 0) -> str:
     return f"step_{step:06d}" + (f"_micro{micro:03d}" if micro else "")
 
 
+def rank_file(rank: int) -> str:
+    """Where a rank's own arrays are."""
+    return f"rank_{rank:03d}.safetensors" if rank else OPTIM
+
+
 def place(name: str) -> tuple[int, int] | None:
     """The inverse of `checkpoint_name`; None for another name."""
     found = _NAME.fullmatch(name)
@@ -103,15 +110,16 @@ def save(
     state: Mapping[str, Any],
     tokenizer: Saves | None = None,
     session: Mapping[str, Any] | None = None,
+    others: Iterable[Arrays] = (),
 ) -> Path:
     """Writes a checkpoint into `run`, returns its folder; `state` has at least `step` and `micro`.
 
     params, optim: fp32 arrays by name, any memory order. session: what is not a function of the
-    config and the data. Raises CheckpointError when the disk refuses; nothing that was there before
-    is touched.
+    config and the data. others: what ranks 1, 2... have of their own. Raises CheckpointError when
+    the disk refuses; nothing that was there before is touched.
     """
     folder = run / checkpoint_name(state["step"], state["micro"])
-    write(folder, model, params, optim, state, tokenizer, session)
+    write(folder, model, params, optim, state, tokenizer, session, others)
     _point(run / LATEST, folder.name)
     return folder
 
@@ -124,6 +132,7 @@ def write(
     state: Mapping[str, Any],
     tokenizer: Saves | None = None,
     session: Mapping[str, Any] | None = None,
+    others: Iterable[Arrays] = (),
 ) -> None:
     """Writes a checkpoint as `folder`, in one rename. Arguments and errors as in `save`."""
     run = folder.parent
@@ -133,6 +142,8 @@ def write(
         temporary.mkdir()
         _write_tensors(temporary / MODEL, params)
         _write_tensors(temporary / OPTIM, optim)
+        for rank, arrays in enumerate(others, 1):
+            _write_tensors(temporary / rank_file(rank), arrays)
         if tokenizer is not None:
             tokenizer.save(temporary)
         hashes = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}

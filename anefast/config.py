@@ -440,8 +440,31 @@ class DistConfig(Checked):
 
     # Ranks that one process stands in for, one after the other: the bytes of so many real ones.
     emulate: int = 1
+    # Each rank keeps the optimiser's states of its own part of the weights only: the same bytes, in
+    # less memory.
+    shard_optimizer: bool = False
+    # Updates that each rank makes of weights of its own before all meet (DiLoCo), for slow links.
+    # 1: gradients are summed for every update.
+    local_steps: int = 1
+    outer_lr: float = 0.7  # With local_steps: the rate of the step that all take when they meet,
+    outer_momentum: float = 0.9  # and its Nesterov momentum.
 
     def _check(self) -> None:
+        need(
+            1 <= self.local_steps < LARGEST,
+            f"dist.local_steps must lie between 1 and {LARGEST - 1:,}, got {self.local_steps}",
+            "1 sums gradients for every update",
+        )
+        need(
+            0 < self.outer_lr < float("inf"),
+            f"dist.outer_lr must be positive, got {self.outer_lr}",
+            "0.7 is published",
+        )
+        need(
+            0 <= self.outer_momentum < 1,
+            f"dist.outer_momentum must lie in [0, 1), got {self.outer_momentum}",
+            "0.9 is published",
+        )
         need(
             1 <= self.emulate <= 1024,
             f"dist.emulate must lie between 1 and 1024, got {self.emulate}",

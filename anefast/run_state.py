@@ -22,10 +22,10 @@ from anefast import _C, checkpoint
 from anefast.checkpoint import CheckpointError
 from anefast.config import ConfigError, ModelConfig, TrainConfig, flatten, model_settings
 from anefast.data import TokenData
-from anefast.distributed import World, digest
+from anefast.distributed import Local, Together, World, digest
 from anefast.errors import Failure, shown
-from anefast.optim import LossScale, Optimizer
-from anefast.optim.average import GROUP, Average
+from anefast.optim import LossScale
+from anefast.optim.average import GROUP
 from anefast.progress import Progress, Row, finite, with_infinities
 from anefast.soundness import Soundness
 from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
@@ -35,10 +35,12 @@ from anefast.telemetry.sinks import Sinks
 from anefast.wishes import OF_AN_OPTIMISER, RESUMABLE
 
 if TYPE_CHECKING:
+    from anefast.distributed.shares import Shares
     from anefast.model import Model
     from anefast.runtime import TrainingStep
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
+Shapes = Mapping[str, tuple[int, ...]]
 Say = Callable[[str], None]
 UNFINISHED = "unfinished"  # in the state of a checkpoint, where a failed device left one: a row
 ROWS = "rows"  # the mark of metrics.jsonl in the state, that of timings.jsonl in the session
@@ -128,9 +130,9 @@ class RunState:
         self.world = world or World()
         self.config, self.run, self.model, self.data, self.step = config, run, model, data, step
         self.say = say
-        self.optimizer = Optimizer(step.trained, config.optim)
-        half_life = config.optim.ema_tokens
-        self.average = Average(step.trained, half_life) if half_life else None
+        kind = Local if config.dist.local_steps > 1 else Together
+        self.together = kind(config, self.world, step)
+        self.optimizer, self.average = self.together.optimizer, self.together.average
         self.scale = LossScale(config.loss_scale)
         self.progress = Progress(fingerprint=data.fingerprint, ranks=self.world.size)
         self.overflows = 0  # in a row
@@ -157,7 +159,7 @@ class RunState:
         """Brings the device to the newest weights, which are the same on all ranks."""
         self.step.settle()
         if self.world.size > 1:
-            self.world.same({"weights": digest(self.step.trained)})
+            self.world.same({"weights": digest(self.together.common(self.step.trained))})
 
     def save(self, val_loss: float | None = None, settles: bool = True) -> None:
         """A checkpoint of this moment: weights, moments and what has been accumulated.
@@ -177,7 +179,11 @@ class RunState:
         before = _C.spans_phase(_C.Phase.SAVE)
         if settles:  # from here on this run is on the newest weights, as a resumed one is
             self.settle()
+        groups = self._optimizer_groups(with_grads=p.micro > 0)
+        others = map(self._named, self.together.others())
         if self.world.rank:
+            for _ in others:  # they go to rank 0
+                pass
             self.saved = self.run.path / name
             return
         if val_loss is not None and val_loss < p.best_val:
@@ -193,21 +199,21 @@ class RunState:
             "health": finite(self.health),
             ROWS: marks[METRICS],
         }
+        state |= self.together.state()
         state[checkpoint.TRAINED_LENGTH] = self.model.trained_length
         if self.unfinished is not None:
             state[UNFINISHED] = finite(self.unfinished)
         if (vocabulary := self.step.vocabulary) is not None:
             state[checkpoint.VOCABULARY] = vocabulary.text()
         with _C.Span(_C.Component.CHECKPOINT):
-            groups = self._optimizer_groups(with_grads=p.micro > 0)
-            arrays = {f"{g}.{n}": a for g in groups for n, a in self._full(groups[g]).items()}
-            held: Arrays = self._full(self.step.params, self.model.params)
+            common = self.together.common
+            held: Arrays = self._full(common(self.step.params), self.model.params)
             if (lora := self.model.lora) is not None:
-                held, state[checkpoint.ADAPTER] = lora.plain(lora.params), lora.settings()
+                held, state[checkpoint.ADAPTER] = lora.plain(common(lora.params)), lora.settings()
             self.saved = checkpoint.save(
-                self.run.path, self.model.config, held, arrays, state,
+                self.run.path, self.model.config, held, self._named(groups), state,
                 self.model.tokenizer,
-                {ROWS: marks[TIMINGS], SETTINGS: self.run.settings},
+                {ROWS: marks[TIMINGS], SETTINGS: self.run.settings}, others,
             )  # fmt: skip
             if not p.micro:
                 self.soundness.saved(name)
@@ -239,6 +245,7 @@ class RunState:
         try:
             p = Progress.of(state)
             self._take_numbers(state, p)
+            ranks = self.together.restore(state)
             if session:
                 self._marks = {METRICS: Mark.of(state[ROWS]), TIMINGS: Mark.of(session[ROWS])}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -268,31 +275,53 @@ class RunState:
             held[name][...] = value
         if lora is None:
             self._take(self.step.params, self.model.params)
-        self._take_states(folder, state.get("optimizer", "adamw"), with_grads=p.micro > 0)
+        self.together.take_common()
+        self._take_states(folder, state.get("optimizer", "adamw"), p.micro > 0, ranks)
         self.step.update_weights()
         self._find_best(p)
         self.progress = p
         self.saved = folder if self.unfinished is None else None  # saved again when it is whole
         self.saved_at = clock()
 
-    def _take_states(self, folder: Path, optimizer: str, with_grads: bool) -> None:
-        """The optimiser's states, unless they are to be fresh, and the gradients so far."""
+    def _take_states(self, folder: Path, optimizer: str, with_grads: bool, ranks: int) -> None:
+        """The optimiser's states, unless they are to be fresh, and the gradients so far.
+
+        ranks: how many have arrays of their own in the checkpoint. More than those take turns.
+        """
         fresh = self.config.optim.fresh
         if not fresh and optimizer != self.optimizer.record.name:
             raise ConfigError(
                 f"[train] {shown(folder)} has the states of {shown(optimizer)}, got optim.name "
                 f"{self.optimizer.record.name}. Hint: --optim.fresh goes on without them."
             )
-        groups = self._optimizer_groups(with_grads)
         if fresh:
             self.optimizer.step = 0
             self.say(f"optim.fresh: {self.optimizer.record.name} begins with states of zeros")
-            groups = {g: a for g, a in groups.items() if g not in self.optimizer.state}
-        full = {g: self._full(arrays) for g, arrays in groups.items()}
-        expected = {f"{g}.{n}": a.shape for g, arrays in full.items() for n, a in arrays.items()}
-        read = checkpoint.read_tensors(folder / checkpoint.OPTIM, expected, others=fresh)
-        for g, arrays in groups.items():
-            self._take(arrays, {name: read[f"{g}.{name}"] for name in arrays})
+        self._take_groups(folder / checkpoint.OPTIM, self._own_groups(with_grads), fresh)
+        for rank, own in self.together.owners():
+            file = checkpoint.rank_file(rank % ranks)
+            self._take_groups(folder / file, own, fresh, others=file == checkpoint.OPTIM)
+
+    def _take_groups(
+        self, path: Path, groups: Mapping[str, Arrays], fresh: bool, others: bool = False
+    ) -> None:
+        """Arrays of a checkpoint's file. fresh: without states. others: it may hold more."""
+        taken = {g: a for g, a in groups.items() if not fresh or g not in self.optimizer.state}
+        shapes = {g: self._shapes_of(g, arrays) for g, arrays in taken.items()}
+        expected = {
+            name: array.shape
+            for name, array in self._named(
+                {g: {n: _of_shape(s) for n, s in of.items()} for g, of in shapes.items()}
+            ).items()
+        }
+        read = checkpoint.read_tensors(path, expected, others=fresh or others)
+        for g, arrays in taken.items():
+            whole = {n: read[f"{g}.{n}"] for n in shapes[g]}
+            self._take(arrays, whole, self.together.shares)
+
+    def _named(self, groups: Mapping[str, Arrays]) -> dict[str, npt.NDArray[np.float32]]:
+        """The arrays of groups by the names that they have in a checkpoint."""
+        return {f"{g}.{n}": a for g in groups for n, a in self._full(groups[g]).items()}
 
     def _check_model(self, folder: Path, model: ModelConfig) -> None:
         """Refuses a checkpoint of another model, also where its weights would fit."""
@@ -363,6 +392,9 @@ class RunState:
         self.failed = True
         p = self.progress
         p.micro, p.loss_sum, p.loss_tokens, self.health = 0, 0.0, 0, {}
+        if self.together.apart:
+            kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
+            return f"Update {p.step} is not saved, as it is in parts on all ranks{kept}"
         try:
             if self.unfinished is not None:  # as far as it is known; resuming writes it again
                 self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
@@ -373,22 +405,39 @@ class RunState:
         again = f"anefast train --resume {self.run.path}"
         return f"Update {p.step} is saved; continue with: {again}"
 
-    def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
-        groups: dict[str, Arrays] = dict(self.optimizer.state)
+    def _own_groups(self, with_grads: bool) -> dict[str, Arrays]:
+        """The arrays that this rank has, by group."""
+        groups: dict[str, Arrays] = {**self.together.groups(), **self.optimizer.state}
         if self.average is not None:
             groups[GROUP] = self.average.arrays
         return groups | {"grad": self.step.grads} if with_grads else groups
+
+    def _shapes_of(self, group: str, arrays: Arrays) -> Shapes:
+        """The shapes of a group's arrays where nobody shares them."""
+        if group in self.optimizer.shapes:
+            return self.optimizer.shapes[group]
+        params = self.step.trained if group == GROUP else arrays
+        return {n: a.shape for n, a in params.items()}
+
+    def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
+        """What a checkpoint holds of the optimiser; of use on rank 0."""
+        groups = self._own_groups(with_grads)
+        if (shares := self.together.shares) is not None:
+            return {g: shares.whole(a, self._shapes_of(g, a)) for g, a in groups.items()}
+        return groups
 
     def _full(self, arrays: Arrays, tables: Arrays | None = None) -> Arrays:
         """`arrays` as a checkpoint has them; with a compact vocabulary, spread over `tables`."""
         vocabulary = self.step.vocabulary
         return arrays if vocabulary is None else vocabulary.spread(arrays, tables)
 
-    def _take(self, arrays: Arrays, full: Arrays) -> None:
-        """The inverse of `_full`, into `arrays`."""
+    def _take(self, arrays: Arrays, full: Arrays, shares: Shares | None = None) -> None:
+        """The inverse of `_full`, into `arrays`, or into this rank's shares of them."""
         vocabulary = self.step.vocabulary
-        for name, value in (full if vocabulary is None else vocabulary.rows(full)).items():
-            arrays[name][...] = value
+        rows = full if vocabulary is None else vocabulary.rows(full)
+        for name, array in arrays.items():
+            value = rows[name]
+            array[...] = value if shares is None else shares.part(name, value)
 
 
 def _first_validation(metrics: Path) -> float | None:
@@ -397,6 +446,11 @@ def _first_validation(metrics: Path) -> float | None:
         for row in read_rows(metrics)[:1]:
             return row.get("val/loss")
     return None
+
+
+def _of_shape(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Zeros that take no memory."""
+    return np.broadcast_to(np.float32(0), shape)
 
 
 def _whole(state: Mapping[str, Any], name: str, most: int) -> int:

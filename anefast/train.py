@@ -38,7 +38,7 @@ from anefast.cli import (
 )
 from anefast.config import ConfigError, TrainConfig
 from anefast.data import TokenData
-from anefast.distributed import World, check_ranks, check_world, leave, open_world
+from anefast.distributed import World, check_local, check_ranks, check_world, leave, open_world
 from anefast.errors import Failure
 from anefast.errors import shown as visible
 from anefast.files import GIB, make_folder, open_new, read_bytes, remove, write_atomic
@@ -72,7 +72,7 @@ from anefast.telemetry.history import SAMPLE
 from anefast.telemetry.run import CONFIG, ENVIRONMENT
 from anefast.telemetry.screen import Direct, Screen, is_terminal, is_watched
 from anefast.telemetry.sinks import checked, installed
-from anefast.trainer import Trainer, batches_of, swap_at
+from anefast.trainer import Trainer, arithmetic, batches_of, swap_at
 from anefast.wishes import check_pairs
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def fit(
     config, named = with_keywords(config, settings)
     asked = {*asked, *named}
     check_pairs(config, asked)
+    check_local(config)
     world = open_world(config.dist.emulate)
     say = (show or log.info) if world.rank == 0 else _silent
     if world.rank:  # rank 0 speaks and writes for all
@@ -160,12 +161,14 @@ def fit(
         config = with_lora(config, model, resumed, asked, say)
         if config.init and not resumes:
             config = with_stream(config, model, data, asked, say)
-        check_ranks(world, config, data.fingerprint, model.params)
+        kind = arithmetic(device.description)
+        check_ranks(world, config, data.fingerprint, model.params, kind)
         plans = plans_of(config, model, device, say)
         model.vocabulary = vocabulary_of(config, model, data, say)
         plan, step = _step(config, plans, model, device, load=resumed is None, world=world)
         config = config.replace(plan=plan)
         check_world(config, world)
+        world.same({"plan": plan})
         sizes = getattr(device, "surfaces", "exact")  # a caller's stand-in for a device has none
         with step.compiler.budget.guard(config.max_compiles, say):
             trainer = Trainer(config, run, model, data, batches, step, say, on_step, world)
@@ -280,11 +283,17 @@ def _step(
         return model.training_step(
             device=device, batch=config.data.batch, seq=config.data.seq_len, plan=plan,
             swap_at=swap_at(asked, 1), load=load, vocabulary=model.vocabulary,
-            flows=config.optim.flows and record_of(config.optim).flows and world.size == 1,
+            flows=_flows(config, world),
             trained=trained_of(config, model),
         )  # fmt: skip
 
     return first_taken(plans, make)
+
+
+def _flows(config: TrainConfig, world: World) -> bool:
+    """Whether gradients are used where they are made: no rank and no meeting asks for them."""
+    alone = world.size == 1 and config.dist.local_steps == 1
+    return alone and config.optim.flows and record_of(config.optim).flows
 
 
 def _told(error: Exception) -> str:

@@ -24,7 +24,6 @@ from anefast.data import Batches, Order, TokenData
 from anefast.distributed import World
 from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change, scaled_rate
-from anefast.nn.params import block
 from anefast.optim import learning_rate
 from anefast.progress import Row, bits_per_byte, losses, progress_line
 from anefast.restart import restarts
@@ -82,6 +81,7 @@ class Trainer(RunState):
         self.timeline = Timeline(config.timeline, config.trace)
         self.told: set[str] = set()  # advice on numeric health, once each
         self.note = ""  # what the bar says beside its numbers
+        self.starved = False  # whether a device lost much of this update's gradients
         self.arrival: Row = {}  # how late the slowest rank came to the last update
         self.whole = True  # False while an update changes weights and moments
         self.canary = self._canary()
@@ -121,6 +121,8 @@ class Trainer(RunState):
                 f"dist: {made} {self.world.size} ranks; an update takes {self.world.size} x "
                 f"{optim.accumulation} micro-batches"
             )
+        for line in filter(None, (self.world.advice, *self.together.about())):
+            self.say(line)
         if optim.scale_lr_with_accumulation:
             self.say(scaled_rate(optim))
         if self.progress.step < self.config.steps:
@@ -192,6 +194,10 @@ class Trainer(RunState):
                     break
                 if screen is not None:
                     screen.show(made + p.micro, total, self.note)
+                if p.micro % accumulation == 0:
+                    self.together.begin(p.micro // accumulation)
+                if p.micro + 1 == micros:
+                    self.together.last(f"update {p.step + 1}")
                 _C.spans_phase(_C.Phase.FORWARD)
                 with _C.Span(_C.Component.DATA):
                     x, y = self.batches.batch(world.batch(p.batches, p.micro, accumulation))
@@ -235,7 +241,8 @@ class Trainer(RunState):
         """Puts an emulated rank's gradients aside, for the next rank begins."""
         p = self.progress
         self.step.end_update()
-        self.world.bank(block(self.step.grads), (p.loss_sum, p.loss_tokens))
+        self.starved |= self.step.starved()
+        self.together.bank((p.loss_sum, p.loss_tokens))
         p.loss_sum, p.loss_tokens = 0.0, 0
         self.step.begin_update()
 
@@ -243,16 +250,15 @@ class Trainer(RunState):
         """Gradients, losses and tokens become those of all ranks."""
         p = self.progress
         with _C.Span(_C.Component.COMMUNICATION):
-            self.arrival = self.world.arrive(f"update {p.step + 1}")
-            losses = p.loss_sum, p.loss_tokens
-            p.loss_sum, p.loss_tokens = self.world.reduce(block(self.step.grads), losses)
+            self.arrival = self.together.arrive(f"update {p.step + 1}")
+            p.loss_sum, p.loss_tokens = self.together.sum((p.loss_sum, p.loss_tokens))
 
     def _update(self, stop: Stop) -> Row:
         """Turns the accumulated gradients into new weights, or skips them when they overflowed."""
         p, scale = self.progress, self.scale.value
         _C.spans_phase(_C.Phase.UPDATE)
         self.step.end_update()
-        if self.world.size > 1:
+        if not self.together.alone:
             self._reduce()
         lr = learning_rate(self.config.optim, p.step + 1, self.config.steps, self.config.schedule)
         tokens = max(1, p.loss_tokens)
@@ -263,18 +269,17 @@ class Trainer(RunState):
             with _C.Span(_C.Component.HEALTH):
                 self.canary.look(self.step.params, p.step + 1)
         with _C.Span(_C.Component.HEALTH):
-            starved = self.step.starved()  # before the weights change
+            self.starved |= self.step.starved()  # before the weights change
+        (self.starved,) = self.world.agree(self.starved)  # one rank's losses count for all
         with stop.shielded():
             with _C.Span(_C.Component.OPTIMIZER):
-                factor = 1.0 / (scale * tokens)
                 self.whole = False
-                done = self.optimizer.update(self.step.grads, factor, lr, self.step.flow)
-            if self.average is not None and not done.overflow:
-                self.average.update(tokens)
+                done = self.together.apply(scale, tokens, lr, p.step + 1 == self.config.steps)
             self.step.begin_update()
             if done.overflow and every and not self.health:
                 self._look()  # a weight gradient whose operands are finite
-            self.scale.update(done.overflow, starved)
+            self.scale.update(done.overflow, self.starved)
+            self.starved = False
             self.overflows = self.overflows + 1 if done.overflow else 0
             loss = p.loss_sum / tokens
             self.note = f"loss {loss:.4f}"
@@ -294,7 +299,7 @@ class Trainer(RunState):
             }
             self.whole = True
         self.health = {}
-        if not done.overflow:  # last, for it may fail, and then the update is whole all the same
+        if self.together.changed:  # last, for it may fail, and the update is whole all the same
             self.step.update_weights()
         return self.unfinished
 
@@ -330,7 +335,8 @@ class Trainer(RunState):
         config, step = self.config, self.progress.step
         self.seconds, self.trained = self.seconds + seconds, self.trained + trained
         last = step == config.steps
-        validates = last or bool(config.eval_every and step % config.eval_every == 0)
+        due = self.together.due
+        validates = last or bool(config.eval_every and due(step, config.eval_every))
         lowest, waited = self.progress.lowest, self.progress.waited
         if validates:
             row |= self.validate()
@@ -363,7 +369,7 @@ class Trainer(RunState):
                 f"the last at step {step}. Hint: lower optim.lr{self._from_sound()}."
             )
         every = config.checkpoint_every
-        if last or (step % every == 0 if every else validates):
+        if last or (due(step, every) if every else validates):
             self.save(row.get("val/loss"))
         self._tell(row)
         if config.on_budget == "checkpoint-restart" and not self.step.compiler.affords():
@@ -437,9 +443,11 @@ class Trainer(RunState):
         self.whole = False  # nothing may be saved meanwhile
         try:
             with average.in_place():
+                self.together.spread()
                 self.step.update_weights()
                 return self._validate()
         finally:
+            self.together.spread()
             self.whole = True
             self.step.update_weights()
             self.step.settle()  # else the next micro-steps would run on the average

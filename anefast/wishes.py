@@ -58,7 +58,7 @@ LAWS: dict[str, Law] = {
             "checkpoint_minutes",
             "chip", "plan", "max_compiles", "on_budget", "health_every", "cache_mb", "prompt",
             "sample_tokens", "timeline", "breakdown", "trace", "sinks", "resume", "optim.fresh",
-            "schedule.decay_from", "dist.emulate", "optim.ema_eval",
+            "schedule.decay_from", "dist.emulate", "dist.shard_optimizer", "optim.ema_eval",
             *(f"guard.{f.name}" for f in fields(GuardConfig)),
         ),
         _ANY,
@@ -70,6 +70,7 @@ LAWS: dict[str, Law] = {
             "data.packing", "data.boundaries",
             "data.compact_vocab", "data.collapse_spaces", "data.seed",
             "schedule.name", "schedule.decay",
+            "dist.local_steps", "dist.outer_lr", "dist.outer_momentum",
             "optim.ema_tokens", "optim.name", "optim.momentum", "optim.nesterov", "optim.rules",
             "optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay",
             "optim.warmup_steps", "optim.min_lr_ratio", "optim.clip", "optim.accumulation",
@@ -206,6 +207,15 @@ def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
             config.schedule.name in ("constant", "inverse-sqrt") and not config.schedule.decay_from,
             f"is where the rate ends, and schedule {config.schedule.name} does not end there",
             "--schedule.name wsd, or leave it out",
+        ),
+        *(
+            (
+                name,
+                config.dist.local_steps == 1,
+                "is of the step that ranks take when they meet, and dist.local_steps 1 has none",
+                "--dist.local-steps 8",
+            )
+            for name in ("dist.outer_lr", "dist.outer_momentum")
         ),
         (
             "optim.ema_eval",

@@ -132,6 +132,10 @@ TABLE = {
     "guard.canary_every": (7, YES, YES),
     "guard.canary_tolerance": (0.7, YES, YES),
     "dist.emulate": (2, YES, YES),
+    "dist.shard_optimizer": (True, YES, YES),
+    "dist.local_steps": (4, YES, SAME),
+    "dist.outer_lr": (0.5, YES, SAME),
+    "dist.outer_momentum": (0.5, YES, SAME),
 }
 SETTINGS = [name for name, row in TABLE.items() if row[0] is not None]
 SHAPE = ModelConfig(dim=32, n_layers=1, n_heads=2, vocab_size=259, max_seq_len=256)

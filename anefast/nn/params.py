@@ -67,6 +67,16 @@ def block(arrays: Params) -> npt.NDArray[np.float32]:
     return whole[at : at + whole.size - LINE]
 
 
+def places(arrays: Params) -> dict[str, tuple[int, int]]:
+    """Where each array of `zeros_of` lies in their `block`: its first float, and the next one's."""
+    base = block(arrays).ctypes.data
+    found = {}
+    for name, array in arrays.items():
+        at = (array.ctypes.data - base) // array.itemsize
+        found[name] = at, at + -(-array.size // LINE) * LINE
+    return found
+
+
 def init_params(config: ModelConfig, seed: int) -> Params:
     """Draws initial parameters, as each says (`Parameter.init`): normal(0, init_std) matrices,
     gains of one, biases of zero.

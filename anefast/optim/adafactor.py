@@ -65,4 +65,5 @@ ADAFACTOR = Record(
     update=update,
     reference=reference,
     rate=10.0,  # relative to weights, which are some 0.02
+    whole=frozenset({"row", "column", "square"}),
 )

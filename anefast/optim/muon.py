@@ -70,4 +70,5 @@ MUON = Record(
     states=states,
     update=update,
     reference=reference,
+    whole=frozenset({"momentum"}),
 )

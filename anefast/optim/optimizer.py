@@ -39,35 +39,65 @@ class Update:
 
 
 class Optimizer:
-    """An optimiser of `params`, changed in place. `state` has fp32 arrays by state and tensor."""
+    """An optimiser of `params`, changed in place. `state` has fp32 arrays by state and tensor.
 
-    def __init__(self, params: Arrays, config: OptimConfig) -> None:
+    parts: of each tensor that it updates, which of its values (`Record.splits` says where that may
+    be a part of them), as slices of the flat tensor. `params` and `state` are then of those, flat
+    where they are not whole. `shapes` are those of all states, in the order of `state`.
+    """
+
+    def __init__(
+        self, params: Arrays, config: OptimConfig, parts: Mapping[str, slice] | None = None
+    ) -> None:
         for name, p in params.items():
             if p.dtype != np.float32 or not p.flags.c_contiguous:
                 raise ValueError(
                     f"[optim] {name} expected C-contiguous float32, got {p.dtype}. "
                     "Hint: np.ascontiguousarray(p, np.float32)."
                 )
-        self.params, self.config = params, settled(config)
+        self.config, self.parts = settled(config), parts
         self.record = record_of(config)
         self.rules = parse_rules(config.rules)
         check_rules(self.rules, params)
-        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._matrices = {name for name, p in params.items() if p.ndim >= 2}
+        self.shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        own: dict[str, dict[str, tuple[int, ...]]] = {}
+        self.params = self.own(params)
         for name, p in params.items():
+            part = self.params.get(name)
             for state, shape in self.record.states(self.config, name, p.shape).items():
-                shapes.setdefault(state, {})[name] = shape
-        self.state = {state: zeros_of(of_state) for state, of_state in shapes.items()}
+                self.shapes.setdefault(state, {})[name] = shape
+                of_own = own.setdefault(state, {})
+                if part is not None:
+                    of_own[name] = shape if part.size == p.size else part.shape
+        self.state = {state: zeros_of(of_state) for state, of_state in own.items()}
         self.step = 0  # updates made; skipped ones do not count
         self.torn = False  # an update was broken off: some weights and states are of after it
 
-    def update(self, grads: Arrays, factor: float, lr: float, flow: Flow | None = None) -> Update:
+    def own(self, arrays: Arrays) -> Arrays:
+        """Of arrays of all tensors, views of what this optimiser updates."""
+        if self.parts is None:
+            return arrays
+        return {name: part_of(arrays[name], cut) for name, cut in self.parts.items()}
+
+    def update(
+        self,
+        grads: Arrays,
+        factor: float,
+        lr: float,
+        flow: Flow | None = None,
+        squares: float | None = None,
+    ) -> Update:
         """Clip and apply `factor * grads` at rate `lr`; `grads` stay as they are.
 
         factor: 1 / (loss scale * tokens) for accumulated sums. flow: the gradients that are not in
         `grads`; there is no clipping with them. A gradient that is not finite changes neither
-        weights nor states nor the step count.
+        weights nor states nor the step count. squares: the sum of the squares of all gradients,
+        where it is known, or where `grads` are not all of them.
         """
-        squares = squared_norm(grads)
+        grads = self.own(grads)
+        if squares is None:
+            squares = squared_norm(grads)
         norm = math.sqrt(squares) * factor
         if flow is not None and not flow.finite():
             norm = math.inf
@@ -93,9 +123,7 @@ class Optimizer:
 
     def _work(self, names: list[str], grads: Arrays, factor: float, lr: float) -> Work:
         decay = max(0.0, self.config.weight_decay)  # -1: this optimiser has none
-        tuned = [
-            of_tensor(self.rules, n, lr, decay if self.params[n].ndim >= 2 else 0.0) for n in names
-        ]
+        tuned = [of_tensor(self.rules, n, lr, decay if n in self._matrices else 0.0) for n in names]
         return Work(
             self.config, self.step, factor, names,
             weights=[self.params[n] for n in names],
@@ -106,6 +134,22 @@ class Optimizer:
         )  # fmt: skip
 
 
+def part_of(array: npt.NDArray[np.float32], cut: slice) -> npt.NDArray[np.float32]:
+    """A view of so many values of an array: flat, or as it is where they are all."""
+    flat = array.reshape(-1)[cut]
+    return array if flat.size == array.size else flat
+
+
+def panel_squares(grads: Arrays) -> npt.NDArray[np.float64]:
+    """Sums of squares in double, of each `_C.UPDATE_PANEL` values of each tensor in order."""
+    return _C.squares([g.reshape(-1) for g in grads.values()])
+
+
 def squared_norm(grads: Arrays) -> float:
     """Sum of squares over all tensors, in double, tensors in the dictionary's order."""
-    return _C.squared_norm([g.reshape(-1) for g in grads.values()])
+    return in_order(panel_squares(grads))
+
+
+def in_order(sums: npt.NDArray[np.float64]) -> float:
+    """Their sum from the first to the last, whoever has made them."""
+    return float(np.add.accumulate(sums)[-1]) if len(sums) else 0.0

@@ -80,7 +80,9 @@ class Record:
     rate: what its learning rate usually is of AdamW's. batch: the power of the batch that its rate
     grows with. states: of a weight, by name and shape, the shapes of its states by name. update:
     one update of some tensors. rule: the native rule of an elementwise one; its gradients may flow
-    (runtime/flow.py). reference: the update of one tensor in plain NumPy, for tests.
+    (runtime/flow.py). reference: the update of one tensor in plain NumPy, for tests. whole: names
+    of states that are of a tensor as a whole; the update of a tensor without them is that of its
+    values, each by itself.
     """
 
     name: str
@@ -91,6 +93,11 @@ class Record:
     rule: Callable[[OptimConfig, int, float], _C.Rule] | None = None
     rate: float = 1.0
     batch: float = 0.5
+    whole: frozenset[str] = frozenset()
+
+    def splits(self, config: OptimConfig, name: str, shape: Shape) -> bool:
+        """Whether parts of such a tensor may be updated in several places, to the same bytes."""
+        return self.whole.isdisjoint(self.states(config, name, shape))
 
     @property
     def flows(self) -> bool:

@@ -64,7 +64,8 @@ class TrainingStep:
     `flows`, which is for updates of one micro-step, gradients of the layers' matrices, and of the
     classifier's where its tokens are few, are not in `grads` but in `flow`. A forward that
     overflows is reported once, by name, to `say`; of micro-steps only while nothing else watches
-    them (`watched`).
+    them (`watched`). `told`, where it is set, is called in a micro-step with the gradients that are
+    complete once what `queue` has by then has run.
     """
 
     def __init__(
@@ -138,11 +139,15 @@ class TrainingStep:
         flowing = self.flow.names if self.flow else []
         stored = {n: p.shape for n, p in self.trained.items() if n not in flowing}
         self.grads: Params = zeros_of(stored)
-        self._queue = _C.Queue()
+        self.queue = _C.Queue()
         self._jobs = [
             [(name, self._job(name, node)) for name, node in of_program if name not in flowing]
             for of_program in jobs
         ]
+        # By backward program: the gradients that have all their parts when its jobs have run.
+        last = {name: i for i in self._backward for name, _ in self._jobs[i]}
+        self._complete = {i: [n for n, at in last.items() if at == i] for i in self._backward}
+        self.told: Callable[[list[str]], None] | None = None
         self._nll = np.zeros((batch, seq), np.float32)
         self.say: Callable[[str], None] = log.warning
         self.watched = self._told = False
@@ -231,6 +236,8 @@ class TrainingStep:
         for i in self._backward:
             self.sequence.run([i])
             self._enqueue([i])
+            if self.told is not None and self._complete[i]:
+                self.told(self._complete[i])
         self._embed_grad(x)
         return loss, tokens
 
@@ -269,7 +276,7 @@ class TrainingStep:
 
     def wait(self) -> None:
         """Returns when every queued weight gradient is in `grads`."""
-        self._queue.wait()
+        self.queue.wait()
 
     def close(self) -> None:
         """Waits for queued work and unloads the programs."""
@@ -340,9 +347,7 @@ class TrainingStep:
         operands = [self.sequence.surfaces[t].native for t in node.inputs]
         batch, _, _, seq = node.inputs[0].shape  # of a norm over heads, each is a row of the batch
         label = _C.spans_label(name)
-        return partial(
-            getattr(self._queue, node.op), *operands, self.grads[name], batch, seq, label
-        )
+        return partial(getattr(self.queue, node.op), *operands, self.grads[name], batch, seq, label)
 
     def _enqueue(self, programs: list[int]) -> None:
         """Queues the weight gradients whose operands exist once these programs have run."""

@@ -109,15 +109,16 @@ void average_arrays(const Arrays &averages, const Arrays &values, float part) {
               [&] { average(into.data(), from.data(), sizes.data(), static_cast<int64_t>(sizes.size()), part); });
 }
 
-double squared_norm_arrays(const Arrays &arrays) {
+py::array_t<double> squares_of(const Arrays &arrays) {
     std::vector<const float *> data;
     std::vector<int64_t> sizes;
     for (const py::array &a : arrays) {
-        data.push_back(elements_of<const float>(a, "squared_norm", "arrays", "float32", {-1}));
+        data.push_back(elements_of<const float>(a, "squares", "arrays", "float32", {-1}));
         sizes.push_back(a.shape(0));
     }
-    return computing("squared_norm",
-                     [&] { return squared_norm(data.data(), sizes.data(), static_cast<int64_t>(data.size())); });
+    const std::vector<double> sums =
+        computing("squares", [&] { return squares(data.data(), sizes.data(), static_cast<int64_t>(data.size())); });
+    return py::array_t<double>(static_cast<py::ssize_t>(sums.size()), sums.data());
 }
 
 } // namespace
@@ -157,7 +158,9 @@ void init_optim(py::module_ &m) {
     m.def("newton_schulz", &newton_schulz_array, arg("x"), "Brings the singular values of a matrix near 1, in place.");
     m.def("average", &average_arrays, arg("averages"), arg("values"), arg("part"),
           "averages += part * (values - averages).");
-    m.def("squared_norm", &squared_norm_arrays, arg("arrays"), "Sum of squares of all of them, in double.");
+    m.def("squares", &squares_of, arg("arrays"),
+          "Sums of squares in double, of each UPDATE_PANEL values of each array.");
+    m.attr("UPDATE_PANEL") = UPDATE_PANEL;
 }
 
 } // namespace anefast::bind

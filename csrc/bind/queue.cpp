@@ -74,6 +74,14 @@ class Queue {
                                      "forked and has to itself. Hint: wait() first.");
     }
 
+    uint64_t submitted() const { return submitted_; }
+
+    // Whether the first `count` jobs have run. What went wrong in them is for wait() to tell.
+    bool has_run(uint64_t count) {
+        reap();
+        return reaped_ >= count;
+    }
+
   private:
     struct Job {
         Job(const char *where, uint32_t label) : where(where), label(label) {}
@@ -168,6 +176,9 @@ void init_queue(py::module_ &m) {
              arg("label") = 0, arg("fresh") = false, "acc (C,) fp32 += sum over b, s of dy * x.")
         .def("bias_grad", &Queue::bias_grad, arg("dy"), arg("acc"), arg("batch"), arg("seq"), arg("label") = 0,
              arg("fresh") = false, "acc (C,) fp32 += sum over b, s of dy.")
+        .def_property_readonly("submitted", &Queue::submitted, "How many sums were queued so far.")
+        .def("has_run", &Queue::has_run, arg("count"),
+             "Whether the first so many of them have run; wait() tells what failed.")
         .def("wait", &Queue::wait, "Runs what is left; accumulators may be read when it returns.");
 }
 

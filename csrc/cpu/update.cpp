@@ -16,9 +16,8 @@
 namespace anefast {
 namespace {
 
-constexpr int64_t PANEL = 32768; // values: some 100 us of one thread
-constexpr int64_t LINE = 16;     // values of a cache line
-constexpr int64_t AHEAD = 512;   // values: the hardware looks ahead too, but never past a page
+constexpr int64_t LINE = 16;   // values of a cache line
+constexpr int64_t AHEAD = 512; // values: the hardware looks ahead too, but never past a page
 
 struct Constants {
     float factor, keep, rate, beta1, rest1, beta2, rest2, correct, epsilon;
@@ -112,7 +111,8 @@ void update_part(const Tensor &t, int64_t first, int64_t count, const float *gra
 template <class Size> std::vector<Panel> panels_of(int64_t count, const Size &size) {
     std::vector<Panel> panels;
     for (int64_t t = 0; t < count; ++t)
-        for (int64_t i = 0; i < size(t); i += PANEL) panels.push_back({t, i, std::min(PANEL, size(t) - i)});
+        for (int64_t i = 0; i < size(t); i += UPDATE_PANEL)
+            panels.push_back({t, i, std::min(UPDATE_PANEL, size(t) - i)});
     return panels;
 }
 
@@ -128,7 +128,8 @@ class Flowing {
         constexpr int64_t ROWS = 96; // whole tiles of any kernels, and enough: each panel reads all that is shared
         int64_t floats = 0;
         for (int64_t t = 0; t < count; ++t) {
-            const int64_t rows = std::max<int64_t>(1, PANEL / std::max<int64_t>(1, grads[t].columns) / ROWS) * ROWS;
+            const int64_t rows =
+                std::max<int64_t>(1, UPDATE_PANEL / std::max<int64_t>(1, grads[t].columns) / ROWS) * ROWS;
             for (int64_t piece = 0; piece < grads[t].pieces; ++piece) tasks.push_back({t, piece, 0});
             for (int64_t first = 0; first < grads[t].rows; first += rows)
                 tasks.push_back({t, first, std::min(rows, grads[t].rows - first)});
@@ -201,15 +202,19 @@ void average(float *const *averages, const float *const *values, const int64_t *
     });
 }
 
-double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t count) {
+std::vector<double> squares(const float *const *tensors, const int64_t *sizes, int64_t count) {
     const std::vector<Panel> panels = panels_of(count, [&](int64_t t) { return sizes[t]; });
     std::vector<double> sums(panels.size());
     Pool::shared().parallel(panels.size(), [&](int64_t i) {
         const Panel &p = panels[i];
         sums[i] = loops().square(tensors[p.tensor] + p.first, p.count);
     });
+    return sums;
+}
+
+double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t count) {
     double total = 0;
-    for (double sum : sums) total += sum;
+    for (double sum : squares(tensors, sizes, count)) total += sum;
     return total;
 }
 

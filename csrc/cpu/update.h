@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace anefast {
 
@@ -52,5 +53,9 @@ void average(float *const *averages, const float *const *values, const int64_t *
 
 // Sum of squares in double of `count` tensors; panel by panel in order, in each panel eight running sums.
 double squared_norm(const float *const *tensors, const int64_t *sizes, int64_t count);
+
+// Those sums of the panels themselves, each of UPDATE_PANEL values or of a tensor's last ones.
+constexpr int64_t UPDATE_PANEL = 32768; // some 100 us of one thread
+std::vector<double> squares(const float *const *tensors, const int64_t *sizes, int64_t count);
 
 } // namespace anefast
