@@ -6,13 +6,9 @@
 #include <immintrin.h>
 
 #include "../half.h"
+#include "target.h"
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
+TARGET_BEGIN("avx2,fma,f16c")
 
 namespace anefast {
 namespace {
@@ -54,11 +50,7 @@ inline void transpose(Vec r[8]) {
 } // namespace
 } // namespace anefast
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+TARGET_END
 
 namespace anefast {
 const GemmKernels *gemm_kernels_avx2() {

@@ -4,20 +4,12 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#include "../half.h"
+#include <immintrin.h>
 
-#ifdef ANEFAST_AVX512 // tests put the intrinsics' meaning in their place
-#include ANEFAST_AVX512
-#elif defined(__clang__)
-#include <immintrin.h>
-#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma,f16c"))), apply_to = function)
-#else
-#include <immintrin.h>
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2,fma,f16c")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
-#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
-#endif
+#include "../half.h"
+#include "target.h"
+
+AVX512_BEGIN("avx512f,avx2,fma,f16c")
 
 namespace anefast {
 namespace {
@@ -64,12 +56,7 @@ inline void transpose(Vec r[16]) {
 } // namespace
 } // namespace anefast
 
-#ifdef ANEFAST_AVX512
-#elif defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+AVX512_END
 
 namespace anefast {
 const GemmKernels *gemm_kernels_avx512() {

@@ -6,16 +6,9 @@
 
 #include <immintrin.h>
 
-#ifdef ANEFAST_AVX512 // tests put the intrinsics' meaning in their place
-#include ANEFAST_AVX512
-#elif defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
-#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
-#endif
+#include "target.h"
+
+AVX512_BEGIN("avx512f,avx512bw,avx512vl,avx512bf16")
 
 namespace anefast {
 namespace {
@@ -115,12 +108,7 @@ const GemmKernels *gemm_kernels_avx512_relaxed() {
 
 } // namespace anefast
 
-#ifdef ANEFAST_AVX512
-#elif defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+AVX512_END
 
 #else
 namespace anefast {

@@ -6,12 +6,9 @@
 
 #include <immintrin.h>
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+#include "target.h"
+
+TARGET_BEGIN("avx2,fma")
 
 namespace anefast {
 namespace {
@@ -37,11 +34,7 @@ inline Int term(Vec a, Vec least, Vec half, Vec b, Vec size, Vec sign) {
 } // namespace
 } // namespace anefast
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+TARGET_END
 
 namespace anefast {
 const GemmKernels *gemm_kernels_avx2_fixed() {

@@ -6,14 +6,9 @@
 
 #include <immintrin.h>
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2,fma")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
-#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
-#endif
+#include "target.h"
+
+AVX512_BEGIN("avx512f,avx2,fma")
 
 namespace anefast {
 namespace {
@@ -42,11 +37,7 @@ inline Int term(Vec a, Vec least, Vec half, Vec b, Vec size, Vec sign) {
 } // namespace
 } // namespace anefast
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+AVX512_END
 
 namespace anefast {
 const GemmKernels *gemm_kernels_avx512_fixed() {

@@ -8,6 +8,7 @@
 #include "../half.h"
 #include "../isa.h"
 #include "exp_sum.h"
+#include "target.h"
 #include "vecmath.h"
 
 #if defined(__x86_64__)
@@ -60,12 +61,7 @@ inline void round_half(F &v) {
 #if defined(__x86_64__)
 
 // Neither target has fma: the compiler could not fuse if it wanted to.
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,f16c")
-#endif
+TARGET_BEGIN("avx2,f16c")
 namespace anefast {
 namespace {
 namespace eight {
@@ -85,22 +81,9 @@ inline void round_half(F &v) { v = _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND
 } // namespace eight
 } // namespace
 } // namespace anefast
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+TARGET_END
 
-#ifdef ANEFAST_AVX512 // tests put the intrinsics' meaning in their place
-#include ANEFAST_AVX512
-#elif defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx2,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2,f16c")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
-#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
-#endif
+AVX512_BEGIN("avx512f,avx2,f16c")
 namespace anefast {
 namespace {
 namespace sixteen {
@@ -128,13 +111,7 @@ inline void round_half(F &v) { v = _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND
 } // namespace sixteen
 } // namespace
 } // namespace anefast
-#ifndef ANEFAST_AVX512
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
+AVX512_END
 
 #endif
 

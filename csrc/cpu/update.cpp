@@ -12,6 +12,7 @@
 #include "../round.h"
 #include "pool.h"
 #include "scratch.h"
+#include "target.h"
 
 namespace anefast {
 namespace {
@@ -42,12 +43,7 @@ namespace plain {
 #if defined(__x86_64__)
 
 // avx2 without fma: the bits are those of the plain loops.
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+TARGET_BEGIN("avx2")
 namespace anefast {
 namespace {
 namespace avx2 {
@@ -55,11 +51,7 @@ namespace avx2 {
 }
 } // namespace
 } // namespace anefast
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+TARGET_END
 
 #endif
 

@@ -3,6 +3,7 @@
 #include "vecmath.h"
 
 #include "../isa.h"
+#include "target.h"
 
 namespace anefast {
 namespace {
@@ -32,12 +33,7 @@ typedef int32_t I __attribute__((vector_size(16)));
 #include <immintrin.h>
 
 // avx2 without fma: the compiler could not fuse if it wanted to.
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+TARGET_BEGIN("avx2")
 namespace anefast {
 namespace {
 namespace eight {
@@ -50,22 +46,9 @@ typedef int32_t I __attribute__((vector_size(32)));
 } // namespace eight
 } // namespace
 } // namespace anefast
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+TARGET_END
 
-#ifndef ANEFAST_AVX512 // tests run these loops without the instructions
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2")
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // gcc 12 warns of its own intrinsics,
-#pragma GCC diagnostic ignored "-Wuninitialized"       // and differently where sanitizers are at work
-#endif
-#endif
+AVX512_BEGIN("avx512f,avx2")
 namespace anefast {
 namespace {
 namespace sixteen {
@@ -82,13 +65,7 @@ typedef int32_t I __attribute__((vector_size(64)));
 } // namespace sixteen
 } // namespace
 } // namespace anefast
-#ifndef ANEFAST_AVX512
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
+AVX512_END
 
 #endif
 
