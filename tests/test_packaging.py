@@ -78,7 +78,7 @@ def test_sources_are_in_the_manifest() -> None:
     manifest = (ROOT / "MANIFEST.in").read_text()
     assert "graft csrc" in manifest and "graft tests" in manifest
     used = {p.suffix for p in (ROOT / "csrc").rglob("*") if p.is_file()}
-    assert used <= {".c", ".cpp", ".h", ".m", ".inl"}
+    assert used <= {".c", ".cpp", ".h", ".m", ".inl", ".md"}
 
 
 def test_only_the_bindings_know_python() -> None:

@@ -37,7 +37,7 @@ def run(out, steps=6, stop=None, lines=None, plan="all", **changes):
     nested = {
         "model": SMALL,
         "data": {"source": "stories:20", "seq_len": 32, "batch": 2},
-        "optim": {"lr": 0.01, "warmup_steps": 2, "accumulation": 2},
+        "optim": {"name": "adamw", "lr": 0.01, "warmup_steps": 2, "accumulation": 2},
     }
     config = TrainConfig.from_preset(
         "tiny",

@@ -12,10 +12,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from anefast import generate as generate_module
+from anefast.decode import Made
 from anefast.telemetry import screen as screen_module
 from anefast.telemetry.screen import Bar, Direct, Screen
 from anefast.tokenizer import ByteTokenizer
@@ -96,10 +98,19 @@ def test_generated_text_is_escaped_on_a_terminal_only(monkeypatch, capsys):
         def prompt_ids(self, prompt):
             return self.tokenizer.encode(prompt)
 
-        def stream(self, *_):
-            return iter(self.tokenizer.encode("\x1b[2J", bos=False))
+        def text(self, *_):
+            return SimpleNamespace(done=False, made=Made())
+
+        def kept(self, _):
+            return None
+
+        cache_bytes = 0
+
+    def side_by_side(_, texts):
+        return ((0, token) for token in Model.tokenizer.encode("\x1b[2J", bos=False))
 
     monkeypatch.setattr(generate_module.Model, "load", lambda *_: Model())
+    monkeypatch.setattr(generate_module, "side_by_side", side_by_side)
     for terminal, want in ((True, "hi\\x1b[2J\n"), (False, "hi\x1b[2J\n")):
         monkeypatch.setattr(sys.stdout, "isatty", lambda t=terminal: t)
         generate_module.generate(
