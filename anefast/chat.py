@@ -41,13 +41,14 @@ class ChatConfig:
     system: str = ""  # Instructions for the model, before the first message.
     tokens: int = TOKENS  # At most this many tokens per answer.
     temperature: float = TEMPERATURE  # 0 takes the likeliest token; higher is more varied.
-    top_k: int = TOP_K  # Only among the k likeliest; 0 is off.
-    top_p: float = TOP_P  # Only among the likeliest that together have this probability; 1 is off.
-    # Only what is at least this many times as likely as the likeliest; 0 is off.
+    top_k: int = TOP_K  # Choose among the k likeliest only; 0 is off.
+    # Choose among the likeliest only, those that together have this probability; 1 is off.
+    top_p: float = TOP_P
+    # Choose among what is at least this many times as likely as the likeliest; 0 is off.
     min_p: float = 0.0
     repetition_penalty: float = 1.0  # Above 1, what the text has already is less likely.
     seed: int = 0  # The same seed and messages give the same answers.
-    device: str = "auto"  # auto, ane or host.
+    device: str = "auto"  # Where programs run: auto, ane or host.
     chip: str = ""  # The host emulates: CHIPS, doctor.json.
 
 

@@ -221,7 +221,8 @@ class Chip:
     # The MIL dialect that is surest to be read: ios18 ran on M1 too, but ios16 was made for it.
     dialect: Literal["ios18", "ios16"] = "ios18"
     differs: Mapping[str, Switch] = field(default_factory=dict)  # from COMMON
-    # The chip whose rates are taken where it has none of its own, in `rates` or in fuse/rates.py.
+    # The chip whose rates are taken where it has none of its own, in `rates` or in fuse/rates.py. A
+    # chip with a `like` needs no row there, nor in the tables of docs/chips.md.
     like: str = ""
     # Of a chip that doctor examined: the file that says so, how fast it was (names of
     # fuse/rates.py), the ways it took (names of runtime/learned.py), and the most inputs and

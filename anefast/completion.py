@@ -26,7 +26,7 @@ from anefast.runtime.device import DEVICES
 class CompletionConfig:
     """Print a script that completes anefast's words. Use: source <(anefast completion bash)."""
 
-    shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]  # bash or zsh.
+    shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]  # Whose script: bash or zsh.
 
 
 VALUES = {

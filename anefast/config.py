@@ -33,7 +33,7 @@ GIVEN = "given to fit"
 class ModelConfig(Checked):
     """The model's shape."""
 
-    family: str = "llama"  # llama (and Mistral), qwen2, qwen3 or gpt2; see anefast/nn/families.py.
+    family: str = "llama"  # One of FAMILIES (Mistral is a llama).
     dim: int = 128  # Width C of the residual stream.
     n_layers: int = 3  # Number of layers.
     n_heads: int = 4  # Query heads.
@@ -170,14 +170,14 @@ class DataConfig(Checked):
     # Built-in "stories" or "stories:N", a text, rows of JSON, token ids (.bin, .npy), a folder of
     # those, or - for a pipe of text. Short: --data.
     source: str = "stories"
-    # "bytes", the "words" of the built-in stories, a tokenizer file, or bpe:2048. Short:
-    # --tokenizer.
+    # What makes tokens of text: "bytes", the "words" of the built-in stories, a tokenizer file, or
+    # bpe:2048. Short: --tokenizer.
     tokenizer: str = "bytes"
     seq_len: int = 128  # Tokens per sequence S; a multiple of 32.
     batch: int = 8  # Sequences per micro-batch B.
     # Part held out for validation, where the data has no part of its own for that.
     val_fraction: float = 0.1
-    order: str = "shuffled"  # "shuffled" windows, or "sequential".
+    order: str = "shuffled"  # How sequences follow each other: "shuffled", or "sequential".
     # Documents lie end to end, and a sequence begins and ends anywhere in them. Without packing a
     # sequence is one document from its beginning, padded, and cut where it is longer.
     packing: bool = True
@@ -214,8 +214,8 @@ class DataConfig(Checked):
 class OptimConfig(Checked):
     """The optimiser, its rate and gradient accumulation. -1: as the optimiser has it."""
 
-    # adamw, adam, lion, muon (layers' matrices, adamw for the rest), sgd or adafactor; see
-    # anefast/optim/.
+    # The update: OPTIMISERS; see anefast/optim/. Muon is for the layers' matrices, and the rest has
+    # AdamW's.
     name: str = "adamw"
     # Peak learning rate. The default and those of presets are AdamW's: where none is named, another
     # optimiser takes its usual part of it, and says so.
@@ -224,7 +224,7 @@ class OptimConfig(Checked):
     beta2: float = -1  # Decay of the mean of squared gradients. AdamW's: 0.95.
     eps: float = -1  # Keeps the division finite. AdamW's: 1e-8.
     weight_decay: float = -1  # Decoupled decay; matrices only, never norms. AdamW's: 0.1.
-    momentum: float = -1  # Of sgd (0.9) and of muon's matrices (0.95).
+    momentum: float = -1  # Momentum of sgd (0.9) and of muon's matrices (0.95).
     nesterov: bool = False  # Whether the momentum of sgd looks ahead.
     # Rates and decay of tensors by pattern: "*.norm:decay=0; tok_embeddings:lr=0.5x". The last that
     # fits a tensor counts.
@@ -245,7 +245,7 @@ class OptimConfig(Checked):
     clip: float = 1.0
     # Micro-batches per update. High, because an update means new weights on the device.
     accumulation: int = 100
-    # More of them from some updates on: "8@500, 32@2000" has 8 from update 500 on.
+    # More micro-batches per update from some updates on: "8@500, 32@2000" has 8 from update 500 on.
     ramp: str = ""
     # Multiply lr by accumulation. For an lr that was tuned with one micro-batch per update and
     # small enough to grow: an update then goes as far as that many small ones would have. Off by
@@ -315,14 +315,18 @@ class OptimConfig(Checked):
 class LoraConfig(Checked):
     """LoRA: the model stays as it is; a pair of small matrices beside each of its own trains."""
 
-    # Rows of each pair, 8 is usual; 0: no LoRA, the model itself trains. It needs init, the base.
+    # Rows of each pair of matrices, 8 is usual; 0: no LoRA, the model itself trains. LoRA needs a
+    # base, which init names.
     rank: int = 0
-    # What the pair gives is multiplied by alpha / rank.
+    # What a pair gives is multiplied by alpha / rank.
     alpha: float = 16.0
-    rslora: bool = False  # By alpha / sqrt(rank) instead, which suits ranks above 32.
-    # Beside which matrices: patterns with commas between, such as wq,wv; empty: all of the layers.
+    # Multiply what a pair gives by alpha / sqrt(rank) instead, which suits ranks above 32.
+    rslora: bool = False
+    # The matrices that get a pair: patterns with commas between, such as wq,wv; empty: all of the
+    # layers.
     targets: str = ""
-    layers: int = 0  # In the last so many layers only; backward ends at the first of them. 0: all.
+    # Pairs are in the last so many layers only, and backward ends at the first of them. 0: in all.
+    layers: int = 0
 
     def _check(self) -> None:
         need(
@@ -345,8 +349,8 @@ SCHEDULES = ("cosine", "linear", "constant", "wsd", "inverse-sqrt")
 class ScheduleConfig(Checked):
     """What the rate does once it is warm."""
 
-    # cosine and linear fall to optim.min_lr_ratio at the last update; constant stays; wsd stays and
-    # cools down at the end; inverse-sqrt falls with the root of the update.
+    # What the rate does: cosine and linear fall to optim.min_lr_ratio at the last update; constant
+    # stays; wsd stays and cools down at the end; inverse-sqrt falls with the root of the update.
     name: str = "cosine"
     decay: float = 0.2  # The part of the run that wsd cools down in.
     # Cool down from this update on, by 1 - sqrt to optim.min_lr_ratio at the last: a number, or
@@ -406,8 +410,11 @@ class GuardConfig(Checked):
     # Seconds after which a call of the device counts as one that never returns: the run is saved
     # and ends. 0: no limit. Compiles of 180 s and more are published, so there is room.
     compile_s: float = 3600.0
-    load_s: float = 600.0  # The same for loading and unloading a program.
-    evaluate_s: float = 600.0  # The same for one evaluation, milliseconds on a chip.
+    # Seconds after which loading or unloading a program counts as never returning. 0: no limit.
+    load_s: float = 600.0
+    # Seconds after which one evaluation, milliseconds on a chip, counts as never returning. 0: no
+    # limit.
+    evaluate_s: float = 600.0
     # Updates between canaries: programs of a micro-step are replayed on the exact host, and a run
     # whose device gives other values, with no error, ends there. One comes before every checkpoint
     # too. 0: none. Nothing is replayed where the host itself is the device.
@@ -446,8 +453,9 @@ class DistConfig(Checked):
     # Updates that each rank makes of weights of its own before all meet (DiLoCo), for slow links.
     # 1: gradients are summed for every update.
     local_steps: int = 1
-    outer_lr: float = 0.7  # With local_steps: the rate of the step that all take when they meet,
-    outer_momentum: float = 0.9  # and its Nesterov momentum.
+    outer_lr: float = 0.7  # With local_steps: the rate of the step that all take when they meet.
+    # With local_steps: the Nesterov momentum of the step that all take when they meet.
+    outer_momentum: float = 0.9
 
     def _check(self) -> None:
         need(
@@ -497,7 +505,7 @@ class TrainConfig(Checked):
     # A TOML file of settings that runs differ in, one process after another, compared at the end;
     # see docs/sweeps.md.
     sweep: str = ""
-    device: str = "auto"  # "auto", "host" or "ane".
+    device: str = "auto"  # Where programs run: "auto", "host" or "ane".
     # The host emulates: CHIPS, doctor.json.
     chip: str = ""
     # How the step is cut into programs: unfused, layer, 4, all, auto; see anefast plan.
@@ -509,7 +517,8 @@ class TrainConfig(Checked):
     swap_after: float = 0.25
     # Compiles one process is meant to make: some systems were seen to fail after about 119.
     max_compiles: int = 500
-    # Past that: "continue" with a warning, or "checkpoint-restart" in a new process.
+    # What to do after max_compiles: "continue" with a warning, or "checkpoint-restart" in a new
+    # process.
     on_budget: str = "continue"
     health_every: int = 10  # Updates between looks at numeric health; overflows always get one.
     cache_mb: int = 256  # MiB of loaded programs above which idle ones are unloaded.

@@ -47,7 +47,7 @@ class EvalConfig:
     context: int = 0  # Tokens of a window; 0: as many as the model was trained on, at most 1024.
     tokens: int = 0  # Only the first so many tokens of the text; 0: all.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
-    device: str = "auto"  # auto, ane or host.
+    device: str = "auto"  # Where programs run: auto, ane or host.
     chip: str = ""  # The host emulates: CHIPS, doctor.json.
 
 

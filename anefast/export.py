@@ -29,12 +29,14 @@ class ExportConfig:
     model: Annotated[str, tyro.conf.Positional]  # A run, a checkpoint, or a model's folder or file.
     # A folder, but for gguf (model.gguf) and llama2c (model.bin), which are files.
     out: Annotated[str, tyro.conf.Positional]
-    # hf (a Hugging Face folder), gguf (llama.cpp), llama2c, checkpoint; peft, mlx: an adapter.
-    # Empty: what OUT's name ends in says, .gguf or .bin, and otherwise hf.
+    # The format: hf (a Hugging Face folder), gguf (llama.cpp), llama2c, checkpoint; of an adapter
+    # peft, mlx. Empty: what OUT's name ends in says, .gguf or .bin, and otherwise hf.
     to: str = ""
-    # hf, peft, mlx: F32, BF16, F16. gguf: F32, F16, BF16, Q8_0. Empty: F32, and F16 for gguf.
+    # How numbers are stored. hf, peft, mlx: F32, BF16, F16. gguf: F32, F16, BF16, Q8_0. Empty: F32,
+    # and F16 for gguf.
     dtype: str = ""
-    tokenizer: str = ""  # Of a llama2.c .bin, which has none: "bytes" or a tokenizer file.
+    # The tokenizer of a llama2.c .bin, which has none: "bytes" or a tokenizer file.
+    tokenizer: str = ""
     adapter: str = ""  # A LoRA adapter of the model: a folder of PEFT or mlx-lm, or a run.
     merge: bool = False  # Write the model with the adapter in its weights.
     ema: bool = False  # Write the average of the weights that a run kept (optim.ema_tokens).

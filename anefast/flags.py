@@ -40,7 +40,7 @@ def parse(kind: type[C], argv: Sequence[str], default: C | None = None) -> C:
             found: C = tyro.cli(kind, **options)
             return found
     except SystemExit:
-        raise ConfigError(_summary(noise.getvalue(), flags_of(kind))) from None
+        raise ConfigError(_summary(noise.getvalue(), flag_names(kind))) from None
 
 
 def spelled_out(argument: str) -> str:
@@ -86,8 +86,8 @@ def value_of(arguments: Sequence[str], name: str) -> str:
     return found
 
 
-def flags_of(kind: type[Any]) -> list[str]:
-    """The flags of a command: its fields, but for those that are given by position."""
+def flag_names(kind: type[Any]) -> list[str]:
+    """A command's flags as they are typed: its fields, but for those that are given by position."""
     if kind is TrainConfig:
         names = [*keys(), "data", "tokenizer"]
     else:

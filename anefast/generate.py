@@ -42,9 +42,10 @@ class GenerateConfig:
     chat: bool = False  # The prompt is a message: written by the model's chat template, answered.
     tokens: int = TOKENS  # At most this many new tokens.
     temperature: float = TEMPERATURE  # 0 takes the likeliest token; higher is more varied.
-    top_k: int = TOP_K  # Only among the k likeliest; 0 is off.
-    top_p: float = TOP_P  # Only among the likeliest that together have this probability; 1 is off.
-    # Only what is at least this many times as likely as the likeliest; 0 is off.
+    top_k: int = TOP_K  # Choose among the k likeliest only; 0 is off.
+    # Choose among the likeliest only, those that together have this probability; 1 is off.
+    top_p: float = TOP_P
+    # Choose among what is at least this many times as likely as the likeliest; 0 is off.
     min_p: float = 0.0
     repetition_penalty: float = 1.0  # Above 1, what the text has already is less likely.
     seed: int = 0  # The same seed gives the same text.
@@ -53,10 +54,11 @@ class GenerateConfig:
     speculate: bool = True  # Draft what was said before; the text is the same with and without.
     draft: str = ""  # A smaller model with the same tokenizer, which drafts instead.
     slide: bool = False  # Where the context is full, forget its older half and go on.
-    log_probabilities: bool = False  # Print each token's own, and their mean, to standard error.
+    # Print the log probability of each token, and their mean, to standard error.
+    log_probabilities: bool = False
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     padded: bool = False  # The model's table is meant to have more ids than the tokenizer named.
-    device: str = "auto"  # auto, ane or host.
+    device: str = "auto"  # Where programs run: auto, ane or host.
     chip: str = ""  # The host emulates: CHIPS, doctor.json.
 
 

@@ -10,16 +10,17 @@ import ast
 import dataclasses
 import inspect
 import io
+import re
 import shutil
 import textwrap
 import tokenize
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anefast.chips import CHIPS
 from anefast.config import TrainConfig, sections
 from anefast.keywords import shortest
 from anefast.presets import preset_names
@@ -29,6 +30,12 @@ EVERYDAY = {
     "what to start from": ("preset", "init", "resume"),
     "how long, and in which steps": ("steps", "data.batch", "data.seq_len", "optim.lr"),
     "where it goes": ("out",),
+}
+# What a comment may name in place of a list: the table that has it, which is imported only then.
+LISTS = {
+    "CHIPS": "anefast.chips:CHIPS",
+    "FAMILIES": "anefast.nn.families:FAMILIES",
+    "OPTIMISERS": "anefast.optim.registry:RECORDS",
 }
 MOST = 100  # columns
 INDENT = 2
@@ -111,7 +118,7 @@ def comments(kind: type[Any]) -> dict[str, str]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and not token.string.startswith("# fmt"):
             text = token.string.lstrip("# ")
-            said[token.start[0]] = text.replace("CHIPS", ", ".join(CHIPS))  # one list of them
+            said[token.start[0]] = re.sub("|".join(LISTS), _names, text)
             if not token.line[: token.start[1]].strip():
                 alone.add(token.start[0])
     found = {}
@@ -126,6 +133,11 @@ def comments(kind: type[Any]) -> dict[str, str]:
         lines += [said[node.end_lineno or 0]] if node.end_lineno in said else []
         found[node.target.id] = " ".join(lines)
     return found
+
+
+def _names(word: re.Match[str]) -> str:
+    module, _, table = LISTS[word[0]].partition(":")
+    return ", ".join(getattr(import_module(module), table))
 
 
 def render(kind: type[Any], prog: str, default: Any = None, everything: bool = False) -> str:

@@ -31,7 +31,8 @@ class InspectConfig:
 
     # A Hugging Face folder, a GGUF file, a run, a checkpoint, a llama2.c .bin, or an adapter.
     model: Annotated[str, tyro.conf.Positional]
-    tokenizer: str = ""  # Of a llama2.c .bin, which has none: "bytes" or a tokenizer file.
+    # The tokenizer of a llama2.c .bin, which has none: "bytes" or a tokenizer file.
+    tokenizer: str = ""
 
 
 def inspect(config: InspectConfig) -> None:

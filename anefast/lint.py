@@ -30,10 +30,10 @@ class LintCommand:
     """Say what a chip will refuse or misread in MIL text, and what to write instead."""
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()  # MIL text, or folders of *.mil.
-    chip: str = ""  # CHIPS, doctor.json; empty: every chip.
+    chip: str = ""  # Lint for CHIPS, doctor.json; empty: every chip.
     os: str = ""  # A macOS version such as 26.2; empty: the current ones.
     format: Literal["text", "json", "sarif"] = "text"  # How findings are printed.
-    fail_on: Literal["error", "warning", "note", "never"] = "warning"  # Exit code 1 from here on.
+    fail_on: Literal["error", "warning", "note", "never"] = "warning"  # Exit with 1 from here on.
     fix: bool = False  # Rewrite files where that is safe, each at once.
     list: bool = False  # Print every rule with its sources.
     coverage: bool = False  # Print what is known of every form that anefast itself writes.

@@ -50,9 +50,9 @@ PUBLISHED = Published("m1-pro", 109529856, 100, 169.4, 3.15, "maderix/ANE issue 
 class Pairs:
     """An adapter to weigh the plans for, beside full training."""
 
-    rank: int = 0  # Rows of each pair; 0: no LoRA, the model itself trains.
-    targets: str = ""  # Beside which matrices, such as wq,wv; empty: all of the layers.
-    layers: int = 0  # In the last so many layers only; 0: all.
+    rank: int = 0  # Rows of each pair of matrices; 0: no LoRA, the model itself trains.
+    targets: str = ""  # The matrices with a pair, such as wq,wv; empty: all of the layers.
+    layers: int = 0  # Pairs are in the last so many layers only; 0: in all.
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,15 @@ class PlanCommand:
     """Weigh the plans for a model on this device, or on a chip that is not here."""
 
     preset: str = "tiny"  # A named model: its shape, batch, sequence and accumulation.
-    chip: str = ""  # CHIPS, doctor.json; empty: this device.
+    chip: str = ""  # Plan for CHIPS, doctor.json; empty: this device.
     batch: int = 0  # Sequences per micro-batch; 0: the preset's.
     seq_len: int = 0  # Tokens per sequence; 0: the preset's.
     accumulation: int = 0  # Micro-batches per update; 0: the preset's, of LoRA 1.
-    plan: str = "auto"  # auto, with words that hold for every candidate: auto,async
-    device: str = "auto"  # auto, host or ane, where no chip is named.
-    max_compiles: int = MAX_COMPILES  # Per process.
-    optimizer: str = "adamw"  # Whose states the memory counts: lion, muon, sgd, adafactor, adam.
+    # The candidates: auto, perhaps with words that hold for all of them, as in auto,async.
+    plan: str = "auto"
+    device: str = "auto"  # Where no chip is named: auto, host or ane.
+    max_compiles: int = MAX_COMPILES  # Compiles that one process may make.
+    optimizer: str = "adamw"  # Whose states the memory counts: OPTIMISERS.
     lora: Pairs = field(default_factory=Pairs)
 
 

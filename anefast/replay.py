@@ -30,9 +30,10 @@ class ReplayConfig:
     """Which dump, on what."""
 
     folder: Annotated[Path, tyro.conf.Positional]  # A dumped program, or a folder of them.
-    device: str = "auto"  # auto, ane or host.
+    device: str = "auto"  # Where programs run: auto, ane or host.
     chip: str = ""  # The host emulates: CHIPS, doctor.json.
-    tolerance: float = TOLERANCE  # Part of a tensor's largest magnitude.
+    # How far values may be off, as a part of their tensor's largest magnitude.
+    tolerance: float = TOLERANCE
 
 
 def replay(config: ReplayConfig) -> None:

@@ -79,7 +79,7 @@ class Trainer(RunState):
         self.out_of_compiles = False  # going on is another process's business
         self.seconds, self.trained = 0.0, 0  # in this session
         self.timeline = Timeline(config.timeline, config.trace)
-        self.told: set[str] = set()  # advice on numeric health, once each
+        self.advice_given: set[str] = set()  # on numeric health, once each
         self.note = ""  # what the bar says beside its numbers
         self.starved = False  # whether a device lost much of this update's gradients
         self.arrival: Row = {}  # how late the slowest rank came to the last update
@@ -320,8 +320,8 @@ class Trainer(RunState):
             if finding.of_scale and self.scale.config.dynamic:
                 continue  # it adapts its scale
             advice = finding.message.partition("Hint: ")[2]
-            if advice not in self.told:
-                self.told.add(advice)
+            if advice not in self.advice_given:
+                self.advice_given.add(advice)
                 self.say(f"health, update {self.progress.step + 1}: {finding.message}")
         self.health = report.row()
 

@@ -21,7 +21,7 @@ from anefast.doctor.__main__ import DoctorCommand, examine
 from anefast.eval import EvalConfig
 from anefast.eval import run as score
 from anefast.export import ExportConfig, export
-from anefast.flags import flags_of, repeated
+from anefast.flags import flag_names, repeated
 from anefast.generate import GenerateConfig, generate
 from anefast.inspect import InspectConfig, inspect
 from anefast.lint import LintCommand
@@ -321,7 +321,7 @@ HABITS = {
 
 @pytest.mark.parametrize("typed,meant", HABITS.items())
 def test_what_people_type_from_habit(typed, meant):
-    hint = spelling.hint(typed, flags_of(TrainConfig), flags=True)
+    hint = spelling.hint(typed, flag_names(TrainConfig), flags=True)
     if meant:
         assert hint == f" Hint: did you mean {meant}?"
     elif meant is None:
@@ -334,8 +334,8 @@ def test_a_file_s_keys_are_spelt_alike():
     assert spelling.hint("optim.learning_rate", keys()) == " Hint: did you mean optim.lr?"
     assert spelling.hint("model.layers", keys()) == " Hint: did you mean model.n_layers?"
     assert "no dropout" in spelling.hint("model.dropout", keys())
-    assert spelling.hint("--max-new-tokens", flags_of(GenerateConfig), True).endswith("--tokens?")
-    assert spelling.hint("--model-path", flags_of(GenerateConfig), True) == ""  # it has no flag
+    assert spelling.hint("--max-new-tokens", flag_names(GenerateConfig), True).endswith("--tokens?")
+    assert spelling.hint("--model-path", flag_names(GenerateConfig), True) == ""  # it has no flag
 
 
 def test_every_habit_leads_to_a_setting_of_ours():

@@ -15,9 +15,11 @@ from anefast import helping
 from anefast.chips import CHIPS
 from anefast.commands import COMMANDS, main
 from anefast.completion import bash, zsh
-from anefast.config import TrainConfig, keys
+from anefast.config import ModelConfig, OptimConfig, TrainConfig, keys
 from anefast.flags import command_of, spelled_out
 from anefast.keywords import setting, shortest
+from anefast.nn.families import FAMILIES
+from anefast.optim import RECORDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -117,10 +119,10 @@ def test_train_s_help_is_ten_settings_and_all_of_them_on_request(capsys, monkeyp
         assert re.search(rf"^  --(no-)?{re.escape(word)}\b", whole.replace(".no-", "."), re.M), name
 
 
-def test_every_flag_of_every_command_says_what_it_is():
+def test_every_flag_of_every_command_says_what_it_is_in_a_sentence_of_its_own():
     for name, command in COMMANDS.items():
         for flag in helping.flags_of(command.flags()):
-            assert flag.text, f"{name}: {flag.name}"
+            assert re.match(r"[A-Z0-9\"].*\.$", flag.text), f"{name}: {flag.name}: {flag.text!r}"
 
 
 def test_one_word_for_one_thing_in_every_command():
@@ -233,3 +235,5 @@ def test_a_comment_of_a_field_is_found_wherever_it_stands():
     texts = helping.comments(TrainConfig)
     assert texts["steps"] == "Updates to make."
     assert texts["chip"].startswith("The host emulates: " + ", ".join(CHIPS))
+    assert ", ".join(RECORDS) in helping.comments(OptimConfig)["name"]
+    assert ", ".join(FAMILIES) in helping.comments(ModelConfig)["family"]

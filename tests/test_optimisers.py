@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from anefast.config import OptimConfig
 from anefast.optim import RECORDS, Optimizer, record_of, settled
 from anefast.optim.muon import QUINTIC
 from anefast.optim.record import Work
+from tests.conftest import ROOT
 
 SHAPES = {
     "norm": (64,),
@@ -45,6 +48,16 @@ def draw(rng, shapes, scale=1.0):
 def test_every_optimiser_has_a_row():
     assert list(ROWS) == list(RECORDS)
     assert all(name == record.name for name, record in RECORDS.items())
+
+
+def test_every_optimiser_is_in_the_table_of_its_page():
+    page = (ROOT / "docs" / "optimisers.md").read_text("utf-8").partition("\n## ")[0]
+    table = {n: rest for n, rest in re.findall(r"(?m)^\| `(\w+)`[^|]*\|[^|]*(\|.*)$", page)}
+    assert list(table) == list(RECORDS)
+    for name, record in RECORDS.items():
+        grows = {0.5: "the root of the batch", 1.0: "the batch"}[record.batch]
+        figures = f"| {record.own.get('weight_decay', 0):g} | {record.rate:g} x | {grows} |"
+        assert table[name].startswith(figures), name
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)

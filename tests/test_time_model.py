@@ -148,7 +148,7 @@ def test_known_counts_of_the_published_step():
 
 
 def test_every_chip_has_rates_that_make_sense():
-    assert set(RATES) == set(CHIPS)
+    assert set(RATES) == {name for name, chip in CHIPS.items() if not chip.like}
     for chip in CHIPS:
         machine = model.Machine(chip)
         one, twelve = (seed.ffn_proxy(288, 768, 64, n) for n in (1, 12))

@@ -1,9 +1,13 @@
-"""The tolerance of each mode, read from docs/chips.md: what it publishes is what tests ask."""
+"""The tolerance of each mode, read from docs/chips.md: what it publishes is what tests ask.
+
+A chip that is like another one (`Chip.like`) needs no row there: it keeps the other's.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from anefast.chips import CHIPS
 from tests.conftest import ROOT
 
 HEAD = "| mode | stories260K: loss | gradients |"
@@ -20,7 +24,7 @@ class Tolerance(NamedTuple):
 
 
 def published() -> dict[str, Tolerance]:
-    """By mode: exact, relaxed and the chips."""
+    """By mode: exact, relaxed and the chips that are like no other."""
     lines = iter((ROOT / "docs" / "chips.md").read_text("utf-8").splitlines())
     for line in lines:
         if line.startswith(HEAD):
@@ -36,3 +40,5 @@ def published() -> dict[str, Tolerance]:
 
 
 TOLERANCES = published()
+DESCRIBED = [name for name, chip in CHIPS.items() if not chip.like]  # which have rows there
+TOLERANCES |= {n: TOLERANCES[c.like] for n, c in CHIPS.items() if c.like and n not in TOLERANCES}

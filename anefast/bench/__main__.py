@@ -32,12 +32,14 @@ log = logging.getLogger("anefast")
 class BenchCommand:
     """Run the published tables of an M1 Pro again: here, modelled for a chip, and as published."""
 
-    tables: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default=())  # None: all.
+    # Which tables to measure; none: all.
+    tables: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default=())
     quick: bool = False  # Smaller budgets, and the largest sizes left out: minutes in all.
-    chip: str = seed.CHIP  # That the modelled column is for.
-    device: str = "auto"  # auto, host or ane.
+    chip: str = seed.CHIP  # The chip that the modelled column is for.
+    device: str = "auto"  # Where programs run: auto, host or ane.
     json: str = ""  # Also write the tables to this file.
-    held_out: bool = False  # Of the table model: against other chips' published times, and no more.
+    # Of the table `model`, print only how far it is from the published times of other chips.
+    held_out: bool = False
     refuse_busy: bool = False  # Stop where other processes keep the machine busy.
 
 

@@ -92,13 +92,13 @@ class Together:
         """The last micro-step of an update comes next."""
         if self._early is not None:
             self._early.begin(at)
-            self.step.told = self._early.offer
+            self.step.on_complete = self._early.offer
 
     def arrive(self, at: str) -> dict[str, float]:
         """That micro-step is over. See World.arrive."""
         if self._early is None:
             return self.world.arrive(at)
-        self.step.told = None
+        self.step.on_complete = None
         return self._early.finish()
 
     def sum(self, losses: Losses) -> Losses:

@@ -25,7 +25,7 @@ PROBE_FILE = "anefast-doctor.json"
 class DoctorCommand:
     """Examine this machine: framework, operations, surfaces, weights, published measurements."""
 
-    device: str = "auto"  # auto: the ANE where it opens, else the host; or ane, or host.
+    device: str = "auto"  # What to examine. auto: the ANE where it opens, else host.
     chip: str = ""  # Examine the host as: CHIPS, doctor.json.
     probe: bool = False  # Make the published measurements again: minutes on a device.
     quick: bool = False  # Smaller probes.

@@ -64,8 +64,8 @@ class TrainingStep:
     `flows`, which is for updates of one micro-step, gradients of the layers' matrices, and of the
     classifier's where its tokens are few, are not in `grads` but in `flow`. A forward that
     overflows is reported once, by name, to `say`; of micro-steps only while nothing else watches
-    them (`watched`). `told`, where it is set, is called in a micro-step with the gradients that are
-    complete once what `queue` has by then has run.
+    them (`watched`). `on_complete`, where it is set, is called during the backward pass with the
+    names of gradients whose last part is in `queue` now: they are complete when its jobs have run.
     """
 
     def __init__(
@@ -147,10 +147,10 @@ class TrainingStep:
         # By backward program: the gradients that have all their parts when its jobs have run.
         last = {name: i for i in self._backward for name, _ in self._jobs[i]}
         self._complete = {i: [n for n, at in last.items() if at == i] for i in self._backward}
-        self.told: Callable[[list[str]], None] | None = None
+        self.on_complete: Callable[[list[str]], None] | None = None
         self._nll = np.zeros((batch, seq), np.float32)
         self.say: Callable[[str], None] = log.warning
-        self.watched = self._told = False
+        self.watched = self._overflow_said = False
         if load:
             try:
                 self.update_weights()
@@ -222,7 +222,7 @@ class TrainingStep:
         bias = self.family.norm_bias
         fresh = not self._old.isdisjoint(("norm", bias, head))
         with self._h.read() as h, self._dh.write() as dh:
-            overflowed = not self._told and not self.watched and _C.half_overflows(h)
+            overflowed = not self._overflow_said and not self.watched and _C.half_overflows(h)
             loss, tokens = _C.head_loss_grad(
                 h, params["norm"], params[head], y, self.config.stream_eps, loss_scale,
                 self._nll, dh, grads.get("norm"), self._dweight(head), fresh,
@@ -236,8 +236,8 @@ class TrainingStep:
         for i in self._backward:
             self.sequence.run([i])
             self._enqueue([i])
-            if self.told is not None and self._complete[i]:
-                self.told(self._complete[i])
+            if self.on_complete is not None and self._complete[i]:
+                self.on_complete(self._complete[i])
         self._embed_grad(x)
         return loss, tokens
 
@@ -252,7 +252,7 @@ class TrainingStep:
         norm, weight = self.params["norm"], self.params[self._head]
         bias = self.params.get(self.family.norm_bias)
         with self._h.read() as h:
-            overflowed = not self._told and _C.half_overflows(h)
+            overflowed = not self._overflow_said and _C.half_overflows(h)
             epsilon = self.config.stream_eps
             result = _C.head_loss(h, norm, weight, y, epsilon, self._nll, bias)
         if overflowed:
@@ -307,7 +307,7 @@ class TrainingStep:
 
     def _say_overflow(self, x: Tokens) -> None:
         """Which value of the forward overflowed first, and what would help."""
-        self._told = True
+        self._overflow_said = True
         before = self.config.stream_scale
         finding = self.health.overflow(self.params)
         self.say(f"[step] {advice(finding, before, stream_scale(self.config, self.params, x[0]))}")
@@ -325,7 +325,7 @@ class TrainingStep:
         if self._dx is None:
             return
         if (dpositions := self._positions(self.grads)) is not None:
-            if self._is_old(self.family.positions):
+            if self._take_fresh(self.family.positions):
                 self.grads[self.family.positions].fill(0)
             with self._dx.read() as dx:
                 _C.positions_grad(dx, dpositions)
@@ -335,7 +335,7 @@ class TrainingStep:
         if name not in self.grads:
             assert self.flow is not None
             return self.flow.native.embed(x, self._dx.native)
-        if self._is_old(name):  # and not the classifier's too
+        if self._take_fresh(name):  # and not the classifier's too
             self.grads[name].fill(0)
         with self._dx.read() as dx:
             _C.embed_grad(x, dx, self.grads[name])
@@ -353,10 +353,11 @@ class TrainingStep:
         """Queues the weight gradients whose operands exist once these programs have run."""
         for i in programs:
             for name, submit in self._jobs[i]:
-                submit(self._is_old(name))
+                submit(self._take_fresh(name))
 
-    def _is_old(self, name: str) -> bool:
-        """Whether a gradient is yet to be written anew. The caller does so."""
+    def _take_fresh(self, name: str) -> bool:
+        """True the first time after `begin_update`: the caller must overwrite this gradient, and
+        not add to it. False from then on."""
         old = name in self._old
         self._old.discard(name)
         return old

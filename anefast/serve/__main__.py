@@ -49,7 +49,7 @@ class ServeConfig:
     tokens: int = TOKENS  # At most this many tokens for a request that names no number.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     padded: bool = False  # The model's table is meant to have more ids than the tokenizer named.
-    device: str = "auto"  # auto, ane or host.
+    device: str = "auto"  # Where programs run: auto, ane or host.
     chip: str = ""  # The host emulates: CHIPS, doctor.json.
 
 
