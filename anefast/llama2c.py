@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +25,7 @@ from anefast.files import guarding, open_regular, replacing
 from anefast.kinds import HEAD_BYTES, LLAMA2C_MODEL, kind_of, looks_like_text, missing
 
 Params = dict[str, npt.NDArray[np.float32]]
+Weights = Mapping[str, npt.NDArray[np.float32]]
 
 MAGIC = 0x616B3432  # "24ka" on disk
 HEADER_BYTES = 256  # version 1
@@ -75,7 +76,7 @@ def load(path: str | os.PathLike[str]) -> tuple[ModelConfig, Params]:
 
 
 def save(
-    path: str | os.PathLike[str], config: ModelConfig, params: Params, version: int = 0
+    path: str | os.PathLike[str], config: ModelConfig, params: Weights, version: int = 0
 ) -> None:
     """Writes the model to `path` as a legacy (version 0) or version 1 file, in one rename."""
     _check_fits(config, version)
@@ -228,7 +229,7 @@ def _read_weights(file: BinaryIO, config: ModelConfig, legacy: bool) -> Params:
     return params
 
 
-def _arrays(name: str, config: ModelConfig, params: Params) -> list[npt.NDArray[np.float32]]:
+def _arrays(name: str, config: ModelConfig, params: Weights) -> list[npt.NDArray[np.float32]]:
     if name.startswith("rope."):
         return [rotary_tables(config)[name == "rope.sin"]]
     if name in LAYER_NAMES:

@@ -41,6 +41,7 @@ from anefast.kinds import missing
 from anefast.nn import Params, Trained, Vocabulary, init_params
 from anefast.nn.adapter import Adapter, fingerprint
 from anefast.nn.lora import NO_PAIRS, Lora
+from anefast.nn.weights import held
 from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
@@ -508,9 +509,10 @@ class Model:
 
 
 def weights_of(params: Params) -> tuple[int, ...]:
-    """A sum of every parameter's bits, and where it lies: what training changes, changes it."""
+    """A sum of the bits of every parameter in memory, and where it lies: what training changes,
+    changes it."""
     found: list[int] = []
-    for value in params.values():
+    for value in held(params).values():
         bits = np.ascontiguousarray(value).view(np.uint32).reshape(-1)
         pairs = bits[: len(bits) // 2 * 2].view(np.uint64)
         found += [value.ctypes.data, int(pairs.sum()), int(bits[-1])]

@@ -207,9 +207,11 @@ class RunState:
             state[checkpoint.VOCABULARY] = vocabulary.text()
         with _C.Span(_C.Component.CHECKPOINT):
             common = self.together.common
-            held: Arrays = self._full(common(self.step.params), self.model.params)
             if (lora := self.model.lora) is not None:
-                held, state[checkpoint.ADAPTER] = lora.plain(common(lora.params)), lora.settings()
+                held: Arrays = lora.plain(common(lora.params))
+                state[checkpoint.ADAPTER] = lora.settings()
+            else:
+                held = self._full(common(self.step.params), self.model.params)
             self.saved = checkpoint.save(
                 self.run.path, self.model.config, held, self._named(groups), state,
                 self.model.tokenizer,

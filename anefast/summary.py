@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anefast.config import ModelConfig
+from anefast.nn.weights import shapes_in
 
 if TYPE_CHECKING:
     from anefast.nn import Params
@@ -72,8 +74,9 @@ def line(config: ModelConfig, params: Params, tokenizer: Tokenizer) -> str:
     if config.n_kv_heads != config.n_heads:
         heads += f" on {config.n_kv_heads} key/value heads"
     layers = f"{config.n_layers} layer{'s' * (config.n_layers != 1)}"
+    weights = sum(map(math.prod, shapes_in(params).values()))
     return (
-        f"{config.family}, {sum(p.size for p in params.values()):,} weights: dim {config.dim}, "
+        f"{config.family}, {weights:,} weights: dim {config.dim}, "
         f"{layers}, {heads}, context {config.max_seq_len}, "
         f"tokenizer {tokenizer.name} of {tokenizer.vocab_size:,} ids"
     )
@@ -82,9 +85,9 @@ def line(config: ModelConfig, params: Params, tokenizer: Tokenizer) -> str:
 def parts(params: Params) -> tuple[Part, ...]:
     """The parts of a model, in the order of its parameters."""
     sizes: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-    for name, array in params.items():
-        key = _LAYER.sub("layers.*.", name), array.shape
-        sizes.setdefault(key, []).append(array.size)
+    for name, shape in shapes_in(params).items():
+        key = _LAYER.sub("layers.*.", name), shape
+        sizes.setdefault(key, []).append(math.prod(shape))
     return tuple(Part(name, shape, len(n), sum(n)) for (name, shape), n in sizes.items())
 
 

@@ -24,6 +24,7 @@ from anefast.data import Batches, Order, TokenData
 from anefast.distributed import World
 from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change, scaled_rate
+from anefast.nn.weights import shapes_in
 from anefast.optim import learning_rate
 from anefast.progress import Row, bits_per_byte, losses, progress_line
 from anefast.restart import restarts
@@ -558,4 +559,4 @@ def batches_of(config: TrainConfig, data: TokenData) -> Batches:
 
 
 def _count(params: Mapping[str, npt.NDArray[np.float32]]) -> int:
-    return sum(p.size for p in params.values())
+    return sum(map(math.prod, shapes_in(params).values()))

@@ -79,7 +79,8 @@ typedef struct {
     /* Ports live as long as the program. Returns their count. */
     size_t (*inputs)(const anefast_program *program, const anefast_port **ports);
     size_t (*outputs)(const anefast_program *program, const anefast_port **ports);
-    /* Bytes the program holds beside its surfaces: weights and intermediate buffers. */
+    /* Bytes the program holds beside its surfaces: weights and intermediate buffers. Programs may share
+     * either, and each says what it holds: all of them together hold no more than the sum. */
     size_t (*program_bytes)(const anefast_program *program);
     /* Whether the system still had this program compiled from before: 1, 0, or -1 where the device
      * keeps none or cannot say. */

@@ -85,17 +85,18 @@ def test_an_adapter_changes_its_form(
 
 
 def test_a_base_in_our_order_of_rows_takes_b_as_it_is(
-    base: str, named: str, adapter: Adapter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """rope_interleaved: the folder's queries and keys are not half-split, and so its adapter's."""
     config = Path(base) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"rope_interleaved": True}))
     source, places = open_adapter(Path(named)), open_folder(Path(base)).places
     assert source is not None
-    b = source.load(CONFIG, places).pairs["layers.0.attn.wq"].b
+    adapter = source.load(CONFIG, places)
+    b = adapter.pairs["layers.0.attn.wq"].b
     assert np.array_equal(b, source.modules["model.layers.0.self_attn.q_proj"].b.read())
     export(ExportConfig(base, str(tmp_path / "out"), merge=True, adapter=plain(named)))
-    merged = source.load(CONFIG, places).merged(anefast.Model.load(base).params)
+    merged = adapter.merged(anefast.Model.load(base).params)
     got = anefast.Model.load(tmp_path / "out").params
     assert all(np.array_equal(got[name], merged[name]) for name in merged)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -143,7 +143,7 @@ def weights(strategy: str) -> Callable[[Subject], Found]:
     return run
 
 
-def ffn(x: np.ndarray, params: dict[str, np.ndarray], layers: int) -> np.ndarray:
+def ffn(x: np.ndarray, params: Mapping[str, np.ndarray], layers: int) -> np.ndarray:
     """The FFN proxy in float64 on fp16 weights; x: [1, C, 1, S]."""
     h = x[0, :, 0].astype(np.float64)
     for i in range(layers):

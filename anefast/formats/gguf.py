@@ -45,16 +45,16 @@ class GGUF:
 
 def read_gguf(path: files.AnyPath) -> GGUF:
     """The pairs and tensors of a file. No tensor's data is read now. GGUFError in one line."""
-    whole = files.map_bytes(path, WHERE)
+    mapped = files.Mapped(path, WHERE)
     try:
-        return _Reader(path, whole).read()
+        return _Reader(path, mapped).read()
     except (struct.error, IndexError, OverflowError):
         raise _bad(path, "everything its header promises, it is cut short") from None
 
 
 class _Reader:
-    def __init__(self, path: files.AnyPath, whole: Bytes) -> None:
-        self.path, self.whole, self.at = path, whole, 0
+    def __init__(self, path: files.AnyPath, mapped: files.Mapped) -> None:
+        self.path, self.mapped, self.whole, self.at = path, mapped, mapped.bytes, 0
 
     def read(self) -> GGUF:
         if self._take(4).tobytes() != MAGIC:
@@ -75,12 +75,12 @@ class _Reader:
         alignment = values.get("general.alignment", 32)
         if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
             raise _bad(self.path, f"an alignment, got {shown(alignment)}")
-        data = self.whole[min(-(-self.at // alignment) * alignment, len(self.whole)) :]
+        start = min(-(-self.at // alignment) * alignment, len(self.whole))
         found: dict[str, Stored] = {}
         for name, shape, kind, offset in described:
             if name in found:
                 raise _bad(self.path, f"each tensor once, got {shown(name)} twice")
-            found[name] = self._stored(name, shape, kind, offset, data)
+            found[name] = self._stored(name, shape, kind, offset, start)
         return GGUF(values, found)
 
     def _take(self, count: int) -> Bytes:
@@ -128,7 +128,7 @@ class _Reader:
         return name, shape, kind, offset
 
     def _stored(
-        self, name: str, shape: tuple[int, ...], number: int, offset: int, data: Bytes
+        self, name: str, shape: tuple[int, ...], number: int, offset: int, start: int
     ) -> Stored:
         if number not in KINDS:
             names = ", ".join(k.name for k in KINDS.values())
@@ -138,11 +138,14 @@ class _Reader:
         if (shape[-1] if shape else 1) % kind.numbers:
             raise _bad(self.path, f"rows of {shown(name)} in whole blocks of {kind.numbers}")
         nbytes = count // kind.numbers * kind.nbytes
-        if offset > len(data) or nbytes > len(data) - offset:
+        room = len(self.whole) - start
+        if offset > room or nbytes > room - offset:
             raise _bad(self.path, f"{shown(name)} inside the file")
 
+        begin, mapped = start + offset, self.mapped
+
         def read() -> Array:
-            return dequantised(data[offset : offset + nbytes], kind, count).reshape(shape)
+            return dequantised(mapped.part(begin, begin + nbytes), kind, count).reshape(shape)
 
         return Stored(name, shape, kind.name, nbytes, read)
 

@@ -20,7 +20,7 @@ from anefast import files, parsing
 from anefast.errors import shown
 
 from .quants import PLAIN, dequantised
-from .stored import Array, Bytes, Stored, fp32_to_bf16
+from .stored import Array, Stored, fp32_to_bf16
 
 WHERE = "safetensors"
 HEADER_MOST = 100 * files.MIB  # the bound of the format's own library
@@ -38,16 +38,17 @@ def read_safetensors(path: files.AnyPath) -> dict[str, Stored]:
 
     SafetensorsError where the file is damaged, or holds a type other than F32, F16 and BF16.
     """
-    header, data = _opened(path)
+    header, start, mapped = _opened(path)
+    size = len(mapped.bytes) - start
     found = {
-        name: _stored(path, name, about, data)
+        name: _stored(path, name, about, start, mapped)
         for name, about in header.items()
         if name != "__metadata__"
     }
     spans = sorted(tuple(header[name]["data_offsets"]) for name in found)
     ends = [0, *(end for _, end in spans)]
-    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != len(data):
-        raise _bad(path, f"tensors that fill {len(data):,} bytes of data, each byte once")
+    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != size:
+        raise _bad(path, f"tensors that fill {size:,} bytes of data, each byte once")
     return found
 
 
@@ -111,9 +112,10 @@ def encoded(values: Array, dtype: str) -> np.ndarray[Any, Any]:
         return values.astype("<f4" if dtype == "F32" else "<f2")
 
 
-def _opened(path: files.AnyPath) -> tuple[dict[str, Any], Bytes]:
-    """The header of a file and its data."""
-    whole = files.map_bytes(path, WHERE)
+def _opened(path: files.AnyPath) -> tuple[dict[str, Any], int, files.Mapped]:
+    """The header of a file, where its data begins, and the file."""
+    mapped = files.Mapped(path, WHERE)
+    whole = mapped.bytes
     if len(whole) < 8:
         raise _bad(path, f"8 bytes of length, got a file of {len(whole)}")
     length = int(whole[:8].view("<u8")[0])
@@ -125,7 +127,7 @@ def _opened(path: files.AnyPath) -> tuple[dict[str, Any], Bytes]:
         raise _bad(path, f"a JSON header, got {shown(error)}") from None
     if not isinstance(header, dict):
         raise _bad(path, "a header that names tensors")
-    return header, whole[8 + length :]
+    return header, 8 + length, mapped
 
 
 def _parts(array: Array) -> Iterator[Array]:
@@ -135,7 +137,7 @@ def _parts(array: Array) -> Iterator[Array]:
         yield flat[at : at + (1 << 20)]
 
 
-def _stored(path: files.AnyPath, name: str, about: Any, data: Bytes) -> Stored:
+def _stored(path: files.AnyPath, name: str, about: Any, start: int, mapped: files.Mapped) -> Stored:
     said = f"{shown(name)} to have"
     try:
         dtype, shape, (begin, end) = about["dtype"], tuple(about["shape"]), about["data_offsets"]
@@ -145,13 +147,17 @@ def _stored(path: files.AnyPath, name: str, about: Any, data: Bytes) -> Stored:
         raise _bad(path, f"{said} a dtype, a shape and data_offsets") from None
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise _bad(path, f"{said} type F32, F16 or BF16, got {shown(dtype)}")
-    if not begin <= end <= len(data) or end - begin != math.prod(shape) * SIZES[dtype]:
+    if (
+        not begin <= end <= len(mapped.bytes) - start
+        or end - begin != math.prod(shape) * SIZES[dtype]
+    ):
         raise _bad(
             path, f"{said} its {dtype} numbers of shape {shown(list(shape))} inside the file"
         )
 
     def read() -> Array:
-        return dequantised(data[begin:end], PLAIN[dtype], math.prod(shape)).reshape(shape)
+        raw = mapped.part(start + begin, start + end)
+        return dequantised(raw, PLAIN[dtype], math.prod(shape)).reshape(shape)
 
     return Stored(name, shape, dtype, end - begin, read)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from anefast.errors import shown
 from anefast.files import FileError
 from anefast.nn import Params, shapes
 from anefast.nn.foreign import Place, Places
+from anefast.nn.weights import Unread, Weights
 from anefast.tokenizer import Tokenizer
 
 from .stored import Array, Stored, Tensors
@@ -49,12 +51,15 @@ class ModelSource:
             raise self._wrong(f"no tensor {shown(other)}, which this family has no use for")
 
     def load(self) -> Params:
-        """The weights, fp32 by our names. One tensor of a file is held at a time."""
+        """The weights, fp32 by our names, each read when it is asked for."""
         self.check()
-        return {
-            name: np.ascontiguousarray(from_file(place, self.tensors[place.name]))
-            for name, place in ((n, self.places[n]) for n in shapes(self.config))
-        }
+        return Weights(
+            {n: Unread(s, partial(self._read, n)) for n, s in shapes(self.config).items()}
+        )
+
+    def _read(self, name: str) -> Array:
+        place = self.places[name]
+        return np.ascontiguousarray(from_file(place, self.tensors[place.name]))
 
     def _wrong(self, expected: str) -> ModelSourceError:
         return ModelSourceError(

@@ -2,9 +2,10 @@
 
 Under `recompute` forward returns only what crosses between backward programs, the layer inputs;
 every other value backward or a weight gradient needs is computed again from those, inside the
-backward program. Under `save` the same happens to attention probabilities alone: they are S x S
-per head, and the q and k they come from, which are kept in any case, are not. Ops are
-deterministic, so not a bit changes; memory and time trade places.
+backward program. Under `save` the same happens to what costs next to nothing: attention
+probabilities, which are S x S per head where the q and k they come from are not, and products of
+values that are kept in any case, which the CPU has no use for. Ops are deterministic, so not a bit
+changes; memory and time trade places.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from anefast import ir
 from anefast.fuse.plan import Plan
-from anefast.ir import Graph, Tensor
+from anefast.ir import Graph, Tensor, is_device
 
 
 def recompute(graph: Graph, plan: Plan) -> Graph:
@@ -23,7 +24,7 @@ def recompute(graph: Graph, plan: Plan) -> Graph:
         return plan.program(node.scope, "backward")
 
     if plan.reads == "save":
-        again = probabilities(graph, home)
+        again = probabilities(graph, home) | products(graph, home)
         return ir.recompute(graph, lambda node: node in again)
 
     kept: set[Tensor] = set(graph.outputs.values())
@@ -34,13 +35,39 @@ def recompute(graph: Graph, plan: Plan) -> Graph:
     return ir.recompute(graph, lambda node: node not in kept)
 
 
+def products(graph: Graph, home: Callable[[Tensor], str]) -> set[Tensor]:
+    """Forward values x * y that one backward program reads and nobody else, where it reads x and y
+    too, or has made them again, or they are constants."""
+    late = late_readers(graph)
+    outputs = set(graph.outputs.values())
+    found: set[Tensor] = set()
+
+    def there(x: Tensor, program: str) -> bool:
+        read = any(is_device(r) and home(r) == program for r in late.get(x, ()))
+        return x.is_leaf or read
+
+    for node in graph.nodes:
+        if node.op == "mul" and node.direction == "forward" and node in late:
+            alone = all(is_device(r) and home(r) == home(node) for r in late[node])
+            if alone and node not in outputs and all(there(x, home(node)) for x in node.inputs):
+                found.add(node)
+    return found
+
+
+def late_readers(graph: Graph) -> dict[Tensor, list[Tensor]]:
+    """The backward nodes that read each value."""
+    found: dict[Tensor, list[Tensor]] = {}
+    for node in graph.nodes:
+        if node.direction == "backward":
+            for x in node.inputs:
+                found.setdefault(x, []).append(node)
+    return found
+
+
 def probabilities(graph: Graph, home: Callable[[Tensor], str]) -> set[Tensor]:
     """Softmax of a product, and what lies between: where all of backward that reads it is one
     program. A plan that cuts attention itself keeps it, or it would cross programs twice."""
-    readers: dict[Tensor, list[Tensor]] = {}
-    for node in graph.nodes:
-        for x in node.inputs:
-            readers.setdefault(x, []).append(node)
+    late = late_readers(graph)
     found: set[Tensor] = set()
     for node in graph.nodes:
         if node.op == "softmax" and node.direction == "forward":
@@ -50,8 +77,7 @@ def probabilities(graph: Graph, home: Callable[[Tensor], str]) -> set[Tensor]:
                 if len(inner) != 1:
                     break
                 chain += inner
-            late = [r for r in readers[node] if r.direction == "backward"]
             whole = chain[-1].op == "matmul" and node not in graph.outputs.values()
-            if whole and all(home(r) == home(node) for r in late):
+            if whole and all(home(r) == home(node) for r in late.get(node, ())):
                 found |= set(chain)
     return found

@@ -108,37 +108,47 @@ def recompute(graph: Graph, chosen: Callable[[Tensor], bool]) -> Graph:
     sharing would join the twins again."""
     done: dict[Tensor, Tensor] = {}
     twins: dict[Tensor, Tensor] = {}
-
-    def again(t: Tensor) -> Tensor:
-        if t.is_leaf or t.direction == "backward" or not chosen(t):
-            return done[t]
-        if t not in twins:
-            inputs = tuple(again(x) for x in t.inputs)
-            with place(t.scope, "backward"):
-                twins[t] = Tensor(t.op, inputs, t.attrs, t.shape, t.dtype, t.name)
-        return twins[t]
-
     for t in graph.nodes:
-        read = again if t.direction == "backward" else done.__getitem__
-        done[t] = rebuild(t, tuple(read(x) for x in t.inputs))
+        late = t.direction == "backward"
+        inputs = (_again(x, chosen, done, twins) if late else done[x] for x in t.inputs)
+        done[t] = rebuild(t, tuple(inputs))
     return Graph(graph.inputs, {name: done[t] for name, t in graph.outputs.items()})
+
+
+# Recursive, and not inside another function: that would hold its graph until garbage is collected.
+def _again(
+    t: Tensor,
+    chosen: Callable[[Tensor], bool],
+    done: Mapping[Tensor, Tensor],
+    twins: dict[Tensor, Tensor],
+) -> Tensor:
+    """What backward reads for t: its twin where it is chosen."""
+    if t.is_leaf or t.direction == "backward" or not chosen(t):
+        return done[t]
+    if t not in twins:
+        inputs = tuple(_again(x, chosen, done, twins) for x in t.inputs)
+        with place(t.scope, "backward"):
+            twins[t] = Tensor(t.op, inputs, t.attrs, t.shape, t.dtype, t.name)
+    return twins[t]
+
+
+def _flat(t: Tensor, done: dict[Tensor, Tensor]) -> Tensor:
+    """t in simple ops."""
+    if t not in done:
+        inputs = tuple(_flat(x, done) for x in t.inputs)
+        node = rebuild(t, inputs)
+        make = None if t.is_leaf else OPS[t.op].expand
+        done[t] = _flat(make(node), done) if make else node
+        done[done[t]] = done[t]  # met again as the input of an expansion
+    return done[t]
 
 
 def expand(graph: Graph) -> Graph:
     """Composites into simple ops, and theirs in turn."""
     done: dict[Tensor, Tensor] = {}
 
-    def flat(t: Tensor) -> Tensor:
-        if t not in done:
-            inputs = tuple(flat(x) for x in t.inputs)
-            node = rebuild(t, inputs)
-            make = None if t.is_leaf else OPS[t.op].expand
-            done[t] = flat(make(node)) if make else node
-            done[done[t]] = done[t]  # met again as the input of an expansion
-        return done[t]
-
     def build(t: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
-        return flat(t)  # its inputs are done already, so recursion stays within one composite
+        return _flat(t, done)  # its inputs are done already: recursion stays within one composite
 
     return rewrite(graph, build)
 

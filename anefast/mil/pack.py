@@ -18,6 +18,8 @@ PATH = "@model_path/weights/weight.bin"
 
 Bytes = npt.NDArray[np.uint8]
 Halves = npt.NDArray[np.float16]
+Singles = npt.NDArray[np.float32]
+AT_ONCE = 1 << 23  # numbers in fp32: weights may be read from their file for this alone
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,20 @@ class BlobLayout:
 def write(jobs: Sequence[tuple[Entry, Halves]], weights: Mapping[str, npt.NDArray[Any]]) -> None:
     """Rounds each entry's weight to fp16 into its array [elements]; raises as `BlobLayout.fill`.
 
-    After an OverflowError the arrays hold infinities where the weights were too large.
+    After an OverflowError some arrays are written, with infinities for what was too large.
     """
+    begin = 0
+    while begin < len(jobs):
+        masters = [_master(jobs[begin][0], weights)]
+        while (end := begin + len(masters)) < len(jobs) and sum(m.size for m in masters) < AT_ONCE:
+            masters.append(_master(jobs[end][0], weights))
+        _round(jobs[begin:end], masters)
+        begin = end
+
+
+def _round(jobs: Sequence[tuple[Entry, Halves]], masters: Sequence[Singles]) -> None:
     from anefast import _C
 
-    masters = [_master(entry, weights) for entry, _ in jobs]
     outs, transposed = [out for _, out in jobs], [entry.transposed for entry, _ in jobs]
     lost = _C.round_weights(masters, outs, transposed)
     for (entry, _), master, count in zip(jobs, masters, lost, strict=True):
@@ -117,7 +128,7 @@ def write(jobs: Sequence[tuple[Entry, Halves]], weights: Mapping[str, npt.NDArra
             )
 
 
-def _master(entry: Entry, weights: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+def _master(entry: Entry, weights: Mapping[str, npt.NDArray[Any]]) -> Singles:
     """The weight an entry names, as a matrix where the entry transposes it."""
     name = entry.parameter or ""
     if name not in weights:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from anefast.config import ModelConfig
 from anefast.errors import BadInput, shown
 from anefast.nn.params import Params, shapes
+from anefast.nn.weights import peeked
 
 A, B = ".lora_a", ".lora_b"  # behind a parameter's name: its two matrices among tensors
 RANK_MOST, ALPHA_MOST = 1024, 2.0**20
@@ -120,11 +121,11 @@ class Adapter(Scaled):
     def merged(self, params: Mapping[str, Array]) -> Params:
         """The weights with the adapter in them: W + scale B A, summed in fp64 and rounded once.
         Others are the same arrays as before. AdapterError where fp32 cannot hold a sum."""
-        found = dict(params)
+        found = dict(peeked(params))
         for name, (a, b) in self.pairs.items():
             change = self.scale * (b.astype(np.float64) @ a)
             with np.errstate(over="ignore"):
-                found[name] = (params[name] + change).astype(np.float32)
+                found[name] = (found[name] + change).astype(np.float32)
             if not np.isfinite(found[name]).all():
                 raise _bad(f"changes of {name} that fp32 can hold, some are larger")
         return found
@@ -164,7 +165,7 @@ def fingerprint(params: Mapping[str, Array]) -> str:
     '16462d18d2b9'
     """
     digest = hashlib.sha256()
-    for name, values in params.items():
+    for name, values in peeked(params).items():
         digest.update(f"{name} {values.shape};".encode())
         digest.update(np.ascontiguousarray(values, "<f4").data)
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from anefast.checks import instance, whole
 from anefast.config import ModelConfig
 from anefast.nn.families import family_of
 
-Params = dict[str, npt.NDArray[np.float32]]
+Params = MutableMapping[str, npt.NDArray[np.float32]]
 LINE = 16  # floats of a cache line, on which each array of `zeros_of` begins
 
 

@@ -6,6 +6,8 @@ that is what a run records and what a resumed run goes on with.
 
 from __future__ import annotations
 
+import gc
+
 from anefast.checks import instance
 from anefast.config import ModelConfig
 from anefast.fuse.choose import choose
@@ -50,4 +52,7 @@ def candidates(
         return [spec], ""
     counter = Counter(config, batch, seq, trained, ranks)
     choice = choose(counter, accumulation, target_of(device), calibrate(device), spec)
-    return [choice.spec, *choice.fallbacks], choice.reason()
+    found = [choice.spec, *choice.fallbacks], choice.reason()
+    del counter, choice
+    gc.collect()  # tuples that Python keeps for later lie all over what a dozen graphs took: 100 MB
+    return found

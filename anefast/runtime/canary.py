@@ -19,6 +19,7 @@ import numpy as np
 from anefast import _C, mil
 from anefast.errors import AnefastError
 from anefast.nn import Params
+from anefast.nn.weights import peeked
 from anefast.runtime.device import Device
 from anefast.runtime.probe import Array, Bare, content, run
 from anefast.runtime.sequence import Bound, Sequence
@@ -67,7 +68,7 @@ class Canary:
     def _one(self, bound: Bound, params: Params, update: int, again: bool) -> None:
         kernel = bound.kernel
         feeds = [content(s.native) for s in bound.inputs]
-        blobs = mil.emit(kernel.program, kernel.dialect).blobs.fill(params)
+        blobs = mil.emit(kernel.program, kernel.dialect).blobs.fill(peeked(params))
         wanted = run(self._exact, kernel.text, blobs, feeds)
         got = self._got(bound, again)
         for port, want in wanted.items():

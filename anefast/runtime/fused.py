@@ -17,6 +17,7 @@ law), which is what fusion is measured against. A plan is a `Plan` or what `find
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -42,7 +43,7 @@ class Fused:
 
     def __init__(self, graph: Graph, params: Params, device: Device, plan: Plan | str) -> None:
         self.plan = _fitted(device, plan)
-        instance("fused", "params", params, dict, "init_params or init_ffn draws them")
+        instance("fused", "params", params, Mapping, "init_params or init_ffn draws them")
         start = time.perf_counter()
         programs = lower_all(cut(graph, self.plan.key), self.plan)
         self.sequence = Sequence(device, programs, self.plan.dialect)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from anefast.ir import Graph, Tensor, baked
 from anefast.nn import Params
+from anefast.nn.weights import peeked
 from anefast.runtime.device import Surface
 
 GRAIN = 2.0**-16  # of a Q15.16 product
@@ -48,10 +49,11 @@ class Grain:
     def look(self, params: Params) -> dict[str, Lost]:
         """What each product lost in the last micro-step, by the name of its weight."""
         found: dict[str, Lost] = {}
+        weights = peeked(params)
         for name, surface in self._products:
-            if name in params:
+            if name in weights:
                 with surface.read() as data:
-                    found[name] = lost(sampled(data), sampled(params[name]))
+                    found[name] = lost(sampled(data), sampled(weights[name]))
         return found
 
     def starved(self, params: Params) -> bool:

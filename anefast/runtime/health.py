@@ -23,6 +23,7 @@ from anefast import _C, mil
 from anefast.fuse.cut import unique
 from anefast.ir import Graph, Program, Tensor, baked
 from anefast.nn import Params
+from anefast.nn.weights import peeked
 from anefast.runtime.device import Surface
 from anefast.runtime.grain import Grain, Lost, starved
 from anefast.runtime.probe import Bytes, Value, content, values
@@ -206,7 +207,7 @@ class Health:
         """(name, op, counts) of the first overflow inside program i; None where there is none."""
         bound = self.sequence.bound[i]
         kernel = bound.kernel
-        blobs = mil.emit(kernel.program, kernel.dialect).blobs.fill(params)
+        blobs = mil.emit(kernel.program, kernel.dialect).blobs.fill(peeked(params))
         feeds: list[Bytes] = [content(s.native) for s in bound.inputs]
         try:
             found: list[Value] = list(values(kernel.device, kernel.text, blobs, feeds))

@@ -28,6 +28,7 @@ from anefast.fuse import Plan, cut, lower_all
 from anefast.fuse.legal import target_of
 from anefast.nn import Params, classifier, decode_graph, family_of
 from anefast.nn.lora import NO_PAIRS, Lora
+from anefast.nn.weights import Weights
 from anefast.runtime.bucket import CHUNK, Bucket, Run, bucket_length
 from anefast.runtime.device import Device
 from anefast.runtime.health import Health
@@ -269,7 +270,8 @@ class Inference:
         graph = decode_graph(self.config, chunk, length, self.plan.spelling, ranks)
         programs = lower_all(cut(graph, self.plan.key), self.plan)
         sequence = Sequence(self.device, programs, self.plan.dialect)
-        sequence.load(self.params if self.lora is None else self.params | self.lora.staged())
+        pairs = self.lora.staged() if self.lora is not None else {}
+        sequence.load(Weights.of(self.params).over(pairs))
         surfaces = {str(t.name): sequence.surfaces[t] for t in graph.inputs}
         names = [name.removesuffix(".past_k") for name in surfaces if name.endswith(".past_k")]
         cached_in = [surfaces[f"{name}.past_{what}"] for name in names for what in "kv"]

@@ -9,6 +9,7 @@ from anefast import _C, debug, mil
 from anefast.fuse.count import work
 from anefast.ir import Program
 from anefast.nn import Params
+from anefast.nn.weights import peeked
 from anefast.runtime.cache import Blobs, Lease
 from anefast.runtime.compiler import compile_kernel
 from anefast.runtime.device import Device, Half, Surface
@@ -54,7 +55,7 @@ class Kernel:
     def fill(self, params: Params) -> Blobs:
         """The weight files with these values, in a buffer that the next call rewrites."""
         with _C.Span(_C.Component.STAGE, self._span[0]):
-            return self._layout.fill(params)
+            return self._layout.fill(peeked(params))
 
     def adopt(self, lease: Lease) -> None:
         """Runs this program from now on; the one before is given back."""

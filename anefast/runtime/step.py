@@ -35,6 +35,8 @@ from anefast.nn import (
     zeros_of,
 )
 from anefast.nn.lora import NO_PAIRS, Lora, Ranks
+from anefast.nn.vocabulary import TABLES
+from anefast.nn.weights import Weights
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device, Surface
 from anefast.runtime.flow import Flow, head_flows
@@ -89,11 +91,13 @@ class TrainingStep:
             )
         self.config, self.device, self.vocabulary = config, device, vocabulary
         self.family = family_of(config)
-        params = vocabulary.rows(params) if vocabulary is not None else params
+        params = Weights.of(params)
+        if vocabulary is not None:
+            params = params.over(vocabulary.rows({n: params[n] for n in TABLES if n in params}))
         self.lora = lora
         ranks: Ranks = NO_PAIRS
         if lora is not None:
-            params, ranks = {**params, **lora.params}, lora.ranks
+            params, ranks = params.over(lora.params), lora.ranks
             plan = replace(plan, trained=frozenset(lora.params))
         self.params = params
         self._old: set[str] = set()  # gradients that are still those of the update before
@@ -132,7 +136,7 @@ class TrainingStep:
         }
         self._head = classifier(params)
         rows = len(params[self._head])
-        self.trained = {n: p for n, p in params.items() if trains(plan.trained, n)}
+        self.trained = {n: params[n] for n in params if trains(plan.trained, n)}
         flows_too = flows and self._head in self.trained and head_flows(batch * seq, rows)
         head = self._head if flows_too else None
         self.flow = Flow(params, taps, head, batch, seq) if flows else None

@@ -25,11 +25,12 @@
 #include "../surfaces.h"
 #include "blocked.h"
 #include "cliffs.h"
+#include "constants.h"
 #include "groups.h"
-#include "memory.h"
 #include "ops.h"
 #include "part.h"
 #include "profile.h"
+#include "shelf.h"
 #include "surface.h"
 
 // What the programs of a device share, and may outlive it.
@@ -50,19 +51,19 @@ struct Body {
     anefast::host::Plan plan;
     std::vector<anefast::host::Step> steps;
     std::vector<anefast::host::Group> groups; // without what builds them, which is done
-    anefast::host::Memory arena;
+    std::unique_ptr<anefast::host::Arena> arena;
     std::vector<uintptr_t> bases;
 };
 
 struct anefast_program {
-    std::mutex running;                                      // evaluations of one program share its arena
+    std::mutex running;                                      // evaluations of one program share its bases
     std::atomic<int> generation{anefast::fork_generation()}; // of `running`
     bool groups = true;
     Body whole;
     std::shared_ptr<anefast::host::Blocks> blocks = std::make_shared<anefast::host::Blocks>();
     std::map<std::vector<int64_t>, std::unique_ptr<Body>> parts; // by extents; null where only the whole can be run
     std::vector<anefast_port> inputs, outputs;
-    anefast::host::Memory constants;
+    anefast::host::Constants constants;
     std::shared_ptr<Chip> chip;
     std::string tasks; // as `tasks` tells them
     ~anefast_program() {
@@ -110,7 +111,7 @@ bool groups_by_default() {
 }
 
 // Every operation known, groups found, everything in its place. Constants that no task reads lose their data.
-Plan placed(mil::Function &f, bool grouped, std::vector<Group> *groups, Memory *constants) {
+Plan placed(mil::Function &f, bool grouped, std::vector<Group> *groups, Constants *constants) {
     for (const mil::Operation &op : f.operations)
         if (!table().count(op.type))
             throw Refusal{op.where, "[host] " + op.type + " (" + op.label +
@@ -256,9 +257,8 @@ void build(Body *body, std::vector<Group> groups, const Chip *chip) {
                                      {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
     for (Group &g : groups) g.build = nullptr; // it holds what the step has a copy of
     body->groups = std::move(groups);
-    body->arena = make_memory(plan.arena_bytes);
+    body->arena = std::make_unique<Arena>(plan.arena_bytes);
     body->bases.assign(SURFACES + plan.inputs.size() + plan.outputs.size(), 0);
-    body->bases[ARENA] = reinterpret_cast<uintptr_t>(body->arena.data.get());
 }
 
 // What evaluates these extents, of inputs in the order of the ports: made once, and the whole where it must be.
@@ -347,7 +347,9 @@ anefast_status tasks(anefast_program *program, const char **text, anefast_error 
     });
 }
 
-size_t program_bytes(const anefast_program *program) { return program->constants.bytes + program->whole.arena.bytes; }
+size_t program_bytes(const anefast_program *program) {
+    return program->constants.bytes + program->whole.arena->bytes();
+}
 int was_cached(const anefast_program *) { return -1; }
 
 anefast_status reload(anefast_program *, int *compiled, anefast_error *) { // this executor loses none
@@ -413,6 +415,8 @@ anefast_status evaluate_part(anefast_program *program, const int64_t *extents, a
             ~Release() { release(in, n_in, out, n_out); }
         } at_end{in, out, n_in, n_out};
         Body *const body = body_for(program, extents);
+        const Arena::Lent arena(*body->arena);
+        body->bases[ARENA] = reinterpret_cast<uintptr_t>(arena.data());
         for (size_t i = 0; i < n_in; i++) body->bases[SURFACES + i] = reinterpret_cast<uintptr_t>(in[i]->base);
         for (size_t j = 0; j < n_out; j++) body->bases[SURFACES + n_in + j] = reinterpret_cast<uintptr_t>(out[j]->base);
         if (program->chip) pause(program->chip->profile.dispatch_us);
@@ -439,7 +443,7 @@ const anefast_executor HOST = {
 
 size_t scratch_bytes(mil::Function &f) {
     std::vector<Group> groups;
-    Memory none;
+    Constants none;
     return rounded_to_pages(placed(f, groups_by_default(), &groups, &none).arena_bytes);
 }
 

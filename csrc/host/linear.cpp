@@ -287,6 +287,7 @@ Step conv(const Builder &b) {
     g.k = v.terms();
     g.n = v.out_h * v.out_w;
     g.a = {nullptr, elem_of(b, w), g.k, 1};
+    if (b.f.values[b.operand("weight")].turned) g.a.row_stride = 1, g.a.col_stride = g.m;
     g.b = {nullptr, elem_of(b, x), g.n, 1};
     g.c_elem = elem_of(b, z);
     g.c_row_stride = g.n;
@@ -321,6 +322,10 @@ Step conv(const Builder &b) {
 }
 
 } // namespace
+
+bool takes_turned(const mil::Function &f, const mil::Operation &op) {
+    return op.type == "conv" && has_window(f, op) && window_of(f, op).plain && window_of(f, op).groups == 1;
+}
 
 void add_linear(Table &t) {
     t["matmul"] = {matmul, nullptr, nullptr, matmul_parts};

@@ -82,4 +82,7 @@ void add_composed(Table &t);
 
 const Table &table();
 
+// Whether this operation multiplies by its constant weight as well where that lies turned (mil::Value::turned).
+bool takes_turned(const mil::Function &f, const mil::Operation &op);
+
 } // namespace anefast::host

@@ -53,6 +53,7 @@ struct Value {
     // this value or inside a weight file; null for anything but a const.
     const uint8_t *data = nullptr;
     std::shared_ptr<std::vector<uint8_t>> inline_bytes;
+    bool turned = false; // the elements are those of the transpose: an executor has found that somewhere (host/shelf.h)
     std::vector<std::string> strings; // elements of a string constant
 };
 
