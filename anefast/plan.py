@@ -19,8 +19,8 @@ from anefast.cli import command, say
 from anefast.config import ConfigError, LoraConfig, TrainConfig
 from anefast.errors import shown
 from anefast.fuse import rates, tasks
-from anefast.fuse.choose import Candidate, Choice, choose
-from anefast.fuse.cost import Cost, Memory, modelled
+from anefast.fuse.choose import Candidate, Choice, choose, weigh
+from anefast.fuse.cost import Cost, Memory, Rates, modelled
 from anefast.fuse.count import Counter
 from anefast.fuse.legal import HOST, MAX_COMPILES, Target, fullest, target_of
 from anefast.fuse.plan import is_auto
@@ -100,8 +100,9 @@ def report(asked: PlanCommand) -> list[str]:
     states = partial(count_states, config.optim)
     counter = Counter(*shape, ranks=ranks, states=states)
     choice = choose(counter, accumulation, target, speed, asked.plan, asked.max_compiles)
-    beside = []
+    beside, forms = [], []
     if ranks:
+        forms = gradient_forms(choice, counter, target, speed)
         usual = asked.accumulation or TrainConfig.from_preset(asked.preset).optim.accumulation
         full = choose(
             Counter(*shape, states=states), usual, target, speed, "auto", asked.max_compiles
@@ -114,6 +115,26 @@ def report(asked: PlanCommand) -> list[str]:
         *table(choice),
         "",
         *reasons(choice, target),
+        *forms,
+    ]
+
+
+def gradient_forms(choice: Choice, counter: Counter, target: Target, rates: Rates) -> list[str]:
+    """What the other way of making an adapter's gradients would take. `auto` keeps to one: they
+    round differently, so a clock that chose would make two runs of one command differ."""
+    spec = choice.spec
+    if "gradients=cpu" in spec.split(","):
+        return []
+    other = weigh(f"{spec},gradients=cpu", counter, target, speed)
+    if other.cost is None:
+        return []
+    ms, beside = (
+        1e3 * cost_of(c).per_micro_step(choice.accumulation) for c in (choice.winner, other)
+    )
+    return [
+        f"  gradients of the pairs: by the device, {number(ms)} ms per micro-step; by the CPU in "
+        f"fp32 {number(beside)} ms",
+        "  (--plan auto,gradients=cpu). They round differently, so auto never changes by itself.",
     ]
 
 

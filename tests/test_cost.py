@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,7 +31,7 @@ from anefast.fuse.legal import (
     refuse,
 )
 from anefast.fuse.rates import RATES
-from anefast.nn import init_params
+from anefast.nn import init_params, shapes
 from anefast.nn.adapter import Base, adaptable
 from anefast.nn.lora import NO_PAIRS, Lora, draw
 from anefast.optim import RECORDS, Optimizer, count_states
@@ -131,6 +132,29 @@ def test_states_are_those_that_the_optimiser_keeps(name):
         kept = Optimizer(weights, optim).state
         counted = Cost(counter.count(find_plan("all")), rates).memory.states
         assert counted == sum(a.nbytes for arrays in kept.values() for a in arrays.values())
+
+
+def test_a_frozen_base_is_counted_in_halves_and_once_where_programs_share_it():
+    config = TrainConfig.from_preset("stories15m").model
+    every = shapes(config)
+    matrices = {n: s for n, s in every.items() if n.startswith("layers.") and len(s) == 2}
+    pairs = {name: 8 for name in matrices}
+    plan = replace(find_plan("layer"), trained=frozenset())
+    count = Counter(config, 1, 256, frozenset(), pairs).count(plan)
+    chip = modelled(find_chip("m1-pro"))
+    apart = Cost(count, chip).memory
+    host = Cost(count, replace(chip, label="measured on the host")).memory
+    of_pairs = 8 * sum(sum(s) for s in matrices.values())
+    own = sum(math.prod(s) for n, s in every.items() if not n.startswith("layers."))
+    for memory in (apart, host):
+        assert memory.weights == 4 * (of_pairs + own)
+    once = 2 * sum(math.prod(s) for s in matrices.values())
+    lowest = 2 * sum(math.prod(every[f"layers.0.attn.{w}"]) for w in ("wq", "wk", "wv"))
+    saved = apart.programs - host.programs  # below the lowest pairs nothing goes back
+    assert once - lowest <= saved < 1.01 * (once - lowest)
+    assert once < host.programs < once + 12 * 300_000  # masks and rotations of 12 programs
+    scratch = [p.scratch_bytes for p in count.distinct]
+    assert (apart.scratch, host.scratch) == (sum(scratch), max(scratch))
 
 
 MEMORY = """

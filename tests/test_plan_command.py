@@ -127,6 +127,8 @@ def test_lora_is_weighed_beside_full_training(chip):
         if found := re.match(r"(LoRA|full): .* ([\d.]+) ms .* (\d+) MB, (\d+) compiles per", line):
             ms[found[1]], mb[found[1]] = float(found[2]), int(found[3])
             assert "0.26M numbers trained" in line or found[1] == "full"
+    forms = re.search(r"device, ([\d.]+) ms .* CPU in fp32 ([\d.]+) ms", "\n".join(told))
+    assert forms and abs(float(forms[1]) / ms["LoRA"] - 1) < 0.01 and float(forms[2]) > 0
     assert ms["LoRA"] < ms["full"] and 2 * mb["LoRA"] < mb["full"]
     rows = [line[2:].split() for line in told if re.match(r"[ ?*] (all|layer|unfused)\b", line)]
     assert {row[-6] for row in rows if "refused:" not in row} == {"0"}

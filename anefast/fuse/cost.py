@@ -27,13 +27,14 @@ WORTHWHILE = 1.03  # a plan must be this much faster to be preferred to a simple
 class Memory:
     """Bytes of a process that trains, by what holds them."""
 
-    weights: int  # fp32
+    weights: int  # fp32, of what changes and of what the CPU computes with
     gradients: int
     states: int  # of the optimiser
     taps: int  # surfaces of values that cross programs or feed weight gradients
     ports: int  # surfaces of packed ports and of weights that are data; what makes sizes equal
-    programs: int  # weight files, of which the host keeps no causal masks; twice with async
-    scratch: int  # inside programs
+    programs: int  # weight files; twice with async. The host keeps no causal masks in them, and a
+    # matrix that several programs have, or have as its transpose, once
+    scratch: int  # inside programs; the host's have it together
     logits: int  # of the tokens that the classifier takes at once, on the CPU
     compiling: int  # the largest weight file, until its program is compiled; with async every one
 
@@ -144,15 +145,18 @@ class Cost:
         count = self.count
         numbers = FLOAT * count.trained_count
         stale = sum(p.weight_bytes for p in count.programs if p.changes)
+        scratch = [p.scratch_bytes for p in count.distinct]
+        together = self.rates.label not in ("measured", "modelled")  # not a chip's own
+        repeated = count.repeated_bytes if together else 0
         behind = count.plan.compile == "async"  # two sets, and all weight files of the next one
         return Memory(
-            weights=FLOAT * count.parameter_count,
+            weights=FLOAT * count.singles_count,
             gradients=numbers,
             states=FLOAT * count.states(count.trained_shapes),
             taps=count.tap_bytes,
             ports=count.packed_bytes + count.weight_surface_bytes + count.room_bytes,
-            programs=count.weight_bytes + (stale if behind else 0),
-            scratch=sum(p.scratch_bytes for p in count.distinct),
+            programs=count.weight_bytes - repeated + (stale if behind else 0),
+            scratch=max(scratch) if together else sum(scratch),
             logits=FLOAT * kept_logits(count.config.vocab_size, count.batch * count.seq),
             compiling=stale if behind else count.most_weight_bytes,
         )

@@ -130,6 +130,13 @@ class StepCount:
         return sum(p.weight_bytes for p in self.distinct)
 
     @cached_property
+    def repeated_bytes(self) -> int:
+        """Of them, what another program bakes too, or has as the transpose."""
+        found = [matrix for p in self.distinct for matrix in matrices(p.lowered.program).items()]
+        once = {name: size for (name, _), size in found}
+        return sum(size for _, size in found) - sum(once.values())
+
+    @cached_property
     def most_weight_bytes(self) -> int:
         """The largest weight file."""
         return max(p.weight_bytes for p in self.programs)
@@ -167,6 +174,14 @@ class StepCount:
     def trained_count(self) -> int:
         """Numbers that have a gradient."""
         return sum(map(math.prod, self.trained_shapes.values()))
+
+    @cached_property
+    def singles_count(self) -> int:
+        """Numbers that are kept in fp32: those that change, and those that the CPU computes with.
+        The others are baked, and a model that was loaded has them in its file."""
+        frozen = {n: s for n, s in shapes(self.config).items() if not trains(self.plan.trained, n)}
+        own = (math.prod(s) for n, s in frozen.items() if not n.startswith("layers."))
+        return self.trained_count + sum(own)
 
     @property
     def head_flops(self) -> int:
@@ -280,6 +295,13 @@ def weight_file(ops: Iterable[Tensor]) -> tuple[int, int]:
     if not sizes:
         return 0, 0
     return len(names), _C.blob_layout(list(sizes.values()))[2]
+
+
+def matrices(program: Program) -> dict[tuple[str, bool], int]:
+    """Bytes of the parameters that a program bakes, by name and whether transposed."""
+    ops = (node for node in program.nodes if not baked(node))
+    found = filter(None, (baked(x) for node in ops for x in node.inputs))
+    return {(str(parameter.name), turned): nbytes(parameter) for parameter, turned in found}
 
 
 def structure(program: Program) -> str:
