@@ -318,6 +318,18 @@ def test_adapters_of_other_models_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "q", config_of("gpt2"), "layers that the model has")
 
 
+@pytest.mark.parametrize("form", SAVED)
+def test_a_pair_beside_the_classifier_is_refused_by_its_name(form: str, tmp_path: Path) -> None:
+    config = config_of("qwen3")
+    SAVED[form](tmp_path / form, drawn(config), config)
+    path = tmp_path / form / TENSORS[form]
+    whole = path.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    named = re.sub(rb"model\.layers\.0\.self_attn\.q_proj", b"lm_head", whole[8 : 8 + header])
+    path.write_bytes(len(named).to_bytes(8, "little") + named + whole[8 + header :])
+    refused(tmp_path / form, config, "matrices of the layers, got lm_head. Hint: the CPU computes")
+
+
 def test_damaged_files_get_one_line(tmp_path: Path) -> None:
     config = config_of("qwen3")
     for form, save in SAVED.items():

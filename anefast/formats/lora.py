@@ -27,6 +27,7 @@ from .source import from_file, to_half_split
 from .stored import Array, Stored
 
 CONFIG = "adapter_config.json"
+TABLES = ("lm_head", "embed_tokens", "wte")  # what the CPU computes, as layers of others are called
 SHA256 = "anefast.base_sha256"  # in the metadata of the tensors, which others leave alone
 
 
@@ -73,6 +74,12 @@ class AdapterSource:
         held = _modules(config, self.root, places or places_of(config))
         scaled: dict[str, tuple[Pair, float]] = {}
         for name, module in self.modules.items():
+            if name not in held and name.rpartition(".")[2] in TABLES:
+                raise AdapterFileError(
+                    f"[adapter] expected {shown(self.path)} to change matrices of the layers, got "
+                    f"{shown(name)}. Hint: the CPU computes embedding and classifier, which take "
+                    "no pairs; train the adapter without it."
+                )
             if name not in held:
                 raise self._wrong(f"layers that the model has, got {shown(name)}")
             parts = held[name]
