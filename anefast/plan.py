@@ -119,7 +119,7 @@ def report(asked: PlanCommand) -> list[str]:
     ]
 
 
-def gradient_forms(choice: Choice, counter: Counter, target: Target, rates: Rates) -> list[str]:
+def gradient_forms(choice: Choice, counter: Counter, target: Target, speed: Rates) -> list[str]:
     """What the other way of making an adapter's gradients would take. `auto` keeps to one: they
     round differently, so a clock that chose would make two runs of one command differ."""
     spec = choice.spec
