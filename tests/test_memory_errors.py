@@ -17,7 +17,7 @@ pytest.importorskip("anefast._C", reason="the native module is not built", exc_t
 
 @pytest.mark.skipif(sys.platform != "linux", reason="preloads a library as Linux does")
 def test_every_allocation_fails_once(tmp_path: Path) -> None:
-    """Queued sums, evaluations, compiles and whole micro-steps: an error or the right bytes."""
+    """Queued sums, evaluations, compiles, owners and micro-steps: an error or the right bytes."""
     library = native(
         tmp_path / "failing_new.so", [ROOT / "tests/native/failing_new.cpp"], "-shared", "-fPIC"
     )
@@ -35,6 +35,7 @@ def test_every_allocation_fails_once(tmp_path: Path) -> None:
         "[host evaluate] expected memory",
         "(program forward.all)",
         "[host compile] expected memory",
+        "[surface] expected memory for 4096 bytes",
         "[head_loss_grad] expected memory",
     ):
         assert words in said, said

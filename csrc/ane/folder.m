@@ -225,7 +225,7 @@ static ane_folder *user_of(NSString *path, anefast_error *error) {
         found = calloc(1, sizeof *found);
         if (!found) {
             close(lock);
-            set_error(error, ANEFAST_MEMORY, "[ane] no memory for a folder's record.");
+            set_error(error, ANEFAST_MEMORY, "[ane] expected memory for a folder's record, got none.");
             return NULL;
         }
         found->path = [path retain];

@@ -176,7 +176,7 @@ anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_b
                                    size_t n_blobs, anefast_program **program, anefast_error *error) {
     *program = NULL;
     anefast_program *p = calloc(1, sizeof *p);
-    if (!p) return set_error(error, ANEFAST_MEMORY, "[ane] no memory for a program's record.");
+    if (!p) return set_error(error, ANEFAST_MEMORY, "[ane] expected memory for a program's record, got none.");
     pthread_mutex_init(&p->running, NULL);
     p->qos = qos;
     for (size_t i = 0; i < n_blobs; i++) p->bytes += blobs[i].bytes;

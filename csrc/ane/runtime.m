@@ -95,7 +95,7 @@ static anefast_status open_inside_pool(const char *options, anefast_device **dev
     if (status == ANEFAST_OK) status = read_options(options, &qos, &threads, error);
     if (status != ANEFAST_OK) return status;
     struct anefast_device *made = calloc(1, sizeof *made);
-    if (!made) return set_error(error, ANEFAST_MEMORY, "[ane] no memory for a device's record.");
+    if (!made) return set_error(error, ANEFAST_MEMORY, "[ane] expected memory for a device's record, got none.");
     made->qos = qos;
     if (threads) threads_set(threads);
     describe_to(made->description, sizeof made->description);

@@ -34,7 +34,7 @@ anefast_status ane_surface_create(size_t bytes, anefast_surface **surface, anefa
     *surface = NULL;
     if (bytes == 0) return surfaces_refuse_empty(error);
     struct anefast_surface *made = calloc(1, sizeof *made);
-    if (!made) return set_error(error, ANEFAST_MEMORY, "[surface] no memory for a surface's record.");
+    if (!made) return set_error(error, ANEFAST_MEMORY, "[surface] expected memory for a surface's record, got none.");
     NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
     made->room = bytes;
     made->ref = create(bytes);

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "../anefast.h"
@@ -105,9 +106,22 @@ template <class Body> auto computing(const char *where, const Body &body) {
     raise_failed(where, error);
 }
 
+// A base of what Python holds by shared_ptr. pybind11 marks a new Python object as the owner before it registers it,
+// and where that finds no memory it frees the value itself, undestroyed, though the shared_ptr still holds it. So only
+// the shared_ptr frees one of these: it is made by std::make_shared alone, and their own delete does nothing.
+struct Counted {
+    static void operator delete(void *) {}
+};
+
+// The constructor of such a class for Python.
+template <class T, class... Arguments> auto init_counted() {
+    static_assert(std::is_base_of_v<Counted, T>);
+    return py::init([](Arguments... all) { return std::make_shared<T>(all...); });
+}
+
 // A surface of an open device. The device outlives it.
 struct Device;
-struct Surface {
+struct Surface : Counted {
     std::shared_ptr<Device> device;
     anefast_surface *handle = nullptr;
     ~Surface();

@@ -15,7 +15,7 @@
 
 namespace anefast::bind {
 
-struct Device {
+struct Device : Counted {
     const anefast_executor *executor;
     anefast_device *handle = nullptr;
 
@@ -109,7 +109,7 @@ struct Farewell {
 };
 
 // The handle is shared so that an evaluation under way keeps an unloaded program alive until it ends.
-struct Program {
+struct Program : Counted {
     std::shared_ptr<Device> device;
     std::shared_ptr<anefast_program> handle;
     std::shared_ptr<Farewell> farewell = std::make_shared<Farewell>();
@@ -310,7 +310,7 @@ void init_device(py::module_ &m) {
         .def("unload", &Program::unload, "Raises EvaluationError where the device fails to; it is gone all the same.");
 
     py::class_<Device, std::shared_ptr<Device>>(m, "Device", "An executor that was opened.")
-        .def(py::init<const std::string &, const std::string &>(), py::arg("name"), py::arg("options") = "")
+        .def(init_counted<Device, const std::string &, const std::string &>(), py::arg("name"), py::arg("options") = "")
         .def_property_readonly("name", [](const Device &d) { return d.executor->name; })
         .def_property_readonly("description", [](const Device &d) { return d.executor->describe(d.handle); })
         .def_property_readonly("label", [](const Device &d) { return d.executor->label(d.handle); })

@@ -19,7 +19,7 @@ struct Tap {
     int64_t elements = 0; // halves of it that count
 };
 
-class Flow {
+class Flow : public Counted {
   public:
     Flow(int64_t batch, int64_t seq);
     void add(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, int64_t rows, int64_t columns);

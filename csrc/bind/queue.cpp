@@ -17,7 +17,7 @@ namespace {
 
 // Weight gradients in the background. A job's surfaces stay locked for reading until it has run; its
 // accumulator is kept alive until then and must not be read before wait(). Touched with the GIL held.
-class Queue {
+class Queue : public Counted {
   public:
     ~Queue() {
         finish();
@@ -167,8 +167,9 @@ class Queue {
 
 void init_queue(py::module_ &m) {
     using py::arg;
-    py::class_<Queue>(m, "Queue", "Parameter gradients, summed on the CPU while the device works.")
-        .def(py::init<>())
+    py::class_<Queue, std::shared_ptr<Queue>>(m, "Queue",
+                                              "Parameter gradients, summed on the CPU while the device works.")
+        .def(init_counted<Queue>())
         .def("weight_grad", &Queue::weight_grad, arg("dy"), arg("x"), arg("acc"), arg("batch"), arg("seq"),
              arg("label") = 0, arg("fresh") = false,
              "acc (Co, Ci) fp32 += sum over b, s of dy[b, :, s] x[b, :, s]^T; fresh: = instead of +=.")

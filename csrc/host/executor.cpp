@@ -366,7 +366,10 @@ anefast_status surface_create(anefast_device *, size_t bytes, anefast_surface **
     *surface = nullptr;
     if (bytes == 0) return surfaces_refuse_empty(error);
     *surface = make_surface(bytes);
-    if (!*surface) return fail(error, ANEFAST_MEMORY, "[surface] no memory for " + std::to_string(bytes) + " bytes.");
+    if (!*surface)
+        return fail(error, ANEFAST_MEMORY,
+                    "[surface] expected memory for " + std::to_string(bytes) +
+                        " bytes, got none. Hint: a smaller batch, shorter sequences, or a machine with more.");
     return ANEFAST_OK;
 }
 
