@@ -253,10 +253,10 @@ def test_every_console_is_compared() -> None:
     """Here; tests/test_serve.py runs the server."""
     words = [words for block in every("console") for words in calls(block)]
     told = {w[1] for w in words if w[0] == "anefast"}
-    assert told <= {"train", "lint", "doctor", "inspect", "generate", "serve"}, told
+    assert told <= {"train", "lint", "doctor", "inspect", "generate", "plan", "serve"}, told
 
 
-@pytest.mark.parametrize("case", consoles("train", "doctor"), ids=named)
+@pytest.mark.parametrize("case", consoles("train", "doctor", "plan"), ids=named)
 def test_a_transcript_has_the_lines_of_a_run(case, tmp_path: Path) -> None:
     _, words, shown = case
     if words[0] == "train":  # the whole of it is a slow test's
