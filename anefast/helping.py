@@ -204,7 +204,10 @@ def _rows(flags: list[Flag], left: int) -> list[str]:
 
 
 def _default(flag: Flag) -> str:
-    if flag.default in (dataclasses.MISSING, "", ()) or isinstance(flag.default, bool):
+    """The default behind a text; a switch that is on says so, for its flag turns it off."""
+    if flag.default is True:
+        return "(on)"
+    if flag.default in (dataclasses.MISSING, "", ()) or flag.default is False:
         return ""
     return f"({flag.default:g})" if isinstance(flag.default, float) else f"({flag.default})"
 

@@ -114,6 +114,7 @@ def test_train_s_help_is_ten_settings_and_all_of_them_on_request(capsys, monkeyp
     assert shown == [shortest(name).replace("_", "-") for name in usual] and len(shown) == 10
     assert "--help-all" in brief
     whole = told(capsys, "train", "--help-all")[1]
+    assert re.search(r"--no-dynamic [^(]*\(on\)", whole) and "(0)" in whole
     for name in keys():
         word = shortest(name).replace("_", "-")
         assert re.search(rf"^  --(no-)?{re.escape(word)}\b", whole.replace(".no-", "."), re.M), name
