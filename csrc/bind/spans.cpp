@@ -14,7 +14,7 @@ namespace {
 using span::Component;
 using span::Phase;
 
-struct Scope {
+struct Scope : Counted {
     Scope(Component component, uint32_t label, uint64_t flops, uint64_t bytes)
         : component(component), label(label), flops(flops), bytes(bytes) {}
     const Component component;
@@ -46,9 +46,10 @@ void init_spans(py::module_ &m) {
 #undef ANEFAST_VALUE
     phases.finalize();
 
-    py::class_<Scope>(m, "Span", "Records the time between enter and exit, while recording is on.")
-        .def(py::init<Component, uint32_t, uint64_t, uint64_t>(), arg("component"), arg("label") = 0, arg("flops") = 0,
-             arg("bytes") = 0)
+    py::class_<Scope, std::shared_ptr<Scope>>(m, "Span",
+                                              "Records the time between enter and exit, while recording is on.")
+        .def(init_counted<Scope, Component, uint32_t, uint64_t, uint64_t>(), arg("component"), arg("label") = 0,
+             arg("flops") = 0, arg("bytes") = 0)
         .def("__enter__", [](Scope &s) { s.open.emplace(s.component, s.label, s.flops, s.bytes); })
         .def("__exit__", [](Scope &s, const py::args &) { s.open.reset(); });
 
