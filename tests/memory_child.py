@@ -112,13 +112,16 @@ def compiled() -> tuple[Callable[[], bytes], Callable[[], bool]]:
 
 
 def opened() -> tuple[Callable[[], bytes], Callable[[], bool]]:
-    """Everything that Python holds while others may hold it too."""
+    """One object of each class that is made from Python."""
 
     def compute() -> bytes:
         device = _C.Device("host", "threads=3")
-        made = (device, device.surface(4096), _C.Queue(), _C.Flow(2, 16))
+        surface, queue, flow = device.surface(4096), _C.Queue(), _C.Flow(2, 16)
+        with _C.Span(_C.Component.LOCK):
+            rule = _C.Rule.sgd(1.0, 0.9, False)
         fail_after(-1)
-        return str([device.name, made[1].nbytes, made[2].submitted, made[3].finite()]).encode()
+        told = [device.name, surface.nbytes, queue.submitted, flow.finite(), type(rule)]
+        return str(told).encode()
 
     return compute, lambda: True
 

@@ -109,6 +109,7 @@ template <class Body> auto computing(const char *where, const Body &body) {
 // A base of what Python holds by shared_ptr. pybind11 marks a new Python object as the owner before it registers it,
 // and where that finds no memory it frees the value itself, undestroyed, though the shared_ptr still holds it. So only
 // the shared_ptr frees one of these: it is made by std::make_shared alone, and their own delete does nothing.
+// Every class with a constructor is one: what py::init of a plain value throws at that point ends the process.
 struct Counted {
     static void operator delete(void *) {}
 };
