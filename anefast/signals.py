@@ -80,7 +80,7 @@ def delivered() -> Iterator[None]:
 
     Python cannot raise it from there: it would print a traceback, and the interrupt would be lost.
     """
-    before = sys.unraisablehook
+    before, main = sys.unraisablehook, threading.main_thread().ident or 0
     left = threading.Event()
     leaving = threading.Lock()
 
@@ -88,7 +88,7 @@ def delivered() -> Iterator[None]:
         left.wait(0.01)  # by then the finaliser is done
         with leaving:
             if not left.is_set():
-                _thread.interrupt_main()
+                signal.pthread_kill(main, signal.SIGINT)  # which ends a call that waits, too
 
     def hook(failure: sys.UnraisableHookArgs) -> None:
         if failure.exc_type is KeyboardInterrupt:

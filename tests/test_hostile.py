@@ -298,7 +298,9 @@ def test_an_interrupt_in_a_finaliser_still_ends_a_command(capfd):
         Freed()  # freed at once, so that the interrupt cannot be raised from where it lands
         time.sleep(60)
 
+    begin = time.monotonic()
     assert guarded(work) == 130
+    assert time.monotonic() - begin < 30, "the call that waited was not ended"
     assert capfd.readouterr().err == ""
 
 
