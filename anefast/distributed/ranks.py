@@ -20,6 +20,8 @@ from anefast.errors import BadInput, shown
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+HEARD = 0.5  # seconds: mpiexec drops what it has not read when ranks are aborted
+
 
 class Ranks(World):
     """A rank of several. `local`: those of them that are on this machine."""
@@ -139,6 +141,7 @@ class Ranks(World):
         if not self._done:
             sys.stdout.flush()
             sys.stderr.flush()
+            time.sleep(HEARD)
             self._comm.Abort(code)
 
     def _fell(self, kind: Any, error: Any, trace: Any) -> None:
