@@ -1,6 +1,6 @@
 """Ranks for tests: a training command below every `mpiexec` that is there, and what it leaves.
 
-The launcher of this environment is found by itself. `ANEFAST_MPI` names folders with others, such
+The launcher of this environment is found by itself. `ANEFAST_TEST_MPI` names folders with others, such
 as the `bin` of an environment that has Open MPI: two MPIs do not go into one.
 """
 
@@ -34,7 +34,7 @@ OPEN_MPI = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
 KINDS = ("mpich", "openmpi")
-OTHERS = "ANEFAST_MPI"
+OTHERS = "ANEFAST_TEST_MPI"
 
 
 def _launchers() -> dict[str, Path]:
@@ -75,6 +75,9 @@ def launched(mpi: str, command: list[str], **environment: str) -> Ended:
         "PATH": f"{mpiexec.parent}{os.pathsep}{os.environ['PATH']}",
         "LD_LIBRARY_PATH": str(mpiexec.parent.parent / "lib"),
     }
+    libraries = sorted(Path(found["LD_LIBRARY_PATH"]).glob("libmpi.so.*"))
+    if libraries:  # mpi4py would take that of its own environment, which may be of the other MPI
+        found["MPI4PY_LIBMPI"] = str(libraries[0])
     own = {name: value for name, value in os.environ.items() if name != OTHERS}
     began = time.monotonic()
     done = subprocess.run(
