@@ -1,7 +1,7 @@
 """Ranks for tests: a training command below every `mpiexec` that is there, and what it leaves.
 
-The launcher of this environment is found by itself. `ANEFAST_TEST_MPI` names folders with others, such
-as the `bin` of an environment that has Open MPI: two MPIs do not go into one.
+The launcher of this environment is found by itself. `ANEFAST_TEST_MPI` names folders with others,
+such as the `bin` of an environment that has Open MPI: two MPIs do not go into one.
 """
 
 from __future__ import annotations
