@@ -347,15 +347,14 @@ class Model:
     def kept(self, device: Device | None = None) -> Inference:
         """The programs that generate on this device, made again where weights have changed."""
         device = self._opened(device)
-        weights = weights_of(self.params)
         if self._generator is not None:
-            on, config, before, inference = self._generator
-            same = config == self.config and before == weights and inference.lora is self.lora
-            if on is device and same:
+            on, config, weights, inference = self._generator
+            same = config == self.config and inference.lora is self.lora
+            if on is device and same and weights == weights_of(self.params):
                 return inference
             inference.close()
-        inference = self.inference(device)
-        self._generator = device, self.config, weights, inference
+        inference = self.inference(device)  # which reads weights that still lie in a file
+        self._generator = device, self.config, weights_of(self.params), inference
         return inference
 
     @property

@@ -10,6 +10,7 @@ from anefast import _C
 from anefast.config import ModelConfig
 from anefast.decode import Made, StopText, drafts_line, side_by_side
 from anefast.drafts import HOPE, Lookup, Pace
+from anefast.formats import save_folder
 from anefast.generate import GenerateConfig, generate
 from anefast.model import ModelError
 from anefast.nn import init_params
@@ -189,6 +190,17 @@ def test_a_second_text_compiles_nothing(model):
     again = model.generate("ab", tokens=8, seed=3, device=device)
     assert again == first != changed
     model.close()
+
+
+def test_a_second_text_of_a_model_in_a_file_has_the_programs_of_the_first(model, tmp_path):
+    """Weights are read from it when they are first used, which is no change."""
+    save_folder(tmp_path / "hf", model.config, model.params, "F32")
+    loaded, device = anefast.Model.load(tmp_path / "hf", "bytes"), Device("host")
+    inference = loaded.kept(device)
+    first = loaded.generate("ab", tokens=8, seed=3, device=device)
+    assert loaded.kept(device) is inference and inference.evaluations
+    assert loaded.generate("ab", tokens=8, seed=3, device=device) == first
+    loaded.close()
 
 
 def test_a_full_context_is_said(model, caplog):

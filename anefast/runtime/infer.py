@@ -66,6 +66,9 @@ class Inference:
     ) -> None:
         self.config, self.params, self.device, self.lora = config, params, device, lora
         self.family = family_of(config)
+        for name in ("tok_embeddings", "norm", self.family.norm_bias, self.family.positions):
+            params.get(name)  # what still lies in a file, and the CPU needs, is read now and stays
+        params.get(classifier(params))
         # the columns of cache and chunk differ, so values cannot share a port
         self.plan = replace(target_of(device).fitted(plan), ports="several")
         self.evaluations = 0  # of a chunk
