@@ -23,7 +23,7 @@ from anefast.errors import visible
 from anefast.model import Model
 from anefast.runtime import Device
 from anefast.runtime.watchdog import watching
-from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, check_choice
+from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, Choice
 from anefast.telemetry.screen import is_terminal
 from anefast.tokenizer import Stream
 
@@ -132,8 +132,10 @@ def tell(line: str) -> None:
 
 def talk(config: ChatConfig) -> None:
     """Reads messages and prints answers until the input ends."""
-    choice = (config.temperature, config.top_k, config.top_p, config.seed, config.tokens)
-    check_choice(*choice, config.min_p, config.repetition_penalty)
+    Choice(
+        config.temperature, config.top_k, config.top_p, config.min_p, config.repetition_penalty,
+        config.seed,
+    ).check(config.tokens)  # fmt: skip
     device = Device(config.device, chip=config.chip)
     with watching(GuardConfig()):
         model = Model.load(config.model)

@@ -111,6 +111,7 @@ class Model:
     _generator: tuple[Device, ModelConfig, tuple[int, ...], Inference] | None = field(
         default=None, init=False, repr=False, compare=False
     )
+    _chat: Chat | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def from_config(
@@ -411,13 +412,14 @@ class Model:
 
     def chat(self) -> Chat:
         """How chats are written with the template of its tokenizer files. ModelError without."""
-        found = Chat.of(self.tokenizer)
-        if found is None:
+        if self._chat is None or self._chat.tokenizer is not self.tokenizer:
+            self._chat = Chat.of(self.tokenizer)
+        if self._chat is None:
             raise ModelError(
                 f"[chat] expected a tokenizer with a chat template, {self.tokenizer.name} has "
                 "none. Hint: generate continues a text as it is."
             )
-        return found
+        return self._chat
 
     def reply(
         self,

@@ -64,7 +64,7 @@ def serve(config: ServeConfig) -> None:
     try:
         import uvicorn
 
-        from anefast.serve.app import application, service_of
+        from anefast.serve.app import Service, application
     except ImportError:
         raise ImportError(
             "[serve] serving needs Starlette and uvicorn, which are not installed. "
@@ -77,7 +77,7 @@ def serve(config: ServeConfig) -> None:
             model.adapt(adapter_for(model, config.model, config.adapter))
         name = config.name or Path(config.model).name or config.model
         worker = Worker(model, device, config.batch, config.queue)
-        service = service_of(model, name, worker, config.batch, config.tokens)
+        service = Service(model, name, worker, config.batch, config.tokens)
         local = config.host in LOCAL
         app = application(service, [config.host, *LOCAL] if local else ["*"])
         settings = uvicorn.Config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from itertools import accumulate
 from typing import Any
 
 from anefast.serve.asking import Wish
@@ -103,7 +104,7 @@ class Answer:
 
     def _text_logs(self, tokens: list[Token], offset: int) -> JSON:
         texts = [self._piece(t.id, t.previous)[0] for t in tokens]
-        offsets = [offset + sum(map(len, texts[:i])) for i in range(len(texts))]
+        offsets = list(accumulate(map(len, texts), initial=offset))[: len(texts)]
         tops = [{self._piece(i, t.previous)[0]: p for i, p in t.likeliest} for t in tokens]
         return {
             "tokens": texts,

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -48,7 +48,7 @@ class Service:
     worker: Worker
     side: int
     tokens: int
-    started: int
+    started: int = field(default_factory=lambda: int(time.time()))
 
     async def answer(self, request: Request, chat: bool) -> Response | Events:
         """One of the two endpoints."""
@@ -223,8 +223,3 @@ def application(service: Service, hosts: list[str]) -> Starlette:
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
         exception_handlers={Refusal: refused, HTTPException: unknown},
     )
-
-
-def service_of(model: Model, name: str, worker: Worker, side: int, tokens: int) -> Service:
-    """A service that starts now."""
-    return Service(model, name, worker, side, tokens, int(time.time()))
