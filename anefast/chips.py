@@ -240,14 +240,12 @@ class Chip:
     @property
     def switches(self) -> dict[str, Switch]:
         """The options of the host executor for this chip, limits included."""
-        limits = {"axis": self.max_axis, "channels": self.max_channels}
-        limits |= {"loaded": self.loaded_programs}
-        if self.slice_cap is not None:
-            limits["slice_cap"] = self.slice_cap
+        limits = {k: getattr(self, name) for k, name in LIMITS.items()}
         rules = {"axis": "ANE028", "channels": "ANE029"}
         told = {
             k: Switch(f"{f.value:.0f}", "agreed", f.source, rules.get(k, ""))
             for k, f in limits.items()
+            if f is not None
         }
         told.setdefault("slice_cap", Switch("0", "single", f"{GUIDE} ch. 19: clean from M3 on"))
         return {**COMMON, **told, **self.differs}
@@ -272,18 +270,17 @@ class Profile:
 
     chip: Chip
     spec: str
-    switched: Mapping[str, str]
 
     def value(self, key: str) -> str:
         """What a switch stands at."""
-        return self.switched.get(key, self.chip.switches[key].value)
+        return self.chip.switches[key].value
 
     @property
     def options(self) -> str:
         """The device options of csrc/host/profile.h."""
         words = [f"profile={self.spec}"]
         for key, switch in self.chip.switches.items():
-            words.append(f"{key}={self.value(key)}" + (f"@{switch.rule}" if switch.rule else ""))
+            words.append(f"{key}={switch.value}" + (f"@{switch.rule}" if switch.rule else ""))
         return " ".join(words)
 
 
@@ -345,7 +342,7 @@ def find_profile(spec: str) -> Profile:
     FileError where the file cannot be read or is not doctor's.
     """
     name, *words = spec.split(",")
-    chip, switched = _of_doctor(name) if name.endswith(DOCTORS) else (find_chip(name), {})
+    chip, seen = _of_doctor(name) if name.endswith(DOCTORS) else (find_chip(name), {})
     asked: dict[str, str] = {}
     for word in words:
         key, _, value = word.partition("=")
@@ -358,9 +355,8 @@ def find_profile(spec: str) -> Profile:
         asked[key] = value
     if asked:
         chip = chip.switched(asked, "--chip")
-    switched = {**switched, **asked}
-    words = [f"{key}={value}" for key, value in switched.items()]
-    return Profile(chip, ",".join([chip.name, *words]), switched)
+    words = [f"{key}={value}" for key, value in {**seen, **asked}.items()]
+    return Profile(chip, ",".join([chip.name, *words]))
 
 
 # A chip that doctor examined.
@@ -384,7 +380,8 @@ def _of_doctor(path: str) -> tuple[Chip, dict[str, str]]:
         tried = {way: tuple(map(str, found["learned"][way])) for way in WAYS}
         chip = chip_of(description)
         source = f"anefast doctor on {description}, {label}"
-        limits = {k: int(seen.pop(k, 0)) for k in ("depth", "most_inputs", "most_outputs")}
+        limits = ("depth", "most_inputs", "most_outputs")
+        depth, inputs, outputs = (int(seen.pop(k, 0)) for k in limits)
         figures = {k: Figure(float(v), source) for k, v in rates.items()}
         known = chip.switches
         sound = all(k in known and re.fullmatch(VALUE, v) for k, v in seen.items())
@@ -395,13 +392,12 @@ def _of_doctor(path: str) -> tuple[Chip, dict[str, str]]:
             "[chip] expected a file on a chip that anefast.doctor --probe wrote, got "
             f"{shown(path)}. Hint: run it on a Mac, or with --chip."
         ) from error
-    depth, *ports = limits.values()
     if depth:
         deepest = Figure(depth, source)
         chip = replace(chip, max_depth=deepest if depth < DEEPEST else None)
     if label != "measured":
         figures = {}  # times of what stands in for a chip are not the chip's
-    most = (ports[0], ports[1]) if all(ports) else None
+    most = (inputs, outputs) if inputs and outputs else None
     chip = replace(chip, file=path, rates=figures, tried=tried, most_ports=most)
     return chip.switched(seen, source), seen
 

@@ -101,7 +101,7 @@ DTYPES = ("fp16", "fp32", "int8", "uint8", "bool")
 def typed(subject: Subject, dtype: str, inputs: int = 1) -> str:
     """Text with so many inputs of a dtype, whose sum in fp16 is the result."""
     of = DIALECTS[subject.dialect]
-    kind, half = of.type(dtype, SHAPE), of.type("fp16", SHAPE)
+    half = of.type("fp16", SHAPE)
     names = [f"a{i}" for i in range(inputs)]
     halves = names
     body = []
@@ -112,9 +112,7 @@ def typed(subject: Subject, dtype: str, inputs: int = 1) -> str:
             for h, a in zip(halves, names, strict=True)
         ]
     body.append(f"{half} z = add(x = {halves[0]}, y = {halves[-1]})[name = {of.string('z')}];")
-    text = subject.text(dict.fromkeys(names, SHAPE), lambda _: body, ["z"])
-    signature = ", ".join(f"{half} {name}" for name in names)
-    return text.replace(signature, ", ".join(f"{kind} {name}" for name in names), 1)
+    return subject.text(dict.fromkeys(names, SHAPE), lambda _: body, ["z"], dtype)
 
 
 def behind_a_sum(call: str) -> Callable[[Dialect], list[str]]:

@@ -84,10 +84,11 @@ class Subject:
         inputs: Mapping[str, tuple[int, ...]],
         lines: Callable[[Dialect], list[str]],
         outputs: list[str],
+        dtype: str = "fp16",
     ) -> str:
-        """MIL text by hand, for what the graph does not write."""
+        """MIL text by hand, for what the graph does not write. dtype: of the inputs."""
         of = DIALECTS[self.dialect]
-        ports = ", ".join(f"{of.type('fp16', shape)} {name}" for name, shape in inputs.items())
+        ports = ", ".join(f"{of.type(dtype, shape)} {name}" for name, shape in inputs.items())
         body = "\n".join("        " + line for line in lines(of))
         head = f"{of.head()}\n{{\n    func main<{of.name}>({ports}) {{\n"
         return f"{head}{body}\n    }} -> ({', '.join(outputs)});\n}}\n"
