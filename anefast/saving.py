@@ -6,7 +6,7 @@ and nothing that is there is written over. A file or folder appears whole or not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from anefast.config import ConfigError, ModelConfig, suggest
 from anefast.errors import shown
 from anefast.files import make_folder, remove_tree, rename
 from anefast.formats.registry import ADAPTERS, MODELS
-from anefast.nn import Params
 from anefast.nn.adapter import Adapter
+from anefast.nn.weights import Array, peeked
 from anefast.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ class Written:
 
     dtypes: tuple[str, ...]
     ending: str = ""
-    model: Callable[[Path, ModelConfig, Params, str, Tokenizer], None] | None = None
+    model: Callable[[Path, ModelConfig, Mapping[str, Array], str, Tokenizer], None] | None = None
     adapter: Callable[[Path, Adapter, ModelConfig, str], None] | None = None
 
 
-def _llama2c(out: Path, config: ModelConfig, params: Params, dtype: str, _: Tokenizer) -> None:
+def _llama2c(
+    out: Path, config: ModelConfig, params: Mapping[str, Array], dtype: str, _: Tokenizer
+) -> None:
     llama2c.save(out, config, params)
 
 
@@ -121,7 +123,7 @@ def write(target: Target, model: Model, source: str = "the model") -> str:
     form, dtype = target.form, target.dtype or target.form.dtypes[0]
     adapter = model.lora.adapter() if model.lora else None
     _check_adapter(target, adapter, source)
-    params = adapter.merged(model.params) if adapter and target.merge else model.params
+    params = adapter.merged(model.params) if adapter and target.merge else peeked(model.params)
     make_folder(target.out.absolute().parent, target.where)
     if form.adapter and adapter:
         with _folder(target) as out:
@@ -148,7 +150,7 @@ def _folder(target: Target) -> Iterator[Path]:
         raise
 
 
-def _checkpoint(target: Target, model: Model, params: Params) -> None:
+def _checkpoint(target: Target, model: Model, params: Mapping[str, Array]) -> None:
     """A checkpoint of no update: what `Model.load` opens as it was, and a run begins from."""
     state: dict[str, object] = {"step": 0, "micro": 0}
     state[checkpoint.TRAINED_LENGTH] = model.trained_length

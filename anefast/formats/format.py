@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from anefast.config import ModelConfig
-from anefast.nn import Params
 from anefast.nn.adapter import Adapter
+from anefast.nn.weights import Array
 from anefast.tokenizer import Tokenizer
 
 from .lora import AdapterSource
@@ -33,7 +33,7 @@ class ModelFormat:
     dtypes: tuple[str, ...]
     recognises: Callable[[Path, bytes], bool]
     opens: Callable[[Path], ModelSource]
-    save: Callable[[Path, ModelConfig, Params, str, Tokenizer], None]
+    save: Callable[[Path, ModelConfig, Mapping[str, Array], str, Tokenizer], None]
     ending: str = ""
 
 

@@ -26,7 +26,6 @@ WHERE = "safetensors"
 HEADER_MOST = 100 * files.MIB  # the bound of the format's own library
 INDEX_MOST = 64 * files.MIB
 PT = {"format": "pt"}  # what transformers asks for
-SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 class SafetensorsError(files.FileError):
@@ -91,7 +90,7 @@ def write_safetensors(
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for name, shape in shapes.items():
-        nbytes = math.prod(shape) * SIZES[dtype]
+        nbytes = math.prod(shape) * PLAIN[dtype].nbytes
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + nbytes]}
         at += nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -145,11 +144,11 @@ def _stored(path: files.AnyPath, name: str, about: Any, start: int, mapped: file
             raise TypeError
     except (KeyError, TypeError, ValueError):
         raise _bad(path, f"{said} a dtype, a shape and data_offsets") from None
-    if not isinstance(dtype, str) or dtype not in SIZES:
+    if not isinstance(dtype, str) or dtype not in PLAIN:
         raise _bad(path, f"{said} type F32, F16 or BF16, got {shown(dtype)}")
     if (
         not begin <= end <= len(mapped.bytes) - start
-        or end - begin != math.prod(shape) * SIZES[dtype]
+        or end - begin != math.prod(shape) * PLAIN[dtype].nbytes
     ):
         raise _bad(
             path, f"{said} its {dtype} numbers of shape {shown(list(shape))} inside the file"
