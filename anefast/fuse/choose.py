@@ -18,8 +18,8 @@ from anefast.fuse.legal import (
     caution,
     check,
     crowded,
+    fullest,
     laborious,
-    most_ports,
 )
 from anefast.fuse.plan import AUTO, WORDS, find_plan
 
@@ -182,7 +182,7 @@ def choose(
 def ports_of(candidate: Candidate) -> int:
     """Ports on the fullest side of any of its programs."""
     assert candidate.cost is not None
-    return most_ports(p.lowered for p in candidate.cost.count.programs)
+    return max(fullest(candidate.cost.count))
 
 
 def weigh(

@@ -236,11 +236,6 @@ def caution(count: StepCount, target: Target) -> str:
     return ""
 
 
-def most_ports(programs: Iterable[Lowered]) -> int:
-    """Ports on the fullest side of any of these programs."""
-    return max(len(side) for p in programs for side in (p.inputs, p.outputs))
-
-
 def fullest(count: StepCount) -> tuple[int, int]:
     """The most inputs of any program, and the most outputs."""
     programs = [p.lowered for p in count.programs]

@@ -16,6 +16,8 @@ from anefast import ir
 from anefast.fuse.plan import Plan
 from anefast.ir import Graph, Tensor, is_device
 
+Readers = dict[Tensor, list[Tensor]]
+
 
 def recompute(graph: Graph, plan: Plan) -> Graph:
     """`graph` with twins of forward nodes in the backward programs, as `plan` asks for them."""
@@ -24,7 +26,8 @@ def recompute(graph: Graph, plan: Plan) -> Graph:
         return plan.program(node.scope, "backward")
 
     if plan.reads == "save":
-        again = probabilities(graph, home) | products(graph, home)
+        late = late_readers(graph)
+        again = probabilities(graph, home, late) | products(graph, home, late)
         return ir.recompute(graph, lambda node: node in again)
 
     kept: set[Tensor] = set(graph.outputs.values())
@@ -35,10 +38,9 @@ def recompute(graph: Graph, plan: Plan) -> Graph:
     return ir.recompute(graph, lambda node: node not in kept)
 
 
-def products(graph: Graph, home: Callable[[Tensor], str]) -> set[Tensor]:
+def products(graph: Graph, home: Callable[[Tensor], str], late: Readers) -> set[Tensor]:
     """Forward values x * y that one backward program reads and nobody else, where it reads x and y
     too, or has made them again, or they are constants."""
-    late = late_readers(graph)
     outputs = set(graph.outputs.values())
     found: set[Tensor] = set()
 
@@ -54,9 +56,9 @@ def products(graph: Graph, home: Callable[[Tensor], str]) -> set[Tensor]:
     return found
 
 
-def late_readers(graph: Graph) -> dict[Tensor, list[Tensor]]:
+def late_readers(graph: Graph) -> Readers:
     """The backward nodes that read each value."""
-    found: dict[Tensor, list[Tensor]] = {}
+    found: Readers = {}
     for node in graph.nodes:
         if node.direction == "backward":
             for x in node.inputs:
@@ -64,10 +66,9 @@ def late_readers(graph: Graph) -> dict[Tensor, list[Tensor]]:
     return found
 
 
-def probabilities(graph: Graph, home: Callable[[Tensor], str]) -> set[Tensor]:
+def probabilities(graph: Graph, home: Callable[[Tensor], str], late: Readers) -> set[Tensor]:
     """Softmax of a product, and what lies between: where all of backward that reads it is one
     program. A plan that cuts attention itself keeps it, or it would cross programs twice."""
-    late = late_readers(graph)
     found: set[Tensor] = set()
     for node in graph.nodes:
         if node.op == "softmax" and node.direction == "forward":
