@@ -47,6 +47,16 @@ def logits_of(torch: Any, p: dict[str, Any], config: ModelConfig, x: Any) -> Any
     return F.linear(h, p["tok_embeddings"])
 
 
+def rope_tables(torch: Any, config: ModelConfig, length: int) -> dict[str, Any]:
+    """cos and sin of each position [length, head_dim / 2]."""
+    every = np.arange(0, config.head_dim, 2) / config.head_dim
+    turn = np.outer(np.arange(length), config.rope_theta**-every)
+    return {
+        name: torch.tensor(f(turn), dtype=torch.float32)
+        for name, f in (("cos", np.cos), ("sin", np.sin))
+    }
+
+
 class Peer:
     """One mode. `step` trains on a micro-batch and updates; `forward` gives logits only."""
 
@@ -59,14 +69,7 @@ class Peer:
         self.params = {
             k: torch.tensor(v, requires_grad=True) for k, v in params.items() if k != "output"
         }
-        turn = np.outer(
-            np.arange(config.max_seq_len),
-            config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim),
-        )
-        self.tables = {
-            "cos": torch.tensor(np.cos(turn), dtype=torch.float32),
-            "sin": torch.tensor(np.sin(turn), dtype=torch.float32),
-        }
+        self.tables = rope_tables(torch, config, config.max_seq_len)
         self.optimizer = torch.optim.AdamW(self.params.values(), lr=1e-4, fused=True)
 
         def loss(p: dict[str, Any], x: Any, y: Any) -> Any:

@@ -16,7 +16,7 @@ from anefast.nn.adapter import A, B
 from anefast.opening import open_run, with_lora, with_optimiser
 from anefast.optim import learning_rate
 from anefast.trainer import batches_of
-from benchmarks.peer import logits_of
+from benchmarks.peer import logits_of, rope_tables
 
 SCALE = 64.0  # of the sum of a micro-batch's losses, where values are fp16
 
@@ -52,12 +52,7 @@ class Twin:
         self.pairs = taken(lora.plain(lora.params), True) if lora is not None else {}
         self.scale = lora.scale if lora is not None else 0.0
         self.trained = self.pairs or self.weights
-        every = np.arange(0, self.shape.head_dim, 2) / self.shape.head_dim
-        turn = np.outer(np.arange(config.data.seq_len), self.shape.rope_theta**-every)
-        self.tables = {
-            name: torch.tensor(f(turn), dtype=torch.float32)
-            for name, f in (("cos", np.cos), ("sin", np.sin))
-        }
+        self.tables = rope_tables(torch, self.shape, config.data.seq_len)
         o, matrices = config.optim, [w for w in self.trained.values() if w.ndim >= 2]
         groups = [
             {"params": matrices, "weight_decay": o.weight_decay},
