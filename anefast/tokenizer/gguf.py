@@ -24,10 +24,12 @@ from .gguf_keys import (
     PREFIX,
     UNUSED,
     USER,
+    filled,
     kinds,
     marks,
     pairs,
     strings,
+    texts_of,
 )  # fmt: skip
 from .gguf_pieces import HUGGING_FACE, plain_steps, read, write_merges, write_pieces
 from .llama2c import Llama2cTokenizer
@@ -160,12 +162,9 @@ def _pairs_of_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
             f"[tokenizer] expected a way to part words that GGUF names ({', '.join(PRE)}), "
             f"{tokenizer.name} has another. Hint: --to hf keeps it as it is."
         )
-    by_id = {i: token for token, i in description["model"]["vocab"].items()}
-    added = {t["id"]: t for t in description.get("added_tokens") or ()}
-    by_id |= {i: t["content"] for i, t in added.items()}
-    tokens, types = [], []
+    by_id, added = texts_of(description)
+    tokens, types = filled(by_id, tokenizer.vocab_size), []
     for i in range(tokenizer.vocab_size):
-        tokens.append(by_id.get(i, f"[unused{i}]"))
         special = i in added and added[i]["special"]
         known = NORMAL if i in by_id else UNUSED
         types.append(CONTROL if special else USER if i in added else known)

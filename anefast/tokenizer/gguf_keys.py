@@ -81,6 +81,18 @@ def marks(
 # Into a file.
 
 
+def texts_of(description: Mapping[str, Any]) -> tuple[dict[int, str], dict[int, dict[str, Any]]]:
+    """The text of every id in a tokenizer.json, and those tokens that were added to its model."""
+    added = {token["id"]: token for token in description.get("added_tokens") or ()}
+    texts = {i: text for text, i in description["model"]["vocab"].items()}
+    return texts | {i: token["content"] for i, token in added.items()}, added
+
+
+def filled(texts: Mapping[int, str], size: int) -> list[str]:
+    """A text for each of `size` ids, also for those that stand for nothing."""
+    return [texts.get(i, f"[unused{i}]") for i in range(size)]
+
+
 def pairs(
     model: str, tokenizer: Tokenizer, tokens: list[str], types: list[int], **more: Any
 ) -> dict[str, Any]:

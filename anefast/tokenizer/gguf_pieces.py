@@ -27,6 +27,7 @@ from .gguf_keys import (
     UNKNOWN,
     UNUSED,
     USER,
+    filled,
     flag,
     kinds,
     marks,
@@ -34,6 +35,7 @@ from .gguf_keys import (
     numbers,
     pairs,
     template,
+    texts_of,
 )  # fmt: skip
 from .huggingface import merges_of, spaces
 from .llama2c import NEVER, Llama2cTokenizer
@@ -146,10 +148,8 @@ def write_merges(tokenizer: BPETokenizer, description: dict[str, Any]) -> dict[s
     goes with the file, so that it comes back as it was.
     """
     model = description["model"]
-    added = {token["id"]: token for token in description.get("added_tokens") or ()}
-    texts = {i: text for text, i in model["vocab"].items()}
-    texts |= {i: token["content"] for i, token in added.items()}
-    tokens = [texts.get(i, f"[unused{i}]") for i in range(tokenizer.vocab_size)]
+    texts, added = texts_of(description)
+    tokens = filled(texts, tokenizer.vocab_size)
     types = [
         _type(tokenizer, texts.get(i), added.get(i), model.get("unk_token"))
         for i in range(len(tokens))
