@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anefast.config import ModelConfig, OptimConfig, TrainConfig
     from anefast.fuse import Plan
     from anefast.model import Model
-    from anefast.nn import init_ffn, init_params
+    from anefast.models import init_ffn, init_params
     from anefast.runtime import Device, fused_ffn, fused_transformer
     from anefast.tokenizer import open_tokenizer
     from anefast.train import fit
@@ -44,7 +44,7 @@ _HOMES = {
     "config": ("ModelConfig", "OptimConfig", "TrainConfig"),
     "fuse": ("Plan",),
     "model": ("Model", "load"),
-    "nn": ("init_ffn", "init_params"),
+    "models": ("init_ffn", "init_params"),
     "runtime": ("Device", "fused_ffn", "fused_transformer"),
     "tokenizer": ("open_tokenizer",),
     "train": ("fit",),
@@ -70,7 +70,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _module(name: str) -> Any:
-    """A module of ours by name, as in anefast.nn.shapes after `import anefast` alone."""
+    """A module of ours by name, as in anefast.models.shapes after `import anefast` alone."""
     from importlib import import_module
 
     missing = AttributeError(f"module 'anefast' has no attribute {name!r}")

@@ -10,7 +10,7 @@ from anefast.formats import open_adapter, open_folder
 from anefast.formats.hub import local
 from anefast.formats.huggingface import is_folder
 from anefast.model import Model
-from anefast.nn.adapter import Adapter, AdapterError
+from anefast.models.adapter import Adapter, AdapterError
 
 
 def adapter_for(model: Model, named: str, path: str) -> Adapter:

@@ -55,8 +55,8 @@ from anefast.parsing import checksum
 
 if TYPE_CHECKING:
     from anefast.formats.stored import Stored
-    from anefast.nn import Vocabulary
-    from anefast.nn.adapter import Adapter
+    from anefast.models import Vocabulary
+    from anefast.models.adapter import Adapter
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 FORMAT = 2  # 1 had no checksum of state.json, and no session.json
@@ -404,7 +404,7 @@ def load_model(
     files: as in `load_state`. CheckpointError in one line when it is missing, damaged or not of a
     model.
     """
-    from anefast.nn import shapes
+    from anefast.models import shapes
 
     folder = find_checkpoint(folder)
     state = load_state(folder, files)
@@ -420,7 +420,7 @@ def load_model(
 def load_adapter(folder: str | os.PathLike[str]) -> Adapter | None:
     """The adapter that a LoRA run trained, of a checkpoint or of the run's newest; None where the
     run trained a whole model. CheckpointError, AdapterError."""
-    from anefast.nn.adapter import Adapter
+    from anefast.models.adapter import Adapter
 
     folder = find_checkpoint(folder)
     state = load_state(folder)
@@ -455,7 +455,7 @@ def model_of(folder: Path, state: Mapping[str, Any]) -> ModelConfig:
 
 def load_vocabulary(folder: Path) -> Vocabulary | None:
     """The ids a checkpoint was trained over, None where that is all of them."""
-    from anefast.nn import Vocabulary
+    from anefast.models import Vocabulary
 
     try:
         state = read_json(folder / STATE, where="checkpoint")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.cli import command, say
 from anefast.commands import COMMANDS
 from anefast.helping import Flag, flags_of

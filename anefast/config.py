@@ -185,7 +185,7 @@ class DataConfig(Checked):
     # one is read in several sequences, the last of them padded. Nothing is packed then.
     boundaries: bool = False
     # Train over the token ids that occur in the data only: a smaller classifier, and no other id is
-    # ever generated. Checkpoints keep full tables (nn/vocabulary.py).
+    # ever generated. Checkpoints keep full tables (models/vocabulary.py).
     compact_vocab: bool = False
     collapse_spaces: bool = False  # Runs of spaces become one, as usual for TinyStories.
     seed: int = 0  # Decides the shuffling and the built-in stories.
@@ -643,7 +643,7 @@ def _need_seed(name: str, value: int) -> None:
 
 
 def _check_chip(chip: str, device: str) -> None:
-    from anefast.chips import find_profile
+    from anefast.chips.behaviour import find_profile
 
     try:
         find_profile(chip)

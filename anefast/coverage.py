@@ -18,9 +18,9 @@ from anefast.ir import Program
 from anefast.mil import emit
 from anefast.mil.forms import Verdict, forms_of, known, verdicts
 from anefast.mil.spelling import DIALECTS
-from anefast.nn import decode_graph
-from anefast.nn.families import FAMILIES
-from anefast.nn.lora import NO_PAIRS, Ranks, padded, targets_of
+from anefast.models import decode_graph
+from anefast.models.families import FAMILIES
+from anefast.models.lora import NO_PAIRS, Ranks, padded, targets_of
 
 MODEL = ModelConfig(dim=128, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=352, vocab_size=64)
 BATCH, SEQ, CHUNK = 1, 64, 32

@@ -1,8 +1,8 @@
 """Environment variables that are looked at once, so that a wrong one is refused and not ignored.
 
 Others are checked where they are read: ANEFAST_NUM_THREADS and ANEFAST_ISA say what is taken
-instead (the latter in the device's description), ANEFAST_CHECK and DEBUG are runtime/watch.py's and
-debug.py's.
+instead (the latter in the device's description), ANEFAST_CHECK and DEBUG are those of
+runtime/inspect/watch.py and debug.py.
 """
 
 from __future__ import annotations

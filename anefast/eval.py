@@ -29,7 +29,7 @@ from anefast.data import TokenData, TokenStream
 from anefast.errors import BadInput, shown
 from anefast.files import read_text
 from anefast.model import Model
-from anefast.nn import classifier, family_of
+from anefast.models import classifier, family_of
 from anefast.runtime import Device, fused_transformer
 from anefast.tokenizer.base import adds_bos
 from anefast.wishes import same_tokenizer

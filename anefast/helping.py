@@ -33,8 +33,8 @@ EVERYDAY = {
 }
 # What a comment may name in place of a list: the table that has it, which is imported only then.
 LISTS = {
-    "CHIPS": "anefast.chips:CHIPS",
-    "FAMILIES": "anefast.nn.families:FAMILIES",
+    "CHIPS": "anefast.chips.behaviour:CHIPS",
+    "FAMILIES": "anefast.models.families:FAMILIES",
     "OPTIMISERS": "anefast.optim.registry:RECORDS",
 }
 MOST = 100  # columns

@@ -21,7 +21,7 @@ from anefast.formats import AdapterSource, open_adapter, open_source
 from anefast.formats.huggingface import is_folder
 from anefast.formats.stored import Tensors
 from anefast.model import Model
-from anefast.nn import count_params, family_of
+from anefast.models import count_params, family_of
 from anefast.tokenizer import Tokenizer
 
 

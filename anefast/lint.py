@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from anefast.chips import find_chip
+from anefast.chips.behaviour import find_chip
 from anefast.cli import command, say
 from anefast.errors import BadInput, Failure, shown
 from anefast.files import read_bytes

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anefast import llama2c
 from anefast.checkpoint import (
     base_path,
     find_checkpoint,
@@ -34,14 +33,14 @@ from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
 from anefast.decode import Ends, Made, Said, Text, side_by_side
 from anefast.drafts import Drafter, Lookup, Smaller
 from anefast.errors import BadInput, shown
-from anefast.formats import ADAPTER_CONFIG, open_source
+from anefast.formats import ADAPTER_CONFIG, llama2c, open_source
 from anefast.fuse import find_plan
 from anefast.fuse.plan import is_auto
 from anefast.kinds import missing
-from anefast.nn import Params, Trained, Vocabulary, init_params
-from anefast.nn.adapter import Adapter, fingerprint
-from anefast.nn.lora import NO_PAIRS, Lora
-from anefast.nn.weights import held
+from anefast.models import Params, Trained, Vocabulary, init_params
+from anefast.models.adapter import Adapter, fingerprint
+from anefast.models.lora import NO_PAIRS, Lora
+from anefast.models.weights import held
 from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
@@ -92,8 +91,8 @@ log = logging.getLogger("anefast")
 
 @dataclass(repr=False)
 class Model:
-    """A model of one of the families in `anefast.nn.FAMILIES`. `params` are fp32 arrays by name
-    (`anefast.nn.shapes`).
+    """A model of one of the families in `anefast.models.FAMILIES`. `params` are fp32 arrays by name
+    (`anefast.models.shapes`).
 
     vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
     checkpoint keeps it, a llama2.c file cannot. trained_length: tokens per sequence that it was
@@ -210,8 +209,8 @@ class Model:
         take over (None: when ready). load=False leaves the first compile to `update_weights`.
         accumulation: micro-steps per update, by which `auto` weighs compiling; where the
         device refuses what it chose, the next best is tried, with a warning. vocabulary: train
-        over these ids only (nn/vocabulary.py). flows: for updates of one micro-step without
-        clipping, gradients that are never stored (runtime/flow.py). trained: names of the
+        over these ids only (models/vocabulary.py). flows: for updates of one micro-step without
+        clipping, gradients that are never stored (runtime/unstored.py). trained: names of the
         parameters that change, None for all. Raises ValueError naming the limit where the device
         cannot hold the plan.
         """

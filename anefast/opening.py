@@ -28,9 +28,9 @@ from anefast.data import ExampleData, TokenData, open_data
 from anefast.errors import shown
 from anefast.forecast import other_batch
 from anefast.formats import open_source
-from anefast.nn import Trained, matching
-from anefast.nn.adapter import Base, fingerprint
-from anefast.nn.lora import NO_PAIRS, draw, targets_of
+from anefast.models import Trained, matching
+from anefast.models.adapter import Base, fingerprint
+from anefast.models.lora import NO_PAIRS, draw, targets_of
 from anefast.optim import RECORDS, record_of, settled
 from anefast.run_state import Say
 from anefast.telemetry import read_config
@@ -49,7 +49,7 @@ from anefast.wishes import (
 
 if TYPE_CHECKING:
     from anefast.model import Model
-    from anefast.nn import Vocabulary
+    from anefast.models import Vocabulary
     from anefast.runtime import Device
 
 
@@ -274,7 +274,7 @@ def with_stream(
 ) -> TrainConfig:
     """The config with the scale that keeps a trained model's residual stream within fp16, which is
     what the run records. The model's config gets it, too."""
-    from anefast.nn import shapes
+    from anefast.models import shapes
     from anefast.runtime.stream import SAMPLE, stream_scale
 
     own_step = model.params.keys() != shapes(model.config).keys()  # a model of the caller's own
@@ -361,7 +361,7 @@ def vocabulary_of(
     """The ids to train over, None for all of them."""
     if not config.data.compact_vocab:
         return None
-    from anefast.nn import Vocabulary
+    from anefast.models import Vocabulary
 
     found = Vocabulary(data.ids(), model.config.vocab_size)
     say(f"data.compact_vocab: {len(found):,} of {found.size:,} token ids occur in the data")

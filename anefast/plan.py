@@ -14,7 +14,8 @@ from functools import partial
 from typing import NamedTuple
 
 from anefast.checks import need_choice, whole
-from anefast.chips import find_chip, unprobed
+from anefast.chips.behaviour import find_chip, unprobed
+from anefast.chips.rates import assumptions
 from anefast.cli import command, say
 from anefast.config import ConfigError, LoraConfig, TrainConfig
 from anefast.errors import shown
@@ -24,8 +25,7 @@ from anefast.fuse.cost import Cost, Memory, Rates, modelled
 from anefast.fuse.count import Counter
 from anefast.fuse.legal import HOST, MAX_COMPILES, Target, fullest, target_of
 from anefast.fuse.plan import is_auto
-from anefast.fuse.rates import assumptions
-from anefast.nn.lora import padded, targets_of
+from anefast.models.lora import padded, targets_of
 from anefast.optim import RECORDS, count_states
 from anefast.runtime.device import DEVICES
 

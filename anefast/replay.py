@@ -20,9 +20,9 @@ from anefast.checks import real, refuse
 from anefast.cli import command, say
 from anefast.errors import BadInput, Failure, shown
 from anefast.runtime import Device
-from anefast.runtime.dump import MODEL, read
-from anefast.runtime.probe import Array, Bare, Bytes, run
-from anefast.runtime.watch import TOLERANCE, first_stray, strays
+from anefast.runtime.inspect.dump import MODEL, read
+from anefast.runtime.inspect.values import Array, Bare, Bytes, run
+from anefast.runtime.inspect.watch import TOLERANCE, first_stray, strays
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from anefast.config import ConfigError, ModelConfig, suggest
 from anefast.errors import shown
 from anefast.files import make_folder, remove_tree, rename
 from anefast.formats.registry import ADAPTERS, MODELS
-from anefast.nn.adapter import Adapter
-from anefast.nn.weights import Array, peeked
+from anefast.models.adapter import Adapter
+from anefast.models.weights import Array, peeked
 from anefast.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

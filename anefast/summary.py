@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anefast.config import ModelConfig
-from anefast.nn.weights import shapes_in
+from anefast.models.weights import shapes_in
 
 if TYPE_CHECKING:
-    from anefast.nn import Params
+    from anefast.models import Params
     from anefast.tokenizer import Tokenizer
 
 _LAYER = re.compile(r"layers\.\d+\.")

@@ -24,7 +24,7 @@ from anefast.data import Batches, Order, TokenData
 from anefast.distributed import World
 from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change, scaled_rate
-from anefast.nn.weights import shapes_in
+from anefast.models.weights import shapes_in
 from anefast.optim import learning_rate
 from anefast.progress import Row, bits_per_byte, losses, progress_line
 from anefast.restart import restarts
@@ -511,7 +511,7 @@ class Trainer(RunState):
             return None
         from anefast.runtime.canary import Canary
 
-        return Canary(self.step.device, self.step.sequence, guard.canary_tolerance)
+        return Canary(self.step.device, self.step.compiled, guard.canary_tolerance)
 
     def _is_due(self, step: int) -> bool:
         """Whether the canary looks at this update: every so many, and at a session's first."""

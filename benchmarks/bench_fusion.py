@@ -19,12 +19,12 @@ import pytest
 
 import anefast
 from anefast import _C, mil
-from anefast.bench import clock, seed
+from anefast.bench import clock, published
 from anefast.bench.clock import FLOOR, seconds
 from anefast.bench.context import signal
 from anefast.bench.tables import ffn, transformer
 from anefast.fuse import cut, find_plan
-from anefast.nn import forward_graph, init_ffn, training_graph
+from anefast.models import forward_graph, init_ffn, training_graph
 from anefast.runtime import TrainingStep, fused_ffn
 from anefast.runtime.cache import key_of
 
@@ -48,16 +48,16 @@ def test_dispatch(device):
     print(f"\ndispatch of one evaluation: {us:.1f} us ({device.label}); published 160 us")
 
 
-@pytest.mark.parametrize("f", seed.FFNS, ids=lambda f: f.name)
+@pytest.mark.parametrize("f", published.FFNS, ids=lambda f: f.name)
 def test_ffn(bench, ratios, f):
-    if bench.quick and f not in seed.FFNS[: ffn.QUICK]:
+    if bench.quick and f not in published.FFNS[: ffn.QUICK]:
         pytest.skip("the largest is left out of --quick")
     ratios.judge(f"12 FFN layers, {f.name}: apart / fused", bench.ffn(f).cpu_ratio, FLOOR)
 
 
-@pytest.mark.parametrize("t", seed.MEGAS, ids=lambda t: t.name)
+@pytest.mark.parametrize("t", published.MEGAS, ids=lambda t: t.name)
 def test_transformer(bench, ratios, t):
-    if bench.quick and t not in seed.MEGAS[: transformer.QUICK]:
+    if bench.quick and t not in published.MEGAS[: transformer.QUICK]:
         pytest.skip("the largest are left out of --quick")
     ratios.judge(f"{t.name}: apart / fused", bench.transformer(t).cpu_ratio, FLOOR)
 
@@ -132,7 +132,7 @@ def test_training_step(bench, device, ratios, preset):
 
     losses = {micro_step(plan) for plan in steps}
     assert len(losses) == 1
-    assert {plan: s.sequence.evaluations for plan, s in steps.items()} == evaluations
+    assert {plan: s.compiled.evaluations for plan, s in steps.items()} == evaluations
     runs = {plan: partial(micro_step, plan) for plan in steps}
     times, found = clock.race(runs, "all", turns=turns)
     cpu = clock.cpu_ratios(runs, "all", turns=3)
@@ -154,7 +154,7 @@ def parts(step, x, y):
 
     On the host the queued weight gradients share the cores with everything before the wait.
     """
-    run, head = step.sequence.run, _C.head_loss_grad
+    run, head = step.compiled.run, _C.head_loss_grad
     spent: dict = {}
 
     def timed(name, function):
@@ -172,10 +172,10 @@ def parts(step, x, y):
         rest = returned - sum(spent.values())
         return spent["device"], spent["head"], rest, seconds(step.wait)
 
-    step.sequence.run, _C.head_loss_grad = timed("device", run), timed("head", head)
+    step.compiled.run, _C.head_loss_grad = timed("device", run), timed("head", head)
     try:
         times = min((split() for _ in range(5)), key=sum)
     finally:
-        step.sequence.run, _C.head_loss_grad = run, head
+        step.compiled.run, _C.head_loss_grad = run, head
     names = ("device", "head", "other", "waiting for dW")
     return ", ".join(f"{n} {1e3 * t:.1f}" for n, t in zip(names, times, strict=True))

@@ -21,7 +21,7 @@ import pytest
 from anefast import _C, llama2c
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.runtime import Device, Inference
 from anefast.tokenizer.llama2c import Llama2cTokenizer
 

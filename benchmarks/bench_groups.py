@@ -47,7 +47,7 @@ def test_groups_against_single_operations(model, batch, seq):
         for word, step in steps.items():
             for way, programs in (("forward", step._forward), ("backward", step._backward)):
                 start = time.perf_counter()
-                step.sequence.run(programs)
+                step.compiled.run(programs)
                 times.setdefault((word, way), []).append(time.perf_counter() - start)
     took = {key: median(t) for key, t in times.items()}
     count = Counter(config, batch, seq).count(plan)

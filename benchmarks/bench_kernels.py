@@ -108,7 +108,7 @@ def test_head(timed):
 def test_forward_pass(timed, bench):
     """stories15m, one mega-kernel, 64 positions."""
     from anefast.bench.context import signal
-    from anefast.nn import init_params
+    from anefast.models import init_params
     from anefast.runtime import fused_transformer
 
     config = bench.config("stories15m")

@@ -29,8 +29,8 @@ def ours(path: str, folder: str) -> Any:
     """A function that makes a step and gives its loss."""
     import anefast
     from anefast.config import OptimConfig
-    from anefast.nn.adapter import Base, adaptable
-    from anefast.nn.lora import draw
+    from anefast.models.adapter import Base, adaptable
+    from anefast.models.lora import draw
     from anefast.optim import Optimizer
 
     model = anefast.Model.load(path)
@@ -74,7 +74,7 @@ def theirs(path: str, folder: str) -> Any:
 def least_flops(path: Path) -> float:
     """Of a step: forward, and backward through activations alone; causal attention's half."""
     import anefast
-    from anefast.nn.adapter import adaptable
+    from anefast.models.adapter import adaptable
 
     config = anefast.Model.load(path).config
     layers = adaptable(config).values()

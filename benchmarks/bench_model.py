@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from anefast.bench import model
+from anefast.bench import predictions
 
 
 def test_published_times_are_modelled():
-    rows = model.rows()
-    print("", *model.report(rows), sep="\n")
-    worst, typical = model.errors(rows)
-    assert worst <= model.WORST and typical <= model.TYPICAL
+    rows = predictions.rows()
+    print("", *predictions.report(rows), sep="\n")
+    worst, typical = predictions.errors(rows)
+    assert worst <= predictions.WORST and typical <= predictions.TYPICAL

@@ -28,7 +28,7 @@ import pytest
 import anefast
 from anefast import _C
 from anefast.config import ModelConfig, OptimConfig
-from anefast.nn import count_params, init_ffn, init_params
+from anefast.models import count_params, init_ffn, init_params
 from anefast.optim import Optimizer
 from anefast.presets import preset_settings
 from anefast.runtime import Device, fused_ffn

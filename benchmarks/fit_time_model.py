@@ -12,8 +12,8 @@ weights once, as the files of those benchmarks have it, is what makes the form f
 single convolutions of 3072 channels miss by half. `left_out` predicts each row by a fit to the
 chip's others.
 
-Of the M1 Pro, nine rates are fitted to all rows of `anefast.bench.model` at once, the others of
-rates.py are read off one published figure each or are another publication's. What is minimised is
+Of the M1 Pro, nine rates are fitted to all rows of `anefast.bench.predictions` at once, the others
+of rates.py are read off one published figure each, or are another publication's. It minimises
 the sum of fourth powers of the relative errors: between least squares, which would let a few rows
 go, and the worst row alone, which would let all others go. The result is rounded to three digits,
 so that the same numbers come out on any machine.
@@ -39,9 +39,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from anefast.bench import held_out, model, seed
-from anefast.chips import Figure
-from anefast.fuse.rates import RATES
+from anefast.bench import held_out, predictions, published
+from anefast.chips.behaviour import Figure
+from anefast.chips.rates import RATES
 
 Array = npt.NDArray[np.float64]
 
@@ -59,15 +59,15 @@ FITTED = {  # starts of the search
 POWER = 4
 
 
-def with_values(values: Array) -> model.Machine:
+def with_values(values: Array) -> predictions.Machine:
     """The M1 Pro with these values for the fitted rates."""
     given = {k: Figure(float(v), "being fitted") for k, v in zip(FITTED, values, strict=True)}
-    return model.Machine(seed.CHIP, replace(RATES[seed.CHIP], **given))
+    return predictions.Machine(published.CHIP, replace(RATES[published.CHIP], **given))
 
 
 def misses(logs: Array) -> Array:
     """Relative error of every row, for logarithms of the fitted rates."""
-    return np.array([row.error for row in model.rows(with_values(np.exp(logs)))])
+    return np.array([row.error for row in predictions.rows(with_values(np.exp(logs)))])
 
 
 def minimise(error: Callable[[Array], Array], start: Array, power: int = POWER) -> Array:
@@ -114,7 +114,7 @@ def features(rows: list[held_out.Published]) -> Array:
     return np.array([(*counted(row.work), row.us) for row in rows])
 
 
-def counted(*works: seed.Described) -> tuple[int, ...]:
+def counted(*works: published.Described) -> tuple[int, ...]:
     sums = [(1, len(w.products), w.flops, w.weight_bytes, w.port_bytes) for w in works]
     return tuple(map(sum, zip(*sums, strict=True)))
 
@@ -132,7 +132,7 @@ def fit_chip(rows: list[held_out.Published], free: tuple[str, ...], start: Array
     x, centre = features(rows), np.log(list(CHIP_FITTED.values()))
     weight = np.array([SLOW if row.slow else 1.0 for row in rows])
     if ms := FORWARD_MS.get(rows[0].chip):
-        x = np.vstack([x, *[(*counted(*seed.TRAINING.forward), 1e3 * ms)]])
+        x = np.vstack([x, *[(*counted(*published.TRAINING.forward), 1e3 * ms)]])
         weight = np.append(weight, LIKE)
     moving = [i for i, name in enumerate(CHIP_FITTED) if name in free]
 
@@ -194,10 +194,10 @@ def main() -> None:
         print(f"{chip}: median of rows left out {100 * np.median(np.abs(missed)):.0f} %")
     found = fit()
     for name, value in found.items():
-        kept = getattr(RATES[seed.CHIP], name).value
+        kept = getattr(RATES[published.CHIP], name).value
         print(f"{name:22} {value:8g}{'' if kept == value else f'   but rates.py has {kept:g}'}")
-    rows = model.rows(with_values(np.array(list(found.values()))))
-    print("\n".join(model.report(rows)))
+    rows = predictions.rows(with_values(np.array(list(found.values()))))
+    print("\n".join(predictions.report(rows)))
 
 
 if __name__ == "__main__":

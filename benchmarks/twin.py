@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anefast.config import TrainConfig
-from anefast.nn.adapter import A, B
+from anefast.models.adapter import A, B
 from anefast.opening import open_run, with_lora, with_optimiser
 from anefast.optim import learning_rate
 from anefast.trainer import batches_of

@@ -13,7 +13,7 @@ import numpy as np
 
 from anefast.config import ModelConfig, TrainConfig
 from anefast.data import open_data
-from anefast.runtime.health import Counts, Report
+from anefast.runtime.inspect.health import Counts, Report
 from anefast.tokenizer import ByteTokenizer
 
 DEVICE = SimpleNamespace(description="a table in NumPy", label="emulated", foreign=False)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from anefast import llama2c
 from anefast.config import ModelConfig
+from anefast.formats import llama2c
 from anefast.stories import stories
 from anefast.tokenizer import ByteTokenizer
 from tests.reference import loss_and_grads

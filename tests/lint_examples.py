@@ -269,7 +269,7 @@ OF_SETS = {"ANE092", "ANE093"}
 
 def portable(text: str) -> str:
     """A text as M1 and M2 are sure to read it."""
-    from anefast.chips import CHIPS
+    from anefast.chips.behaviour import CHIPS
     from anefast.mil.lint import Target
     from anefast.mil.lint.fix import fixed
 

@@ -18,7 +18,7 @@ import numpy as np
 from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.runtime import Device, TrainingStep
 
 from .host_programs import Name, Text, read_port, write_port
@@ -142,7 +142,7 @@ def stepped() -> tuple[Callable[[], bytes], Callable[[], bool]]:
                 step.wait()
         return np.float64(loss).tobytes() + b"".join(g.tobytes() for g in step.grads.values())
 
-    return compute, lambda: unlocked(*(s.native for s in step.sequence.surfaces.values()))
+    return compute, lambda: unlocked(*(s.native for s in step.compiled.surfaces.values()))
 
 
 told: dict[str, int] = {}

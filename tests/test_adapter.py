@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from anefast.nn import init_params, shapes
-from anefast.nn.adapter import Adapter, AdapterError, Base, Pair, adaptable, fingerprint
+from anefast.models import init_params, shapes
+from anefast.models.adapter import Adapter, AdapterError, Base, Pair, adaptable, fingerprint
 
 from .test_families import SMALL
 

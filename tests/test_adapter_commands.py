@@ -14,7 +14,7 @@ from anefast.export import ExportConfig, export
 from anefast.formats import open_adapter, open_folder, save_folder, save_mlx, save_peft
 from anefast.generate import GenerateConfig, generate
 from anefast.inspect import InspectConfig, inspect
-from anefast.nn.adapter import Adapter, Base, fingerprint
+from anefast.models.adapter import Adapter, Base, fingerprint
 from anefast.tokenizer import ByteTokenizer
 
 from .test_adapter import drawn

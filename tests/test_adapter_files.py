@@ -16,7 +16,7 @@ from anefast.config import ModelConfig
 from anefast.formats import open_adapter, open_folder, save_folder, save_mlx, save_peft
 from anefast.formats.lora import AdapterFileError
 from anefast.fuse import find_plan
-from anefast.nn.adapter import Adapter, Base
+from anefast.models.adapter import Adapter, Base
 from anefast.runtime import Device, Inference
 
 from .test_adapter import drawn

@@ -21,7 +21,7 @@ import anefast
 from anefast import chips, formats, ir, mil
 from anefast.config import ModelConfig, TrainConfig
 from anefast.formats import registry
-from anefast.nn import families
+from anefast.models import families
 from anefast.optim import registry as optimisers
 from anefast.runtime import Device
 from tests import host_programs
@@ -60,9 +60,9 @@ FAMILY = '''
     """Layers whose two branches read the same norm and are added at once."""
 
     from anefast import ir
-    from anefast.nn import decoder
-    from anefast.nn.family import Family, Parameter
-    from anefast.nn.layers import LLAMA, attention, linear, rms_norm
+    from anefast.models import decoder
+    from anefast.models.family import Family, Parameter
+    from anefast.models.layers import LLAMA, attention, linear, rms_norm
 
 
     def parameters(config):
@@ -181,8 +181,8 @@ FORMAT = '''
     from anefast.formats.format import ModelFormat
     from anefast.formats.source import ModelSource
     from anefast.formats.stored import Stored
-    from anefast.nn import shapes
-    from anefast.nn.foreign import Place
+    from anefast.models import shapes
+    from anefast.models.foreign import Place
     from anefast.tokenizer import open_tokenizer
 
     MAGIC = b"#!lines\\n"
@@ -236,7 +236,7 @@ def test_a_format_is_one_file_and_one_row(tmp_path: Path, monkeypatch: pytest.Mo
 CHIP = '''
     """A chip that nobody makes: short axes, and dispatches that take a long time."""
 
-    from anefast.chips import Chip, Figure
+    from anefast.chips.behaviour import Chip, Figure
 
     CHIP = Chip("m0", max_axis=Figure(128, "made up"), like="m1",
                 rates={"dispatch_us": Figure(9000, "made up")})
@@ -246,7 +246,7 @@ CHIP = '''
 def test_a_chip_is_one_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from anefast.fuse.rates import rates_of
+    from anefast.chips.rates import rates_of
     from anefast.plan import main
 
     made = contributed(tmp_path, "m0", CHIP)

@@ -11,7 +11,7 @@ import anefast
 from anefast.config import ConfigError, OptimConfig, TrainConfig, keys
 from anefast.data import open_data
 from anefast.keywords import spellings, with_keywords
-from anefast.nn import count_params
+from anefast.models import count_params
 
 SHAPE = anefast.ModelConfig(dim=32, n_layers=2, n_heads=2, max_seq_len=64)
 SCHEDULE = {"lr": 3e-3, "accumulation": 2, "warmup_steps": 2, "min_lr_ratio": 0.1, "steps": 5}

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from anefast import _C
-from anefast.chips import CHIPS, find_profile
+from anefast.chips.behaviour import CHIPS, find_profile
 from anefast.mil.lint import Finding, Target, lint
 from tests import distil
 from tests.lint_examples import blob

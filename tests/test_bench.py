@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from anefast.bench import clock, guard, model, seed
+from anefast.bench import clock, guard, predictions, published
 from anefast.bench.__main__ import main
 from anefast.bench.context import Bench
 from anefast.bench.table import Line, Table, merged, render, text
@@ -93,7 +93,7 @@ def test_what_makes_no_sense_is_one_line(argv, said, capsys):
 
 def test_another_chip_is_modelled(capsys):
     bench = Bench(Device("host"), "m4", quick=True)
-    slow = {r.name: r.modelled for r in model.rows()}
+    slow = {r.name: r.modelled for r in predictions.rows()}
     for row in bench.rows("transformer"):
         assert row.modelled < slow[row.name]
     assert "modelled m4" in "\n".join(render(make("cpu", bench)))
@@ -108,9 +108,9 @@ def test_a_run_that_fails_inside_a_table_is_one_line(monkeypatch, to):
 
 
 def test_every_row_of_the_model_is_in_a_table():
-    assert {row.table for row in model.rows()} <= set(MODULES)
+    assert {row.table for row in predictions.rows()} <= set(MODULES)
     with pytest.raises(KeyError, match="no published row is called"):
-        merged(model.rows(), {"ffn, misspelt": 1.0})
+        merged(predictions.rows(), {"ffn, misspelt": 1.0})
 
 
 def test_cells_and_columns():
@@ -190,6 +190,6 @@ def test_a_race_is_run_in_turns_and_again_where_it_was_lost():
 
 
 def test_the_published_rows_are_the_publication_s():
-    assert seed.SWEEP[0].steps_s == 0.66 and seed.MEGAS[3].separate == 15227
-    assert [f.separate / f.one for f in seed.FFNS] == pytest.approx([12] * 5, rel=0.002)
-    assert 14.1 < sum(p.weight_bytes for p in seed.STORIES110M.attention) * 3 / 1e6 < 14.2
+    assert published.SWEEP[0].steps_s == 0.66 and published.MEGAS[3].separate == 15227
+    assert [f.separate / f.one for f in published.FFNS] == pytest.approx([12] * 5, rel=0.002)
+    assert 14.1 < sum(p.weight_bytes for p in published.STORIES110M.attention) * 3 / 1e6 < 14.2

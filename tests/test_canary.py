@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anefast import Device
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.config import GuardConfig, ModelConfig
 from anefast.model import Model
 from anefast.runtime import TrainingStep
@@ -28,7 +28,7 @@ def trained(plan: str = "layer", chip: str = "", scale: float = 64.0) -> Trainin
 
 
 def canary(step: TrainingStep, tolerance: float = TOLERANCE) -> Canary:
-    return Canary(step.device, step.sequence, tolerance)
+    return Canary(step.device, step.compiled, tolerance)
 
 
 @pytest.mark.parametrize("plan", ["layer", "all,weights=params", "unfused,weights=packed"])
@@ -57,7 +57,7 @@ def test_what_chips_do_otherwise_is_within_half_the_tolerance(chip: str, scale: 
 @pytest.mark.parametrize("at", [0, -1])
 def test_a_wrong_value_is_named(at: int) -> None:
     step = trained()
-    bound = step.sequence.bound[at]
+    bound = step.compiled.bound[at]
     with bound.outputs[0].write() as data:
         was = float(data[0, 0, 0, 5])
         data[0, 0, 0, 5] = 3 * np.abs(data).max() + 1
@@ -73,7 +73,7 @@ def test_a_wrong_value_is_named(at: int) -> None:
 
 def test_a_micro_step_that_overflowed_is_left_for_the_next_one() -> None:
     step = trained()
-    with step.sequence.bound[1].outputs[0].write() as data:
+    with step.compiled.bound[1].outputs[0].write() as data:
         data[:] = 0  # wrong, too
         data[0, 0, 0, 0] = np.inf
     watched = canary(step)

@@ -12,7 +12,7 @@ import pytest
 from anefast import checkpoint, telemetry
 from anefast.checkpoint import CheckpointError
 from anefast.config import ModelConfig, TrainConfig
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.tokenizer import ByteTokenizer
 
 from .sealed import edit_state

@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 
 from anefast.bench.held_out import errors
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.doctor import registry
 from tests.tolerances import DESCRIBED
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from anefast.chips import find_chip
+from anefast.chips.behaviour import find_chip
+from anefast.chips.rates import KEPT_GAP_US, LOW_CLOCK
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
 from anefast.fuse.cost import Cost, modelled
 from anefast.fuse.count import Counter
-from anefast.fuse.rates import KEPT_GAP_US, LOW_CLOCK
 from anefast.plan import PlanCommand, report
 from anefast.presets import preset_settings
 

@@ -8,7 +8,7 @@ import pytest
 import anefast
 from anefast import checkpoint
 from anefast.config import ModelConfig, TrainConfig
-from anefast.nn import Vocabulary, init_params
+from anefast.models import Vocabulary, init_params
 from anefast.runtime import Device
 from anefast.train import fit
 from tests.reference import loss_and_grads, relative_error

@@ -16,7 +16,7 @@ from anefast import _C
 from anefast.config import ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.model import Model
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.runtime import CompileCache, Device, TrainingStep
 from anefast.runtime.budget import CompileBudget
 from anefast.runtime.cache import key_of
@@ -130,7 +130,7 @@ def test_layers_share_a_program_without_weights_and_updates_miss():
     device = Device("host")
     step = TrainingStep(CONFIG, init_params(CONFIG, 0), device, 1, 32, find_plan("unfused"))
     counters = device.programs.counters
-    kernels, baked = len(step.sequence.kernels), step.compiler.per_update
+    kernels, baked = len(step.compiled.kernels), step.compiler.per_update
     assert kernels == 12 and baked == 10  # two backward.layers.*.attn.scores have none
     assert (counters.hits, counters.misses) == (1, 11)
     step.update_weights()

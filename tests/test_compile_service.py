@@ -18,7 +18,7 @@ pytest.importorskip("anefast._C", reason="the native module is not built", exc_t
 from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.runtime import CompileService, Device, TrainingStep
 
 CONFIG = ModelConfig(dim=32, n_layers=1, n_heads=2, vocab_size=64, max_seq_len=32)
@@ -165,7 +165,7 @@ def test_weights_that_are_data_are_never_stale(truth, spec):
 def test_a_compile_error_surfaces_at_the_next_edge(truth, swap_at, monkeypatch, tmp_path):
     monkeypatch.setenv("ANEFAST_DUMP", str(tmp_path))
     step, _ = made(swap_at=swap_at)
-    kernel = step.sequence.kernels[3]
+    kernel = step.compiled.kernels[3]
     good, kernel.text = kernel.text, kernel.text.replace("mul(", "mull(", 1)
     live = step.device.programs.live
     change(step, 1.25)
@@ -190,7 +190,7 @@ def test_a_compile_error_surfaces_at_the_next_edge(truth, swap_at, monkeypatch, 
 def test_a_compile_error_at_once_names_the_program_too(tmp_path, monkeypatch):
     monkeypatch.setenv("ANEFAST_DUMP", str(tmp_path))
     step, _ = made("unfused")
-    step.sequence.kernels[0].text = "program(1.3)"
+    step.compiled.kernels[0].text = "program(1.3)"
     with pytest.raises(_C.MILError, match=r"forward\.layers\.0\.attn"):
         step.update_weights()
     assert len(list(tmp_path.glob("forward.layers.0.attn-*.mil"))) == 1
@@ -229,7 +229,7 @@ def test_a_thousand_updates_leak_nothing(mode):
         step.compiler.edge()
         step.compiler.edge()
         assert programs.live <= held
-        for kernel in step.sequence.kernels:
+        for kernel in step.compiled.kernels:
             seen.add(kernel._lease.native)
         if i == 100:
             warm = resident_bytes()

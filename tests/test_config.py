@@ -13,7 +13,7 @@ from anefast.config import (
     OptimConfig,
     TrainConfig,
 )
-from anefast.nn import count_params
+from anefast.models import count_params
 from anefast.presets import preset_names
 
 BAD = [

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast.chips import CHIPS, Figure, chip_of, find_chip
+from anefast.chips.behaviour import CHIPS, Figure, chip_of, find_chip
+from anefast.chips.rates import RATES
 from anefast.config import ConfigError, ModelConfig, OptimConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.choose import candidate_specs, choose, weigh
@@ -30,10 +31,9 @@ from anefast.fuse.legal import (
     laborious,
     refuse,
 )
-from anefast.fuse.rates import RATES
-from anefast.nn import init_params, shapes
-from anefast.nn.adapter import Base, adaptable
-from anefast.nn.lora import NO_PAIRS, Lora, draw
+from anefast.models import init_params, shapes
+from anefast.models.adapter import Base, adaptable
+from anefast.models.lora import NO_PAIRS, Lora, draw
 from anefast.optim import RECORDS, Optimizer, count_states
 from anefast.runtime import TrainingStep, resolve
 from anefast.runtime.calibrate import calibrate
@@ -69,7 +69,7 @@ def test_counts_are_what_a_step_does(counter, spec):
     params = anefast.init_params(CONFIG, 0)
     device = anefast.Device("host")
     step = TrainingStep(CONFIG, params, device, 1, 64, find_plan(spec))
-    sequence, x = step.sequence, np.zeros((1, 64), np.int32)
+    sequence, x = step.compiled, np.zeros((1, 64), np.int32)
     assert device.programs.live == len(count.distinct)
     assert device.programs.counters.compiles == len(count.distinct)
     assert sequence.staged_bytes == count.staged_bytes
@@ -163,7 +163,7 @@ import numpy as np
 import anefast
 from anefast.config import OptimConfig, TrainConfig
 from anefast.fuse import find_plan
-from anefast.chips import find_chip
+from anefast.chips.behaviour import find_chip
 from anefast.fuse.cost import Cost, modelled
 from anefast.fuse.count import Counter
 from anefast.optim import Optimizer

@@ -17,10 +17,10 @@ from anefast import _C
 from anefast.bench import clock, counters, instructions
 from anefast.bench.context import signal
 from anefast.fuse import find_plan
-from anefast.nn import init_ffn
+from anefast.models import init_ffn
 from anefast.runtime import fused_ffn
+from anefast.runtime.compiled_graph import CompiledGraph
 from anefast.runtime.device import Device
-from anefast.runtime.sequence import Sequence
 from anefast.runtime.step import TrainingStep
 
 PLAN = "2"
@@ -51,18 +51,18 @@ def test_counts_agree_with_the_planner_s(baseline):
 
 
 def test_an_extra_evaluation_is_seen(baseline, monkeypatch):
-    run = Sequence.run
+    run = CompiledGraph.run
 
     def twice(self, which):
         which = list(which)
         run(self, [*which[:1], *which])
 
-    monkeypatch.setattr(Sequence, "run", twice)
+    monkeypatch.setattr(CompiledGraph, "run", twice)
     assert any("evaluations" in line and "more" in line for line in changes(baseline))
 
 
 def test_an_extra_copy_between_surfaces_is_seen(baseline, monkeypatch):
-    run = Sequence.run
+    run = CompiledGraph.run
 
     def copying(self, which):
         run(self, which)
@@ -70,7 +70,7 @@ def test_an_extra_copy_between_surfaces_is_seen(baseline, monkeypatch):
         with value.read() as data:
             data.copy()
 
-    monkeypatch.setattr(Sequence, "run", copying)
+    monkeypatch.setattr(CompiledGraph, "run", copying)
     found = changes(baseline)
     assert any("surface_locks" in line for line in found)
     assert any("python_peak_bytes" in line for line in found)
@@ -217,12 +217,12 @@ def test_neighbours_change_neither_counts_nor_ratio(baseline, neighbours):
 
 
 def test_a_slower_fused_pass_fails_the_ratio(monkeypatch):
-    run = Sequence.run
+    run = CompiledGraph.run
 
     def slow_when_fused(self, which):
         which = list(which)
         for _ in range(8 if len(which) == 1 else 1):
             run(self, which)
 
-    monkeypatch.setattr(Sequence, "run", slow_when_fused)
+    monkeypatch.setattr(CompiledGraph, "run", slow_when_fused)
     assert ratio() < clock.FLOOR

@@ -11,7 +11,7 @@ import pytest
 
 import anefast
 from anefast.config import ModelConfig
-from anefast.nn import init_params
+from anefast.models import init_params
 
 _C = pytest.importorskip("anefast._C", reason="the native module is not built")
 

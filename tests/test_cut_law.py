@@ -32,7 +32,7 @@ def outcome(config, plan, threads=2, batch=1):
     loss, _ = step.micro_step(x, y, 32.0)
     step.wait()
     grads = {name: g.tobytes() for name, g in step.grads.items()}
-    evaluations = step.sequence.evaluations
+    evaluations = step.compiled.evaluations
     step.close()
     return loss, grads, evaluations
 

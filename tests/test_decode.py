@@ -13,7 +13,7 @@ from anefast.drafts import HOPE, Lookup, Pace
 from anefast.formats import save_folder
 from anefast.generate import GenerateConfig, generate
 from anefast.model import ModelError
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.runtime import Device
 from anefast.sampling import Choice, sample
 

@@ -13,7 +13,7 @@ import pytest
 
 import anefast
 from anefast.distributed import LAUNCHED, Emulated, World, open_world, tree_sum
-from anefast.nn.params import block, zeros_of
+from anefast.models.parameters import block, zeros_of
 from tests.launching import FLAGS, cursor, emulated, emulated_on, everything
 
 # 1) arithmetic

@@ -20,7 +20,7 @@ import pytest
 
 import anefast
 from anefast import _C
-from anefast.bench.seed import Ffn
+from anefast.bench.published import Ffn
 from anefast.doctor import apart, checks, ops, probes, registry
 from anefast.doctor.result import Result, Wrong, of_plain
 from anefast.doctor.subject import Subject
@@ -28,7 +28,7 @@ from anefast.fuse import find_plan
 from anefast.fuse.legal import HOST, refuse, target_of, unseen
 from anefast.ir import OPS
 from anefast.runtime import device as device_module
-from anefast.runtime.learned import Learned, recall, remember
+from anefast.runtime.doctor_facts import Learned, recall, remember
 from tests import doctor_child
 
 SCHEMA = json.loads((Path(anefast.__file__).parent / "doctor" / "schema.json").read_text())

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from anefast import Device, coverage
-from anefast.chips import CHIPS, Chip, find_chip, find_profile, unprobed
+from anefast.chips.behaviour import CHIPS, Chip, find_chip, find_profile, unprobed
+from anefast.chips.rates import assumptions, rates_of
 from anefast.config import TrainConfig
 from anefast.doctor import apart, forms, functions, limits, machine, rates, registry, report
 from anefast.doctor.result import Result, Wrong
@@ -21,12 +22,11 @@ from anefast.doctor.subject import Subject
 from anefast.fuse import find_plan
 from anefast.fuse.count import Counter
 from anefast.fuse.legal import Target, crowded, target_of
-from anefast.fuse.rates import assumptions, rates_of
 from anefast.fuse.timing import modelled
 from anefast.mil.forms import known
 from anefast.plan import PlanCommand
 from anefast.plan import report as planned
-from anefast.runtime.learned import Learned
+from anefast.runtime.doctor_facts import Learned
 
 SETTLES = ("sums", "single values", "tables", "sizes", "ways taken")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.doctor import sums
 from anefast.doctor.registry import everything
 from anefast.doctor.result import Wrong

@@ -11,9 +11,9 @@ import pytest
 import anefast
 from anefast.config import ModelConfig
 from anefast.eval import EvalConfig, Score, evaluate, run, windows
-from anefast.nn import init_params
-from anefast.nn.adapter import Base, Pair, adaptable
-from anefast.nn.lora import draw
+from anefast.models import init_params
+from anefast.models.adapter import Base, Pair, adaptable
+from anefast.models.lora import draw
 from anefast.runtime import Device
 
 TEXT = "One day, a cat sat on a mat. It saw a dog, and the dog saw it. é ok\n" * 2

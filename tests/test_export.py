@@ -15,8 +15,8 @@ import anefast
 from anefast.export import ExportConfig, export
 from anefast.formats import save_folder, save_peft
 from anefast.inspect import InspectConfig, inspect
-from anefast.nn.adapter import Base, adaptable
-from anefast.nn.lora import draw
+from anefast.models.adapter import Base, adaptable
+from anefast.models.lora import draw
 from anefast.tokenizer import ByteTokenizer
 
 from .conftest import ROOT

@@ -22,9 +22,9 @@ from anefast.formats import huggingface
 from anefast.formats.gguf_model import open_gguf
 from anefast.formats.source import ModelSource, to_file
 from anefast.fuse import find_plan
-from anefast.nn import FAMILIES, decoder, init_params, shapes
-from anefast.nn.family import Family
-from anefast.nn.layers import Past, Style, attention, feed_forward
+from anefast.models import FAMILIES, decoder, init_params, shapes
+from anefast.models.family import Family
+from anefast.models.layers import Past, Style, attention, feed_forward
 from anefast.runtime import Device, Inference, TrainingStep
 from tests import hf_cases
 from tests.conftest import SHARED
@@ -215,7 +215,7 @@ def test_every_family_has_a_row_here() -> None:
     assert SMALL.keys() == FAMILIES.keys()
 
 
-def trained(config: ModelConfig, plan: str, params: anefast.nn.Params) -> list[bytes]:
+def trained(config: ModelConfig, plan: str, params: anefast.models.Params) -> list[bytes]:
     """Bytes of loss and gradients of one micro-step."""
     rng = np.random.default_rng(0)
     x, y = (rng.integers(0, config.vocab_size, (2, 32)).astype(np.int32) for _ in "xy")
@@ -227,7 +227,7 @@ def trained(config: ModelConfig, plan: str, params: anefast.nn.Params) -> list[b
     return found
 
 
-def awake(config: ModelConfig) -> anefast.nn.Params:
+def awake(config: ModelConfig) -> anefast.models.Params:
     """Initial weights whose biases and gains are no zeros and ones."""
     rng = np.random.default_rng(1)
     params = init_params(config, 0)

@@ -122,7 +122,7 @@ def test_new_files_are_as_the_umask_says(tmp_path, mask, mode):
     """Those of a checkpoint, too, which another library writes."""
     from anefast import checkpoint
     from anefast.config import ModelConfig
-    from anefast.nn import init_params
+    from anefast.models import init_params
     from anefast.tokenizer import ByteTokenizer
 
     shape = ModelConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=32, vocab_size=259)

@@ -10,9 +10,9 @@ import pytest
 import anefast
 from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from anefast.errors import Failure
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.optim import Optimizer
-from anefast.runtime.flow import Flow
+from anefast.runtime.unstored import Flow
 from anefast.trainer import Trainer
 
 OPTIM = OptimConfig(accumulation=1, clip=0, weight_decay=0.2)

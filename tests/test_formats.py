@@ -19,8 +19,8 @@ from anefast.formats.gguf import GGUF, read_gguf
 from anefast.formats.gguf_model import open_gguf, save_gguf
 from anefast.formats.quants import KINDS, dequantised
 from anefast.formats.safetensors import read_safetensors, read_sharded
-from anefast.nn import Params, init_params
-from anefast.nn.foreign import Settings, read_rope
+from anefast.models import Params, init_params
+from anefast.models.foreign import Settings, read_rope
 from anefast.tokenizer import ByteTokenizer
 
 from .test_families import SMALL, awake

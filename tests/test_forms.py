@@ -12,7 +12,7 @@ from anefast.fuse import find_plan
 from anefast.fuse.count import Counter
 from anefast.mil import emit
 from anefast.mil.forms import forms_of, known, verdicts
-from anefast.nn.families import FAMILIES
+from anefast.models.families import FAMILIES
 
 DOCS = Path(__file__).parent.parent / "docs"
 KINDS = [*PLANS, "generation", *(f for f in FAMILIES if f != MODEL.family)]

@@ -12,7 +12,7 @@ from anefast import checkpoint
 from anefast.config import ConfigError, from_settings
 from anefast.formats.safetensors import read_safetensors
 from anefast.fuse import find_plan
-from anefast.nn import GRAD, init_params, matching, shapes, training_graph
+from anefast.models import GRAD, init_params, matching, shapes, training_graph
 from anefast.runtime import TrainingStep
 from tests.test_judges import CONFIGS, random_case
 
@@ -63,12 +63,12 @@ def test_backward_ends_at_the_lowest_trained_layer():
     assert "dx" not in graph.outputs
     assert {n.scope.split(".")[1] for n in graph.nodes if n.direction == "backward"} == {"1"}
     step, *_ = step_of(CONFIG, matching("layers.1.*", every, "train"))
-    assert [k.name for k in step.sequence.kernels] == [
+    assert [k.name for k in step.compiled.kernels] == [
         "forward.layers.0", "forward.layers.1", "backward.layers.1",
     ]  # fmt: skip
     full, *_ = step_of(CONFIG, None)
     assert (
-        len(step.sequence.bound[0].made) == 1 < len(full.sequence.bound[0].made)
+        len(step.compiled.bound[0].made) == 1 < len(full.compiled.bound[0].made)
     )  # what the next layer reads, no more
     step.close()
     full.close()
@@ -88,11 +88,11 @@ def test_weight_gradients_are_those_of_the_trained():
 
 def test_only_programs_with_changed_weights_are_compiled_again():
     step, *_ = step_of(CONFIG, matching("layers.1.ffn.*", shapes(CONFIG), "train"), "unfused")
-    compiles = [k.compiles for k in step.sequence.kernels]
+    compiles = [k.compiles for k in step.compiled.kernels]
     step.update_weights()
     again = {
         k.name
-        for k, before in zip(step.sequence.kernels, compiles, strict=True)
+        for k, before in zip(step.compiled.kernels, compiles, strict=True)
         if k.compiles > before
     }
     assert again == {"forward.layers.1.ffn", "backward.layers.1.ffn"}

@@ -8,7 +8,7 @@ import pytest
 import anefast
 from anefast.config import ModelConfig
 from anefast.fuse import cut, find_plan
-from anefast.nn import ffn_shapes, init_ffn, training_graph
+from anefast.models import ffn_shapes, init_ffn, training_graph
 from anefast.presets import preset_settings
 from anefast.runtime import fused_ffn, fused_transformer
 from tests.reference import attention_forward, relative_error, rms_forward, silu

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast import llama2c
 from anefast.config import OptimConfig
 from anefast.data import Batches, open_data
+from anefast.formats import llama2c
 from anefast.optim import Optimizer
 from tests.reference import relative_error
 

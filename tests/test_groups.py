@@ -20,8 +20,8 @@ from anefast import _C, ir
 from anefast.config import ModelConfig
 from anefast.fuse import cut, find_plan, recompute
 from anefast.mil import emit
-from anefast.nn import init_params, training_graph
-from anefast.nn.layers import MASKED, feed_forward
+from anefast.models import init_params, training_graph
+from anefast.models.layers import MASKED, feed_forward
 from anefast.runtime import Device, TrainingStep
 from anefast.runtime.kernel import Kernel
 from tests.conftest import ROOT
@@ -302,7 +302,7 @@ def test_a_training_step_has_the_same_bytes(spec, batch, seq):
         loss = step.micro_step(x, x, 64.0)
         step.wait()
         values = [loss]
-        for surface in step.sequence.surfaces.values():
+        for surface in step.compiled.surfaces.values():
             with surface.read() as data:
                 values.append(data.tobytes())
         values += [g.tobytes() for g in step.grads.values()]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from anefast import _C
-from anefast.chips import find_profile
+from anefast.chips.behaviour import find_profile
 
 from .host_programs import In, run_op
 

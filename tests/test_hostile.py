@@ -20,7 +20,7 @@ from anefast.errors import AnefastError, BadInput, Failure
 from anefast.restart import command as restarting
 from anefast.runtime import Device
 from anefast.runtime.calibrate import calibrate
-from anefast.runtime.learned import Learned, recall, remember
+from anefast.runtime.doctor_facts import Learned, recall, remember
 from anefast.telemetry.history import read_history
 from anefast.telemetry.page import page
 from anefast.train import fit

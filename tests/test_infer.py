@@ -8,7 +8,7 @@ import pytest
 import anefast
 from anefast import _C
 from anefast.config import ModelConfig
-from anefast.nn import classifier, init_params
+from anefast.models import classifier, init_params
 from anefast.runtime import Device, Inference, fused_transformer
 from anefast.runtime.bucket import CHUNK, bucket_length
 
@@ -121,7 +121,9 @@ def test_an_interrupted_evaluation_leaves_nothing_behind(monkeypatch):
     inference.logits(text[:20])
     with monkeypatch.context() as patch:
         patch.setattr(
-            anefast.runtime.Sequence, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            anefast.runtime.CompiledGraph,
+            "run",
+            lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):
             inference.logits_of([(text, 1), (text[:30], 1)])
@@ -148,9 +150,9 @@ def test_parts_are_what_is_computed(monkeypatch):
     """The host is told of the columns that are there, and of no others: not all, not too few."""
     model, told = model_of(n_heads=4), []
     inference = model.inference(Device("host"), "all")
-    run = anefast.runtime.Sequence.run
+    run = anefast.runtime.CompiledGraph.run
     monkeypatch.setattr(
-        anefast.runtime.Sequence,
+        anefast.runtime.CompiledGraph,
         "run",
         lambda self, which, extents=(): (told.append(list(extents)), run(self, which, extents)),
     )

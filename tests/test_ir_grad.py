@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anefast import ir
-from anefast.nn.lora import is_gradient, on_device
+from anefast.models.lora import is_gradient, on_device
 
 B, C, S, H, HIDDEN = 2, 24, 8, 4, 32
 D = C // H

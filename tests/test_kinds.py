@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from anefast import llama2c
 from anefast.data import open_data
+from anefast.formats import llama2c
 from anefast.kinds import kind_of, looks_like_text, missing
 from anefast.model import Model
 from anefast.tokenizer import open_tokenizer

@@ -15,7 +15,7 @@ import pytest
 
 from anefast.config import ModelConfig
 from anefast.formats import save_folder, save_gguf
-from anefast.nn import shapes
+from anefast.models import shapes
 
 from .conftest import ROOT
 

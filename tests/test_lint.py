@@ -15,7 +15,7 @@ import pytest
 
 from anefast import _C, ir, mil
 from anefast import lint as command
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.fuse import find_plan, lower_all
 from anefast.fuse.count import Counter
 from anefast.fuse.legal import Target as PlanTarget

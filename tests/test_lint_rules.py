@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anefast import _C
-from anefast.chips import CHIPS, find_profile
+from anefast.chips.behaviour import CHIPS, find_profile
 from anefast.mil.lint import Finding, Target, catalogue, lint
 from anefast.mil.lint.fix import fixed
 from tests.lint_examples import EXAMPLES, OF_SETS, Example, portable

@@ -7,9 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from anefast import llama2c
 from anefast.config import ModelConfig
-from anefast.nn import count_params
+from anefast.formats import llama2c
+from anefast.models import count_params
 
 
 def random_model(**changes):

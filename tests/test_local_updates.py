@@ -14,7 +14,7 @@ import anefast
 from anefast import checkpoint
 from anefast.config import TrainConfig
 from anefast.distributed import Emulated, Local, Together, World
-from anefast.nn.params import zeros_of
+from anefast.models.parameters import zeros_of
 from tests.launching import FLAGS, cursor, emulated, emulated_on, everything, one_mpi, ranks
 
 SHAPES = {"layers.0.w": (6, 5), "norm": (7,)}

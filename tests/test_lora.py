@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.fuse import find_plan
 from anefast.fuse.choose import choose
 from anefast.fuse.cost import modelled
 from anefast.fuse.count import Counter
 from anefast.fuse.legal import Target
-from anefast.nn import training_graph
-from anefast.nn.adapter import A, Adapter, B, Base, adaptable
-from anefast.nn.lora import Lora, draw
+from anefast.models import training_graph
+from anefast.models.adapter import A, Adapter, B, Base, adaptable
+from anefast.models.lora import Lora, draw
 from anefast.runtime import Inference, TrainingStep
 from tests.reference import loss_and_grads, relative_error
 from tests.test_families import SMALL, awake
@@ -158,7 +158,7 @@ THOUSAND = pytest.param(1000, marks=pytest.mark.slow)
 def test_no_update_compiles_anything(spec, updates):
     step, x, y = step_of(CONFIG, adapter_of(CONFIG), spec, batch=1, seq=32)
     compiled = step.device.programs.counters.compiles
-    assert 0 < compiled <= len(step.sequence.kernels)  # those without weights are shared
+    assert 0 < compiled <= len(step.compiled.kernels)  # those without weights are shared
     losses = []
     for _ in range(updates):
         step.begin_update()
@@ -222,14 +222,14 @@ def test_taps_of_adapters_are_not_kept_where_the_device_multiplies():
     sizes = {}
     for gradients in ("device", "cpu"):
         step, *_ = step_of(CONFIG, adapter_of(CONFIG), f"all,recompute,gradients={gradients}")
-        sizes[gradients] = sum(2 * t.size for t in step.sequence.surfaces)
+        sizes[gradients] = sum(2 * t.size for t in step.compiled.surfaces)
         step.close()
     assert 3 * sizes["device"] < sizes["cpu"]
 
 
 def test_one_port_for_all_rows_of_a_length():
     step, *_ = step_of(CONFIG, adapter_of(CONFIG), "all,recompute")
-    forward, backward = step.sequence.bound
+    forward, backward = step.compiled.bound
     lengths = {size for shape in adaptable(CONFIG).values() for size in shape}
     assert len(forward.inputs) == 1 + len(lengths)  # x
     assert len(backward.inputs) == 2 + len(lengths)  # x, dh

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast import llama2c
 from anefast.config import ModelConfig, OptimConfig
-from anefast.formats import save_folder, save_peft
+from anefast.formats import llama2c, save_folder, save_peft
 from anefast.fuse import find_plan
-from anefast.nn import Params, shapes
-from anefast.nn.adapter import Adapter, Base, adaptable
-from anefast.nn.lora import Lora, draw
+from anefast.models import Params, shapes
+from anefast.models.adapter import Adapter, Base, adaptable
+from anefast.models.lora import Lora, draw
 from anefast.optim import Optimizer
 from anefast.runtime import TrainingStep
 from anefast.tokenizer import open_tokenizer

@@ -11,7 +11,7 @@ import anefast
 from anefast import checkpoint
 from anefast.config import ConfigError, from_settings, merge
 from anefast.formats.safetensors import read_safetensors
-from anefast.nn.adapter import AdapterError, adaptable
+from anefast.models.adapter import AdapterError, adaptable
 from anefast.telemetry import read_config
 
 PLAIN = {

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anefast import llama2c
 from anefast.config import ModelConfig
+from anefast.formats import llama2c
 from anefast.generate import GenerateConfig, generate
 from anefast.model import Model, check_tokenizer
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.tokenizer import BPETokenizer, ByteTokenizer, drawable, open_tokenizer
 
 CONFIG = ModelConfig(dim=32, n_layers=1, n_heads=2, vocab_size=512, max_seq_len=64)

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from anefast import ir, mil
-from anefast.chips import find_chip
+from anefast.chips.behaviour import find_chip
 from anefast.config import ModelConfig
 from anefast.fuse.choose import choose
 from anefast.fuse.cost import WORTHWHILE, modelled
 from anefast.fuse.count import Counter
 from anefast.fuse.legal import HOST
-from anefast.nn import MASKED, causal_mask
+from anefast.models import MASKED, causal_mask
 from tests.host_programs import Name, Text
 from tests.test_groups import OFF, ON, both, halves
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from anefast import ir
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.runtime import Device
 from anefast.runtime.kernel import Kernel
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from anefast import helping
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.commands import COMMANDS, main
 from anefast.completion import bash, zsh
 from anefast.config import ModelConfig, OptimConfig, TrainConfig, keys
 from anefast.flags import command_of, spelled_out
 from anefast.keywords import setting, shortest
-from anefast.nn.families import FAMILIES
+from anefast.models.families import FAMILIES
 from anefast.optim import RECORDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,8 +50,8 @@ def test_importing_the_package_imports_nothing_else_of_ours_and_no_numpy():
 def test_every_public_name_is_found_and_no_other():
     code = "import anefast; print(*(getattr(anefast, n).__name__ for n in anefast.__all__))"
     assert "init_ffn" in python(code).split()
-    code = "import anefast; print(anefast.nn.__name__, anefast._C.__name__, dir(anefast))"
-    assert python(code).startswith("anefast.nn anefast._C ['Device', ")
+    code = "import anefast; print(anefast.models.__name__, anefast._C.__name__, dir(anefast))"
+    assert python(code).startswith("anefast.models anefast._C ['Device', ")
     code = "import anefast; print(hasattr(anefast, 'zebra'), hasattr(anefast, '_repr_html_'))"
     assert python(code) == "False False"
 

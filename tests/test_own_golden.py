@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast import llama2c
 from anefast.config import OptimConfig
+from anefast.formats import llama2c
 from anefast.optim import Optimizer
 from anefast.tokenizer import ByteTokenizer
 from tests import goldens

@@ -14,7 +14,7 @@ import pytest
 
 import anefast
 from anefast import _C, Model
-from anefast.chips import find_chip
+from anefast.chips.behaviour import find_chip
 from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.choose import choose
@@ -25,7 +25,7 @@ from anefast.fuse.level import level
 from anefast.ir import Program
 from anefast.presets import preset_settings
 from anefast.runtime import Device
-from anefast.runtime.learned import Learned
+from anefast.runtime.doctor_facts import Learned
 from anefast.tokenizer import open_tokenizer
 
 CONFIG = ModelConfig(dim=96, n_layers=2, n_heads=6, n_kv_heads=2, hidden_dim=224, vocab_size=64)
@@ -167,7 +167,7 @@ def test_forms_of_rope_and_of_joining_give_the_same_bytes(model: Model) -> None:
     found = []
     for spec in GRADIENTS:
         step = model.training_step(Device("host"), 1, 64, spec)
-        text = "".join(kernel.text for kernel in step.sequence.kernels)
+        text = "".join(kernel.text for kernel in step.compiled.kernels)
         if "padded" in spec:
             assert "concat(" not in text and "pad(" in text
         assert ("axis = axis_2" in text) == ("rope" not in spec)

@@ -12,12 +12,12 @@ import pytest
 
 import anefast
 from anefast import _C, ir
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.config import LossScaleConfig, ModelConfig, TrainConfig
 from anefast.fuse import find_plan
-from anefast.nn import layers
+from anefast.models import layers
 from anefast.runtime import TrainingStep
-from anefast.runtime.health import Report, counts
+from anefast.runtime.inspect.health import Report, counts
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=64, vocab_size=33)
 PLANS = ["unfused", "all", "all,weights=params", "layer,ports=packed"]
@@ -221,8 +221,8 @@ def test_one_position_that_vanished_is_found(plan):
     step.micro_step(x, x, 64.0)
     step.wait()
     assert step.health.look(params).findings == []
-    t = next(t for t in step.sequence.bound[0].made if t.shape == (2, 32, 1, 32))
-    with step.sequence.surfaces[t].write() as data:
+    t = next(t for t in step.compiled.bound[0].made if t.shape == (2, 32, 1, 32))
+    with step.compiled.surfaces[t].write() as data:
         data[1, :, :, 7] = 0
     (found,) = step.health.look(params).findings
     assert (found.kind, found.name) == ("vanished", step.health.names[t])

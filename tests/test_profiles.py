@@ -1,6 +1,6 @@
 """Chips on the host: what each refuses, where its numbers end, and that training survives both.
 
-Expected values are published ones (anefast/chips.py has the sources), never what the code gave.
+Expected values are published ones (chips/behaviour.py has the sources), never what the code gave.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 import anefast
 from anefast import _C
-from anefast.chips import CHIPS, COMMON, find_chip, find_profile
+from anefast.chips.behaviour import CHIPS, COMMON, find_chip, find_profile
 from anefast.config import ConfigError, ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.legal import HOST, target_of
@@ -454,7 +454,7 @@ def test_one_input_is_calibrated_and_planned_for(tmp_path, monkeypatch):
     device = anefast.Device(chip="m3,inputs=one")
     spec, _ = resolve("auto", CONFIG, device, 1, 32, 2)
     step = TrainingStep(CONFIG, anefast.init_params(CONFIG, 0), device, 1, 32, find_plan(spec))
-    assert all(len(bound.inputs) == 1 for bound in step.sequence.bound)
+    assert all(len(bound.inputs) == 1 for bound in step.compiled.bound)
     step.close()
     with pytest.raises(ValueError, match="expected ports of packed, got several"):
         TrainingStep(CONFIG, anefast.init_params(CONFIG, 0), device, 1, 32, find_plan("all"))
@@ -493,5 +493,5 @@ def test_a_device_as_a_chip_is_named_and_planned_for():
     assert target_of(on).name == "m1-pro" and target_of(anefast.Device("host")) is HOST
     plan = target_of(on).fitted(find_plan("all"))
     assert plan.dialect == "ios16" and plan.max_axis == 16384
-    ffn = fused_ffn(32, 64, 1, 32, anefast.nn.init_ffn(32, 64, 1, 0), on)
-    assert "program(1.0)" in ffn.sequence.kernels[0].text
+    ffn = fused_ffn(32, 64, 1, 32, anefast.models.init_ffn(32, 64, 1, 0), on)
+    assert "program(1.0)" in ffn.compiled.kernels[0].text

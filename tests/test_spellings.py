@@ -11,7 +11,7 @@ import pytest
 
 import anefast
 from anefast import ir
-from anefast.chips import CHIPS, find_chip
+from anefast.chips.behaviour import CHIPS, find_chip
 from anefast.config import ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.choose import weigh
@@ -20,7 +20,7 @@ from anefast.fuse.count import Counter
 from anefast.fuse.legal import Target
 from anefast.fuse.tasks import Tasks, of_nodes, per_layer
 from anefast.mil import emit
-from anefast.nn import training_graph
+from anefast.models import training_graph
 from anefast.presets import preset_settings
 from tests.test_cut_law import outcome
 from tests.test_judges import CONFIGS

@@ -57,7 +57,7 @@ UNCLOSED = """
 import numpy as np
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.runtime import Device, TrainingStep
 config = ModelConfig(dim=32, n_layers=2, n_heads=2, vocab_size=64, max_seq_len=32)
 plan = find_plan("unfused,async")

@@ -13,26 +13,26 @@ from types import ModuleType
 import pytest
 
 from anefast.bench import __main__ as bench
-from anefast.bench import held_out, model, seed
-from anefast.chips import CHIPS, Figure
+from anefast.bench import held_out, predictions, published
+from anefast.chips.behaviour import CHIPS, Figure
+from anefast.chips.rates import RATES
 from anefast.config import ModelConfig
 from anefast.fuse import cut, find_plan, lower
 from anefast.fuse.count import Counter, count_program
-from anefast.fuse.rates import RATES
-from anefast.nn import ffn_graph
+from anefast.models import ffn_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 READ_OFF = ("cpu", "step")  # tables where single figures are rates themselves
 
 
 def test_every_published_time_is_reproduced():
-    rows = model.rows()
+    rows = predictions.rows()
     missed = [f"{r.table} {r.name}: {100 * r.error:+.1f} %" for r in rows]
     assert len(rows) == 75
-    assert not [m for m, r in zip(missed, rows, strict=True) if abs(r.error) > model.WORST]
-    assert model.errors(rows)[1] <= model.TYPICAL
+    assert not [m for m, r in zip(missed, rows, strict=True) if abs(r.error) > predictions.WORST]
+    assert predictions.errors(rows)[1] <= predictions.TYPICAL
     predicted = [abs(r.error) for r in rows if r.table not in READ_OFF]
-    assert median(predicted) <= model.TYPICAL
+    assert median(predicted) <= predictions.TYPICAL
 
 
 def test_other_chips_are_within_their_limit_and_the_cliff_is_named(capsys):
@@ -97,14 +97,17 @@ def test_limits_can_fail():
     table = RATES["m1-pro"]
     for name in ("dispatch_us", "port_gb_s", "compile_attention_ms", "cpu_tflops", "tflops"):
         worse = replace(table, **{name: Figure(2 * getattr(table, name).value, "a test")})
-        assert model.errors(model.rows(model.Machine("m1-pro", worse)))[0] > model.WORST, name
+        assert (
+            predictions.errors(predictions.rows(predictions.Machine("m1-pro", worse)))[0]
+            > predictions.WORST
+        ), name
 
 
 def test_ranges_and_errors():
-    assert model.Row("t", "n", "ms", 8, 10, 13).error == 0
-    assert model.Row("t", "n", "ms", 8, 6, 13).error == pytest.approx(-0.25)
-    assert model.Row("t", "n", "ms", 8, 26, 13).error == pytest.approx(1)
-    assert model.Row("t", "n", "ms", 8, 10).error == pytest.approx(0.25)
+    assert predictions.Row("t", "n", "ms", 8, 10, 13).error == 0
+    assert predictions.Row("t", "n", "ms", 8, 6, 13).error == pytest.approx(-0.25)
+    assert predictions.Row("t", "n", "ms", 8, 26, 13).error == pytest.approx(1)
+    assert predictions.Row("t", "n", "ms", 8, 10).error == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("layers", [1, 12])
@@ -112,19 +115,19 @@ def test_described_ffns_are_our_programs(layers):
     plan = find_plan("all")
     (program,) = cut(ffn_graph(288, 768, layers, 1, 64), plan.key).programs
     ours = count_program(lower(program, plan), {})
-    theirs = seed.ffn_proxy(288, 768, 64, layers)
+    theirs = published.ffn_proxy(288, 768, 64, layers)
     assert sorted(ours.products) == sorted(theirs.products)
     assert ours.port_bytes == theirs.port_bytes
     assert 0 <= ours.weight_bytes - theirs.weight_bytes < 256 * len(theirs.products)
 
 
 def test_described_steps_do_the_work_of_our_unfused_plan():
-    s = seed.STORIES110M
+    s = published.STORIES110M
     config = ModelConfig(
-        dim=s.dim, hidden_dim=s.hidden, n_heads=s.heads, n_layers=2, vocab_size=seed.VOCAB
+        dim=s.dim, hidden_dim=s.hidden, n_heads=s.heads, n_layers=2, vocab_size=published.VOCAB
     )
     ours = Counter(config, 1, s.seq).count(find_plan("unfused"))
-    theirs = seed.Pipeline(s, 2)
+    theirs = published.Pipeline(s, 2)
     for direction, works in (("forward", theirs.forward), ("backward", theirs.backward)):
         programs = [p for p in ours.programs if p.direction == direction]
         assert len(programs) == len(works)
@@ -138,10 +141,10 @@ def test_described_steps_do_the_work_of_our_unfused_plan():
 
 
 def test_known_counts_of_the_published_step():
-    t = seed.TRAINING
+    t = published.TRAINING
     assert len(t.forward) == 24 and len(t.backward) == 48 and len(t.compiled) == 60
     flops = sum(w.flops for w in t.forward)
-    assert 1e-6 * (flops - 24 * seed.STORIES110M.pairs(1)[0].flops) == pytest.approx(
+    assert 1e-6 * (flops - 24 * published.STORIES110M.pairs(1)[0].flops) == pytest.approx(
         43487, rel=1e-4
     )
     assert sum(w.weight_bytes for w in t.forward) == 2 * 12 * (4 * 768**2 + 3 * 768 * 2048)
@@ -150,11 +153,11 @@ def test_known_counts_of_the_published_step():
 def test_every_chip_has_rates_that_make_sense():
     assert set(RATES) == {name for name, chip in CHIPS.items() if not chip.like}
     for chip in CHIPS:
-        machine = model.Machine(chip)
-        one, twelve = (seed.ffn_proxy(288, 768, 64, n) for n in (1, 12))
+        machine = predictions.Machine(chip)
+        one, twelve = (published.ffn_proxy(288, 768, 64, n) for n in (1, 12))
         assert machine.evaluate(one) < machine.evaluate(twelve) < 12 * machine.evaluate(one)
         assert machine.compile(one) < machine.compile(one, first=True)
-        assert all(math.isfinite(v) and v >= 0 for v in machine.step(seed.TRAINING).values())
+        assert all(math.isfinite(v) and v >= 0 for v in machine.step(published.TRAINING).values())
 
 
 @pytest.mark.parametrize(
@@ -163,5 +166,5 @@ def test_every_chip_has_rates_that_make_sense():
 )
 def test_the_forward_pass_of_other_chips(chip, low, high):
     """ms of 24 evaluations, published for M1 Pro and Max, M4 Pro, M4 Max and M5."""
-    ms = model.Machine(chip).evaluate(*seed.TRAINING.forward)
-    assert abs(model.Row("", "", "ms", low, ms, high).error) <= model.WORST
+    ms = predictions.Machine(chip).evaluate(*published.TRAINING.forward)
+    assert abs(predictions.Row("", "", "ms", low, ms, high).error) <= predictions.WORST

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from tests.reference import relative_error
 from tests.test_golden import LLAMA2C_NAMES, stacked
 from tests.tolerances import DESCRIBED, TOLERANCES, published

@@ -12,11 +12,11 @@ import pytest
 
 import anefast
 from anefast import _C, debug, replay
-from anefast.nn import init_ffn
+from anefast.models import init_ffn
 from anefast.runtime import fused_ffn
-from anefast.runtime.dump import EVALUATION, MODEL, read, relative
-from anefast.runtime.probe import graph_names, tapped
-from anefast.runtime.watch import strays
+from anefast.runtime.inspect.dump import EVALUATION, MODEL, read, relative
+from anefast.runtime.inspect.values import graph_names, tapped
+from anefast.runtime.inspect.watch import strays
 
 DIM, HIDDEN, SEQ = 32, 64, 32
 
@@ -96,7 +96,7 @@ def test_a_tapped_program_gives_what_it_computed_inside(chip):
     params = init_ffn(DIM, HIDDEN, 1, seed=0)
     device = anefast.Device("host", chip=chip)
     with fused_ffn(DIM, HIDDEN, 1, SEQ, params, device) as ffn:
-        text = ffn.sequence.kernels[0].text
+        text = ffn.compiled.kernels[0].text
     wide = _C.check(tapped(text))["functions"][0]
     assert len(wide["outputs"]) == len(wide["operations"])
     names = graph_names(text)
@@ -172,7 +172,7 @@ def test_a_refused_program_is_dumped_too(monkeypatch, tmp_path):
 
 SCRIPT = """
 import numpy as np
-from anefast.nn import init_ffn
+from anefast.models import init_ffn
 from anefast.runtime import Device, fused_ffn
 ffn = fused_ffn(32, 64, 2, 32, init_ffn(32, 64, 2, 0), Device(chip="m1"), "layer,ports=packed")
 ffn(np.ones((1, 32, 1, 32), np.float16))

@@ -11,9 +11,9 @@ import pytest
 import anefast
 from anefast.files import FileError
 from anefast.formats import save_folder, save_gguf
-from anefast.nn.adapter import Base, adaptable, fingerprint
-from anefast.nn.lora import draw
-from anefast.nn.weights import Weights, held, peeked, shapes_in
+from anefast.models.adapter import Base, adaptable, fingerprint
+from anefast.models.lora import draw
+from anefast.models.weights import Weights, held, peeked, shapes_in
 from anefast.tokenizer import ByteTokenizer
 
 from .test_families import SMALL, awake

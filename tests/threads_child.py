@@ -20,7 +20,7 @@ import numpy as np
 from anefast import _C
 from anefast.config import ModelConfig, TrainConfig
 from anefast.fuse import find_plan
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.runtime import Device, TrainingStep
 from anefast.train import fit
 

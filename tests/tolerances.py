@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from tests.conftest import ROOT
 
 HEAD = "| mode | stories260K: loss | gradients |"

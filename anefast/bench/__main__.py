@@ -11,17 +11,17 @@ from typing import Annotated
 import tyro
 
 from anefast import _C
-from anefast.bench import guard, held_out, seed
+from anefast.bench import guard, held_out, published
 from anefast.bench.context import Bench
 from anefast.bench.table import render
 from anefast.bench.tables import MODULES, make
 from anefast.checks import need_choice
-from anefast.chips import find_chip
+from anefast.chips.behaviour import find_chip
+from anefast.chips.rates import assumptions
 from anefast.cli import command, say
 from anefast.config import ConfigError, suggest
 from anefast.errors import visible
 from anefast.files import open_new, write_json
-from anefast.fuse.rates import assumptions
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.device import DEVICES
 
@@ -35,7 +35,7 @@ class BenchCommand:
     # Which tables to measure; none: all.
     tables: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default=())
     quick: bool = False  # Smaller budgets, and the largest sizes left out: minutes in all.
-    chip: str = seed.CHIP  # The chip that the modelled column is for.
+    chip: str = published.CHIP  # The chip that the modelled column is for.
     device: str = "auto"  # Where programs run: auto, host or ane.
     json: str = ""  # Also write the tables to this file.
     # Of the table `model`, print only how far it is from the published times of other chips.
@@ -73,7 +73,7 @@ def run(asked: BenchCommand) -> None:
             print(visible(line), file=sys.stderr)
         bench = Bench(Device(asked.device), asked.chip, asked.quick)
         say(f"here: {bench.here}; CPU side on {_C.threads()} threads")
-        say(f"modelled: {bench.machine.rates.source}; published: {seed.SOURCE}")
+        say(f"modelled: {bench.machine.rates.source}; published: {published.SOURCE}")
         guessed = assumptions(find_chip(asked.chip))
         for line in guessed:
             say(f"  {line}")
@@ -84,7 +84,7 @@ def run(asked: BenchCommand) -> None:
             say("", *render(table))
     if asked.json:
         about = {"here": bench.here, "threads": _C.threads(), "quick": asked.quick}
-        about["published"] = seed.SOURCE
+        about["published"] = published.SOURCE
         about["modelled"] = " ".join([bench.machine.rates.source, *guessed])
         write_json(asked.json, about | {"tables": made}, "bench")
 

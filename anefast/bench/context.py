@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anefast.bench import clock, model, seed
+from anefast.bench import clock, predictions, published
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
-from anefast.nn import init_ffn, init_params
+from anefast.models import init_ffn, init_params
 from anefast.presets import preset_settings
 from anefast.runtime import TrainingStep
 from anefast.runtime.device import Device, Half
@@ -43,10 +43,10 @@ class Bench:
     """
 
     def __init__(
-        self, device: Device, chip: str = seed.CHIP, quick: bool = False, judge: bool = False
+        self, device: Device, chip: str = published.CHIP, quick: bool = False, judge: bool = False
     ) -> None:
         self.device, self.quick, self.judge = device, quick, judge
-        self.machine = model.Machine(chip)
+        self.machine = predictions.Machine(chip)
         self.budget = 0.4 if quick else 4.0  # s for one race
         self.attempts = 1 if quick else clock.ATTEMPTS
         self.ffn = cache(self._ffn)
@@ -56,13 +56,13 @@ class Bench:
     def here(self) -> str:
         return f"{self.device.label} on {self.device.description}"
 
-    def rows(self, table: str) -> list[model.Row]:
+    def rows(self, table: str) -> list[predictions.Row]:
         """Published rows of this table with the chip's modelled times."""
         return [row for row in self._rows if row.table == table]
 
     @cached_property
-    def _rows(self) -> list[model.Row]:
-        return model.rows(self.machine)
+    def _rows(self) -> list[predictions.Row]:
+        return predictions.rows(self.machine)
 
     def config(self, preset: str, **changes: int) -> ModelConfig:
         return ModelConfig(**preset_settings(preset)["model"]).replace(**changes)
@@ -90,7 +90,7 @@ class Bench:
         cpu = clock.cpu_ratios(runs, "fused")["apart"] if self.judge else math.nan
         return 1e6 * times["fused"], 1e6 * times["apart"], ratios["apart"], cpu
 
-    def _ffn(self, f: seed.Ffn) -> Fusion:
+    def _ffn(self, f: published.Ffn) -> Fusion:
         params, x = init_ffn(f.dim, f.hidden, 12, 0), signal(f.dim, f.seq)
         size = f.dim, f.hidden
         with (
@@ -102,7 +102,7 @@ class Bench:
             single = 1e6 * clock.typical(partial(one, x), self.budget / 4)
             return Fusion(single, together, separate, 1e3 * fused.compile_seconds, *ratios)
 
-    def _transformer(self, t: seed.Mega) -> Fusion:
+    def _transformer(self, t: published.Mega) -> Fusion:
         config = self.config(t.preset, n_layers=t.layers)
         params, x = init_params(config, 0), signal(config.dim, t.shape.seq)
         with (

@@ -21,7 +21,7 @@ from anefast import _C
 from anefast.config import ModelConfig
 from anefast.files import make_folder, read_json, write_atomic
 from anefast.fuse import find_plan
-from anefast.nn import init_params
+from anefast.models import init_params
 from anefast.runtime import TrainingStep
 from anefast.runtime.device import Device
 from anefast.telemetry.timeline import Sums
@@ -61,7 +61,7 @@ def count(spec: str) -> Counts:
     device = Device("host")
     x = (np.arange(SEQ, dtype=np.int32) % MODEL.vocab_size)[None]
     step = TrainingStep(MODEL, init_params(MODEL, 0), device, 1, SEQ, find_plan(spec))
-    sequence, compiled = step.sequence, device.programs.counters
+    compiled, programs = step.compiled, device.programs.counters
 
     def micro_step() -> None:
         step.micro_step(x, x, 1.0)
@@ -69,18 +69,18 @@ def count(spec: str) -> Counts:
 
     for _ in range(3):
         micro_step()
-    found: Counts = {"compiles_at_start": compiled.compiles, "programs_alive": device.programs.live}
-    before = sequence.evaluations, sequence.copied_bytes
+    found: Counts = {"compiles_at_start": programs.compiles, "programs_alive": device.programs.live}
+    before = compiled.evaluations, compiled.copied_bytes
     spans = recorded(micro_step)
-    found["evaluations"] = sequence.evaluations - before[0]
-    found["copied_bytes"] = sequence.copied_bytes - before[1]
+    found["evaluations"] = compiled.evaluations - before[0]
+    found["copied_bytes"] = compiled.copied_bytes - before[1]
     found |= spans
-    staged, compiles = sequence.staged_bytes, compiled.compiles
+    staged, compiles = compiled.staged_bytes, programs.compiles
     step.update_weights()
     step.settle()
-    found["compiles_per_update"] = compiled.compiles - compiles
-    found["staged_bytes"] = sequence.staged_bytes - staged
-    found["surface_bytes"] = sequence.surface_bytes
+    found["compiles_per_update"] = programs.compiles - compiles
+    found["staged_bytes"] = compiled.staged_bytes - staged
+    found["surface_bytes"] = compiled.surface_bytes
     found["program_bytes"] = device.programs.nbytes
     micro_step()
     found |= allocated(micro_step)

@@ -13,8 +13,8 @@ from operator import le
 from pathlib import Path
 from statistics import median
 
-from anefast.bench import model
-from anefast.bench.seed import Described
+from anefast.bench import predictions
+from anefast.bench.published import Described
 from anefast.files import read_toml
 from anefast.fuse.timing import Product
 
@@ -81,10 +81,10 @@ def published() -> tuple[Published, ...]:
     )
 
 
-def predicted(row: Published) -> model.Row:
+def predicted(row: Published) -> predictions.Row:
     """The row with what the rates in the table make of it."""
-    us = 1e3 * model.Machine(row.chip).evaluate(row.work)
-    return model.Row(row.table, row.name, "us", row.us, us)
+    us = 1e3 * predictions.Machine(row.chip).evaluate(row.work)
+    return predictions.Row(row.table, row.name, "us", row.us, us)
 
 
 def errors() -> dict[str, list[float]]:

@@ -126,7 +126,7 @@ def compare(key: str, count: int, baseline: Mapping[str, int]) -> str:
 def training_step(options: str) -> TrainingStep:
     from anefast.config import ModelConfig
     from anefast.fuse import find_plan
-    from anefast.nn import init_params
+    from anefast.models import init_params
     from anefast.presets import preset_settings
     from anefast.runtime import Device, TrainingStep
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from anefast.bench.model import Row
+from anefast.bench.predictions import Row
 
 Cell = float | int | str | None
 

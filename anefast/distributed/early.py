@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 from anefast import _C
 from anefast.distributed.world import Ends, World
-from anefast.nn.params import Params, block, places
+from anefast.models.parameters import Params, block, places
 
 NAP = 2e-4  # seconds between looks at the queue of weight gradients
 Part = tuple[int, int]  # the first float of the block of gradients, and the one behind the last

@@ -20,7 +20,7 @@ import numpy as np
 from anefast.config import OptimConfig, TrainConfig
 from anefast.distributed.together import Arrays, Groups, Together
 from anefast.distributed.world import Floats, Losses, World, summed
-from anefast.nn.params import block
+from anefast.models.parameters import block
 from anefast.optim import Optimizer, Update
 from anefast.optim.optimizer import squared_norm
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.distributed.world import Floats, World
-from anefast.nn.params import Params, block, places
+from anefast.models.parameters import Params, block, places
 from anefast.optim.optimizer import in_order
 
 Arrays = Mapping[str, Floats]

@@ -13,7 +13,7 @@ from anefast.config import TrainConfig
 from anefast.distributed.early import Early
 from anefast.distributed.shares import Shares, nbytes
 from anefast.distributed.world import Ends, Floats, Losses, World
-from anefast.nn.params import block
+from anefast.models.parameters import block
 from anefast.optim import Optimizer, Update, record_of
 from anefast.optim.average import Average
 from anefast.optim.optimizer import panel_squares

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anefast.nn.weights import peeked
+from anefast.models.weights import peeked
 
 Floats = npt.NDArray[np.float32]
 Losses = tuple[float, int]  # a sum over tokens in nats, and how many tokens it is of

@@ -16,7 +16,7 @@ from anefast.config import ConfigError
 from anefast.doctor import apart, machine, ranks, registry, report
 from anefast.doctor.result import Result
 from anefast.runtime.device import DEVICES, Device
-from anefast.runtime.learned import Learned, remember
+from anefast.runtime.doctor_facts import Learned, remember
 
 PROBE_FILE = "anefast-doctor.json"
 

@@ -11,7 +11,7 @@ from anefast import _C, ir, mil
 from anefast.doctor.result import Check, Found, Wrong
 from anefast.doctor.subject import REFUSALS, Subject, error_of, rows
 from anefast.mil.spelling import DIALECTS
-from anefast.nn import ffn_graph, init_ffn
+from anefast.models import ffn_graph, init_ffn
 from anefast.runtime import Fused
 
 COMPILES = 130  # a limit of about 119 per process was seen by several projects
@@ -126,7 +126,7 @@ def weights(strategy: str) -> Callable[[Subject], Found]:
         with Fused(graph, first, subject.device, plan) as fused:
             errors = [error_of(fused(x), ffn(x, first, layers))]
             start = time.perf_counter()
-            fused.sequence.load(second)
+            fused.compiled.load(second)
             update = time.perf_counter() - start
             errors.append(error_of(fused(x), ffn(x, second, layers)))
         numbers = (

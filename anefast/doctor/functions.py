@@ -1,7 +1,7 @@
 """What single operations give where reports disagree: rounding, infinities, slices, tables.
 
 Each question is a program of one operation with an answer that tells; what it speaks for is said in
-the switches of `--chip` (anefast/chips.py), as of sums (sums.py).
+the switches of `--chip` (anefast/chips/behaviour.py), as of sums (sums.py).
 """
 
 from __future__ import annotations

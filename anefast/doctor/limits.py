@@ -1,7 +1,7 @@
 """How far a device goes: the longest axis, the longest sum, the deepest program, the most ports.
 
 Each limit is found by halving what is left between a size that was taken and one that was not. What
-the answers speak for is said in the switches of `--chip` (anefast/chips.py), so that a file of
+the answers speak for is said in the switches of `--chip` (chips/behaviour.py), so that a file of
 doctor's makes a chip. Depths are checks of their own: a depth that crashes a compiler costs its own
 result and leaves the others.
 """
@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from anefast import _C, ir, mil
-from anefast.chips import DEEPEST
+from anefast.chips.behaviour import DEEPEST
 from anefast.doctor import ports
 from anefast.doctor.result import Check, Found, Wrong
 from anefast.doctor.subject import REFUSALS, Subject

@@ -16,7 +16,7 @@ from anefast.config import ModelConfig
 from anefast.doctor.result import Check, Found, Wrong
 from anefast.doctor.subject import Subject, error_of
 from anefast.fuse import cut, find_plan, lower_all
-from anefast.nn import training_graph
+from anefast.models import training_graph
 
 X = (1, 32, 1, 64)
 

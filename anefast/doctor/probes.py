@@ -20,14 +20,14 @@ from statistics import mean
 import numpy as np
 
 from anefast import _C, ir, mil
-from anefast.bench.seed import FFNS, MEGAS, Ffn
+from anefast.bench.published import FFNS, MEGAS, Ffn
 from anefast.config import ModelConfig
 from anefast.doctor import checks as usual
 from anefast.doctor.result import Check, Found, Number, Wrong
 from anefast.doctor.subject import REFUSALS, Subject, error_of
 from anefast.files import FileError, open_new, read_text
 from anefast.mil.spelling import Dialect
-from anefast.nn import init_ffn, init_params
+from anefast.models import init_ffn, init_params
 from anefast.presets import preset_settings
 from anefast.runtime import Fused, fused_ffn, fused_transformer
 

@@ -10,7 +10,7 @@ from anefast.runtime.calibrate import measure
 
 
 def rates(subject: Subject) -> Found:
-    """The calibration that `plan="auto"` makes, with names and units of fuse/rates.py."""
+    """The calibration that `plan="auto"` makes, with names and units of chips/rates.py."""
     found = converted(measure(subject.device))
     numbers = tuple(subject.number(name, value, "") for name, value in found.items())
     words = tuple(f"{name}={value:.4g}" for name, value in found.items())

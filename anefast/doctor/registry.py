@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from anefast.doctor import checks, forms, functions, limits, ops, ports, probes, rates, sums
 from anefast.doctor.result import Check, Result
-from anefast.runtime.learned import Learned
+from anefast.runtime.doctor_facts import Learned
 
 
 def usual() -> list[Check]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anefast.chips import SEED
+from anefast.chips.behaviour import SEED
 from anefast.doctor.result import Number, Result
 from anefast.files import write_json
-from anefast.runtime.learned import Learned
+from anefast.runtime.doctor_facts import Learned
 
 FORMAT = 1  # of the document, counted up when a field means something else
 PROVEN = "cross-compiled and harness-tested and has not yet run on Apple hardware"

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C, ir
-from anefast.chips import find_profile
+from anefast.chips.behaviour import find_profile
 from anefast.doctor.result import Label, Number, Wrong
 from anefast.fuse import Plan, find_plan
 from anefast.mil.spelling import DIALECTS, Dialect
 from anefast.runtime import Device, Kernel
-from anefast.runtime.learned import Learned
+from anefast.runtime.doctor_facts import Learned
 
 REFUSALS = (_C.MILError, _C.CompileError)
 Arrays = Mapping[str, npt.NDArray[np.float16]]

@@ -1,8 +1,8 @@
 """How this device adds products, asked with sums whose results tell: what the study of an M6 asked.
 
-One matmul has every question on its diagonal: row i of one operand by column i of the other. What
-the answers speak for is said in the switches of `--chip` (anefast/chips.py), so that a chip nobody
-has measured can be emulated by its own.
+One matmul has every question on its diagonal: row i of one operand by column i of the other. The
+answers set switches of `--chip` (chips/behaviour.py), so a chip that nobody has measured can be
+emulated by its own.
 """
 
 from __future__ import annotations

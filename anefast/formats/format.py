@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from anefast.config import ModelConfig
-from anefast.nn.adapter import Adapter
-from anefast.nn.weights import Array
+from anefast.models.adapter import Adapter
+from anefast.models.weights import Array
 from anefast.tokenizer import Tokenizer
 
 from .lora import AdapterSource

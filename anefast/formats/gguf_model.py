@@ -16,9 +16,9 @@ import numpy as np
 from anefast import files
 from anefast.config import ConfigError, ModelConfig
 from anefast.errors import shown
-from anefast.nn import FAMILIES, family_of, rope_frequencies
-from anefast.nn.family import Family
-from anefast.nn.foreign import GGUFNames, Settings, decimal
+from anefast.models import FAMILIES, family_of, rope_frequencies
+from anefast.models.family import Family
+from anefast.models.foreign import GGUFNames, Settings, decimal
 from anefast.tokenizer import Tokenizer
 from anefast.tokenizer.gguf import pairs_of, tokenizer_of
 from anefast.tokenizer.gguf_keys import UNUSED

@@ -1,7 +1,7 @@
 """Hugging Face folders: config.json beside model.safetensors, in one file or in shards.
 
-What a family's config.json says is in the family's own file (`nn/foreign.py` has the record). What
-we do not compute is refused by the name of the setting, never guessed.
+What a family's config.json says is in the family's own file (`models/foreign.py` has the record).
+What we do not compute is refused by the name of the setting, never guessed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from anefast import files
 from anefast.config import ConfigError, ModelConfig
 from anefast.errors import shown
-from anefast.nn import FAMILIES, family_of
-from anefast.nn.family import Family
-from anefast.nn.foreign import HuggingFace, Places, Settings
+from anefast.models import FAMILIES, family_of
+from anefast.models.family import Family
+from anefast.models.foreign import HuggingFace, Places, Settings
 from anefast.tokenizer import Tokenizer, open_tokenizer
 from anefast.tokenizer.huggingface import files_of
 

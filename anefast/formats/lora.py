@@ -18,9 +18,9 @@ import numpy as np
 from anefast import files
 from anefast.config import ModelConfig
 from anefast.errors import BadInput, shown
-from anefast.nn import family_of
-from anefast.nn.adapter import RANK_MOST, Adapter, AdapterError, Base, Pair, adaptable, scale_of
-from anefast.nn.foreign import Place, Places
+from anefast.models import family_of
+from anefast.models.adapter import RANK_MOST, Adapter, AdapterError, Base, Pair, adaptable, scale_of
+from anefast.models.foreign import Place, Places
 
 from .safetensors import read_metadata, read_safetensors, write_safetensors
 from .source import from_file, to_half_split

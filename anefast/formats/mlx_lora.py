@@ -17,8 +17,8 @@ from anefast import files
 from anefast.checks import ConfigError
 from anefast.config import ModelConfig
 from anefast.errors import shown
-from anefast.nn.adapter import Adapter
-from anefast.nn.foreign import Settings
+from anefast.models.adapter import Adapter
+from anefast.models.foreign import Settings
 
 from .format import AdapterFormat
 from .huggingface import DTYPES, check_fp16

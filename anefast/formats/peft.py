@@ -16,8 +16,8 @@ from anefast import files
 from anefast.checks import ConfigError
 from anefast.config import ModelConfig
 from anefast.errors import shown
-from anefast.nn.adapter import Adapter, scale_of
-from anefast.nn.foreign import Settings
+from anefast.models.adapter import Adapter, scale_of
+from anefast.models.foreign import Settings
 
 from .format import AdapterFormat
 from .huggingface import DTYPES, check_fp16

@@ -12,9 +12,9 @@ import numpy as np
 from anefast.config import ConfigError, ModelConfig
 from anefast.errors import shown
 from anefast.files import FileError
-from anefast.nn import Params, shapes
-from anefast.nn.foreign import Place, Places
-from anefast.nn.weights import Unread, Weights
+from anefast.models import Params, shapes
+from anefast.models.foreign import Place, Places
+from anefast.models.weights import Unread, Weights
 from anefast.tokenizer import Tokenizer
 
 from .stored import Array, Stored, Tensors

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from anefast import _C
+from anefast.chips.rates import KEPT_GAP_US, LOW_CLOCK
 from anefast.fuse.count import StepCount
-from anefast.fuse.rates import KEPT_GAP_US, LOW_CLOCK
 from anefast.fuse.timing import Rates, modelled
 
 __all__ = ["Cost", "Memory", "Rates", "fastest", "modelled"]

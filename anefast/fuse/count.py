@@ -23,9 +23,9 @@ from anefast.fuse.recompute import recompute
 from anefast.fuse.timing import Product
 from anefast.ir import Graph, Program, Tensor, baked
 from anefast.mil import emit
-from anefast.nn import Trained, count_params, shapes, training_graph, trains
-from anefast.nn.adapter import A, B
-from anefast.nn.lora import NO_PAIRS, Ranks, is_gradient
+from anefast.models import Trained, count_params, shapes, training_graph, trains
+from anefast.models.adapter import A, B
+from anefast.models.lora import NO_PAIRS, Ranks, is_gradient
 
 Shapes = Mapping[str, tuple[int, ...]]
 States = Callable[[Shapes], int]
@@ -334,7 +334,7 @@ def work(program: Program) -> tuple[int, int]:
 
 
 def surfaces(lowered: Iterable[Lowered]) -> dict[str, int]:
-    """Bytes by kind, shared as `runtime/sequence.py` shares them."""
+    """Bytes by kind, shared as `runtime/compiled_graph.py` shares them."""
     values: set[Tensor] = set()
     weights: dict[str, int] = {}
     packed = staged = 0

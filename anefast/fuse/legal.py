@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from anefast import mil
-from anefast.chips import CHIPS, Chip, chip_of
+from anefast.chips.behaviour import CHIPS, Chip, chip_of
 from anefast.fuse.count import PRODUCTS, Counter, StepCount
 from anefast.fuse.lower import Lowered, Port
 from anefast.fuse.plan import Plan
@@ -50,7 +50,7 @@ class Target:
     """What programs are for: a chip's limits, or the host's own, which has the newest chip's.
 
     dialects, weights, ports: what this very device was seen to take, in a plan's words; empty
-    if unknown. seen: what else, as runtime/learned.py names it.
+    if unknown. seen: what else, as runtime/doctor_facts.py names it.
     """
 
     name: str

@@ -17,8 +17,8 @@ from anefast.fuse.cut import Schedule
 from anefast.fuse.plan import Plan
 from anefast.ir import Program, Tensor, rebuild
 from anefast.mil.rules import MAX_CHANNELS, ROW
-from anefast.nn.lora import is_gradient, is_pair
-from anefast.nn.trained import trains
+from anefast.models.lora import is_gradient, is_pair
+from anefast.models.trained import trains
 
 Shape = tuple[int, ...]
 

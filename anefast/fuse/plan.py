@@ -1,6 +1,6 @@
 """A plan: how the training step becomes programs. Data, not code paths.
 
-Cuts follow the scopes that `anefast/nn/layers.py` enters: `layers.3.attn.scores` says layer, half
+Cuts follow the scopes that `models/layers.py` enters: `layers.3.attn.scores` says layer, half
 and part. Read `cut.py` for what a cut does, `lower.py` for where values and weights lie.
 """
 
@@ -13,8 +13,8 @@ from typing import Literal
 
 from anefast.checks import instance, need_choice, whole
 from anefast.ir import NormForm, RopeForm, ScaleForm, Spelling, Tensor
-from anefast.nn.lora import is_pair
-from anefast.nn.trained import Trained, trains
+from anefast.models.lora import is_pair
+from anefast.models.trained import Trained, trains
 
 AUTO = "auto"
 Depth = int | Literal["half", "all"]  # layers per program

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from anefast.chips import HWX, Chip
+from anefast.chips.behaviour import HWX, Chip
 from anefast.fuse.count import PRODUCTS, ProgramCount, StepCount
 from anefast.ir import Program, Tensor, baked
 

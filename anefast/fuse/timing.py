@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from anefast.chips import Chip
-from anefast.fuse.rates import ChipRates, rates_of
+from anefast.chips.behaviour import Chip
+from anefast.chips.rates import ChipRates, rates_of
 
 # How compile times of attention grow, chosen among 1, 1.25 ... 2 and 0, 0.5, 1 (rates.py): with the
 # number of products of two values, and with the heads each is of.
@@ -118,7 +118,7 @@ def modelled(chip: Chip, rates: ChipRates | None = None) -> Rates:
     r = rates or rates_of(chip)
     return Rates(
         label="modelled",
-        source=f"figures of {chip.title} in anefast/fuse/rates.py",
+        source=f"figures of {chip.title} in anefast/chips/rates.py",
         dispatch=r.dispatch_us.value * 1e-6,
         product=r.product_us.value * 1e-6,
         flops=r.tflops.value * 1e12,

@@ -32,7 +32,7 @@ from .ops.elementwise import (
     sub,
     tanh,
 )
-from .ops.layout import (
+from .ops.movement import (
     concat,
     expand_dims,
     pad,
@@ -44,7 +44,7 @@ from .ops.layout import (
     tile,
     transpose,
 )
-from .ops.linear import conv, matmul
+from .ops.product import conv, matmul
 from .ops.reduce import reduce_max, reduce_mean, reduce_sum, softmax
 from .ops.rope import RopeForm, rope
 from .passes import (

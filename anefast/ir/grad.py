@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .graph import baked, reach
 from .op import OPS, apply
-from .ops.layout import reshape
+from .ops.movement import reshape
 from .ops.reduce import reduce_sum
 from .tensor import ShapeError, Tensor, place
 

@@ -21,7 +21,7 @@ from anefast.errors import shown
 from anefast.formats.safetensors import read_safetensors
 
 if TYPE_CHECKING:
-    from anefast.nn import Vocabulary
+    from anefast.models import Vocabulary
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 GROUP = "ema"  # of a checkpoint's arrays

@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.config import OptimConfig
-from anefast.nn import zeros_of
+from anefast.models import zeros_of
 from anefast.optim.record import Work
 from anefast.optim.registry import record_of, settled
 from anefast.optim.tensors import check_rules, of_tensor, parse_rules
 
 if TYPE_CHECKING:
-    from anefast.runtime.flow import Flow
+    from anefast.runtime.unstored import Flow
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 

@@ -80,9 +80,9 @@ class Record:
     rate: what its learning rate usually is of AdamW's. batch: the power of the batch that its rate
     grows with. states: of a weight, by name and shape, the shapes of its states by name. update:
     one update of some tensors. rule: the native rule of an elementwise one; its gradients may flow
-    (runtime/flow.py). reference: the update of one tensor in plain NumPy, for tests. whole: names
-    of states that are of a tensor as a whole; the update of a tensor without them is that of its
-    values, each by itself.
+    (runtime/unstored.py). reference: the update of one tensor in plain NumPy, for tests. whole:
+    names of states that are of a tensor as a whole; the update of a tensor without them is that of
+    its values, each by itself.
     """
 
     name: str

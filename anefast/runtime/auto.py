@@ -14,8 +14,8 @@ from anefast.fuse.choose import choose
 from anefast.fuse.count import Counter
 from anefast.fuse.legal import target_of
 from anefast.fuse.plan import is_auto
-from anefast.nn import Trained
-from anefast.nn.lora import NO_PAIRS, Ranks
+from anefast.models import Trained
+from anefast.models.lora import NO_PAIRS, Ranks
 from anefast.runtime.calibrate import calibrate
 from anefast.runtime.device import Device
 

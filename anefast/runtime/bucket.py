@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.config import ModelConfig
-from anefast.nn import MASKED, causal_mask, rope_tables, rotated_heads
+from anefast.models import MASKED, causal_mask, rope_tables, rotated_heads
+from anefast.runtime.compiled_graph import CompiledGraph
 from anefast.runtime.device import Surface
-from anefast.runtime.health import Health
+from anefast.runtime.inspect.health import Health
 from anefast.runtime.prefixes import Columns
-from anefast.runtime.sequence import Sequence
 
 CHUNK = 32  # positions that are evaluated together: the narrowest row a device has
 EXACT, STEP = 8, 8  # so many live columns are exactly told apart; more are rounded up
@@ -60,20 +60,20 @@ class Bucket:
         config: ModelConfig,
         chunk: int,
         length: int,
-        sequence: Sequence,
+        compiled: CompiledGraph,
         inputs: dict[str, Surface],
         h: Surface,
         cached: list[Surface],
         fresh: list[Surface],
         health: Health,
     ) -> None:
-        self.config, self.chunk, self.length, self.sequence = config, chunk, length, sequence
+        self.config, self.chunk, self.length, self.compiled = config, chunk, length, compiled
         self.inputs, self.h, self.cached, self.fresh = inputs, h, cached, fresh
         self.health = health
         tables = rope_tables(config, config.max_seq_len + 1)
         self._rotations = [t.astype(np.float16) for t in tables]
         names = {surface: name for name, surface in inputs.items()}
-        only = sequence.bound[0]  # of a device that takes parts
+        only = compiled.bound[0]  # of a device that takes parts
         ports = zip(only.inputs, only.kernel.program.inputs, strict=True)
         self._ports = [(names.get(s, ""), t.shape) for s, (_, t) in ports]
         with inputs["mask"].write() as mask:

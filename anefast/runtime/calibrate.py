@@ -26,11 +26,11 @@ from anefast.files import FileError, make_folder, read_json, write_json
 from anefast.fuse import Region, find_plan
 from anefast.fuse.count import Counter, StepCount
 from anefast.fuse.timing import Rates
-from anefast.nn import Params, init_params
+from anefast.models import Params, init_params
+from anefast.runtime.compiled_graph import CompiledGraph, stage
 from anefast.runtime.device import Device
+from anefast.runtime.doctor_facts import cache_folder
 from anefast.runtime.kernel import Kernel
-from anefast.runtime.learned import cache_folder
-from anefast.runtime.sequence import Sequence, stage
 from anefast.runtime.taken import first_taken
 from anefast.schema import flag, line, number, record, table
 
@@ -105,10 +105,10 @@ def measure(device: Device) -> Rates:
     packed = device.learned.ports == ("packed",)
     counter, params = Counter(LAYER, 1, SEQ), init_params(LAYER, 0)
 
-    def loaded(spec: str) -> tuple[StepCount, Sequence]:
+    def loaded(spec: str) -> tuple[StepCount, CompiledGraph]:
         plan = find_plan(spec)
         count = counter.count(plan)
-        made = Sequence(device, (p.lowered for p in count.programs), plan.dialect)
+        made = CompiledGraph(device, (p.lowered for p in count.programs), plan.dialect)
         try:
             made.load(params)
         except Exception:

@@ -18,12 +18,12 @@ import numpy as np
 
 from anefast import _C, mil
 from anefast.errors import AnefastError
-from anefast.nn import Params
-from anefast.nn.weights import peeked
+from anefast.models import Params
+from anefast.models.weights import peeked
+from anefast.runtime.compiled_graph import Bound, CompiledGraph
 from anefast.runtime.device import Device
-from anefast.runtime.probe import Array, Bare, content, run
-from anefast.runtime.sequence import Bound, Sequence
-from anefast.runtime.watch import Stray, strays
+from anefast.runtime.inspect.values import Array, Bare, content, run
+from anefast.runtime.inspect.watch import Stray, strays
 
 
 class WrongValues(AnefastError, RuntimeError):
@@ -33,8 +33,8 @@ class WrongValues(AnefastError, RuntimeError):
 class Canary:
     """Of the programs of one sequence. `looked` is the update it last looked at, -1 before any."""
 
-    def __init__(self, device: Device, sequence: Sequence, tolerance: float) -> None:
-        self._device, self._sequence, self._tolerance = device, sequence, tolerance
+    def __init__(self, device: Device, compiled: CompiledGraph, tolerance: float) -> None:
+        self._device, self._compiled, self._tolerance = device, compiled, tolerance
         self._exact = Bare(_C.Device("host"))
         self.looked = -1
 
@@ -52,13 +52,13 @@ class Canary:
     def _all(self, params: Params, update: int, again: bool) -> None:
         if self._overflows():  # chips go on from an inf in ways of their own
             return
-        for bound in self._sequence.bound:
+        for bound in self._compiled.bound:
             self._one(bound, params, update, again)
         self.looked = update
 
     def _overflows(self) -> bool:
         """Whether a surface holds an inf or a NaN, as one micro-step in many may."""
-        around = {s: None for b in self._sequence.bound for s in (*b.inputs, *b.outputs)}
+        around = {s: None for b in self._compiled.bound for s in (*b.inputs, *b.outputs)}
         for surface in around:
             with surface.read() as data:
                 if _C.half_overflows(data):

@@ -41,7 +41,7 @@ from typing import Any, Protocol
 
 from anefast import _C
 from anefast.files import FileError, make_folder, open_unused
-from anefast.nn import Params
+from anefast.models import Params
 from anefast.runtime import watchdog
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import Blobs, CompileCache, Lease

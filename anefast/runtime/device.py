@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from anefast import _C, debug, environment
 from anefast.checks import instance, whole
-from anefast.chips import Chip, chip_of, find_profile, unprobed
+from anefast.chips.behaviour import Chip, chip_of, find_profile, unprobed
 from anefast.fuse.level import level
 from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
-from anefast.runtime.learned import Learned, recall
-from anefast.runtime.watch import Watch
+from anefast.runtime.doctor_facts import Learned, recall
+from anefast.runtime.inspect.watch import Watch
 
 log = logging.getLogger("anefast")
 
@@ -45,7 +45,7 @@ class Device:
     `description` is a line for run headers. `label` is what numbers from it are: `measured` on an
     ANE, `measured on the host`, `emulated` by what stands in for a chip. `programs` keeps loaded
     programs, up to `cache_bytes` of them. `chip` makes the host refuse and compute as that chip
-    does, where anything is published (`anefast/chips.py`); without, it is `exact`. budgeted:
+    does, where anything is published (`chips/behaviour.py`); without, it is `exact`. budgeted:
     whether what it compiles counts against the process's budget.
     """
 

@@ -6,7 +6,7 @@ program, one evaluation per call. Any other plan gives the same bytes in more ev
 law), which is what fusion is measured against. A plan is a `Plan` or what `find_plan` reads.
 
     >>> import numpy as np
-    >>> from anefast.nn import init_ffn
+    >>> from anefast.models import init_ffn
     >>> from anefast.runtime import Device
     >>> params = init_ffn(dim=32, hidden=64, layers=2, seed=0)
     >>> ffn = fused_ffn(32, 64, 2, 64, params, Device("host"), "all")
@@ -28,9 +28,9 @@ from anefast.config import ROW_MULTIPLE, ModelConfig
 from anefast.fuse import Plan, cut, find_plan, lower_all
 from anefast.fuse.legal import target_of
 from anefast.ir import Graph
-from anefast.nn import Params, ffn_graph, forward_graph
+from anefast.models import Params, ffn_graph, forward_graph
+from anefast.runtime.compiled_graph import CompiledGraph
 from anefast.runtime.device import Device, Half
-from anefast.runtime.sequence import Sequence
 
 
 class Fused:
@@ -46,12 +46,12 @@ class Fused:
         instance("fused", "params", params, Mapping, "init_params or init_ffn draws them")
         start = time.perf_counter()
         programs = lower_all(cut(graph, self.plan.key), self.plan)
-        self.sequence = Sequence(device, programs, self.plan.dialect)
-        self.sequence.load(params)
+        self.compiled = CompiledGraph(device, programs, self.plan.dialect)
+        self.compiled.load(params)
         self.compile_seconds = time.perf_counter() - start
-        self.programs = tuple(kernel.name for kernel in self.sequence.kernels)
-        self._x = self.sequence.surfaces[graph.inputs[0]]
-        self._h = self.sequence.surfaces[graph.outputs["h"]]
+        self.programs = tuple(kernel.name for kernel in self.compiled.kernels)
+        self._x = self.compiled.surfaces[graph.inputs[0]]
+        self._h = self.compiled.surfaces[graph.outputs["h"]]
 
     def __call__(self, x: Half) -> Half:
         """h of x, both fp16 [1, C, 1, S]. ValueError where x is of another shape or dtype."""
@@ -60,28 +60,28 @@ class Fused:
             refuse("fused", "x", x, f"float16 of shape {shape}", "channels first, [1, C, 1, S]")
         with self._x.write() as data:
             data[:] = x
-        self.sequence.run(range(len(self.programs)))
+        self.compiled.run(range(len(self.programs)))
         with self._h.read() as data:
             return data.copy()
 
     @property
     def evaluations(self) -> int:
-        return self.sequence.evaluations
+        return self.compiled.evaluations
 
     @property
     def nbytes(self) -> int:
         """Bytes of fp16 weights and constants in the programs, and of every surface around them."""
         baked = sum(
             2 * int(np.prod(t.shape, dtype=np.int64))
-            for kernel in self.sequence.kernels
+            for kernel in self.compiled.kernels
             for t in kernel.program.nodes
             if t.op in ("parameter", "constant") and t.shape
         )
-        return baked + self.sequence.surface_bytes
+        return baked + self.compiled.surface_bytes
 
     def close(self) -> None:
         """Unloads the programs. Safe to call twice."""
-        self.sequence.close()
+        self.compiled.close()
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +109,7 @@ def fused_ffn(
     device: Device,
     plan: Plan | str = "all",
 ) -> Fused:
-    """The FFN-only proxy (`nn/ffn.py`); any sizes, `seq` a multiple of 32.
+    """The FFN-only proxy (`models/ffn.py`); any sizes, `seq` a multiple of 32.
 
     params: fp32 by name, such as `init_ffn` draws.
     """

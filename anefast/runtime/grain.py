@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast.ir import Graph, Tensor, baked
-from anefast.nn import Params
-from anefast.nn.weights import peeked
+from anefast.models import Params
+from anefast.models.weights import peeked
 from anefast.runtime.device import Surface
 
 GRAIN = 2.0**-16  # of a Q15.16 product

@@ -26,14 +26,14 @@ from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all
 from anefast.fuse.legal import target_of
-from anefast.nn import Params, classifier, decode_graph, family_of
-from anefast.nn.lora import NO_PAIRS, Lora
-from anefast.nn.weights import Weights
+from anefast.models import Params, classifier, decode_graph, family_of
+from anefast.models.lora import NO_PAIRS, Lora
+from anefast.models.weights import Weights
 from anefast.runtime.bucket import CHUNK, Bucket, Run, bucket_length
+from anefast.runtime.compiled_graph import CompiledGraph
 from anefast.runtime.device import Device
-from anefast.runtime.health import Health
+from anefast.runtime.inspect.health import Health
 from anefast.runtime.prefixes import ROOT, Columns, Prefixes
-from anefast.runtime.sequence import Sequence
 from anefast.runtime.stream import advice, stream_scale
 
 log = logging.getLogger("anefast")
@@ -181,12 +181,12 @@ class Inference:
         self.lora = lora
         self._forget(0)
         if self._bucket is not None:
-            self._bucket.sequence.stage(lora.staged())
+            self._bucket.compiled.stage(lora.staged())
 
     def close(self) -> None:
         """Unloads the programs and forgets the cache."""
         if self._bucket is not None:
-            self._bucket.sequence.close()
+            self._bucket.compiled.close()
         self._bucket = None
         self._forget(0)
 
@@ -203,8 +203,8 @@ class Inference:
         cached = columns[0] if fresh else len(self._prefixes)
         bucket.place(runs, cached)
         self._embed(bucket, runs)
-        kernels = range(len(bucket.sequence.kernels))
-        bucket.sequence.run(kernels, bucket.extents(len(columns), cached))
+        kernels = range(len(bucket.compiled.kernels))
+        bucket.compiled.run(kernels, bucket.extents(len(columns), cached))
         self.evaluations += 1
         if not self._told and bucket.health.overflows():
             self._overflowed(bucket, runs)
@@ -259,7 +259,7 @@ class Inference:
             target.take(bucket, kept)
             if target is not bucket:
                 self._rows = {}  # in the surfaces of the old one
-                bucket.sequence.close()
+                bucket.compiled.close()
                 self._bucket = bucket = target
             self._cached = len(kept)
         return bucket, known
@@ -272,18 +272,18 @@ class Inference:
         ranks = self.lora.ranks if self.lora is not None else NO_PAIRS
         graph = decode_graph(self.config, chunk, length, self.plan.spelling, ranks)
         programs = lower_all(cut(graph, self.plan.key), self.plan)
-        sequence = Sequence(self.device, programs, self.plan.dialect)
+        compiled = CompiledGraph(self.device, programs, self.plan.dialect)
         pairs = self.lora.staged() if self.lora is not None else {}
-        sequence.load(Weights.of(self.params).over(pairs))
-        surfaces = {str(t.name): sequence.surfaces[t] for t in graph.inputs}
+        compiled.load(Weights.of(self.params).over(pairs))
+        surfaces = {str(t.name): compiled.surfaces[t] for t in graph.inputs}
         names = [name.removesuffix(".past_k") for name in surfaces if name.endswith(".past_k")]
         cached_in = [surfaces[f"{name}.past_{what}"] for name in names for what in "kv"]
         fresh = [
-            sequence.surfaces[graph.outputs[f"{name}.{what}"]] for name in names for what in "kv"
+            compiled.surfaces[graph.outputs[f"{name}.{what}"]] for name in names for what in "kv"
         ]
-        h = sequence.surfaces[graph.outputs["h"]]
-        health = Health(graph, sequence)
-        return Bucket(self.config, chunk, length, sequence, surfaces, h, cached_in, fresh, health)
+        h = compiled.surfaces[graph.outputs["h"]]
+        health = Health(graph, compiled)
+        return Bucket(self.config, chunk, length, compiled, surfaces, h, cached_in, fresh, health)
 
 
 class Overflow(Exception):

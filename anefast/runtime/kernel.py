@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from anefast import _C, debug, mil
 from anefast.fuse.count import work
 from anefast.ir import Program
-from anefast.nn import Params
-from anefast.nn.weights import peeked
+from anefast.models import Params
+from anefast.models.weights import peeked
 from anefast.runtime.cache import Blobs, Lease
 from anefast.runtime.compiler import compile_kernel
 from anefast.runtime.device import Device, Half, Surface
+from anefast.runtime.inspect.watch import name_program
 from anefast.runtime.revive import PROCESS_WIDE
-from anefast.runtime.watch import name_program
 
 
 class Kernel:

@@ -24,7 +24,7 @@ from anefast.config import ModelConfig
 from anefast.fuse import Plan, Region, cut, lower_all, recompute
 from anefast.fuse.legal import refuse, target_of
 from anefast.ir import Tensor, terms
-from anefast.nn import (
+from anefast.models import (
     GRAD,
     Params,
     Vocabulary,
@@ -34,18 +34,18 @@ from anefast.nn import (
     trains,
     zeros_of,
 )
-from anefast.nn.lora import NO_PAIRS, Lora, Ranks
-from anefast.nn.vocabulary import TABLES
-from anefast.nn.weights import Weights
+from anefast.models.lora import NO_PAIRS, Lora, Ranks
+from anefast.models.vocabulary import TABLES
+from anefast.models.weights import Weights
+from anefast.runtime.compiled_graph import CompiledGraph, block
 from anefast.runtime.compiler import CompileService
 from anefast.runtime.device import Device, Surface
-from anefast.runtime.flow import Flow, head_flows
 from anefast.runtime.grain import Grain
-from anefast.runtime.health import Health
+from anefast.runtime.inspect.health import Health
 from anefast.runtime.pace import Pace
 from anefast.runtime.revive import PROCESS_WIDE
-from anefast.runtime.sequence import Sequence, block
 from anefast.runtime.stream import advice, stream_scale
+from anefast.runtime.unstored import Flow, head_flows
 
 log = logging.getLogger("anefast")
 
@@ -111,18 +111,18 @@ class TrainingStep:
         schedule = cut(graph, plan.key)
         programs = lower_all(schedule, plan)
         refuse(programs, plan, target)
-        self.sequence = Sequence(device, programs, plan.dialect)
+        self.compiled = CompiledGraph(device, programs, plan.dialect)
         self.compiler = CompileService(
-            device.programs, self.sequence.kernels, plan.compile, swap_at
+            device.programs, self.compiled.kernels, plan.compile, swap_at
         )
         fixed = device.fixed_point
-        self.grain = Grain(graph, self.sequence.surfaces) if fixed else None
-        self.health = Health(graph, self.sequence, self.grain)
+        self.grain = Grain(graph, self.compiled.surfaces) if fixed else None
+        self.health = Health(graph, self.compiled, self.grain)
         self.pace = Pace()
-        names = [kernel.name for kernel in self.sequence.kernels]
+        names = [kernel.name for kernel in self.compiled.kernels]
         self._forward = [i for i, name in enumerate(names) if name.startswith("forward.")]
         self._backward = [i for i, name in enumerate(names) if name.startswith("backward.")]
-        surface = self.sequence.surfaces
+        surface = self.compiled.surfaces
         x, dh = graph.inputs
         self._x, self._h = surface[x], surface[graph.outputs["h"]]
         self._dh = surface.get(dh) or device.surface(dh.shape)  # nobody reads it: no backward
@@ -165,7 +165,7 @@ class TrainingStep:
     def update_weights(self) -> None:
         """Takes over changed `params`: baked weights by compiling, others by rewriting."""
         self.compiler.update(self.params)
-        self.sequence.stage(self.params if self.lora is None else self.lora.staged())
+        self.compiled.stage(self.params if self.lora is None else self.lora.staged())
 
     def adapt(self, lora: Lora) -> None:
         """From now on with another adapter beside the same matrices, whose arrays are `trained`
@@ -238,7 +238,7 @@ class TrainingStep:
         _C.spans_phase(_C.Phase.BACKWARD)
         self._enqueue(self._forward)  # what waited for nothing but dh
         for i in self._backward:
-            self.sequence.run([i])
+            self.compiled.run([i])
             self._enqueue([i])
             if self.on_complete is not None and self._complete[i]:
                 self.on_complete(self._complete[i])
@@ -270,7 +270,7 @@ class TrainingStep:
 
     def slowness(self) -> str:
         """Ends an update's timing. A line where the device became slower, once; else ""."""
-        said = self.pace.look(self.sequence.evaluations)
+        said = self.pace.look(self.compiled.evaluations)
         return said if self.device.foreign else ""
 
     @property
@@ -286,7 +286,7 @@ class TrainingStep:
         """Waits for queued work and unloads the programs."""
         self.wait()
         self.compiler.close()
-        self.sequence.close()
+        self.compiled.close()
 
     def _compact(self, tokens: Tokens) -> Tokens:
         return tokens if self.vocabulary is None else self.vocabulary.compact(tokens)
@@ -302,7 +302,7 @@ class TrainingStep:
     def _run_forward(self, x: Tokens) -> None:
         with self._x.write() as out:
             _C.embed(x, self.params["tok_embeddings"], out, self._positions(self.params))
-        self.sequence.run(self._forward)
+        self.compiled.run(self._forward)
 
     def _positions(self, arrays: Params) -> npt.NDArray[np.float32] | None:
         """The rows of learned positions, or of their gradient, that a sequence uses."""
@@ -347,8 +347,8 @@ class TrainingStep:
     def _job(self, name: str, node: Tensor) -> Job:
         """What queues the gradient of a weight that this node of the graph is, or is a part of."""
         if node.op == "batch_grad":
-            return partial(add_made, *self.sequence.gradients[node.inputs[0]], self.grads[name])
-        operands = [self.sequence.surfaces[t].native for t in node.inputs]
+            return partial(add_made, *self.compiled.gradients[node.inputs[0]], self.grads[name])
+        operands = [self.compiled.surfaces[t].native for t in node.inputs]
         batch, _, _, seq = node.inputs[0].shape  # of a norm over heads, each is a row of the batch
         label = _C.spans_label(name)
         return partial(getattr(self.queue, node.op), *operands, self.grads[name], batch, seq, label)

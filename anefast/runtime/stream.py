@@ -4,7 +4,7 @@ Pretrained models carry a few numbers of thousands, larger ones of a hundred tho
 first position; fp16 ends at 65504, a chip's products at 32768. `ModelConfig.stream_scale` keeps the
 stream smaller by a power of two, which changes no result: embedding and branches are multiplied,
 the norms divide it out, weights stay as they are. Here it is chosen, by one forward pass of real
-tokens on the exact host. Read nn/layers.py for where it enters.
+tokens on the exact host. Read models/layers.py for where it enters.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy.typing as npt
 from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import cut, find_plan, lower_all
-from anefast.nn import Params, family_of, forward_graph
+from anefast.models import Params, family_of, forward_graph
+from anefast.runtime.compiled_graph import CompiledGraph
 from anefast.runtime.device import Device
-from anefast.runtime.health import Finding, counts
-from anefast.runtime.sequence import Sequence
+from anefast.runtime.inspect.health import Finding, counts
 
 LARGEST = 16384.0  # a stream beyond this is scaled, for training may double it
 ROOM = 8192.0  # so that it stays below this
@@ -35,30 +35,30 @@ def peak(config: ModelConfig, params: Params, tokens: npt.NDArray[Any]) -> float
     if seq == 0:
         tokens, seq = np.resize(tokens, 32), 32
     graph, plan = forward_graph(config, 1, seq), find_plan("layer")
-    sequence = Sequence(
+    compiled = CompiledGraph(
         Device("host", budgeted=False), lower_all(cut(graph, plan.key), plan), plan.dialect
     )
     try:
-        sequence.load(params)
+        compiled.load(params)
         rows = np.ascontiguousarray(tokens[None, :seq], np.int32)
         positions = None
         if (table := params.get(family_of(config).positions)) is not None:
             positions = np.zeros((seq, config.dim), np.float32)
             positions[: len(table)] = table[:seq]
-        with sequence.surfaces[graph.inputs[0]].write() as x:
+        with compiled.surfaces[graph.inputs[0]].write() as x:
             _C.embed(rows, params["tok_embeddings"], x, positions)
         largest = 0.0
-        for i in range(len(sequence.kernels)):
-            sequence.run([i])
-            for t in sequence.bound[i].made:
-                with sequence.surfaces[t].read() as data:
+        for i in range(len(compiled.kernels)):
+            compiled.run([i])
+            for t in compiled.bound[i].made:
+                with compiled.surfaces[t].read() as data:
                     seen = counts(data)
                 if seen.overflow:
                     return math.inf
                 largest = max(largest, seen.largest)
         return largest
     finally:
-        sequence.close()
+        compiled.close()
 
 
 def stream_scale(config: ModelConfig, params: Params, tokens: npt.NDArray[Any]) -> float:

@@ -87,7 +87,7 @@ double Flow::update(const Rule &rule, const Arrays &weights, const std::vector<A
 void init_flow(py::module_ &m) {
     using py::arg;
     py::class_<Flow, std::shared_ptr<Flow>>(
-        m, "Flow", "Gradients of one micro-step that are never stored; read anefast/runtime/flow.py.")
+        m, "Flow", "Gradients of one micro-step that are never stored; read anefast/runtime/unstored.py.")
         .def(init_counted<Flow, int64_t, int64_t>(), arg("batch"), arg("seq"))
         .def("add", &Flow::add, arg("dy"), arg("x"), arg("rows"), arg("columns"),
              "The next matrix (Co, Ci), whose gradient is dy (B, Co, 1, S) x (B, Ci, 1, S)^T, fp16 surfaces.")

@@ -2,7 +2,7 @@
 // out, denormals that products do not see, slices that saturate, functions read from small tables.
 //
 // Emulated as passes over results: an operation runs as `exact` does, then its halves are put right in
-// place. So an interior sum that overflows and comes back is not seen (why: anefast/chips.py), and
+// place. So an interior sum that overflows and comes back is not seen (why: anefast/chips/behaviour.py), and
 // rounding is nearest-even. Two ways of a chip are no passes but steps of their own: Q15.16 products
 // and elementwise rounding half away from zero (`Builder::fixed`, `away`). Which of this a chip does is profile.h's
 // data.

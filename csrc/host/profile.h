@@ -1,6 +1,6 @@
 // A chip's ways, for the host executor to take on: what it refuses, and where its numbers end.
 //
-// Data only, spelled as device options; anefast/chips.py writes them and says where each comes from.
+// Data only, spelled as device options; anefast/chips/behaviour.py writes them and says where each comes from.
 // Without a profile the executor is `exact` and nothing here runs. What a profile does to numbers is
 // cliffs.h. It is no model of time, but for delays that may be asked for.
 #pragma once

@@ -15,7 +15,7 @@ BOXES = {
     "loop": (0, 2, "the loop over updates", "trainer.py"),
     "state": (0, 3, "a checkpoint", "run_state.py checkpoint.py"),
     "rows": (0, 4, "metrics, traces, the bar", "telemetry/"),
-    "model": (1, 0, "a model as a graph", "nn/ ir/"),
+    "model": (1, 0, "a model as a graph", "models/ ir/"),
     "cut": (1, 1, "cut into programs by a plan", "fuse/cut.py fuse/plan.py"),
     "step": (1, 2, "one micro-step", "runtime/step.py"),
     "sums": (1, 3, "gradients added up", "csrc/cpu/weight_grad.cpp"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from anefast import _C
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.mil.lint import Target, lint
 from anefast.mil.lint.fix import fixed
 from anefast.mil.lint.report import as_json, as_sarif, as_text

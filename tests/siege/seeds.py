@@ -24,12 +24,12 @@ def make_seeds(seeds: Path) -> None:
     """The sound files, made by the commands themselves."""
     import numpy as np
 
-    from anefast import llama2c
     from anefast.config import ModelConfig
-    from anefast.nn import init_params
+    from anefast.formats import llama2c
+    from anefast.models import init_params
     from anefast.runtime import Device
     from anefast.runtime.calibrate import calibrate
-    from anefast.runtime.learned import Learned, remember
+    from anefast.runtime.doctor_facts import Learned, remember
     from anefast.tokenizer import ByteTokenizer, Llama2cTokenizer
     from anefast.train import main
 
@@ -62,9 +62,9 @@ def models(seeds: Path, scored: Llama2cTokenizer) -> None:
     """Models in the formats of others, as our own writers write them."""
     from anefast.config import ModelConfig
     from anefast.formats import save_folder, save_gguf, save_mlx, save_peft
-    from anefast.nn import init_params
-    from anefast.nn.adapter import Base, adaptable
-    from anefast.nn.lora import draw
+    from anefast.models import init_params
+    from anefast.models.adapter import Base, adaptable
+    from anefast.models.lora import draw
     from anefast.tokenizer import BPETokenizer, ByteTokenizer
     from anefast.tokenizer.bpe import Marks
     from anefast.tokenizer.huggingface import files_of

@@ -6,7 +6,7 @@ from functools import cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from anefast.bench import clock, seed
+from anefast.bench import clock, published
 from anefast.bench.context import Bench
 
 TITLE = "unfused training, micro-steps per update"
@@ -21,14 +21,14 @@ class Batch(NamedTuple):
 
 def scale(bench: Bench) -> tuple[str, int]:
     """(preset, positions) that are run here."""
-    return ("stories260k", 64) if bench.quick else ("stories15m", seed.SEQ)
+    return ("stories260k", 64) if bench.quick else ("stories15m", published.SEQ)
 
 
 @cache
 def batch(bench: Bench, plan: str = "unfused") -> Batch:
     """The longest batch of the sweep; shorter ones are its beginnings."""
     preset, seq = scale(bench)
-    longest = max(s.accumulation for s in seed.SWEEP)
+    longest = max(s.accumulation for s in published.SWEEP)
     with bench.training(bench.config(preset), seq, plan) as (step, x, y):
 
         def micro_step() -> None:
@@ -49,14 +49,14 @@ def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
     found = batch(bench)
     sums = list(accumulate(found.steps))
     here: dict[str, float] = {}
-    for s in seed.SWEEP:
+    for s in published.SWEEP:
         n = s.accumulation
         here |= {
             f"{n}: step": 1e3 * sums[n - 1] / n,
             f"{n}: rate": rate(found, n),
             f"{n}: compiling": 100 * found.update / (sums[n - 1] + found.update),
         }
-    here |= {f"step {n} of a batch": 1e3 * found.steps[n - 1] for n in seed.WARM_UP}
+    here |= {f"step {n} of a batch": 1e3 * found.steps[n - 1] for n in published.WARM_UP}
     preset, seq = scale(bench)
     return [
         f"here {preset}, {seq} positions, one batch of {len(found.steps)} micro-steps and its "

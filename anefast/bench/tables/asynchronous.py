@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anefast.bench import clock, seed
+from anefast.bench import clock, published
 from anefast.bench.context import Bench
 from anefast.runtime import TrainingStep
 
@@ -44,7 +44,7 @@ def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
 
 def beside(bench: Bench, rounds: int) -> Beside:
     """Quiet and busy rounds alternate; medians."""
-    with bench.training(bench.config("stories15m"), seed.SEQ, "unfused") as (step, _, _):
+    with bench.training(bench.config("stories15m"), published.SEQ, "unfused") as (step, _, _):
         quiet: list[tuple[float, float]] = []
         busy: list[tuple[float, float]] = []
         passes(step)
@@ -64,7 +64,7 @@ def passes(step: TrainingStep) -> list[tuple[float, float]]:
     taken = []
     for _ in range(8):
         cpu = time.thread_time()
-        wall = clock.seconds(lambda: step.sequence.run(step._forward))
+        wall = clock.seconds(lambda: step.compiled.run(step._forward))
         taken.append((wall, time.thread_time() - cpu))
     return taken
 
@@ -72,7 +72,7 @@ def passes(step: TrainingStep) -> list[tuple[float, float]]:
 @contextmanager
 def compiling(step: TrainingStep) -> Iterator[None]:
     """A thread compiles PROGRAMS of the step's programs, again and again."""
-    kernels = [k for k in step.sequence.kernels if k.baked][:PROGRAMS]
+    kernels = [k for k in step.compiled.kernels if k.baked][:PROGRAMS]
     jobs = [(k.text, {p: np.array(b) for p, b in k.fill(step.params).items()}) for k in kernels]
     stop = threading.Event()
 

@@ -20,10 +20,10 @@ def measure(bench: Bench) -> tuple[list[str], list[Line]]:
         before = counters.hits, counters.misses
         step.update_weights()
         hits, misses = counters.hits - before[0], counters.misses - before[1]
-        free = len(step.sequence.kernels) - step.compiler.per_update
+        free = len(step.compiled.kernels) - step.compiler.per_update
         shared = step.device.programs.live
     return [
-        f"here 12 layers, unfused: {len(step.sequence.kernels)} programs, {free} of them without "
+        f"here 12 layers, unfused: {len(step.compiled.kernels)} programs, {free} of them without "
         "weights, which are of one text and held once",
         "published: the system's daemon, across processes; here: one process",
     ], [

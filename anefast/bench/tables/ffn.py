@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anefast.bench import seed
+from anefast.bench import published
 from anefast.bench.context import Bench
 
 TITLE = "FFN-only layers with residuals, fused and apart, per forward pass"
@@ -11,7 +11,7 @@ QUICK = 4  # the largest is left out
 
 def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
     here: dict[str, float] = {}
-    for f in seed.FFNS[: QUICK if bench.quick else None]:
+    for f in published.FFNS[: QUICK if bench.quick else None]:
         found = bench.ffn(f)
         here |= {
             f"{f.name}: 1 layer": found.one,

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from anefast.bench import seed
+from anefast.bench import published
 from anefast.bench.context import Bench
 
 TITLE = "micro-steps per update that hide a compile, K = compile / step"
 
 
 def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
-    ffns = {288: seed.FFNS[2], 768: seed.FFNS[4]}
-    megas = {m.name: m for m in seed.MEGAS}
+    ffns = {288: published.FFNS[2], 768: published.FFNS[4]}
+    megas = {m.name: m for m in published.MEGAS}
     sources = {
-        seed.HIDES[0]: (bench.ffn, ffns[288]),
-        seed.HIDES[1]: (bench.transformer, megas["stories15m, 6 layers"]),
-        seed.HIDES[2]: (bench.ffn, ffns[768]),
-        seed.HIDES[3]: (bench.transformer, megas["stories110m, 12 layers"]),
-        seed.HIDES[4]: (bench.transformer, megas["stories110m, 4 layers"]),
+        published.HIDES[0]: (bench.ffn, ffns[288]),
+        published.HIDES[1]: (bench.transformer, megas["stories15m, 6 layers"]),
+        published.HIDES[2]: (bench.ffn, ffns[768]),
+        published.HIDES[3]: (bench.transformer, megas["stories110m, 12 layers"]),
+        published.HIDES[4]: (bench.transformer, megas["stories110m, 4 layers"]),
     }
     here: dict[str, float] = {}
     for hide, (of, what) in sources.items():
-        if bench.quick and hide in (seed.HIDES[2], seed.HIDES[3]):
+        if bench.quick and hide in (published.HIDES[2], published.HIDES[3]):
             continue
         found = of(what)
         here[f"{hide.name}, {hide.step_ms:g} ms a step"] = 1e3 * found.compile_ms / found.separate

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from anefast.bench import model, seed
+from anefast.bench import predictions, published
 from anefast.bench.context import Bench
 from anefast.bench.table import Line
 
 TITLE = "the time model against every published time of the M1 Pro"
-CHIP = seed.CHIP
+CHIP = published.CHIP
 
 
 def measure(bench: Bench) -> tuple[list[str], list[Line]]:
-    rows = model.rows()
-    worst, typical = model.errors(rows)
+    rows = predictions.rows()
+    worst, typical = predictions.errors(rows)
     return [
-        f"{len(rows)} rows: worst {100 * worst:.1f} % of {100 * model.WORST:.0f} %, median "
-        f"{100 * typical:.1f} % of {100 * model.TYPICAL:.0f} %; {model.PARAMETERS}",
+        f"{len(rows)} rows: worst {100 * worst:.1f} % of {100 * predictions.WORST:.0f} %, median "
+        f"{100 * typical:.1f} % of {100 * predictions.TYPICAL:.0f} %; {predictions.PARAMETERS}",
         "nothing is measured here; the model's error is behind the name",
     ], [
         Line(f"{r.table} {r.name} ({100 * r.error:+.1f} %)", r.unit, None, r.modelled, r.said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anefast import _C
-from anefast.bench import seed
+from anefast.bench import published
 from anefast.bench.context import Bench
 from anefast.telemetry.timeline import Sums
 
@@ -20,7 +20,7 @@ PARTS = {  # published row: our components
 def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
     preset, turns = ("stories15m", 4) if bench.quick else ("stories110m", 8)
     thread, sums = _C.spans_thread(), Sums()
-    with bench.training(bench.config(preset), seed.SEQ, "unfused") as (step, x, y):
+    with bench.training(bench.config(preset), published.SEQ, "unfused") as (step, x, y):
         for turn in range(turns + 1):
             _C.spans_drain()
             _C.spans_record(True)
@@ -42,9 +42,9 @@ def parts(sums: Sums, turns: int) -> dict[str, float]:
     here: dict[str, float] = {}
     for phase, n in (("forward", 24), ("backward", 48)):
         here[phase] = sum(ms for name, ms in row.items() if name.startswith(f"{phase}/"))
-        for published, components in PARTS.items():
-            name = f"{phase}: {published.format(n=n)}"
-            if name in seed.STEP_MS:
+        for part, components in PARTS.items():
+            name = f"{phase}: {part.format(n=n)}"
+            if name in published.STEP_MS:
                 here[name] = sum(row.get(f"{phase}/{c}", 0.0) for c in components)
     here["weight gradients, overlapped"] = sums.beside[0][_C.Component.DW_RUN] / turns / 1e6
     here["step"] = sums.wall_ns / turns / 1e6
@@ -53,8 +53,8 @@ def parts(sums: Sums, turns: int) -> dict[str, float]:
 
 def conditions(preset: str, forward: int, backward: int) -> list[str]:
     return [
-        f"here {preset}, {seed.SEQ} positions, {forward} and {backward} evaluations; all three "
-        "products of the classifier are made forward",
+        f"here {preset}, {published.SEQ} positions, {forward} and {backward} evaluations; all "
+        "three products of the classifier are made forward",
         "published and modelled stories110m, 24 and 48; its backward parts are its own estimates",
         "overlapped: on other threads, beside the rest",
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anefast.bench import seed
+from anefast.bench import published
 from anefast.bench.context import Bench
 
 TITLE = "whole transformer layers, partial fusion included, per forward pass"
@@ -11,7 +11,7 @@ QUICK = 2
 
 def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
     here: dict[str, float] = {}
-    for t in seed.MEGAS[: QUICK if bench.quick else None]:
+    for t in published.MEGAS[: QUICK if bench.quick else None]:
         found = bench.transformer(t)
         here |= {
             f"{t.name}: fused": found.fused,
@@ -19,7 +19,7 @@ def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
             f"{t.name}: compile": found.compile_ms,
         }
     return [
-        f"one sequence of {seed.SEQ} positions (published: not stated); apart: 2 programs a layer",
+        f"one sequence of {published.SEQ} positions (not published); apart: 2 programs a layer",
         "here with RoPE, published without; compile: here with cutting, text and weight file",
         *["--quick leaves the largest two out here"] * bench.quick,
     ], here

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
-from anefast.chips import Chip
+from anefast.chips.behaviour import Chip
 
 Severity = Literal["parse", "compile", "evaluate", "silent", "numeric", "slow"]
 Level = Literal["error", "warning", "note"]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from anefast.chips import Chip
+from anefast.chips.behaviour import Chip
 from anefast.mil.lint.catalogue import rule
 from anefast.mil.lint.checks import ON_FUNCTION, ON_SOURCE, Finding, Target, found
 from anefast.mil.lint.source import Source, read

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from anefast.chips import Chip
+from anefast.chips.behaviour import Chip
 from anefast.mil.lint.catalogue import Level, Rule, rule
 from anefast.mil.lint.edits import Edit
 from anefast.mil.lint.source import At, Function, Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from anefast.chips import CHIPS
+from anefast.chips.behaviour import CHIPS
 from anefast.mil.lint.checks.base import Finding, Target, found, function_check
 from anefast.mil.lint.edits import Edit, Rewriter
 from anefast.mil.lint.source import Function, Op, Source

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from anefast.chips import Chip
+from anefast.chips.behaviour import Chip
 from anefast.mil.lint.checks.base import Finding, Target, found, function_check, source_check
 from anefast.mil.lint.edits import Edit, Rewriter, dialect_of
 from anefast.mil.lint.source import At, Function, Op, Source, Value

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from anefast.nn.params import Params
+from anefast.models.parameters import Params
 
 TABLES = ("tok_embeddings", "output")  # [V, C], a row for each id
 Array = npt.NDArray[np.float32]

@@ -7,10 +7,10 @@ from typing import Any
 
 from anefast import ir
 from anefast.config import ConfigError, ModelConfig
-from anefast.nn import decoder
-from anefast.nn.family import Family, Parameter
-from anefast.nn.foreign import GGUFNames, HuggingFace, Place, Settings, read_rope, write_rope
-from anefast.nn.layers import Past, Style
+from anefast.models import decoder
+from anefast.models.family import Family, Parameter
+from anefast.models.foreign import GGUFNames, HuggingFace, Place, Settings, read_rope, write_rope
+from anefast.models.layers import Past, Style
 
 
 def style(config: ModelConfig) -> Style:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anefast.nn import decoder, qwen2
-from anefast.nn.foreign import Settings
-from anefast.nn.layers import Style
-from anefast.nn.llama import write_sizes
+from anefast.models import decoder, qwen2
+from anefast.models.foreign import Settings
+from anefast.models.layers import Style
+from anefast.models.llama import write_sizes
 
 
 def _read(settings: Settings, has_head: bool) -> dict[str, Any]:

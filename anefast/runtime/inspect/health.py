@@ -22,12 +22,12 @@ import numpy as np
 from anefast import _C, mil
 from anefast.fuse.cut import unique
 from anefast.ir import Graph, Program, Tensor, baked
-from anefast.nn import Params
-from anefast.nn.weights import peeked
+from anefast.models import Params
+from anefast.models.weights import peeked
+from anefast.runtime.compiled_graph import Bound, CompiledGraph
 from anefast.runtime.device import Surface
 from anefast.runtime.grain import Grain, Lost, starved
-from anefast.runtime.probe import Bytes, Value, content, values
-from anefast.runtime.sequence import Bound, Sequence
+from anefast.runtime.inspect.values import Bytes, Value, content, values
 
 log = logging.getLogger("anefast")
 
@@ -95,16 +95,16 @@ def counts(array: Any) -> Counts:
 
 
 class Health:
-    """Looks at a sequence of kernels that has run.
+    """Looks at a compiled graph that has run.
 
-    graph: what the sequence was cut from; its inputs are the first tensors looked at. grain: where
+    graph: what the graph was cut from; its inputs are the first tensors looked at. grain: where
     the device's products are fixed point.
     """
 
-    def __init__(self, graph: Graph, sequence: Sequence, grain: Grain | None = None) -> None:
-        self.sequence, self.grain = sequence, grain
+    def __init__(self, graph: Graph, compiled: CompiledGraph, grain: Grain | None = None) -> None:
+        self.compiled, self.grain = compiled, grain
         self.names = labels(graph.nodes)
-        self._inputs = [t for t in graph.inputs if t in sequence.surfaces]
+        self._inputs = [t for t in graph.inputs if t in compiled.surfaces]
         dh = [t for t in graph.inputs if t.name == "dh"]
         ends = [graph.outputs[name] for name in ("h", "dx") if name in graph.outputs]
         self._ends = [ends[0], *dh, *ends[1:]]
@@ -118,7 +118,7 @@ class Health:
         Not those that became 0 on the way; they are found when the update is looked at.
         """
         for t in self._ends:
-            with self.sequence.surfaces[t].read() as data:
+            with self.compiled.surfaces[t].read() as data:
                 if _C.half_overflows(data):
                     return True
         return False
@@ -150,16 +150,16 @@ class Health:
         """Every tensor's counts, in the order they are made, and which program makes it."""
         tensors: dict[Tensor, Counts] = {}
         makers: dict[Tensor, int] = {}
-        for i, bound in enumerate(self.sequence.bound):
+        for i, bound in enumerate(self.compiled.bound):
             for t in self._inputs:  # where they are first read: dh comes out of the forward
-                if t not in tensors and reads(bound, self.sequence.surfaces[t], t):
+                if t not in tensors and reads(bound, self.compiled.surfaces[t], t):
                     tensors[t] = self._count(t)
             for t in bound.made:
                 tensors[t], makers[t] = self._count(t), i
         return tensors, makers
 
     def _count(self, t: Tensor) -> Counts:
-        with self.sequence.surfaces[t].read() as data:
+        with self.compiled.surfaces[t].read() as data:
             return counts(data)
 
     def _overflow(
@@ -200,12 +200,12 @@ class Health:
 
     def _zero_lines(self, t: Tensor) -> tuple[int, int]:
         """Channels and positions that are 0 throughout."""
-        with self.sequence.surfaces[t].read() as data:
+        with self.compiled.surfaces[t].read() as data:
             return _C.half_zero_lines(data)
 
     def _inside(self, i: int, params: Params) -> tuple[str, str, Counts] | None:
         """(name, op, counts) of the first overflow inside program i; None where there is none."""
-        bound = self.sequence.bound[i]
+        bound = self.compiled.bound[i]
         kernel = bound.kernel
         blobs = mil.emit(kernel.program, kernel.dialect).blobs.fill(peeked(params))
         feeds: list[Bytes] = [content(s.native) for s in bound.inputs]

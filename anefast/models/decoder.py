@@ -11,9 +11,9 @@ from typing import Any
 
 from anefast import ir
 from anefast.config import ModelConfig
-from anefast.nn.family import Family, Parameter
-from anefast.nn.foreign import GGUFNames, HuggingFace, Place, Settings
-from anefast.nn.layers import Past, Style, attention, feed_forward, scaled
+from anefast.models.family import Family, Parameter
+from anefast.models.foreign import GGUFNames, HuggingFace, Place, Settings
+from anefast.models.layers import Past, Style, attention, feed_forward, scaled
 
 
 def family(

@@ -15,8 +15,8 @@ import numpy as np
 
 from anefast import ir
 from anefast.checks import whole
-from anefast.nn.layers import linear
-from anefast.nn.params import Params
+from anefast.models.layers import linear
+from anefast.models.parameters import Params
 
 
 def ffn_shapes(dim: int, hidden: int, layers: int) -> dict[str, tuple[int, ...]]:

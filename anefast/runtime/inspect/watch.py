@@ -23,7 +23,16 @@ from anefast import _C, debug
 from anefast.files import FileError
 from anefast.runtime import dump
 from anefast.runtime.cache import Blobs
-from anefast.runtime.probe import Array, Bare, Bytes, Native, content, elements, run, values
+from anefast.runtime.inspect.values import (
+    Array,
+    Bare,
+    Bytes,
+    Native,
+    content,
+    elements,
+    run,
+    values,
+)
 
 log = logging.getLogger("anefast")
 

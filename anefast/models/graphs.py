@@ -11,11 +11,11 @@ from typing import Literal
 
 from anefast import ir
 from anefast.config import ModelConfig
-from anefast.nn.adapter import A, B
-from anefast.nn.families import family_of
-from anefast.nn.layers import Past
-from anefast.nn.lora import NO_PAIRS, Ranks, adapted, on_device
-from anefast.nn.trained import GRAD, Trained, trains
+from anefast.models.adapter import A, B
+from anefast.models.families import family_of
+from anefast.models.layers import Past
+from anefast.models.lora import NO_PAIRS, Ranks, adapted, on_device
+from anefast.models.trained import GRAD, Trained, trains
 
 
 def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None = None) -> ir.Tensor:

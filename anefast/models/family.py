@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 from anefast import ir
 from anefast.config import ModelConfig
-from anefast.nn.foreign import GGUFNames, HuggingFace
-from anefast.nn.layers import Past
+from anefast.models.foreign import GGUFNames, HuggingFace
+from anefast.models.layers import Past
 
 Init = Literal["normal", "residual", "ones", "zeros"]
 

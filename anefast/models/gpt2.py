@@ -7,10 +7,10 @@ from typing import Any
 
 from anefast import ir
 from anefast.config import ModelConfig
-from anefast.nn import decoder
-from anefast.nn.family import Family
-from anefast.nn.foreign import GGUFNames, HuggingFace, Place, Settings
-from anefast.nn.layers import Past, Style
+from anefast.models import decoder
+from anefast.models.family import Family
+from anefast.models.foreign import GGUFNames, HuggingFace, Place, Settings
+from anefast.models.layers import Past, Style
 
 STYLE = Style(rotary=False, biases="qkvo12", layer_norm=True, gelu=True)
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from anefast.chips import SEED
+from anefast.chips.behaviour import SEED
 from anefast.fuse.timing import Product
 
 SOURCE, CHIP, SEQ, VOCAB = SEED, "m1-pro", 256, 32000

@@ -18,8 +18,8 @@ from anefast import _C, debug, mil
 from anefast.fuse import Lowered, Port, Region
 from anefast.fuse.count import names_of
 from anefast.ir import Tensor
-from anefast.nn import Params
-from anefast.nn.lora import is_gradient
+from anefast.models import Params
+from anefast.models.lora import is_gradient
 from anefast.runtime.device import Device, Half, Surface
 from anefast.runtime.kernel import Kernel
 
@@ -41,7 +41,7 @@ class Bound:
     made: list[Tensor]
 
 
-class Sequence:
+class CompiledGraph:
     """The kernels of a lowered schedule, in order, bound to their surfaces.
 
     `evaluations`, `copied_bytes` and `staged_bytes` count what was run, copied between surfaces

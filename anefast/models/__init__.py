@@ -1,18 +1,25 @@
 """Layers and models, written with ir ops only."""
 
-from anefast.nn.families import FAMILIES, family_of
-from anefast.nn.ffn import ffn_graph, ffn_shapes, init_ffn
-from anefast.nn.graphs import (
+from anefast.models.families import FAMILIES, family_of
+from anefast.models.ffn import ffn_graph, ffn_shapes, init_ffn
+from anefast.models.graphs import (
     decode_graph,
     forward_graph,
     rotated_heads,
     training_graph,
     trunk,
 )
-from anefast.nn.layers import MASKED, causal_mask, rope_frequencies, rope_tables
-from anefast.nn.params import Params, classifier, count_params, init_params, shapes, zeros_of
-from anefast.nn.trained import GRAD, Trained, matching, trains
-from anefast.nn.vocabulary import Vocabulary
+from anefast.models.layers import MASKED, causal_mask, rope_frequencies, rope_tables
+from anefast.models.parameters import (
+    Params,
+    classifier,
+    count_params,
+    init_params,
+    shapes,
+    zeros_of,
+)
+from anefast.models.trained import GRAD, Trained, matching, trains
+from anefast.models.vocabulary import Vocabulary
 
 __all__ = [
     "FAMILIES",

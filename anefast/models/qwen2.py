@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anefast.nn import decoder
-from anefast.nn.foreign import Settings
-from anefast.nn.layers import Style
-from anefast.nn.llama import read_sizes, write_sizes
+from anefast.models import decoder
+from anefast.models.foreign import Settings
+from anefast.models.layers import Style
+from anefast.models.llama import read_sizes, write_sizes
 
 
 def read(settings: Settings, has_head: bool) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from anefast.files import (
 )
 from anefast.npz import read_npz
 from anefast.runtime.cache import Blobs
-from anefast.runtime.probe import DTYPES, Array
+from anefast.runtime.inspect.values import DTYPES, Array
 
 MODEL, EVALUATION, ABOUT, ROOT = "model.mil", "evaluation.npz", "about.json", "@model_path/"
 MOST_TEXT = 1 << 28  # bytes of one text, as in csrc/mil/lex.cpp

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 
 from anefast.config import ConfigError, ModelConfig
-from anefast.nn import gpt2, llama, qwen2, qwen3
-from anefast.nn.family import Family
+from anefast.models import gpt2, llama, qwen2, qwen3
+from anefast.models.family import Family
 
 FAMILIES: dict[str, Family] = {f.FAMILY.name: f.FAMILY for f in (llama, qwen2, qwen3, gpt2)}
 

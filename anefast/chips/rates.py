@@ -4,7 +4,7 @@ Data, no code paths. We have run no M-series chip: these figures are other peopl
 measurements, or fitted to them by benchmarks/fit_time_model.py, and where none was found for a chip
 the nearest one's is taken and marked assumed. What is computed from this table is therefore always
 labelled `modelled`. Read `timing.py` for the model that uses it and `anefast.bench model` for what
-it misses; what a chip refuses is in `anefast/chips.py`.
+it misses; what a chip refuses is in `anefast/chips/behaviour.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import textwrap
 from dataclasses import dataclass
 
-from anefast.chips import GUIDE, MADERIX, SEED, Chip, Figure, assumed
+from anefast.chips.behaviour import GUIDE, MADERIX, SEED, Chip, Figure, assumed
 
 
 @dataclass(frozen=True)

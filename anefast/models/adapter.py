@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from anefast.config import ModelConfig
 from anefast.errors import BadInput, shown
-from anefast.nn.params import Params, shapes
-from anefast.nn.weights import peeked
+from anefast.models.parameters import Params, shapes
+from anefast.models.weights import peeked
 
 A, B = ".lora_a", ".lora_b"  # behind a parameter's name: its two matrices among tensors
 RANK_MOST, ALPHA_MOST = 1024, 2.0**20

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from anefast import ir
 from anefast.config import ConfigError, LoraConfig, ModelConfig
-from anefast.nn.adapter import A, Adapter, B, Base, Pair, Scaled, adaptable
-from anefast.nn.params import Params, zeros_of
-from anefast.nn.trained import GRAD, matching
+from anefast.models.adapter import A, Adapter, B, Base, Pair, Scaled, adaptable
+from anefast.models.parameters import Params, zeros_of
+from anefast.models.trained import GRAD, matching
 
 RANK_MULTIPLE = 8
 

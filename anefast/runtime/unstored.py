@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
-from anefast.nn import Params
+from anefast.models import Params
 from anefast.runtime.device import Surface
 
 Array = npt.NDArray[np.float32]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from anefast.checks import instance, whole
 from anefast.config import ModelConfig
-from anefast.nn.families import family_of
+from anefast.models.families import family_of
 
 Params = MutableMapping[str, npt.NDArray[np.float32]]
 LINE = 16  # floats of a cache line, on which each array of `zeros_of` begins

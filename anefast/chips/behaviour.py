@@ -4,7 +4,7 @@ Data, no code paths. We have run no M-series chip: these are other people's find
 where none was found for a chip the nearest one's is taken and marked so. What sources disagree on,
 or do not say, is a switch whose default is argued here and which `--chip m1,inputs=one` changes.
 The host executor takes a profile on as options (`csrc/host/profile.h`), the linter reads the same
-data, `fuse/legal.py` the limits. How fast a chip is stands in `fuse/rates.py`.
+data, `fuse/legal.py` the limits. How fast a chip is stands in `chips/rates.py`.
 """
 
 from __future__ import annotations
@@ -221,11 +221,11 @@ class Chip:
     # The MIL dialect that is surest to be read: ios18 ran on M1 too, but ios16 was made for it.
     dialect: Literal["ios18", "ios16"] = "ios18"
     differs: Mapping[str, Switch] = field(default_factory=dict)  # from COMMON
-    # The chip whose rates are taken where it has none of its own, in `rates` or in fuse/rates.py. A
-    # chip with a `like` needs no row there, nor in the tables of docs/chips.md.
+    # The chip whose rates are taken where it has none of its own, in `rates` or in rates.py. A chip
+    # with a `like` needs no row there, nor in the tables of docs/chips.md.
     like: str = ""
     # Of a chip that doctor examined: the file that says so, how fast it was (names of
-    # fuse/rates.py), the ways it took (names of runtime/learned.py), and the most inputs and
+    # chips/rates.py), the ways it took (names of runtime/doctor_facts.py), and the most inputs and
     # outputs that a program of its had.
     file: str = ""
     rates: Mapping[str, Figure] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Looks into programs that run: health, watched values, all values, dumps of what failed."""
