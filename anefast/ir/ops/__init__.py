@@ -1,5 +1,5 @@
 """Every op the graph knows, a file per family. Importing this fills op.OPS."""
 
-from . import composite, cpu, elementwise, layout, linear, reduce, rope
+from . import composite, elementwise, movement, product, reduce, rope, weight_grads
 
-__all__ = ["composite", "cpu", "elementwise", "layout", "linear", "reduce", "rope"]
+__all__ = ["composite", "elementwise", "movement", "product", "reduce", "rope", "weight_grads"]

@@ -13,7 +13,7 @@ import numpy as np
 from ..graph import SWAP, baked
 from ..op import Array, Attrs, Const, Mil, Op, apply, each, register, shapes
 from ..tensor import Shape, ShapeError, Tensor
-from .layout import transpose
+from .movement import transpose
 
 
 def _conv_shape(xs: Sequence[Tensor], attrs: Attrs) -> Shape:

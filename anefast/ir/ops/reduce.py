@@ -10,7 +10,7 @@ import numpy as np
 from ..op import Array, Attrs, Const, Mil, Op, apply, axis_of, register
 from ..tensor import Shape, ShapeError, Tensor
 from .elementwise import positive
-from .layout import broadcast_to, reshape
+from .movement import broadcast_to, reshape
 
 _MIL = Mil(("x",), (Const("axes", "ints", last=True), Const("keep_dims", "bool")))
 

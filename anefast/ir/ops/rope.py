@@ -18,8 +18,8 @@ import numpy as np
 
 from ..op import Array, Attrs, Op, apply, register
 from ..tensor import Shape, ShapeError, Tensor, constant
-from .layout import concat, reshape, slice_by_size, tile, transpose
-from .linear import conv
+from .movement import concat, reshape, slice_by_size, tile, transpose
+from .product import conv
 
 RopeForm = Literal["slices", "axis3", "conv"]
 SWAP = (0, 1, 3, 2)
