@@ -14,12 +14,13 @@ from functools import partial
 from typing import NamedTuple
 
 from anefast.checks import need_choice, whole
+from anefast.chips import rates
 from anefast.chips.behaviour import find_chip, unprobed
 from anefast.chips.rates import assumptions
 from anefast.cli import command, say
 from anefast.config import ConfigError, LoraConfig, TrainConfig
 from anefast.errors import shown
-from anefast.fuse import rates, tasks
+from anefast.fuse import tasks
 from anefast.fuse.choose import Candidate, Choice, choose, weigh
 from anefast.fuse.cost import Cost, Memory, Rates, modelled
 from anefast.fuse.count import Counter

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anefast import checkpoint, llama2c
+from anefast import checkpoint
 from anefast.config import ConfigError, ModelConfig, suggest
 from anefast.errors import shown
 from anefast.files import make_folder, remove_tree, rename
+from anefast.formats import llama2c
 from anefast.formats.registry import ADAPTERS, MODELS
 from anefast.models.adapter import Adapter
 from anefast.models.weights import Array, peeked

@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from anefast import _C, llama2c
+from anefast import _C
 from anefast.config import ModelConfig
+from anefast.formats import llama2c
 from anefast.fuse import find_plan
 from anefast.models import init_params
 from anefast.runtime import Device, Inference

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast import nn
+from anefast import models
 from anefast.cli import train_config
 from anefast.config import ConfigError, ModelConfig, TrainConfig
 from anefast.fuse import find_plan
@@ -25,7 +25,7 @@ TOKENS = np.random.default_rng(0).integers(0, 65, (1, 64), dtype=np.int32)
 TARGETS = np.roll(TOKENS, -1, 1)
 
 
-def loud(octaves: int) -> nn.Params:
+def loud(octaves: int) -> models.Params:
     """Parameters that write 2^octaves times as much to the stream, and into two channels much more:
     what fp16 holds of one model is beyond it in the next."""
     params = anefast.init_params(CONFIG.replace(init_std=0.1), 3)

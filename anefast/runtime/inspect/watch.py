@@ -21,8 +21,8 @@ import numpy as np
 
 from anefast import _C, debug
 from anefast.files import FileError
-from anefast.runtime import dump
 from anefast.runtime.cache import Blobs
+from anefast.runtime.inspect import dump
 from anefast.runtime.inspect.values import (
     Array,
     Bare,
