@@ -168,7 +168,7 @@ def _write_sealed(path: Path, content: Mapping[str, Any]) -> str:
 
 
 def _refused(folder: Path, error: Exception, needed: int) -> CheckpointError:
-    """What to say when a checkpoint could not be written: why, what it takes, what is left."""
+    """The message for a checkpoint that was not written: why, bytes it takes, bytes free."""
     if isinstance(error, SafetensorError) and (told := re.search(r"\bcode: (\d+)", str(error))):
         error = OSError(int(told[1]), os.strerror(int(told[1])))  # hidden in its text
     if isinstance(error, OSError) and not isinstance(error, FileError):
@@ -311,7 +311,7 @@ def whole_one(run: Path, but: Path | None = None) -> Path | None:
 
 
 def _folders(run: Path) -> list[Path]:
-    """What is called like a checkpoint and may be a damaged one, oldest first."""
+    """Folders with the name of a checkpoint, oldest first; some may be damaged."""
     found: list[tuple[tuple[int, int], Path]] = []
     for path in run.iterdir() if run.is_dir() else ():
         if (at := place(path.name)) is not None and path.is_dir():
@@ -382,7 +382,7 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 
 def _unsealed(path: Path) -> dict[str, Any]:
-    """What a JSON file with a checksum holds. CheckpointError, FileError."""
+    """Reads a JSON file with a checksum. Raises CheckpointError, FileError."""
     content = read_json(path, where="checkpoint")
     if not isinstance(content, dict):
         raise CheckpointError(f"[checkpoint] expected {shown(path)} to hold a table.")

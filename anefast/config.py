@@ -165,7 +165,7 @@ def model_settings(model: ModelConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DataConfig(Checked):
-    """What is read and in which pieces."""
+    """The text to read, and the pieces it is cut into."""
 
     # Built-in "stories" or "stories:N", a text, rows of JSON, token ids (.bin, .npy), a folder of
     # those, or - for a pipe of text. Short: --data.
@@ -347,7 +347,7 @@ SCHEDULES = ("cosine", "linear", "constant", "wsd", "inverse-sqrt")
 
 @dataclass(frozen=True)
 class ScheduleConfig(Checked):
-    """What the rate does once it is warm."""
+    """The course of the rate after warm-up."""
 
     # What the rate does: cosine and linear fall to optim.min_lr_ratio at the last update; constant
     # stays; wsd stays and cools down at the end; inverse-sqrt falls with the root of the update.
@@ -405,7 +405,7 @@ class LossScaleConfig(Checked):
 
 @dataclass(frozen=True)
 class GuardConfig(Checked):
-    """What keeps a run safe from its device."""
+    """Guards of a run against its device."""
 
     # Seconds after which a call of the device counts as one that never returns: the run is saved
     # and ends. 0: no limit. Compiles of 180 s and more are published, so there is room.

@@ -92,7 +92,7 @@ def verdict(form: str) -> Verdict:
 
 
 def rank(form: str) -> int:
-    """What is riskier comes first: refused, neither tried nor seen, seen only, taken."""
+    """A sort key. Riskier forms come first: refused, never tried, only seen, taken."""
     said, seen = verdict(form), form in known() and known()[form].programs
     return 3 if said.taken else 0 if said.refused else 2 if seen else 1
 

@@ -30,8 +30,8 @@ Hide = Callable[[Logits], Logits]
 
 @dataclass
 class Made:
-    """What a continuation came to: evaluations of the model, and tokens that were drafted and
-    those of them that were right. log_probabilities: of each token made, at temperature 1, if
+    """Counts of a continuation: evaluations of the model, tokens drafted, and drafts that were
+    right. log_probabilities: of each token made, at temperature 1, if
     they are kept; likeliest: so many of the likeliest tokens with theirs, if any are wanted. full:
     it ended because the context did."""
 
@@ -57,7 +57,7 @@ def drafts_line(made: Collection[Made]) -> str:
 
 @dataclass(frozen=True)
 class Ends:
-    """What ends a text: `tokens` more ids, one of `stops`, or a full context of `limit` ids.
+    """The ends of a text: `tokens` more ids, one of `stops`, or a full context of `limit` ids.
 
     slide: a full context ends nothing. Its older half is forgotten, all but the first token where
     that is `first`, and the text goes on from what is left.
@@ -237,13 +237,13 @@ class StopText:
         return text[: len(text) - held]
 
     def close(self) -> str:
-        """What was held back to the end."""
+        """The text held back to the end."""
         held, self._held = self._held, ""
         return held
 
 
 class Said:
-    """What a growing text says: tokens as they come, the part of the text that is certain.
+    """The text of a growing answer: tokens as they come, the part of the text that is certain.
 
     begun: the text of `prompt`, which its tokens follow. stops: strings that end it, left out.
     met: one of them came. tokens: that were taken.
@@ -266,5 +266,5 @@ class Said:
         return self._end.push(self._stream.push(token))
 
     def close(self) -> str:
-        """What was held back to the end."""
+        """The text held back to the end."""
         return self._end.push(self._stream.close()) + self._end.close()

@@ -148,7 +148,7 @@ def evaluate(
 
 
 def held_out(model: Model, data: TokenData | str | Path) -> str | list[int]:
-    """What `Model.evaluate` scores: the text of a file, or the ids of a validation part."""
+    """The ids that `Model.evaluate` scores: of a file's text, or of a validation part."""
     if isinstance(data, (str, os.PathLike)):
         return read_text(data, where="eval")
     if not isinstance(data, TokenData) or not isinstance(data.validation, TokenStream):

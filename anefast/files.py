@@ -141,7 +141,7 @@ def open_regular(
 
 
 def spool_pipe(path: AnyPath, limit: int, where: str = "file") -> BinaryIO:
-    """What comes through a pipe until its end, in a file without a name.
+    """Copies a pipe, until its end, into a file without a name.
 
     limit: FileError for more bytes, so that an endless pipe ends. A pipe that no program opens for
     writing within FIRST_WRITER_SECONDS counts as empty.
@@ -281,7 +281,7 @@ def read_json(
 
 
 def formed(form: Callable[[Any], Any], value: Any, path: AnyPath, where: str = "file") -> Any:
-    """What a check of schema.py makes of a value from a file. FileError names the file."""
+    """Applies a check of schema.py to a value from a file. FileError names the file."""
     try:
         return form(value)
     except ValueError as error:

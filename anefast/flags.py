@@ -76,7 +76,7 @@ def repeated(arguments: Sequence[str], kind: type[Any] = TrainConfig) -> list[st
 
 
 def value_of(arguments: Sequence[str], name: str) -> str:
-    """What the last flag of this name says; '' where there is none."""
+    """The value of the last flag of this name; '' where there is none."""
     found = ""
     for i, argument in enumerate(arguments):
         if argument == f"--{name}" and i + 1 < len(arguments):

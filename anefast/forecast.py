@@ -1,4 +1,4 @@
-"""What the settings of a run come to together, said before it trains: schedule and text read."""
+"""Lines printed before a run trains: its schedule, and how much text it reads."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def forecast(config: TrainConfig, epoch: Epoch, ranks: int = 1) -> list[str]:
 
 
 def other_batch(config: TrainConfig, optim: OptimConfig) -> str:
-    """What a preset's rate comes to where an update has at least twice or half the preset's tokens;
-    '' where it has not. optim: with the rate that would be taken."""
+    """A note on the rate where an update has at least twice, or at most half, the preset's tokens;
+    '' otherwise. optim: with the rate that would be taken."""
     if not config.preset:
         return ""
     preset = TrainConfig.from_preset(config.preset)
@@ -58,7 +58,7 @@ def _ramp(config: TrainConfig) -> list[str]:
 
 
 def rate_change(config: TrainConfig, before: int, step: int) -> list[str]:
-    """What resuming at update `step` does to the rate where `before` steps have become others."""
+    """Lines on how the rate changes when a run of `before` steps resumes at `step` with others."""
     optim, schedule, now = config.optim, config.schedule, config.steps
     if before == now or not 0 < step < now or before < 1:
         return []

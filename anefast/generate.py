@@ -33,7 +33,7 @@ from anefast.wishes import same_tokenizer
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """What to continue, and how."""
+    """Arguments: what to continue, and how."""
 
     # A run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF file, or a llama2.c .bin.
     model: Annotated[str, tyro.conf.Positional]

@@ -66,7 +66,7 @@ class Flag(NamedTuple):
 
     @property
     def takes(self) -> str:
-        """What stands for its value."""
+        """The placeholder of its value."""
         if choices := self.choices:
             return "{" + ",".join(choices) + "}"
         return {int: "N", float: "X", Path: "PATH"}.get(self.kind, "TEXT")

@@ -95,7 +95,7 @@ def with_keywords(
 
 
 def _hint(word: str) -> str:
-    """What may have been meant, by its shortest keyword."""
+    """The nearest setting, by its shortest keyword."""
     short: dict[str, str] = {}
     for keyword, name in spellings().items():
         short[name] = min(keyword, short.get(name, keyword), key=len)

@@ -1,4 +1,4 @@
-"""What a file is by its content, and why a path is not there: for messages that name it.
+"""Tells a file's kind by its content, and why a path is missing, for messages.
 
 Every reader of data, tokenizers and models asks here first, so that a gzip archive or a git-lfs
 pointer is called by its name wherever it is met. Not here: what is inside a file of our own kinds

@@ -501,7 +501,7 @@ class Model:
         return Updates(self, step, config)
 
     def summary(self) -> Summary:
-        """What it is made of: parts, shapes and sizes."""
+        """A table of its parts, their shapes and sizes."""
         return Summary(line(self.config, self.params, self.tokenizer), parts(self.params))
 
     def __repr__(self) -> str:

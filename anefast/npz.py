@@ -83,7 +83,7 @@ def _array(
 
 
 def _header(file: Any, name: str) -> dict[str, Any]:
-    """What the beginning of a .npy file says of the array in it."""
+    """Parses the header of a .npy file: the array's dtype and shape."""
     head = file.read(10)
     if len(head) < 10 or head[:6] != _MAGIC or head[6:8] != b"\1\0":
         raise ValueError(f"{shown(name)} is not an array of NumPy's format 1.0")

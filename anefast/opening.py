@@ -1,4 +1,4 @@
-"""What a run trains, and on what: model, data, tokenizer, device and plan, and what is recorded of
+"""Opens what a run needs: model, data, tokenizer, device and plan, and what is recorded of
 them.
 
 Whatever was named is honoured or refused here (wishes.py), and the config that comes back says what
@@ -175,7 +175,7 @@ def _check_given(
 
 
 def sample_prompt(config: TrainConfig, model: Model, data: TokenData) -> tuple[list[int], Ends]:
-    """What the closing sample goes on from, and what besides BOS and EOS ends it.
+    """The prompt of the closing sample, and what besides BOS and EOS ends it.
 
     After training on answers it is one more: to the prompt, or where none is named to that of the
     first example held out.
@@ -300,7 +300,7 @@ def with_stream(
 
 
 def plans_of(config: TrainConfig, model: Model, device: Device, say: Say) -> list[str]:
-    """What `auto` stands for on this device, and what to fall back to; any other plan as it is."""
+    """Resolves `auto` to a plan for this device and its fallbacks; keeps any other plan."""
     from anefast.runtime.auto import candidates
 
     c = config.data

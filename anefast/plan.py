@@ -121,7 +121,7 @@ def report(asked: PlanCommand) -> list[str]:
 
 
 def gradient_forms(choice: Choice, counter: Counter, target: Target, speed: Rates) -> list[str]:
-    """What the other way of making an adapter's gradients would take. `auto` keeps to one: they
+    """A line on the cost of the other way to make an adapter's gradients. `auto` keeps to one: they
     round differently, so a clock that chose would make two runs of one command differ."""
     spec = choice.spec
     if "gradients=cpu" in spec.split(","):
@@ -193,7 +193,7 @@ def compared(lora: Choice, full: Choice) -> list[str]:
 
 
 def heading(name: str, config: TrainConfig, choice: Choice, target: Target) -> list[str]:
-    """What was asked, for which target, and where the times come from."""
+    """A header: the question, the target, and the source of the times."""
     cost = cost_of(choice.winner)
     chip, model = target.chip, config.model
     caps = "no limits of its own, so it keeps to those of the newest chip"
@@ -359,7 +359,7 @@ def clock(choice: Choice) -> list[str]:
 
 
 def left_out(choice: Choice, target: Target) -> list[str]:
-    """What modelled times are without; and, where the unfused plan was published, by how much."""
+    """Lines on what modelled times leave out, and how much where the unfused plan is published."""
     lines = [
         "  left out of the times: elementwise operations inside programs, surface locks, Python,",
         "  and that a run's first steps are slower (on an M1 Pro 1.5 times, falling within 30)",

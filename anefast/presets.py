@@ -145,7 +145,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 def default_preset(source: str) -> str:
-    """What the command starts from: a model of the built-in stories' words, or of any text."""
+    """The preset of a command that names none: for the built-in stories' words, or for any text."""
     return TINY if source.partition(":")[0] in ("", "stories") else BYTES
 
 
@@ -155,7 +155,7 @@ def preset_names() -> list[str]:
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """What preset `name` changes, as nested dicts. ConfigError with a suggestion when unknown."""
+    """The settings of preset `name`, as nested dicts. ConfigError with a suggestion if unknown."""
     if name not in _PRESETS:
         hint = suggest(name, _PRESETS) or f" Hint: one of {', '.join(_PRESETS)}."
         raise ConfigError(f"[config] unknown preset {name!r}.{hint}")

@@ -21,7 +21,7 @@ NOT_FINITE: dict[Any, float] = {str(v): v for v in (math.inf, -math.inf, math.na
 
 @dataclass
 class Progress:
-    """What a checkpoint needs besides arrays, optimiser and loss scale."""
+    """The state of a run besides arrays, optimiser and loss scale."""
 
     step: int = 0  # updates made or skipped
     micro: int = 0  # micro-steps of the next update already in the gradients

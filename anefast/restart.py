@@ -37,8 +37,8 @@ def pace(say: Callable[[str], None], least: float = LEAST) -> None:
 
 
 def stopped(error: Exception) -> str:
-    """What to say of a compile that failed in a process which a restart began. It is not tried
-    again: that would be the quick restarts which make it worse."""
+    """The message for a compile that failed in a restarted process. None is
+    tried again: quick restarts make it worse."""
     return (
         f"[compile] restart {restarts()} failed to compile, and none is tried again: {error} Hint: "
         "--resume goes on from the checkpoint; where all processes fail to compile, reboot first."
@@ -46,7 +46,7 @@ def stopped(error: Exception) -> str:
 
 
 def command(run: Path, sinks: str = "") -> list[str]:
-    """What resumes `run`, with this interpreter and its options (`python -X dev -m ...`).
+    """The command that resumes `run` with this interpreter and its options (`python -X dev -m ..`).
 
     sinks: the dashboards that are fed; a resumed folder's own word for them does not count.
     """

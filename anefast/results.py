@@ -1,4 +1,4 @@
-"""What a run gave, as `fit` returns it: numbers, the trained model, and a notebook's view."""
+"""The result of `fit`: numbers, the trained model, and a notebook's view."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class FitResult:
-    """What a run gave. `losses` has one value per update, those before a resumption included."""
+    """The result of a run. `losses` has a value per update, those before a resumption included."""
 
     losses: list[float]  # token-weighted mean training loss, nats per token; nan: overflowed
     val_losses: list[tuple[int, float]]  # (update, validation loss); update 0 is before training

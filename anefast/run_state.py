@@ -224,7 +224,7 @@ class RunState:
         _C.spans_phase(before)
 
     def _tidy(self) -> None:
-        """What follows a checkpoint. None of it is worth the run, so a refusal is only said."""
+        """The work after a checkpoint. A failure of it is printed and does not end the run."""
         p = self.progress
         try:
             if p.best:
@@ -422,7 +422,7 @@ class RunState:
         return {n: a.shape for n, a in params.items()}
 
     def _optimizer_groups(self, with_grads: bool) -> dict[str, Arrays]:
-        """What a checkpoint holds of the optimiser; of use on rank 0."""
+        """The optimiser's states for a checkpoint; of use on rank 0."""
         groups = self._own_groups(with_grads)
         if (shares := self.together.shares) is not None:
             return {g: shares.whole(a, self._shapes_of(g, a)) for g, a in groups.items()}

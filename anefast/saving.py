@@ -56,7 +56,7 @@ def formats() -> dict[str, Written]:
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be written where. where: the tag of errors; flags: whether they speak of a
+    """A file to write, and its format. where: the tag of errors; flags: whether they speak of a
     command's flags or of Python's keywords."""
 
     out: Path

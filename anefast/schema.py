@@ -1,4 +1,4 @@
-"""What a value from a file must look like: a check for each kind, put together like the value.
+"""Checks the form of values from files: a check for each kind, put together like the value.
 
 A check takes a value that JSON or TOML gave and returns it, or raises a ValueError that says where
 in the value something else was expected. Checks bound numbers and lengths as well, so that what

@@ -21,7 +21,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """What signals asked for so far."""
+    """The requests of signals so far."""
 
     saves = False  # whether there is something to make a checkpoint of; before, an end is at once
     requested = False  # an end, with a checkpoint

@@ -41,7 +41,7 @@ class Soundness:
         self._sum, self._count = 0.0, 0
 
     def replay(self, rows: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -> None:
-        """What a resumed run knows: its rows, and its checkpoints' names by their update."""
+        """Restores the record from a resumed run's rows and its checkpoints' names by update."""
         for row in rows:
             self.update(row)
             if name := names.get(row.get("step", -1)):

@@ -1,4 +1,4 @@
-"""What somebody may have meant by a name that no setting has.
+"""Suggests settings for a name that no setting has.
 
 Names that people bring along from other trainers are in a table; others are compared whole and by
 the part after the dot. Nothing close means no suggestion: a wrong one is worse than none.

@@ -1,4 +1,4 @@
-"""What a model is made of, in a few lines: its shape, its parts, and how large they are."""
+"""A model in a few lines: its shape, its parts, and their sizes."""
 
 from __future__ import annotations
 

@@ -385,7 +385,7 @@ def _closing_sample(trainer: Trainer, device: Device) -> str:
 
 
 def _check_outputs(config: TrainConfig) -> None:
-    """What would otherwise be missed after the first compile."""
+    """Checks early what would otherwise be missed until after the first compile."""
     for name in checked(config.sinks):
         installed(name)
     if config.trace:
@@ -418,7 +418,7 @@ def _new_run_name(config: TrainConfig) -> str:
 
 
 def _silent(line: str) -> None:
-    """What a rank other than 0 says."""
+    """The `say` of a rank other than 0: prints nothing."""
 
 
 def _float(value: float | None) -> float:

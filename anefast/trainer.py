@@ -429,7 +429,7 @@ class Trainer(RunState):
                     self.step.close()
 
     def _about(self) -> dict[str, Any]:
-        """What a summary of times must say about the machine and the shapes."""
+        """The machine and the shapes, for a summary of times."""
         device, c = self.step.device, self.config
         shape = {"plan": c.plan, "batch": c.data.batch, "seq_len": c.data.seq_len}
         return {"device": device.description, "label": device.label, **shape}
@@ -519,7 +519,7 @@ class Trainer(RunState):
         return self.canary.looked < 0 or step - self.canary.looked >= self.config.guard.canary_every
 
     def _last_good(self) -> str:
-        """What is left of a run whose device gave wrong values."""
+        """A line on what is left of a run whose device gave wrong values."""
         if self.saved is None:
             return "No checkpoint of this run was made from them."
         return (

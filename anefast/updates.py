@@ -47,7 +47,7 @@ class Updates:
         self.made = 0  # updates, skipped ones included
 
     def batches(self, data: TokenData, updates: int, seed: int = 0) -> Iterator[list[Batch]]:
-        """What so many updates train on: `accumulation` micro-batches for each."""
+        """The micro-batches of so many updates, `accumulation` for each."""
         batch, seq = self.step.shape
         drawn, ramp = data.batches(batch, seq, seed), self.config.optim.micro_batches
         for update in range(1, whole("trainer", "updates", updates, 0) + 1):

@@ -1,4 +1,4 @@
-"""What becomes of each setting that somebody names: it is honoured or refused, never dropped.
+"""The laws of settings that somebody names: each is honoured or refused, never dropped.
 
 A fresh run honours every setting. A run that begins from weights (`init`, or a model passed to
 `fit`) has their shape and their tokenizer, and a resumed one goes on with the settings it was
@@ -41,7 +41,7 @@ Fate = Literal["honoured", "same"]  # same: only as it is already; anything else
 
 @dataclass(frozen=True)
 class Law:
-    """What becomes of a setting where a run begins from weights, and where one is resumed."""
+    """How a setting is treated when a run begins from weights, and when one is resumed."""
 
     init: Fate = "honoured"
     resume: Fate = "same"
@@ -103,7 +103,7 @@ _SESSION = ("init", "resume", "out", "trace", "sinks")
 
 
 def of_a_run(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run takes from its config.toml."""
+    """The settings that a resumed run takes from its config.toml."""
     kept = {k: v for k, v in settings.items() if k not in _SESSION}
     optim = kept.get("optim")
     if isinstance(optim, Mapping):
@@ -112,8 +112,7 @@ def of_a_run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_another_optimiser(started: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a run was started with, without what its optimiser's own settings were if it has
-    another one from now on."""
+    """The settings that a run was started with; without those of its optimiser if it changes."""
     optim = started.get("optim", {})
     if not isinstance(optim, Mapping) or name in ("", optim.get("name", "adamw")):
         return dict(started)
@@ -299,7 +298,7 @@ def same_tokenizer(a: Tokenizer, b: Tokenizer) -> bool:
 
 
 def recorded_tokenizer(tokenizer: Tokenizer, otherwise: str) -> str:
-    """What config.toml says of a tokenizer that `data.tokenizer` did not name."""
+    """The tokenizer's entry in config.toml where `data.tokenizer` did not name one."""
     return "bytes" if isinstance(tokenizer, ByteTokenizer) else otherwise
 
 

@@ -1,4 +1,4 @@
-"""What every table of one run shares: the device, the chip, how thorough to be, and what is known.
+"""The context of every table of one run: device, chip, thoroughness, and known values.
 
 A measurement that two tables want is made once. Weights are drawn, not trained: times do not depend
 on them.

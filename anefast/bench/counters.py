@@ -1,4 +1,4 @@
-"""What a training step does, counted: the same on every machine, so a change is a change of code.
+"""Counts of a training step: equal on every machine, so that a change is a change of code.
 
 Evaluations, compiles, bytes copied, staged and held, programs alive, locks and what Python
 allocates. No clock is read. `compare` holds counts against a saved baseline; benchmarks/
@@ -113,7 +113,7 @@ def recorded(call: object) -> Counts:
 
 
 def allocated(call: object) -> Counts:
-    """What Python and NumPy allocate in a call: most bytes at once, and blocks kept after ten."""
+    """Memory that Python and NumPy take in a call: most bytes at once, blocks kept after ten."""
     assert callable(call)
     gc.collect()
     tracemalloc.start()

@@ -113,7 +113,7 @@ def measure(counter: Counter, *options: str) -> tuple[str, list[int]]:
 
 
 def compare(key: str, count: int, baseline: Mapping[str, int]) -> str:
-    """What is wrong with a count; empty where nothing is. Fewer is a change too."""
+    """A complaint about a count; empty where it is right. Fewer is a change too."""
     change = count / baseline[key] - 1
     if abs(change) <= TOLERANCE:
         return ""

@@ -43,7 +43,7 @@ class Row:
 
     @property
     def said(self) -> str:
-        """What was published, as text."""
+        """The published value, as text."""
         if math.isnan(self.highest) or self.highest == self.published:
             return f"{self.published:g}"
         return f"{self.published:g}-{self.highest:g}"

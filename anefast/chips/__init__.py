@@ -1,1 +1,1 @@
-"""What each chip does to numbers and refuses (behaviour.py), and how fast it is (rates.py)."""
+"""The chips: their numerics and limits (behaviour.py), and their speed (rates.py)."""

@@ -1,4 +1,4 @@
-"""What is known of each chip's Neural Engine: its limits and behaviour, each with its source.
+"""Each chip's Neural Engine: its known limits and behaviour, each with its source.
 
 Data, no code paths. We have run no M-series chip: these are other people's findings, and
 where none was found for a chip the nearest one's is taken and marked so. What sources disagree on,
@@ -272,7 +272,7 @@ class Profile:
     spec: str
 
     def value(self, key: str) -> str:
-        """What a switch stands at."""
+        """The value of a switch on this chip."""
         return self.chip.switches[key].value
 
     @property
@@ -408,7 +408,7 @@ def _words(words: Iterable[str]) -> dict[str, str]:
 
 
 def unprobed(chip: Chip) -> str:
-    """What doctor's file does not say of its chip, and whose is taken; empty for other chips."""
+    """A note on what a doctor's file leaves out and which chip it is taken from; else empty."""
     if not chip.file:
         return ""
     mine = {k for k, s in chip.switches.items() if s.source.startswith("anefast doctor")}

@@ -22,8 +22,8 @@ Order = Literal["shuffled", "sequential"]
 
 
 class Epoch(NamedTuple):
-    """What reading the training data once comes to: `size` of a unit, `sequence` of them in each
-    sequence of a batch."""
+    """One pass over the training data: `size` of a unit, `sequence` of them in each sequence of a
+    batch."""
 
     size: int
     sequence: int

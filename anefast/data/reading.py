@@ -122,7 +122,7 @@ def _open_texts(
         return (piece for file in files for piece in documents(file, collapse_spaces))
 
     def learnt_from() -> Iterator[str]:
-        """What a tokenizer may learn from, read when it does: nothing that validates."""
+        """Text for a tokenizer to learn from, none of it for validation; read when needed."""
         texts = pieces(found.train)
         if found.validation is None:
             texts = head(texts, int(characters(pieces(found.train)) * (1 - val_fraction)))

@@ -36,7 +36,7 @@ Reader = Callable[[Iterator[str]], Rows]
 
 
 def reader(name: str, suffix: str, first: str, whole: bool) -> Reader | None:
-    """What takes a file's blocks apart into rows; None where the file is prose.
+    """A reader that splits a file's blocks into rows; None where the file is prose.
 
     first: its first block of text; whole: there is no other. DataError for structured text that is
     not read.

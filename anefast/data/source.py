@@ -54,7 +54,7 @@ class File:
         return shown(self.path)
 
     def once(self, name: str, decide: Callable[[], T]) -> T:
-        """What `decide` gave the first time: a file is read several times, and it may warn."""
+        """The first result of `decide`: a file is read several times, and it may warn."""
         if name not in self._known:
             self._known[name] = decide()
         return cast(T, self._known[name])
@@ -96,7 +96,7 @@ class Source:
 
 
 def find(path: Path) -> Source:
-    """What `path` names. DataError in one line where that is nothing, or two things at once."""
+    """The source that `path` names. DataError in one line for none, or for two at once."""
     path = Path("/dev/stdin") if path == Path("-") else path
     gone = missing(path)
     if gone is not None:

@@ -56,7 +56,7 @@ class TokenStream:
                 yield array[start : start + BLOCK]
 
     def told(self) -> Iterator[npt.NDArray[Any]]:
-        """What a fingerprint is made of."""
+        """The parts of a fingerprint."""
         return self.blocks()
 
 
@@ -145,7 +145,7 @@ def fingerprint(train: TokenStream, validation: TokenStream) -> str:
 
 
 def sampled_fingerprint(*streams: TokenStream) -> str:
-    """What runs of before recorded: sha256 over lengths and up to 4,096 spots of 16 ids."""
+    """The fingerprint of older runs: sha256 over lengths and up to 4,096 spots of 16 ids."""
     digest = hashlib.sha256()
     for stream in streams:
         digest.update(f"{len(stream)};".encode())

@@ -61,7 +61,7 @@ def documents(file: File, collapse_spaces: bool = False) -> Iterator[Piece]:
 
 
 def opened(file: File) -> tuple[rows.Reader | None, Iterator[str]]:
-    """What takes rows of JSON out of a text file, None where it is prose, and its blocks."""
+    """A reader of JSON rows for a text file, None where it is prose, and the file's blocks."""
     blocks = _blocks(file)
     first = next(blocks, "")
     if not first:

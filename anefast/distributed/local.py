@@ -173,12 +173,12 @@ class Local(Together):
         return {WEIGHT: self.step.trained} if self._made else {}
 
     def _own(self) -> Groups:
-        """What differs from rank to rank."""
+        """The state that differs from rank to rank."""
         return {**self.optimizer.state, **self._weights()}
 
     def others(self) -> Iterator[Groups]:
-        """What each rank but the first has of its own; on rank 0. Arrays are good until the next
-        one is asked for."""
+        """The state of each rank but the first; on rank 0. Arrays are valid until the next one is
+        asked for."""
         if self._kept:
             for share in self._each():
                 if share:

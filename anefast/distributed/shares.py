@@ -55,7 +55,7 @@ class Shares:
         return len(self._block)
 
     def of(self, rank: int) -> Cuts:
-        """What a rank has of each tensor, as slices of the flat tensor."""
+        """A rank's part of each tensor, as slices of the flat tensor."""
         found = {}
         for name, g in self.grads.items():
             at = self._places[name][0]
@@ -107,5 +107,5 @@ class Shares:
 
 
 def nbytes(shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> int:
-    """What states of such shapes take."""
+    """Bytes of states of these shapes."""
     return 4 * sum(math.prod(shape) for of_state in shapes.values() for shape in of_state.values())

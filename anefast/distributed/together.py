@@ -57,7 +57,7 @@ class Together:
         return self.shares is not None
 
     def about(self) -> list[str]:
-        """What to say of it when a run begins."""
+        """Lines for the start of a run."""
         if self.shares is None:
             return []
         states = self.optimizer.state
@@ -122,7 +122,7 @@ class Together:
         return done
 
     def spread(self) -> None:
-        """What each rank has changed of the weights becomes known to all."""
+        """Gives each rank the weights that the others have changed."""
         if self.shares is not None:
             self.shares.spread(self.step.trained)
 

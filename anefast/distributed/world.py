@@ -1,4 +1,4 @@
-"""What a rank asks of the others: the world of one process, and one process that is many."""
+"""Calls between ranks: the world of one process, and one process that stands for many."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class World:
         yield 0
 
     def forget(self) -> None:
-        """What is banked is used up."""
+        """Drops what was banked."""
 
     def sum(self, grads: Floats, part: tuple[int, int], ends: Ends | None = None) -> None:
         """Sums floats `part[0]` to `part[1]` over all ranks, in place; not in an emulation.
@@ -111,11 +111,11 @@ class World:
         """BadInput that names the first rank where a fact is another one than on rank 0."""
 
     def told(self, text: str) -> str:
-        """What rank 0 passes here."""
+        """The value of rank 0."""
         return text
 
     def all(self, text: str) -> list[str]:
-        """What each rank passes here, in their order."""
+        """The values of all ranks, in their order."""
         return [text]
 
     def arrive(self, at: str) -> dict[str, float]:

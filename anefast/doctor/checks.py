@@ -1,4 +1,5 @@
-"""What training rests on, tried small: dialects, dispatch, surfaces, weights, compiles."""
+"""Small tries of everything that training needs: dialects, dispatch, surfaces, weights,
+compiles."""
 
 from __future__ import annotations
 

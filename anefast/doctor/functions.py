@@ -1,4 +1,4 @@
-"""What single operations give where reports disagree: rounding, infinities, slices, tables.
+"""Probes of single operations where reports disagree: rounding, infinities, slices, tables.
 
 Each question is a program of one operation with an answer that tells; what it speaks for is said in
 the switches of `--chip` (anefast/chips/behaviour.py), as of sums (sums.py).
@@ -76,7 +76,7 @@ def single(subject: Subject) -> Found:
 
 
 def answer(subject: Subject, q: Question) -> float:
-    """What the operation gives. Raises Wrong where its results differ from place to place."""
+    """The operation's result. Raises Wrong where it differs from place to place."""
     operands = [np.full(SHAPE, value, np.float16) for value in q.operands]
     got = evaluated(subject, q.op, q.arguments, operands, q.shape).ravel()
     if len(set(map(str, got))) > 1:

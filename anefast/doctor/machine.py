@@ -1,4 +1,4 @@
-"""What is known of this machine without opening a device: nothing here says who or where it is."""
+"""Facts of this machine that need no open device. None says whose it is or where."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def daemon_cache() -> str:
 
 
 def framework() -> str:
-    """What can be said of the private framework before it is opened."""
+    """Facts of the private framework that need not open it."""
     if sys.platform != "darwin":
         return f"absent: {platform.system()} has none, it is a part of macOS"
     if Path(FRAMEWORK).exists():

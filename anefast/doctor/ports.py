@@ -89,7 +89,7 @@ def sides(shapes: Sequence[Shape], count: int) -> list[Shape]:
 
 
 def factor(i: int) -> float:
-    """What a value is multiplied by, so that it can be told from its neighbours."""
+    """A factor that tells a value from its neighbours."""
     return 1 + (i % 64) / 32
 
 

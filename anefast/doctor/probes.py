@@ -318,7 +318,7 @@ def budget(subject: Subject) -> Found:
 
 
 def cpu_overhead(subject: Subject) -> Found:
-    """What a backward pass of stories110m does on the CPU besides products, on this CPU."""
+    """Times the CPU's part of a backward pass of stories110m, without products, on this CPU."""
     buffers, total = 133, 144 * 10**6
     room = np.ones(total // buffers, np.uint8)
     kept = np.empty(total // buffers, np.uint8)

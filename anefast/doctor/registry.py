@@ -10,13 +10,13 @@ from anefast.runtime.doctor_facts import Learned
 
 
 def usual() -> list[Check]:
-    """What every run tries."""
+    """The checks of every run."""
     return [*ops.checks(), *checks.checks(), *ports.checks()]
 
 
 def probing() -> list[Check]:
-    """What --probe adds: minutes on a device, the published measurements made again, and what
-    settles disputed facts."""
+    """The checks that --probe adds, minutes on a device: published measurements once more, and
+    experiments that settle disputed facts."""
     published = [*probes.checks(), *ports.probes()]
     disputed = [*sums.checks(), *functions.checks(), *limits.checks(), *forms.checks()]
     return [*published, *disputed, *rates.checks()]
@@ -27,8 +27,8 @@ def everything() -> list[Check]:
 
 
 def learn(results: Sequence[Result]) -> Learned:
-    """What the usual checks say of a device. Training needs each operation it uses, results where
-    they belong, and one way of each kind to hand over values and weights."""
+    """The facts about a device that follow from the usual checks. Training needs each operation
+    it uses, results where they belong, and one way of each kind to hand over values and weights."""
     passed = {r.name for r in results if r.passed}
     tried = {r.name for r in results}
 

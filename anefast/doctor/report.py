@@ -168,7 +168,7 @@ def table(results: Sequence[Result]) -> list[str]:
 
 
 def verdict(report: Report) -> list[str]:
-    """What to make of it."""
+    """Advice that follows from the results."""
     learned, name = report.learned, report.device["name"]
     if chip := report.asked["chip"]:
         name = f"{name} as {chip}, emulated,"

@@ -1,4 +1,4 @@
-"""What a check returns, and the form it has in the report. Data, no checks."""
+"""The result of a check, and its form in the report. Data, no checks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Found:
-    """What a check that passed says, in a line; `facts` is what a later run may build on."""
+    """A passed check: a line for people, and `facts` for later runs."""
 
     said: str
     numbers: tuple[Number, ...] = ()

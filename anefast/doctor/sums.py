@@ -75,7 +75,7 @@ def sums(subject: Subject) -> Found:
 
 
 def switches(told: Iterable[tuple[str, float, Mapping[float, str]]]) -> tuple[str, ...]:
-    """What answers speak for, each with its question and what might have been answered.
+    """The switches that follow from the answers. told: a question, its answer, the known answers.
 
     Raises Wrong where an answer is not among those, or two speak for different values.
     """

@@ -1,4 +1,4 @@
-"""What a format is to the rest: how it is recognised, opened and written.
+"""The record of a format: how it is recognised, opened and written.
 
 To add one, write a file with a record of these and put the record into `registry.py`.
 """

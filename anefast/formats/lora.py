@@ -211,7 +211,7 @@ def _modules(config: ModelConfig, root: str, places: Places) -> dict[str, list[t
 
 
 def _parted(a: Array, b: Array, parts: list[tuple[str, Place]]) -> list[Pair]:
-    """What each of the matrices side by side in a layer gets: A, or its own block of it."""
+    """The part of A for each of the matrices side by side in a layer: all of it, or a block."""
     stored = Stored("", b.shape, "F32", b.nbytes, lambda: b)
     rows = [from_file(place._replace(transposed=False), stored) for _, place in parts]
     count = len(parts)

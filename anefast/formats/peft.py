@@ -117,7 +117,7 @@ def save_peft(folder: Path, adapter: Adapter, config: ModelConfig, dtype: str = 
 
 
 def _alpha(adapter: Adapter, rank: int) -> float:
-    """What makes the same scale at another rank."""
+    """The alpha that gives the same scale at another rank."""
     return adapter.scale * (math.sqrt(rank) if adapter.rslora else rank)
 
 

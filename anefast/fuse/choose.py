@@ -66,7 +66,7 @@ class Choice:
 
     @property
     def fallbacks(self) -> list[str]:
-        """What to try where a device refuses the winner, likeliest first; FALLBACKS at most.
+        """Plans to try if a device refuses the winner, likeliest first; FALLBACKS at most.
 
         The best of each way to hand over values and weights comes before the second best of any,
         because what is refused is more often a way than a depth.

@@ -40,7 +40,7 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """What any plan of the same taps cannot do without."""
+        """Bytes that every plan with these saved activations needs."""
         return self.weights + self.gradients + self.states + self.taps
 
     @property

@@ -1,4 +1,4 @@
-"""What a plan costs, counted: evaluations, bytes, operations, from the programs it really gives.
+"""Counts a plan's costs (evaluations, bytes, operations) from the programs that it gives.
 
 Nothing here is a guess or a time. The programs are those that `TrainingStep` runs, made by the same
 `recompute`, `cut` and `lower`; this file only adds up what is in them. Read `cost.py` for times and
@@ -162,7 +162,7 @@ class StepCount:
 
     @cached_property
     def trained_shapes(self) -> Shapes:
-        """What has a gradient."""
+        """Shapes of the parameters that have a gradient."""
         every = shapes(self.config)
         own = {name: shape for name, shape in every.items() if trains(self.plan.trained, name)}
         for name, rank in self.ranks.items():
@@ -305,7 +305,7 @@ def matrices(program: Program) -> dict[tuple[str, bool], int]:
 
 
 def structure(program: Program) -> str:
-    """What the text of a program says, but for names."""
+    """A key for programs whose texts are equal but for names."""
     place: dict[Tensor, object] = {t: name for name, t in program.inputs}
     lines: list[object] = [(name, t.shape) for name, t in program.inputs]
     for t in program.nodes:
@@ -317,7 +317,7 @@ def structure(program: Program) -> str:
 
 
 def product(t: Tensor) -> Product:
-    """What a conv or matmul is to the time model."""
+    """A conv or matmul as the time model sees it."""
     if t.op == "conv":
         weight = t.inputs[1]
         held = nbytes(weight) if baked(weight) or weight.op == "constant" else 0
@@ -361,7 +361,7 @@ def surfaces(lowered: Iterable[Lowered]) -> dict[str, int]:
 
 
 def room(lowered: Iterable[Lowered]) -> int:
-    """What surfaces must hold beyond their own bytes to be equal on each side of each program."""
+    """Bytes that surfaces need besides their own, to be equal on each side of each program."""
     sizes: dict[Hashable, int] = {}
     sides: list[list[Hashable]] = []
     for side in (side for low in lowered for side in (low.inputs, low.outputs)):

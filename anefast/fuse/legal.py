@@ -1,4 +1,4 @@
-"""What a target refuses, said before a program is compiled, with the limit by name.
+"""Checks a target's limits before a program is compiled, and names the limit.
 
 `mil/rules.py` holds what is true of every chip; here are limits that differ from chip to chip, and
 those that come from a plan as a whole. A caution is no refusal: reports about it contradict each
@@ -47,7 +47,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Target:
-    """What programs are for: a chip's limits, or the host's own, which has the newest chip's.
+    """A target of programs: a chip's limits, or the host's own, which has the newest chip's.
 
     dialects, weights, ports: what this very device was seen to take, in a plan's words; empty
     if unknown. seen: what else, as runtime/doctor_facts.py names it.
@@ -94,7 +94,7 @@ HOST = Target("host", CHIPS["m5"])
 
 
 class Known(Protocol):
-    """What was learned of a device by trying it."""
+    """Facts about a device that were found by trying it."""
 
     @property
     def dialects(self) -> tuple[str, ...]: ...
@@ -107,7 +107,7 @@ class Known(Protocol):
 
 
 class Described(Protocol):
-    """What a device is to this file."""
+    """The part of a device that this file uses."""
 
     label: str
     description: str
@@ -118,7 +118,7 @@ class Described(Protocol):
 
 
 def target_of(device: Described) -> Target:
-    """What programs for this device must respect."""
+    """The limits for programs of this device."""
     if device.chip is None and device.label != "measured":
         return HOST
     chip = device.chip or chip_of(device.description)
@@ -131,7 +131,7 @@ def target_of(device: Described) -> Target:
 def check(
     plan: Plan, counter: Counter, target: Target, max_compiles: int = MAX_COMPILES
 ) -> tuple[list[Violation], StepCount | None]:
-    """What `target` refuses about `plan`, and the counts of the plan where it can be had at all."""
+    """The reasons why `target` refuses `plan`, and the plan's counts where it can be made."""
     plan = target.fitted(plan)
     try:
         count = counter.count(plan)

@@ -151,7 +151,7 @@ def named(ports: list[Port], letter: str) -> list[Port]:
 
 
 def label(port: Port) -> str:
-    """What a port is called after its number."""
+    """The part of a port's name behind its number."""
     if len(port.regions) > 1:
         return "packed"
     value = port.regions[0].value

@@ -110,7 +110,7 @@ def of_node(t: Tensor, alone: Alone, h13: bool) -> Tasks:
 
 
 def fused_into(t: Tensor, alone: Alone) -> Tasks | None:
-    """What an operation costs that rides in a task of its neighbour; None: it does not."""
+    """The cost of an operation inside a neighbour's task; None where it needs its own."""
     reader = alone(t)
     before = next((x for x in t.inputs if not x.is_leaf and alone(x) is t), None)
     if t.op == "abs" and reader is not None and reader.op == "reduce_max":

@@ -39,7 +39,7 @@ class Product(NamedTuple):
 
 
 class Work(Protocol):
-    """What a program asks for, once per evaluation."""
+    """The work of one evaluation of a program."""
 
     @property
     def products(self) -> Sequence[Product]: ...
@@ -57,7 +57,7 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device does per second, effectively. Times in seconds, rates per second."""
+    """A device's effective rates. Times in seconds, rates per second."""
 
     label: str  # measured, measured on the host, emulated or modelled
     source: str

@@ -122,7 +122,7 @@ def _again(
     done: Mapping[Tensor, Tensor],
     twins: dict[Tensor, Tensor],
 ) -> Tensor:
-    """What backward reads for t: its twin where it is chosen."""
+    """The tensor that backward reads for t: its twin where that was chosen."""
     if t.is_leaf or t.direction == "backward" or not chosen(t):
         return done[t]
     if t not in twins:

@@ -129,7 +129,7 @@ def _leaf(op: str, name: str | None, shape: Shape, dtype: str, attrs: dict[str, 
 
 
 def input(name: str, shape: Shape, dtype: str = "fp16") -> Tensor:
-    """What is fed on every evaluation. shape: usually (B, C, 1, S)."""
+    """An input, fed on every evaluation. shape: usually (B, C, 1, S)."""
     return _leaf("input", name, shape, dtype, {})
 
 

@@ -41,7 +41,7 @@ MOST_JOINED = 6
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a form: where it ran, or why we emit it although no project was seen to."""
+    """The facts about a form: where it ran, or why we emit it although no project was seen to."""
 
     programs: tuple[str, ...] = ()
     note: str = ""
@@ -49,8 +49,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What Apple's compiler said of programs with a form: for which targets (h13 is M1, h18 M6) it
-    took how many, or, where it took none, refused them."""
+    """Verdicts of Apple's compiler on programs with a form: by target (h13 is M1, h18 M6), how many
+    it took, or, where it took none, refused."""
 
     taken: str = ""
     refused: str = ""

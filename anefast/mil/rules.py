@@ -1,4 +1,4 @@
-"""What the ANE is known to refuse or to misread, said when a program is built, with a hint.
+"""Checks a program, when it is built, for what the ANE is known to refuse or misread.
 
 The rules are those of the catalogue (lint/catalogue.py), which the errors name by id; here is how
 they read on a graph, before there is text. Only what holds on every chip; limits of one chip belong

@@ -49,12 +49,12 @@ class Base:
 
 
 def scale_of(alpha: float, rank: int, rslora: bool) -> float:
-    """What B (A x) is multiplied by: alpha / rank, or alpha / sqrt(rank) with rslora."""
+    """The factor of B (A x): alpha / rank, or alpha / sqrt(rank) with rslora."""
     return alpha / (math.sqrt(rank) if rslora else rank)
 
 
 class Scaled:
-    """What an adapter is besides its numbers, in whichever layout those are."""
+    """An adapter without its numbers, whatever their layout."""
 
     rank: int
     alpha: float
@@ -153,7 +153,7 @@ class Adapter(Scaled):
 
 
 def adaptable(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """What an adapter may change, with shapes: every matrix of the layers, [out, in]."""
+    """The shapes [out, in] of the matrices that an adapter may change: all of the layers."""
     every = shapes(config).items()
     return {n: s for n, s in every if n.startswith("layers.") and len(s) == 2}
 

@@ -1,4 +1,4 @@
-"""What a model family is: one record that everybody else reads.
+"""The record of a model family, which everybody else reads.
 
 A family says which parameters it has, what its layers compute, how the CPU embeds tokens and ends
 the model, and where its weights are in files of others. Nothing outside a family's own file asks

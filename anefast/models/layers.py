@@ -83,7 +83,7 @@ def causal_mask(seq: int, window: int = 0) -> npt.NDArray[np.float16]:
 
 @dataclass
 class Past:
-    """What the positions before a chunk of T left behind, as inputs: the key-value cache.
+    """The key-value cache as inputs: keys and values of the positions before a chunk of T.
 
     keys, values: by the attention's name, [1, KV * D, 1, L]; keys are rotated. mask: over the
     cached keys, [1, 1, T, L], and over the chunk's own, [1, 1, T, T]. rope: cos and sin of the
@@ -100,7 +100,7 @@ class Past:
 
 @dataclass(frozen=True)
 class Style:
-    """What a family's layers do beside or instead of what Llama's do.
+    """How a family's layers differ from Llama's.
 
     rotary: queries and keys are rotated. biases: letters of what is added to, of q k v o and 1 2 3
     of the feed-forward. qk_norm: an RMSNorm over each head of queries and keys, before they are
@@ -221,7 +221,7 @@ def feed_forward(x: ir.Tensor, name: str, config: ModelConfig, style: Style = LL
 
 
 def within(x: ir.Tensor, which: str, config: ModelConfig, style: Style) -> tuple[ir.Tensor, float]:
-    """What projection `which` is made from, times `config.stream_scale`, and what is left to scale
+    """The input of projection `which`, times `config.stream_scale`, and the scale that is left for
     behind it: all of it where a bias is added there."""
     if which in style.biases:
         return x, config.stream_scale

@@ -28,7 +28,7 @@ def trunk(x: ir.Tensor, config: ModelConfig, past: Past | None = None) -> ir.Ten
 
 
 def read_sizes(settings: Settings, has_head: bool) -> dict[str, Any]:
-    """What Llama, Mistral and Qwen spell alike."""
+    """The settings that Llama, Mistral and Qwen spell alike."""
     settings.require("hidden_act", "silu")
     settings.require("pretraining_tp", 1)
     heads, dim = settings.count("num_attention_heads"), settings.count("hidden_size")

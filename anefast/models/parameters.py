@@ -56,7 +56,7 @@ def zeros_of(shapes: Mapping[str, tuple[int, ...]]) -> Params:
 
 
 def block(arrays: Params) -> npt.NDArray[np.float32]:
-    """What all arrays of `zeros_of` are pieces of, from the first one on, (N,).
+    """The flat array (N,) that all arrays of `zeros_of` are slices of, from the first one on.
 
     It is the same for arrays of the same shapes, wherever the system put them.
     """

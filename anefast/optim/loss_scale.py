@@ -46,7 +46,7 @@ class LossScale:
         return not self.config.dynamic or self.value <= SMALLEST
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
+        """The values that a checkpoint keeps."""
         return {"value": self.value, "good_updates": self.good_updates}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def states(config: OptimConfig, name: str, shape: Shape) -> dict[str, Shape]:
 
 
 def scale(weight: Array) -> float:
-    """What the rate is multiplied by."""
+    """The factor of the rate."""
     return 0.2 * math.sqrt(max(weight.shape))
 
 

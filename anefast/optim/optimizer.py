@@ -32,7 +32,7 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Update:
-    """What one call of `Optimizer.update` did."""
+    """The result of one `Optimizer.update`."""
 
     grad_norm: float  # global, of the unscaled gradient, before clipping; inf or nan: overflow
     overflow: bool  # the gradient was not finite, so nothing was changed

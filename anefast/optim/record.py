@@ -1,4 +1,4 @@
-"""What an optimiser is: a record of its states, its own settings and its update.
+"""The record of an optimiser: its states, its own settings and its update.
 
 There is one file for each beside this one, with the plain NumPy update of one tensor that tests
 hold the native loop to, and a line in registry.py. optimizer.py applies them.

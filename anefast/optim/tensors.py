@@ -1,4 +1,4 @@
-"""What `optim.rules` says of single tensors: the part of the rate, and the decay, by pattern."""
+"""Settings of single tensors from `optim.rules`: factor of the rate, and decay, by pattern."""
 
 from __future__ import annotations
 

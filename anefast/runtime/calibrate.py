@@ -1,4 +1,4 @@
-"""What this device does per second, found out in a second or two and remembered.
+"""Measures this device's rates in a second or two, and remembers them.
 
 A handful of small programs whose work is known are timed: an empty one for the cost of a dispatch,
 a chain of products, a product that is all weights, one layer of a transformer, and the CPU's share.
@@ -194,7 +194,7 @@ def best(call: Callable[[], object]) -> float:
 
 
 def _over(seconds: float, known: float) -> float:
-    """What is left of a time after what is known to be in it; never less than a tenth."""
+    """A time minus its known part; never less than a tenth of it."""
     return max(seconds - known, seconds / 10)
 
 

@@ -53,7 +53,7 @@ MODES = ("sync", "async")
 
 
 class Compiled(Protocol):
-    """What a kernel is to this file."""
+    """The part of a kernel that this file uses."""
 
     name: str
     text: str
@@ -69,7 +69,7 @@ class Compiled(Protocol):
 
 @dataclass
 class CompileLog:
-    """What happened since the last update, or since the start."""
+    """Counts since the last update, or since the start."""
 
     compiles: int = 0
     compile_ms: float = 0.0  # of the sets that took over
@@ -183,7 +183,7 @@ class CompileService:
         self._take_over(stalls=False)
 
     def collect(self) -> CompileLog:
-        """What happened since the last call; it is added to `total`."""
+        """The counts since the last call; adds them to `total`."""
         recent, self._recent = self._recent, CompileLog()
         self.total.add(recent)
         return recent

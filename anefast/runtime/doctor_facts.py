@@ -1,4 +1,4 @@
-"""What `anefast doctor` learned about this machine's devices, remembered between runs.
+"""Facts that `anefast doctor` found about this machine's devices, kept between runs.
 
 One JSON file in the user's cache folder, by device and version of this package. It is a hint, never
 needed: what cannot be read, or is not of the expected form, counts as nothing learned. Only
@@ -35,7 +35,7 @@ _FILE = record({"format": lambda value: value, "devices": table(lambda value: va
 
 @dataclass(frozen=True)
 class Learned:
-    """What is known of one device.
+    """The facts about one device.
 
     broken: checks without which training cannot work, and which failed; empty where all passed.
     dialects, weights, ports: what its compiler took and computed rightly, in a plan's words
@@ -76,7 +76,7 @@ def learned_file() -> Path:
 
 
 def recall(description: str, path: Path | None = None) -> Learned | None:
-    """What was learned about the device that describes itself so; None where nothing was."""
+    """The facts about the device with this description; None where there are none."""
     return _read(path or learned_file()).get(_key(description))
 
 
@@ -105,7 +105,7 @@ def _key(description: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Learned]:
-    """What the file holds by key; entries and files of another form are passed over."""
+    """The file's entries by key. Entries and files of another form are ignored."""
     try:
         known = read_json(path, MOST_BYTES, "doctor", form=_FILE)
     except FileError as error:

@@ -47,7 +47,7 @@ class Grain:
                 self._products.append((str(of[0].name), surfaces[t.inputs[0]]))
 
     def look(self, params: Params) -> dict[str, Lost]:
-        """What each product lost in the last micro-step, by the name of its weight."""
+        """The losses of each product in the last micro-step, by the name of its weight."""
         found: dict[str, Lost] = {}
         weights = peeked(params)
         for name, surface in self._products:

@@ -74,7 +74,7 @@ class Kernel:
 
     @property
     def tasks(self) -> list[str]:
-        """What an evaluation runs, in order: a line for each task, with what was fused in it. Empty
+        """An evaluation's tasks in order, a line for each, with the operations fused in it. Empty
         where the device does not say. csrc/host/fusion/README.md reads one."""
         return self._lease.native.tasks if self._lease is not None else []
 

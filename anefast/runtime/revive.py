@@ -75,7 +75,7 @@ class Revivals:
 
 
 def plain(error: Exception) -> str:
-    """What it says without its hint, which is for those who have to do something."""
+    """The message without its hint, which is for somebody who has to act."""
     return str(error).partition(" Hint:")[0].rstrip(".")
 
 

@@ -184,7 +184,7 @@ class TrainingStep:
         self.update_weights()
 
     def begin_update(self) -> None:
-        """What `grads` hold counts no more: the next micro-step writes them anew.
+        """Discards the values in `grads`: the next micro-step overwrites them.
 
         That is cheaper than zeros, which would be written, and read back to be added to.
         """
@@ -264,7 +264,7 @@ class TrainingStep:
         return result
 
     def report(self) -> dict[str, float]:
-        """What compiling and the device did since the last call, as a row of numbers."""
+        """A row of numbers on compiles and the device since the last call."""
         pace = {"forward_ms": 1e3 * self.pace.last, "slowdown": self.pace.slowdown}
         return {**self.compiler.report(), "reloads": PROCESS_WIDE.count, **pace}
 
@@ -345,7 +345,7 @@ class TrainingStep:
             _C.embed_grad(x, dx, self.grads[name])
 
     def _job(self, name: str, node: Tensor) -> Job:
-        """What queues the gradient of a weight that this node of the graph is, or is a part of."""
+        """A call that queues the weight gradient which this node is, or is a part of."""
         if node.op == "batch_grad":
             return partial(add_made, *self.compiled.gradients[node.inputs[0]], self.grads[name])
         operands = [self.compiled.surfaces[t].native for t in node.inputs]

@@ -22,7 +22,7 @@ class Worker:
         self._thread.start()
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        """What the call will return or raise."""
+        """The future result, or exception, of a call."""
         future: Future[Any] = Future()
         self._jobs.put((future, call))
         return future

@@ -1,4 +1,4 @@
-"""What is sent back: texts in the JSON of OpenAI's two endpoints, whole or part by part."""
+"""Replies: texts in the JSON of OpenAI's two endpoints, whole or part by part."""
 
 from __future__ import annotations
 

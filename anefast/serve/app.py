@@ -40,8 +40,8 @@ Parts = asyncio.Queue[Part | Exception]
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes need. side: the most texts of a request; tokens: of a text that does not say
-    how many. started: seconds since 1970."""
+    """The objects that the routes share. side: the most texts of a request; tokens: of a text that
+    does not say how many. started: seconds since 1970."""
 
     model: Model
     name: str

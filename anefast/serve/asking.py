@@ -1,4 +1,4 @@
-"""What a request may say: bodies of OpenAI's endpoints as a `Wish`, or a refusal in their form.
+"""Parses requests: bodies of OpenAI's endpoints become a `Wish`, or a refusal in their form.
 
 What is left out is as on the command line. What is asked for and not done here is refused by name,
 so nothing is ignored that would change the answer.
@@ -56,7 +56,7 @@ class Refusal(AnefastError):
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for: `n` texts behind each prompt, with seeds from choice.seed on.
+    """A checked request: `n` texts behind each prompt, with seeds from choice.seed on.
 
     logs: whether log-probabilities are wanted, and top: of how many of the likeliest as well.
     """

@@ -38,7 +38,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Part:
-    """What one text of a job grew by. finish: it ends here, and why."""
+    """New tokens of one text of a job. finish: why it ends here."""
 
     index: int
     text: str

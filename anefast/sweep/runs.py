@@ -72,7 +72,7 @@ class Run:
         return self.note.exists()
 
     def history(self) -> History | None:
-        """What it did so far, None where it has not begun."""
+        """Its rows so far, None where it has not begun."""
         return read_history(self.folder) if (self.folder / CONFIG).is_file() else None
 
     @property

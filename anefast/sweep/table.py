@@ -37,8 +37,8 @@ def lines(sweep: Sweep, runs: Sequence[Run]) -> Iterator[str]:
 def _row(
     label: str, runs: Sequence[Run], histories: Mapping[Path, History | None], unit: Unit
 ) -> tuple[tuple[bool, float], list[str]]:
-    """What rows are sorted by, those where every run failed last, and the cells. A mean is of runs
-    that did not fail, where there are any."""
+    """The sort key and the cells of a row; rows where every run failed come last. A mean is of
+    runs that did not fail, where there are any."""
     failed = all(run.failed for run in runs)
     counted = [histories[run.folder] for run in runs if failed or not run.failed]
     known = [h for h in counted if h is not None and math.isfinite(unit.best(h))]

@@ -100,7 +100,7 @@ def table(summary: Summary) -> str:
 
 
 def _lost(summary: Summary) -> str:
-    """What is wrong with the times, if anything is."""
+    """A warning if the times do not add up; else empty."""
     lost = summary["lost"]
     said = f"; {lost:,} spans were lost, for want of memory: their time is counted as Python's"
     return said if lost else ""

@@ -21,7 +21,7 @@ AXES = {"update": "updates", "tokens": "tokens", "time": "minutes of training"}
 
 @dataclass(frozen=True)
 class Unit:
-    """What a loss is given in. name: the end of its column in metrics.jsonl."""
+    """A unit of loss. name: the end of its column in metrics.jsonl."""
 
     name: str
     words: str

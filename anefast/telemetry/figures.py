@@ -243,7 +243,7 @@ def plain(text: str) -> str:
 
 
 def finish(ax: Any, title: str, unit: str, legend: bool = False) -> None:
-    """What all panels share."""
+    """Settings shared by all panels."""
     ax.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
     ax.set_xlabel("update", color=FAINT, fontsize=9)
     if unit:

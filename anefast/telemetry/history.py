@@ -88,7 +88,7 @@ class Columns:
         return sum(step > at for step in (*steps, *self._blank.get(name, ())))
 
     def names(self, folder: str) -> list[str]:
-        """What follows 'folder/' in the names that begin so."""
+        """The rest of the names that begin with 'folder/'."""
         start = folder + "/"
         return [name.removeprefix(start) for name in self._columns if name.startswith(start)]
 
@@ -112,7 +112,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class History:
-    """What a run folder holds, as far as it got."""
+    """The contents of a run folder, as far as the run got."""
 
     path: Path
     settings: dict[str, Any]  # by dotted name
@@ -148,7 +148,7 @@ class History:
 
     @property
     def label(self) -> str:
-        """What its times are: 'measured', 'measured on the host' or 'emulated'."""
+        """The label of its times: 'measured', 'measured on the host' or 'emulated'."""
         return shown(self.sessions[-1].get("label", "")) if self.sessions else ""
 
     @property
@@ -293,7 +293,7 @@ def _numbers(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _or_left_out(path: Path, read: Callable[[Path], Any], notes: list[str]) -> Any:
-    """What `read` gives; None where there is no file, or with a note where it is damaged."""
+    """Calls `read`; None where there is no file, or, with a note, where it is damaged."""
     if not os.path.lexists(path):
         return None
     try:

@@ -126,7 +126,7 @@ def summary(run: History, alone: bool) -> str:
 
 
 def notes(run: History) -> str:
-    """What of the run could not be read."""
+    """The parts of the run that could not be read."""
     return "".join(f"<p>{escape(note)}</p>" for note in run.notes)
 
 
@@ -168,13 +168,13 @@ def times(run: History, named: bool) -> str:
 
 
 def glossary() -> str:
-    """What the names of components mean, in the words of csrc/span.h."""
+    """The meaning of each component's name, in the words of csrc/span.h."""
     rows = [[breakdown.spelled(c.name.lower()), str(c.__doc__)] for c in _C.Component]
     return f"<details><summary>What the components are</summary>{table(['', ''], rows)}</details>"
 
 
 def sample(run: History, alone: bool) -> str:
-    """What the run wrote at its end; folded where there are other runs."""
+    """The sample at the run's end; folded where there are other runs."""
     if not run.sample:
         return ""
     title = f"a sample, update {run.step:,}"

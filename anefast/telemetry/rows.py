@@ -85,7 +85,7 @@ class RowFile:
         self._file.close()
 
     def mark(self) -> Row:
-        """What the file holds now, for a checkpoint: the fields of `Mark`."""
+        """The present length and digest, for a checkpoint: the fields of `Mark`."""
         return asdict(Mark(self._bytes, self._rows, self._digest.hexdigest()))
 
     def _count(self, line: bytes) -> None:

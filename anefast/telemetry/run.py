@@ -119,7 +119,7 @@ class RunFolder:
         self.background = Background("anefast-writer")
 
     def marks(self) -> dict[str, Row]:
-        """What the row files hold, by name. After `sync`."""
+        """The marks of the row files, by name. After `sync`."""
         files = self._files
         return {METRICS: files.metrics.mark(), TIMINGS: files.timings.mark()} if files else {}
 
@@ -187,7 +187,7 @@ def is_as_written(run: Path) -> bool:
 
 
 def read_sessions(file: Path) -> list[dict[str, Any]]:
-    """What an env.json says of each session; [] where there is none. RunError: it is damaged."""
+    """Reads env.json: a record of each session; [] where there is none. RunError if damaged."""
     if not os.path.lexists(file):
         return []
     hint = "Hint: move it away; training needs nothing in it."
@@ -201,13 +201,13 @@ def read_sessions(file: Path) -> list[dict[str, Any]]:
 
 
 def _session(value: Any) -> Any:
-    """What is asked of a session has its form; the rest is kept as it is."""
+    """Checks the form of the fields that are read; keeps the others as they are."""
     _SESSION(value)
     return value
 
 
 def environment(argv: list[str], **more: Any) -> dict[str, Any]:
-    """What a reader needs to know about this machine and this version to repeat the run."""
+    """The facts about machine and version that somebody needs to repeat the run."""
     try:
         version = importlib.metadata.version("anefast")
     except importlib.metadata.PackageNotFoundError:

@@ -116,7 +116,7 @@ class Screen:
         self._news.set()
 
     def show(self, done: int, total: int, note: str = "") -> None:
-        """What the bar shows from now on."""
+        """Sets the bar's text."""
         self._shown = (done, total, note)
 
     def close(self) -> None:

@@ -124,7 +124,7 @@ class Trace:
 
 
 def track(name: str, trains: bool) -> tuple[str, int]:
-    """What a thread's track is called, and its place from the top."""
+    """The name of a thread's track, and its place from the top."""
     if trains:
         return "training", 0
     if name == "pool worker":  # regions are the training thread's; what it records is the queue's

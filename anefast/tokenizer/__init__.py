@@ -137,7 +137,7 @@ def _from_json(path: Path) -> Tokenizer:
 
 
 def _named(found: Any) -> tuple[str, str]:
-    """What a JSON file that is no tokenizer.json is, and a hint."""
+    """The kind of a JSON file that is no tokenizer.json, and a hint."""
     if isinstance(found, dict) and found and all(isinstance(v, int) for v in found.values()):
         return "a vocabulary without merges (vocab.json)", "name the tokenizer.json beside it"
     if isinstance(found, dict) and {"tokenizer_class", "bos_token", "eos_token"} & set(found):

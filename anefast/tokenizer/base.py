@@ -1,4 +1,4 @@
-"""What a tokenizer is here, and the one that needs nothing: bytes.
+"""The protocol of a tokenizer, and the one that needs no file: bytes.
 
 Not here: llama2.c's tokenizer.bin (llama2c.py), trained BPE (bpe.py), opening by name
 (__init__.py).
@@ -66,7 +66,7 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Cuts(Protocol):
-    """What a tokenizer has that can encode a long text in parts."""
+    """The protocol of a tokenizer that can encode a long text in parts."""
 
     def cut(self, text: str) -> int:
         """How much of `text` may be encoded alone, whatever follows; 0: not known.
@@ -169,7 +169,7 @@ class Stream:
         return self._utf8.decode(piece)
 
     def close(self) -> str:
-        """What is left over: U+FFFD if the last character never came whole, else nothing."""
+        """The rest: U+FFFD if the last character never came whole, else nothing."""
         return self._utf8.decode(b"", final=True)
 
 

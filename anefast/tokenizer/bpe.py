@@ -75,7 +75,7 @@ class Marks:
 
 
 def stated_marks(folder: Path) -> Marks:
-    """What the files in a tokenizer's folder say of its marks. FileError where one is unsound."""
+    """Reads a tokenizer's special tokens from its folder. FileError where a file is unsound."""
     bos: str | int | None = None
     eos: str | int | None = None
     adds_bos: bool | None = None
@@ -289,7 +289,7 @@ class BPETokenizer(Pieces):
         return str(self._inner.id_to_token(token))
 
     def description(self) -> dict[str, Any]:
-        """What its tokenizer.json says."""
+        """Its tokenizer.json, parsed."""
         found: dict[str, Any] = json.loads(self._inner.to_str())
         return found
 

@@ -1,4 +1,4 @@
-"""What the CPU's own operations around a backward pass cost."""
+"""Times of the CPU's own operations around a backward pass."""
 
 from __future__ import annotations
 

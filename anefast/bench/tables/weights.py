@@ -30,7 +30,7 @@ def measure(bench: Bench) -> tuple[list[str], list[Line]]:
 
 
 def plan(bench: Bench, weights: str) -> Cell:
-    """What an update does under this plan, if training after it differs as it must."""
+    """The counts of an update under this plan, if training after it differs as it must."""
     counters = bench.device.programs.counters
     with bench.training(SMALL, 64, f"all,weights={weights}") as (step, x, y):
         before, _ = step.micro_step(x, y, 16.0)

@@ -1,4 +1,4 @@
-"""What a chip will refuse or misread in MIL text, said offline. catalogue.py has the rules,
+"""Finds what a chip will refuse or misread in MIL text, offline. catalogue.py has the rules,
 checks/ finds violations, fix.py rewrites, report.py prints; the command is anefast/lint.py."""
 
 from anefast.mil.lint.catalogue import LEVELS, Rule, catalogue, rule

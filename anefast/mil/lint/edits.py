@@ -15,7 +15,7 @@ from anefast.mil.spelling import DIALECTS, Dialect, identifier
 
 
 class Edit(NamedTuple):
-    """What to put in place of a span of bytes."""
+    """New text for a span of bytes."""
 
     span: Span
     text: str

@@ -57,7 +57,7 @@ def aimed(finding: Finding, target: Target) -> Finding:
 
 
 def check_set(paths: list[Path], target: Target) -> list[Finding]:
-    """What is to be said of programs that one process compiles, and may hold loaded, together."""
+    """Findings about all programs that one process compiles and may hold loaded."""
     loaded = int((target.chip or Chip("")).loaded_programs.value)
     found_here = []
     for id, most in (("ANE092", COMPILES), ("ANE093", loaded)):

@@ -28,7 +28,7 @@ class Problem(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """What a BLOBFILE names."""
+    """The file and offset of a BLOBFILE."""
 
     path: str
     offset: int

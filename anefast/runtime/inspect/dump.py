@@ -69,7 +69,7 @@ def write_program(folder: Path, text: str, blobs: Blobs, about: Mapping[str, Any
 def write_evaluation(
     folder: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array], error: str = ""
 ) -> None:
-    """What went in and came out, by port."""
+    """The values of inputs and outputs, by port."""
     named = {f"in.{n}": a for n, a in inputs.items()} | {f"out.{n}": a for n, a in outputs.items()}
     with replacing(folder / EVALUATION, "dump") as file:
         np.savez(file, allow_pickle=False, **named)

@@ -63,7 +63,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What one look found. Tensors by name, in the order they are made."""
+    """The findings of one look. Tensors by name, in the order they are made."""
 
     tensors: dict[str, Counts]
     findings: list[Finding] = field(default_factory=list)

@@ -32,7 +32,7 @@ STATEMENT = re.compile(r'(\w+)\s*=\s*\w+\([^;]*\)\s*\[\s*name\s*=\s*[^"]*"([^"]*
 
 
 class Native(Protocol):
-    """What a device is to this file: compile and surfaces, watched by nobody."""
+    """The part of a device that this file uses: unwatched compiles and surfaces."""
 
     def native_compile(self, text: str, blobs: Blobs) -> _C.Program: ...
     def native_surface(self, nbytes: int) -> _C.Surface: ...
@@ -47,7 +47,7 @@ class Bare:
 
 @dataclass(frozen=True)
 class Value:
-    """What one operation gave. `name` is the graph's, `op` the operation."""
+    """The result of one operation. `name` is the graph's, `op` the operation."""
 
     name: str
     op: str

@@ -44,7 +44,7 @@ _names: dict[str, str] = {}  # text -> the first kernel's name; kept only while 
 
 @dataclass(frozen=True)
 class Watch:
-    """What the environment asks to be watched."""
+    """Reads the environment's watch settings."""
 
     check: float = 0.0  # tolerance; 0: no check
     folder: Path | None = None
@@ -96,7 +96,7 @@ class Watch:
 
 
 def name_program(text: str, name: str) -> None:
-    """What messages call the program of this text."""
+    """The name of this text's program in messages."""
     if Watch.asked() is not None:
         _names.setdefault(text, name)
 

@@ -1,4 +1,4 @@
-"""What checks share: findings, edits, the target, and the table that checks enter themselves in.
+"""Shared by checks: findings, edits, the target, and the table that checks enter themselves in.
 
 A check looks at one function, or one text, and yields findings for the rules it is registered
 with. What a rule means is in the catalogue; how a finding is printed, in report.py.
@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Target:
-    """What to lint for: a chip (None: every chip) and a macOS version ("": the current ones)."""
+    """The target: a chip (None: every chip) and a macOS version ("": the current ones)."""
 
     chip: Chip | None = None
     os: str = ""

@@ -32,7 +32,7 @@ SAME = frozenset(
 
 
 def ranges(function: Function) -> dict[int, Range]:
-    """What each value is known to lie in, whatever the inputs: by id(value)."""
+    """The interval of each value, whatever the inputs, by id(value)."""
     known: dict[int, Range] = {}
     for value in function.values:
         if value.range is not None:
