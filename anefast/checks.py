@@ -1,7 +1,7 @@
 """Checks that every dataclass of settings and every public function share, and what they raise.
 
 Each raises BadInput (a ValueError) in one line: what was expected, what was given, what to do. The
-settings themselves are config.py's.
+settings themselves are config/'s.
 """
 
 from __future__ import annotations

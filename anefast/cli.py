@@ -2,7 +2,7 @@
 
 Settings are layered flag > file > preset > default, and every changed one remembers where it came
 from. What a resumed run or one with --init may still be told is wishes.py. Exit codes: 0 done or
-stopped cleanly, 1 it went wrong, 2 it was asked wrongly, 130 interrupted. Read next: config.py for
+stopped cleanly, 1 it went wrong, 2 it was asked wrongly, 130 interrupted. Read next: config/ for
 the settings themselves.
 """
 

@@ -1,4 +1,4 @@
-"""Named starting points: the settings in which each differs from the defaults in config.py.
+"""Named starting points: the settings in which each differs from the defaults in config/.
 
 Not a second set of defaults: whatever a preset does not mention comes from the dataclasses. The
 shapes of the stories family are those of the public llama2.c checkpoints; their vocabularies are
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anefast.config import ConfigError, suggest
+from anefast.checks import ConfigError, suggest
 
 TINY, BYTES = "tiny", "bytes"
 FINETUNE = "finetune"  # what the command starts from where weights are there already

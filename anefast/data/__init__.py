@@ -1,7 +1,7 @@
 """Text to token stream to batches: where the data comes from, how it splits, which step reads what.
 
 Not here: tokenizers (tokenizer/), the stories themselves (stories/), sequence lengths a device
-takes (config.py). The stream is BOS before each document, documents end to end. Read on in the
+takes (config/). The stream is BOS before each document, documents end to end. Read on in the
 order of the data: source.py, text.py and shards.py, stream.py, batches.py; reading.py joins them.
 """
 

@@ -2,7 +2,7 @@
 
 Some systems were seen to fail, at first silently, after about 119 compiles in one process; others
 took hundreds without complaint. So the number is a guard, not a law: what to do about it is the
-caller's choice (`on_budget` in config.py; train.py saves and starts a new process).
+caller's choice (`on_budget` in config/; train.py saves and starts a new process).
 """
 
 from __future__ import annotations

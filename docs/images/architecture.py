@@ -10,7 +10,7 @@ from pathlib import Path
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, EDGE = 216, 58, 48, 46, 14
 BOXES = {
-    "flags": (0, 0, "flags and files", "config.py wishes.py cli.py"),
+    "flags": (0, 0, "flags and files", "config/ wishes.py cli.py"),
     "open": (0, 1, "what a run is of", "opening.py train.py"),
     "loop": (0, 2, "the loop over updates", "trainer.py"),
     "state": (0, 3, "a checkpoint", "run_state.py checkpoint.py"),
