@@ -28,8 +28,10 @@ from anefast.config import ROW_MULTIPLE, ConfigError
 from anefast.data import TokenData, TokenStream
 from anefast.errors import BadInput, shown
 from anefast.files import read_text
+from anefast.mil.pack import halves
 from anefast.model import Model
 from anefast.models import classifier, family_of
+from anefast.models.weights import peeked
 from anefast.runtime import Device, fused_transformer
 from anefast.tokenizer.base import adds_bos
 from anefast.wishes import same_tokenizer
@@ -187,7 +189,7 @@ class Judge:
         self._params = model.lora.adapter().merged(model.params) if model.lora else model.params
         self._rows = -(-length // ROW_MULTIPLE) * ROW_MULTIPLE
         self._bias = self._params.get(family.norm_bias)
-        self._classifier = self._params[classifier(self._params)]
+        self._classifier = halves(peeked(self._params), classifier(self._params))
         if model.vocabulary is not None:
             self._classifier = self._classifier[model.vocabulary.ids]
         self._positions = None

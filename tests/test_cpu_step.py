@@ -157,9 +157,40 @@ def test_logits_at_one_position() -> None:
     b, s = p["targets"].shape
     at = np.array([0, s - 1, 40], np.int32)
     out = np.empty((b, p["weight"].shape[0]), np.float32)
-    _C.head_logits(p["h"], p["norm"], p["weight"], EPSILON, at, out)
+    halves = p["weight"].astype(np.float16)
+    _C.head_logits(p["h"], p["norm"], halves, EPSILON, at, out)
+    p["weight"] = halves.astype(np.float32)
     want = head_reference(p, 1.0)["logits"].reshape(b, s, -1)[np.arange(b), at]
     assert distance(out, want) < 2e-6
+
+
+@pytest.mark.parametrize("channels", [576, 40, 7])
+def test_logits_do_not_depend_on_how_many_positions_there_are(channels: int) -> None:
+    p = problem((1, 64, channels, 300))
+    halves, at = p["weight"].astype(np.float16), np.arange(13, dtype=np.int32)
+    alone = np.empty((1, 300), np.float32)
+    for count in range(1, len(at) + 1):
+        out = np.empty((count, 300), np.float32)
+        _C.head_logits(p["h"], p["norm"], halves, EPSILON, at[:count], out)
+        _C.head_logits(p["h"], p["norm"], halves, EPSILON, at[count - 1 : count], alone)
+        assert out[-1].tobytes() == alone.tobytes(), count
+
+
+def test_a_weight_in_fp16_gives_what_its_values_give_in_fp32() -> None:
+    p = problem((1, 600, 48, 700))
+    halves = p["weight"].astype(np.float16)
+    nll = [np.empty(p["targets"].shape, np.float32) for _ in range(2)]
+    rest = (p["targets"], EPSILON)
+    wide = _C.head_loss(p["h"], p["norm"], halves.astype(np.float32), *rest, nll[0])
+    assert _C.head_loss(p["h"], p["norm"], halves, *rest, nll[1]) == wide
+    assert nll[0].tobytes() == nll[1].tobytes()
+    table, tokens = halves.astype(np.float32), p["targets"][:, :64].clip(0)
+    x = [np.empty((1, 48, 1, 64), np.float16) for _ in range(2)]
+    _C.embed(tokens, table, x[0])
+    _C.embed(tokens, halves, x[1])
+    assert x[0].tobytes() == x[1].tobytes()
+    with pytest.raises(ValueError, match="to add positions to"):
+        _C.embed(tokens, halves, x[1], np.zeros((64, 48), np.float32))
 
 
 def test_targets_past_the_vocabulary_are_refused_and_nothing_is_written() -> None:

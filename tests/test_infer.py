@@ -37,7 +37,8 @@ def whole_prefix(model, device, tokens):
     with fused_transformer(config, params, padded.shape[1], device) as forward:
         h = forward(x)
     out, at = np.empty((1, config.vocab_size), np.float32), np.array([n - 1], np.int32)
-    _C.head_logits(h, params["norm"], params[classifier(params)], config.norm_eps, at, out)
+    table = params[classifier(params)].astype(np.float16)
+    _C.head_logits(h, params["norm"], table, config.norm_eps, at, out)
     return out[0]
 
 

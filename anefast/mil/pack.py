@@ -100,6 +100,14 @@ class BlobLayout:
         return f"BlobLayout({len(self.entries)} tensors, {n} parameters, {self.nbytes} bytes)"
 
 
+def halves(weights: Mapping[str, npt.NDArray[Any]], name: str) -> Halves:
+    """One weight rounded to fp16, of its own shape; raises as `BlobLayout.fill`."""
+    master = weights[name]
+    out = np.empty(master.shape, np.float16)
+    write([(Entry(name, master.shape), out.reshape(-1))], {name: master})
+    return out
+
+
 def write(jobs: Sequence[tuple[Entry, Halves]], weights: Mapping[str, npt.NDArray[Any]]) -> None:
     """Rounds each entry's weight to fp16 into its array [elements]; raises as `BlobLayout.fill`.
 

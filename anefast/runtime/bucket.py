@@ -52,7 +52,8 @@ class Bucket:
     """The decode programs for up to `length` cached columns and a chunk, and their surfaces.
 
     inputs: by name, as in `decode_graph`. cached, fresh: keys and values of every attention in
-    turn, [1, KV * D, 1, length] and [1, KV * D, 1, chunk].
+    turn, [1, KV * D, 1, length] and [1, KV * D, 1, chunk]. table: the classifier, [V, C], of the
+    weights that the programs have.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class Bucket:
         cached: list[Surface],
         fresh: list[Surface],
         health: Health,
+        table: npt.NDArray[np.float16],
     ) -> None:
         self.config, self.chunk, self.length, self.compiled = config, chunk, length, compiled
         self.inputs, self.h, self.cached, self.fresh = inputs, h, cached, fresh
-        self.health = health
+        self.health, self.table = health, table
         tables = rope_tables(config, config.max_seq_len + 1)
         self._rotations = [t.astype(np.float16) for t in tables]
         names = {surface: name for name, surface in inputs.items()}

@@ -5,7 +5,8 @@ and values of what was evaluated before from surfaces, beside the embedded token
 chunk, and the CPU adds the chunk's own to them. Columns of chunk and cache may be of several texts
 (prefixes.py): a mask shows each token those before it, and hides what is of others or not written.
 Hidden columns add exact zeros to the sums of attention, so logits are those of one evaluation of
-the whole text alone, to the byte on the host.
+the whole text alone, to the byte on the host. The CPU reads the classifier in fp16, as programs
+have all other matrices, and sums in fp32; a tied embedding is read from the same table.
 
 A device that takes parts (`Device.takes_parts`) is told how many columns of chunk and cache there
 are, and computes no others: chunks are wide there, and one set of programs serves all lengths. On
@@ -26,9 +27,10 @@ from anefast import _C
 from anefast.config import ModelConfig
 from anefast.fuse import Plan, cut, lower_all
 from anefast.fuse.legal import target_of
+from anefast.mil.pack import halves
 from anefast.models import Params, classifier, decode_graph, family_of
 from anefast.models.lora import NO_PAIRS, Lora
-from anefast.models.weights import Weights
+from anefast.models.weights import Weights, peeked
 from anefast.runtime.bucket import CHUNK, Bucket, Run, bucket_length
 from anefast.runtime.compiled_graph import CompiledGraph
 from anefast.runtime.device import Device
@@ -66,9 +68,12 @@ class Inference:
     ) -> None:
         self.config, self.params, self.device, self.lora = config, params, device, lora
         self.family = family_of(config)
-        for name in ("tok_embeddings", "norm", self.family.norm_bias, self.family.positions):
+        # Positions are added to the embedding before it is rounded.
+        self._shares = "output" not in params and self.family.positions not in params
+        for name in ("norm", self.family.norm_bias, self.family.positions):
             params.get(name)  # what still lies in a file, and the CPU needs, is read now and stays
-        params.get(classifier(params))
+        if not self._shares:
+            params.get("tok_embeddings")
         # the columns of cache and chunk differ, so values cannot share a port
         self.plan = replace(target_of(device).fitted(plan), ports="several")
         self.evaluations = 0  # of a chunk
@@ -163,8 +168,8 @@ class Inference:
         found: Logits = np.empty((len(at), self.config.vocab_size), np.float32)
         with bucket.h.read() as h:
             _C.head_logits(
-                h, self.params["norm"], self.params[classifier(self.params)],
-                self.config.stream_eps, at, found, self.params.get(self.family.norm_bias),
+                h, self.params["norm"], bucket.table, self.config.stream_eps, at, found,
+                self.params.get(self.family.norm_bias),
             )  # fmt: skip
         for column, logits in zip(columns, found, strict=True):
             for text, row in places.pop(column):
@@ -220,7 +225,8 @@ class Inference:
         rows = None if table is None else np.concatenate([table[run.positions] for run in runs])
         columns: npt.NDArray[np.float16]
         columns = np.empty((1, self.config.dim, 1, ids.size), np.float16)
-        _C.embed(ids, self.params["tok_embeddings"], columns, rows)
+        embedding = bucket.table if self._shares else self.params["tok_embeddings"]
+        _C.embed(ids, embedding, columns, rows)
         with bucket.inputs["x"].write() as x:
             x[..., : ids.size] = columns
 
@@ -272,6 +278,7 @@ class Inference:
         ranks = self.lora.ranks if self.lora is not None else NO_PAIRS
         graph = decode_graph(self.config, chunk, length, self.plan.spelling, ranks)
         programs = lower_all(cut(graph, self.plan.key), self.plan)
+        table = halves(peeked(self.params), classifier(self.params))
         compiled = CompiledGraph(self.device, programs, self.plan.dialect)
         pairs = self.lora.staged() if self.lora is not None else {}
         compiled.load(Weights.of(self.params).over(pairs))
@@ -283,7 +290,9 @@ class Inference:
         ]
         h = compiled.surfaces[graph.outputs["h"]]
         health = Health(graph, compiled)
-        return Bucket(self.config, chunk, length, compiled, surfaces, h, cached_in, fresh, health)
+        return Bucket(
+            self.config, chunk, length, compiled, surfaces, h, cached_in, fresh, health, table
+        )
 
 
 class Overflow(Exception):

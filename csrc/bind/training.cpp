@@ -33,17 +33,25 @@ Extent extent(const py::array &a, const char *where, const char *name) {
 
 using Maybe = std::optional<py::array>; // None where a family has no such parameter
 
+bool is_half(const py::array &a) { return a.dtype().equal(py::dtype("float16")); }
+
 void embed_arrays(const py::array &tokens, const py::array &weight, const py::array &out, const Maybe &positions) {
     span::Span timed(span::Component::EMBEDDING);
     const char *where = "embed";
     const Extent e = extent(out, where, "out");
     const auto *t = elements_of<const int32_t>(tokens, where, "tokens", "int32", {e.b, e.s});
-    const auto *w = elements_of<const float>(weight, where, "weight", "float32", {-1, e.c});
+    const bool half = is_half(weight);
+    const void *w = elements(weight, where, "weight", half ? "float16" : "float32", {-1, e.c}, Access::read);
     auto *o = elements_of<uint16_t>(out, where, "out", "float16", {e.b, e.c, 1, e.s}, Access::write);
     const auto *p =
         positions ? elements_of<const float>(*positions, where, "positions", "float32", {e.s, e.c}) : nullptr;
+    if (half && p) throw py::value_error("[embed] expected a float32 weight to add positions to, got float16.");
     const int64_t vocab = weight.shape(0);
-    const int64_t bad = computing(where, [&] { return embed({t, e.b, e.s, e.c, vocab}, w, p, o); });
+    const Embedding embedding{t, e.b, e.s, e.c, vocab};
+    const int64_t bad = computing(where, [&] {
+        return half ? embed(embedding, static_cast<const uint16_t *>(w), o)
+                    : embed(embedding, static_cast<const float *>(w), p, o);
+    });
     if (bad >= 0) bad_token(where, "tokens", bad, e.s, vocab);
 }
 
@@ -68,13 +76,16 @@ void embed_grad_arrays(const py::array &tokens, const py::array &dx, const py::a
 }
 
 Head head_of(const char *where, const py::array &h, const py::array &norm, const py::array &weight, double epsilon,
-             const Maybe &bias) {
+             const Maybe &bias, bool half = false) {
     const Extent e = extent(h, where, "h");
     const auto *n = elements_of<const float>(norm, where, "norm", "float32", {e.c});
-    const auto *w = elements_of<const float>(weight, where, "weight", "float32", {-1, e.c});
+    const void *w = elements(weight, where, "weight", half ? "float16" : "float32", {-1, e.c}, Access::read);
     const auto *b = bias ? elements_of<const float>(*bias, where, "bias", "float32", {e.c}) : nullptr;
-    return {
-        static_cast<const uint16_t *>(h.data()), n, w, e.b, e.s, e.c, weight.shape(0), static_cast<float>(epsilon), b};
+    Head head{static_cast<const uint16_t *>(h.data()), n,   nullptr, e.b, e.s, e.c, weight.shape(0),
+              static_cast<float>(epsilon),             b};
+    if (half) head.halves = static_cast<const uint16_t *>(w);
+    else head.weight = static_cast<const float *>(w);
+    return head;
 }
 
 py::tuple loss_tuple(const char *where, const HeadLoss &l, const Head &head) {
@@ -86,7 +97,7 @@ py::tuple head_loss_arrays(const py::array &h, const py::array &norm, const py::
                            double epsilon, const py::array &nll, const Maybe &bias) {
     span::Span timed(span::Component::CROSS_ENTROPY);
     const char *where = "head_loss";
-    const Head head = head_of(where, h, norm, weight, epsilon, bias);
+    const Head head = head_of(where, h, norm, weight, epsilon, bias, is_half(weight));
     const auto *t = elements_of<const int32_t>(targets, where, "targets", "int32", {head.batch, head.seq});
     auto *n = elements_of<float>(nll, where, "nll", "float32", {head.batch, head.seq}, Access::write);
     return loss_tuple(where, computing(where, [&] { return head_loss(head, t, n); }), head);
@@ -140,7 +151,7 @@ void head_logits_arrays(const py::array &h, const py::array &norm, const py::arr
                         const py::array &positions, const py::array &out, const Maybe &bias) {
     span::Span timed(span::Component::CLASSIFIER);
     const char *where = "head_logits";
-    const Head head = head_of(where, h, norm, weight, epsilon, bias);
+    const Head head = head_of(where, h, norm, weight, epsilon, bias, true);
     const auto *p = elements_of<const int32_t>(positions, where, "positions", "int32", {-1});
     const int64_t count = positions.size();
     if (head.batch != 1 && count != head.batch)
@@ -159,7 +170,8 @@ void init_training(py::module_ &m) {
     using py::arg;
     const auto none = py::none();
     m.def("embed", &embed_arrays, arg("tokens"), arg("weight"), arg("out"), arg("positions") = none,
-          "out (B, C, 1, S) fp16 = rows of weight (V, C) fp32 named by tokens (B, S) int32, plus positions (S, C).");
+          "out (B, C, 1, S) fp16 = rows of weight (V, C), fp32 or fp16, named by tokens (B, S) int32, plus positions "
+          "(S, C), which an fp32 weight may have.");
     m.def("positions_grad", &positions_grad_arrays, arg("dx"), arg("dpositions"),
           "dpositions (S, C) fp32 += the sum of dx (B, C, 1, S) fp16 over B.");
     m.def("embed_grad", &embed_grad_arrays, arg("tokens"), arg("dx"), arg("dweight"),
@@ -167,7 +179,7 @@ void init_training(py::module_ &m) {
     m.def("head_loss", &head_loss_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"), arg("epsilon"),
           arg("nll"), arg("bias") = none,
           "Final norm, classifier and cross-entropy: (sum of nll over targets >= 0, their count).\n\n"
-          "bias: of a LayerNorm; None for an RMSNorm.");
+          "weight (V, C): fp32 or fp16. bias: of a LayerNorm; None for an RMSNorm.");
     m.def(
         "head_loss_grad", &head_loss_grad_arrays, arg("h"), arg("norm"), arg("weight"), arg("targets"), arg("epsilon"),
         arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"), arg("fresh") = false, arg("bias") = none,
@@ -180,7 +192,7 @@ void init_training(py::module_ &m) {
           "The same of at most HEAD_TOKENS tokens, dweight being left to a Flow.");
     m.def("head_logits", &head_logits_arrays, arg("h"), arg("norm"), arg("weight"), arg("epsilon"), arg("positions"),
           arg("out"), arg("bias") = none,
-          "out (N, V) fp32: the logits at one position of each sequence, or at N of the only one.");
+          "out (N, V) fp32: the logits of weight (V, C) fp16 at one position of each sequence, or at N of the only one.");
     m.def("threads", [] { return Pool::shared().threads(); });
     m.def(
         "set_threads",

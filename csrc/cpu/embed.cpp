@@ -20,29 +20,40 @@ int64_t first_bad(const Embedding &e) {
     return -1;
 }
 
-} // namespace
-
-int64_t embed(const Embedding &e, const float *weight, const float *positions, uint16_t *out) {
+// take(token, position, to): a token's row of C halves.
+template <class Take> int64_t embed_rows(const Embedding &e, uint16_t *out, const Take &take) {
     const int64_t bad = first_bad(e), C = e.channels, S = e.seq, across = ceil_div(S, TOKENS);
     if (bad >= 0) return bad;
     Pool::shared().parallel(e.batch * across, [&](int64_t task) {
         const int64_t b = task / across, s = task % across * TOKENS, count = std::min(TOKENS, S - s);
         std::vector<uint16_t> rows(count * C);
-        std::vector<float> sum(positions ? C : 0);
-        for (int64_t i = 0; i < count; ++i) {
-            const float *row = weight + e.tokens[b * S + s + i] * C;
-            if (positions) {
-                for (int64_t c = 0; c < C; ++c) sum[c] = row[c] + positions[(s + i) * C + c];
-                row = sum.data();
-            }
-            half_from_floats(row, rows.data() + i * C, C);
-        }
+        for (int64_t i = 0; i < count; ++i) take(e.tokens[b * S + s + i], s + i, rows.data() + i * C);
         for (int64_t c = 0; c < C; ++c) {
             uint16_t *const to = out + (b * C + c) * S + s;
             for (int64_t i = 0; i < count; ++i) to[i] = rows[i * C + c];
         }
     });
     return -1;
+}
+
+} // namespace
+
+int64_t embed(const Embedding &e, const float *weight, const float *positions, uint16_t *out) {
+    const int64_t C = e.channels;
+    return embed_rows(e, out, [&](int64_t token, int64_t position, uint16_t *to) {
+        const float *const row = weight + token * C;
+        if (!positions) return half_from_floats(row, to, C);
+        std::vector<float> sum(row, row + C);
+        for (int64_t c = 0; c < C; ++c) sum[c] += positions[position * C + c];
+        half_from_floats(sum.data(), to, C);
+    });
+}
+
+int64_t embed(const Embedding &e, const uint16_t *weight, uint16_t *out) {
+    const int64_t C = e.channels;
+    return embed_rows(e, out, [&](int64_t token, int64_t, uint16_t *to) {
+        std::copy(weight + token * C, weight + (token + 1) * C, to);
+    });
 }
 
 int64_t embed_grad(const Embedding &e, const uint16_t *dx, float *dweight) {

@@ -53,9 +53,18 @@ thread_local BlockMemory block_memory;
 
 // Of each thread that works on chunks.
 struct ChunkMemory {
-    Scratch logits, dlogits;
+    Scratch logits, dlogits, weights;
 };
 thread_local ChunkMemory chunk_memory;
+
+// Rows of the weight as fp32. Of one in fp16 they are in memory of the thread, until it asks again.
+const float *rows_of_weight(const Head &head, int64_t first, int64_t rows) {
+    const int64_t at = first * head.channels, count = rows * head.channels;
+    if (head.weight) return head.weight + at;
+    float *const out = chunk_memory.weights.get(count);
+    half_to_floats(head.halves + at, out, count);
+    return out;
+}
 
 // A block of up to HEAD_TOKENS consecutive positions (b * seq + s), and its buffers.
 class Block {
@@ -119,17 +128,17 @@ class Block {
         Pool::shared().parallel_apart(chunks, [&](int64_t chunk) {
             const int64_t v = chunk * CHUNK, rows = std::min(CHUNK, V - v);
             float *const logits = exps && !far ? exps + v * T : chunk_memory.logits.get(CHUNK * room);
-            gemm_panels({rows, T, C, rows_of(head.weight + v * C, C), panels, logits, T, false});
+            gemm_panels({rows, T, C, rows_of(rows_of_weight(head, v, rows), C), panels, logits, T, false});
             for (int64_t t = 0; t < T; ++t)
                 if (const int64_t row = targets[first + t] - v; row >= 0 && row < rows) picked[t] = logits[row * T + t];
             float *const most = &maxima[chunk * room], *const sum = &sums[chunk * room];
             std::fill(most, most + T, -INFINITY);
             std::fill(sum, sum + T, 0.0f);
             max_down(logits, rows, T, T, most);
-            const int64_t next =
-                std::min({CHUNK, V - v - rows, AHEAD_FLOATS / C}); // this thread's next rows, as a rule
+            const int64_t next = // this thread's next rows, as a rule
+                head.weight ? std::min({CHUNK, V - v - rows, AHEAD_FLOATS / C}) : 0;
             for (int64_t row = 0; row < rows; ++row) {
-                fetch(head.weight + (v + rows + row) * C, row < next ? C : 0);
+                if (row < next) fetch(head.weight + (v + rows + row) * C, C);
                 exp_sum_down(logits + row * T, 1, T, T, most, sum, (exps ? exps + v * T : logits) + row * T);
             }
         });
@@ -374,11 +383,16 @@ int64_t head_logits(const Head &head, const int32_t *positions, int64_t count, f
         for (int64_t c = 0; c < C; ++c)
             xn[b * C + c] = xn[b * C + c] * rstd * head.norm[c] + (head.bias ? head.bias[c] : 0.0f);
     }
-    // One pass over the weights, which is all that this costs.
-    constexpr int64_t ROWS = 128; // which stay in a second cache from position to position
-    Pool::shared().parallel(ceil_div(head.vocab, ROWS), [&](int64_t task) {
-        const int64_t v = task * ROWS, rows = std::min(ROWS, head.vocab - v);
-        for (int64_t b = 0; b < B; ++b) dot_rows(head.weight + v * C, rows, C, &xn[b * C], out + b * head.vocab + v);
+    // One pass over the weights, which is all that this costs: a few rows at a time, which the nearest cache keeps from
+    // position to position.
+    constexpr int64_t ROWS = 128, NEAR_FLOATS = 4096;
+    const int64_t few = std::max<int64_t>(1, NEAR_FLOATS / C);
+    Pool::shared().parallel_apart(ceil_div(head.vocab, ROWS), [&](int64_t task) {
+        const int64_t end = std::min((task + 1) * ROWS, head.vocab);
+        for (int64_t v = task * ROWS; v < end; v += few) {
+            const int64_t rows = std::min(few, end - v);
+            dot_rows(rows_of_weight(head, v, rows), rows, C, xn.data(), B, out + v, head.vocab);
+        }
     });
     return -1;
 }

@@ -15,7 +15,7 @@ struct Loops {
     void (*max_down)(const float *, int64_t, int64_t, int64_t, float *);
     void (*exp_sum_down)(const float *, int64_t, int64_t, int64_t, const float *, float *, float *);
     void (*scale_down)(const float *, int64_t, int64_t, int64_t, const float *, float *);
-    void (*dot_rows)(const float *, int64_t, int64_t, const float *, float *);
+    void (*dot_rows)(const float *, int64_t, int64_t, const float *, int64_t, float *, int64_t);
 };
 
 namespace four {
@@ -97,8 +97,9 @@ void exp_sum_down(const float *x, int64_t rows, int64_t stride, int64_t n, const
 void scale_down(const float *x, int64_t rows, int64_t stride, int64_t n, const float *factor, float *y) {
     loops().scale_down(x, rows, stride, n, factor, y);
 }
-void dot_rows(const float *matrix, int64_t rows, int64_t n, const float *x, float *out) {
-    loops().dot_rows(matrix, rows, n, x, out);
+void dot_rows(const float *matrix, int64_t rows, int64_t n, const float *x, int64_t columns, float *out,
+              int64_t stride) {
+    loops().dot_rows(matrix, rows, n, x, columns, out, stride);
 }
 
 } // namespace anefast

@@ -86,25 +86,49 @@ static void scale_rows(const float *x, int64_t rows, int64_t stride, int64_t n, 
     }
 }
 
-static void dot_rows_in(const float *matrix, int64_t rows, int64_t n, const float *x, float *out) {
-    constexpr int SUMS = 32;
-    for (int64_t i = 0; i < rows; ++i, matrix += n) {
-        F sum[SUMS / WIDTH] = {};
-        int64_t k = 0;
-        for (; k + SUMS <= n; k += SUMS)
-            for (int s = 0; s < SUMS / WIDTH; ++s) {
-                F a, b;
-                load(a, matrix + k + s * WIDTH);
-                load(b, x + k + s * WIDTH);
-                sum[s] += a * b;
+constexpr int SUMS = 32, TILE = 8 * WIDTH / SUMS; // a dot product, and how many of them are under way at a time
+
+// ROWS rows with COLUMNS columns.
+template <int ROWS, int COLUMNS>
+static void dot_tile(const float *matrix, int64_t n, const float *x, float *out, int64_t stride) {
+    F sum[ROWS][COLUMNS][SUMS / WIDTH] = {};
+    int64_t k = 0;
+    for (; k + SUMS <= n; k += SUMS)
+        for (int s = 0; s < SUMS / WIDTH; ++s)
+            for (int i = 0; i < ROWS; ++i) {
+                F a;
+                load(a, matrix + i * n + k + s * WIDTH);
+                for (int j = 0; j < COLUMNS; ++j) {
+                    F b;
+                    load(b, x + j * n + k + s * WIDTH);
+                    sum[i][j][s] += a * b;
+                }
             }
-        float all[SUMS];
-        memcpy(all, sum, sizeof all);
-        for (int64_t j = 0; k + j < n; ++j) all[j] += matrix[k + j] * x[k + j];
-        for (int half = SUMS / 2; half; half /= 2)
-            for (int j = 0; j < half; ++j) all[j] += all[j + half];
-        out[i] = all[0];
-    }
+    for (int i = 0; i < ROWS; ++i)
+        for (int j = 0; j < COLUMNS; ++j) {
+            float all[SUMS];
+            memcpy(all, sum[i][j], sizeof all);
+            for (int64_t m = 0; k + m < n; ++m) all[m] += matrix[i * n + k + m] * x[j * n + k + m];
+            for (int half = SUMS / 2; half; half /= 2)
+                for (int m = 0; m < half; ++m) all[m] += all[m + half];
+            out[j * stride + i] = all[0];
+        }
+}
+
+// All rows with COLUMNS columns, as many rows at a time as a tile has room for.
+template <int COLUMNS>
+static void dot_columns(const float *matrix, int64_t rows, int64_t n, const float *x, float *out, int64_t stride) {
+    constexpr int AT_ONCE = TILE / COLUMNS;
+    int64_t i = 0;
+    for (; i + AT_ONCE <= rows; i += AT_ONCE) dot_tile<AT_ONCE, COLUMNS>(matrix + i * n, n, x, out + i, stride);
+    for (; i < rows; ++i) dot_tile<1, COLUMNS>(matrix + i * n, n, x, out + i, stride);
+}
+
+static void dot_rows_in(const float *matrix, int64_t rows, int64_t n, const float *x, int64_t columns, float *out,
+                        int64_t stride) {
+    int64_t j = 0;
+    for (; j + TILE <= columns; j += TILE) dot_columns<TILE>(matrix, rows, n, x + j * n, out + j * stride, stride);
+    for (; j < columns; ++j) dot_columns<1>(matrix, rows, n, x + j * n, out + j * stride, stride);
 }
 
 static constexpr Loops LOOPS{each<exp_in>, each<sigmoid_in>, each<tanh_in>, max_rows,

@@ -88,7 +88,7 @@ void floats(int64_t n) {
         remember(y);
     }
     const int64_t rows = 9, stride = n + 2;
-    std::vector<float> matrix, most(n, -INFINITY), sum(n, 0), dots(rows);
+    std::vector<float> matrix, most(n, -INFINITY), sum(n, 0);
     for (int64_t i = 0; i < rows * stride; ++i) matrix.push_back(draw() * 20);
     anefast::max_down(matrix.data(), rows, stride, n, most.data());
     remember(most);
@@ -102,7 +102,10 @@ void floats(int64_t n) {
     remember(sum);
     anefast::scale_down(kept.data(), rows, stride, n, sum.data(), kept.data());
     remember(kept);
-    anefast::dot_rows(matrix.data(), rows, n, sum.data(), dots.data());
+    const int64_t columns = 7; // whole tiles and single ones
+    std::vector<float> factors, dots(rows * columns);
+    for (int64_t i = 0; i < columns * n; ++i) factors.push_back(draw());
+    anefast::dot_rows(matrix.data(), rows, n, factors.data(), columns, dots.data(), rows);
     remember(dots);
 }
 
