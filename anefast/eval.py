@@ -1,19 +1,15 @@
 """`anefast eval MODEL --data file.txt`: how well a model says a text, in three units.
 
-Nats per token depend on the tokenizer; bits per byte do not, so models of different ones can be
-compared. The text is worked off in windows that overlap by half: every token but a window's first
-few is scored with at least half a context before it. The uncertainty is that of the mean over
-windows, as if they were drawn independently: one standard error.
+The text is worked off in windows that overlap by half: every token but a window's first few is
+scored with at least half a context before it. The classifier is read in fp16, as generating does.
+Sums and units are score.py's.
 """
 
 from __future__ import annotations
 
-import html
-import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +29,8 @@ from anefast.model import Model
 from anefast.models import classifier, family_of
 from anefast.models.weights import peeked
 from anefast.runtime import Device, fused_transformer
-from anefast.tokenizer.base import adds_bos
+from anefast.score import Ids, Score, scored
+from anefast.tokenizer.base import Lengths, adds_bos
 from anefast.wishes import same_tokenizer
 
 CONTEXT = 1024  # tokens of a window, unless the model was trained on fewer
@@ -48,66 +45,10 @@ class EvalConfig:
     data: str = ""  # A text file, UTF-8; there has to be one.
     context: int = 0  # Tokens of a window; 0: as many as the model was trained on, at most 1024.
     tokens: int = 0  # Only the first so many tokens of the text; 0: all.
+    apart: bool = False  # Windows do not overlap, as those of a run's validation do not.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     device: str = "auto"  # Where programs run: auto, ane or host.
     chip: str = ""  # The host emulates: CHIPS, doctor.json.
-
-
-@dataclass(frozen=True, repr=False)
-class Score:
-    """nats, tokens, bytes: of each window, what was scored of it. context: tokens of a window."""
-
-    nats: npt.NDArray[np.float64]
-    tokens: npt.NDArray[np.int64]
-    bytes: npt.NDArray[np.int64]
-    context: int
-
-    def per(self, parts: npt.NDArray[np.int64]) -> tuple[float, float]:
-        """Nats per part, and the standard error of that ratio over windows (linearised: Cochran
-        1977, section 6.4); infinite for a single window."""
-        total, n = float(parts.sum()), len(parts)
-        ratio = float(self.nats.sum()) / total
-        if n < 2:
-            return ratio, math.inf
-        apart = self.nats - ratio * parts
-        return ratio, math.sqrt(float((apart**2).sum()) * n / (n - 1)) / total
-
-    @property
-    def nats_per_token(self) -> float:
-        """The mean of -log p of a token."""
-        return self.per(self.tokens)[0]
-
-    @property
-    def perplexity(self) -> float:
-        """e to the nats per token."""
-        return math.exp(self.nats_per_token)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Does not depend on the tokenizer, so it compares models of different ones."""
-        return self.per(self.bytes)[0] / math.log(2)
-
-    def __repr__(self) -> str:
-        return (
-            f"Score({self.nats_per_token:.4f} ± {self.per(self.tokens)[1]:.4f} nats per token, "
-            f"perplexity {self.perplexity:.4f}, {self.bits_per_byte:.4f} bits per byte; "
-            f"{self.tokens.sum():,} tokens)"
-        )
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(chr(10).join(self.lines()))}</pre>"
-
-    def lines(self) -> list[str]:
-        """The score for people."""
-        nats, off = self.per(self.tokens)
-        bits, bits_off = (v / math.log(2) for v in self.per(self.bytes))
-        return [
-            f"{self.tokens.sum():,} tokens, {self.bytes.sum():,} bytes, in {len(self.nats)} "
-            f"windows of {self.context} tokens",
-            f"nats per token  {nats:.4f} ± {off:.4f}",
-            f"perplexity      {math.exp(nats):.4f} ± {math.exp(nats) * off:.4f}",
-            f"bits per byte   {bits:.4f} ± {bits_off:.4f}",
-        ]
 
 
 def evaluate(
@@ -116,9 +57,11 @@ def evaluate(
     context: int = 0,
     tokens: int = 0,
     device: Device | None = None,
+    apart: bool = False,
 ) -> Score:
     """Scores a text, or its ids. context: tokens of a window, 0 for what the model was trained on,
-    at most 1024. tokens: only the first so many, 0 for all. BadInput where the text has too few."""
+    at most 1024. tokens: only the first so many, 0 for all. apart: windows do not overlap, and what
+    does not fill the last one is left out. BadInput where the text has too few tokens."""
     limit = model.config.max_seq_len
     whole("eval", "context", context, 0)
     whole("eval", "tokens", tokens, 0)
@@ -130,23 +73,21 @@ def evaluate(
     else:
         ids = list(text)
     ids = ids[: tokens + 1] if tokens else ids
-    if len(ids) < 2:
-        raise BadInput(f"[eval] expected a text of 2 tokens or more, got {len(ids)}.")
-    sizes = np.array([0] + [len(model.tokenizer.piece(b, a)) for a, b in pairwise(ids)])
+    least = length + 1 if apart else 2
+    if len(ids) < least:
+        raise BadInput(f"[eval] expected a text of {least} tokens or more, got {len(ids)}.")
     on = device if device is not None else Device()
-    found: list[tuple[float, int, int]] = []
+    text_ids = np.array(ids, np.int32)
     with Judge(model, length, on) as judge:
-        for begin, first, end in windows(len(ids), length):
-            said = judge.nats(np.array(ids[begin : end + 1], np.int32))
-            scored = said[first - begin - 1 : end - begin]
-            if not np.isfinite(scored).all():
-                raise BadInput(
-                    "[eval] expected finite losses, got one that is not: the residual stream left "
-                    "fp16. Hint: model.stream_scale keeps it smaller."
-                )
-            found.append((float(scored.sum()), end + 1 - first, int(sizes[first : end + 1].sum())))
-    nats, counts, lengths = zip(*found, strict=True)
-    return Score(np.array(nats), np.array(counts), np.array(lengths), length)
+        batches = (_batch(text_ids, *window) for window in windows(len(ids), length, apart))
+        return replace(scored(batches, judge.losses, Lengths(model.tokenizer)), context=length)
+
+
+def _batch(ids: Ids, begin: int, first: int, last: int) -> tuple[Ids, Ids]:
+    """A window's tokens and targets, both [1, n], of which those from `first` on are scored."""
+    targets = ids[None, begin + 1 : last + 1].copy()
+    targets[:, : first - begin - 1] = -1
+    return ids[None, begin:last], targets
 
 
 def held_out(model: Model, data: TokenData | str | Path) -> str | list[int]:
@@ -164,12 +105,16 @@ def held_out(model: Model, data: TokenData | str | Path) -> str | list[int]:
     return ids
 
 
-def windows(count: int, length: int) -> Iterator[tuple[int, int, int]]:
+def windows(count: int, length: int, apart: bool = False) -> Iterator[tuple[int, int, int]]:
     """(begin, first, last): positions begin.. are read, and first to last of `count` are scored.
+    apart: whole windows that do not overlap.
 
-    >>> list(windows(9, 4))
-    [(0, 1, 4), (3, 5, 7), (6, 8, 8)]
+    >>> list(windows(9, 4)), list(windows(9, 4, apart=True))
+    ([(0, 1, 4), (3, 5, 7), (6, 8, 8)], [(0, 1, 4), (4, 5, 8)])
     """
+    if apart:
+        yield from ((b, b + 1, b + length) for b in range(0, count - length, length))
+        return
     begin, first = 0, 1
     while first < count:
         last = min(begin + length, count - 1)
@@ -198,20 +143,26 @@ class Judge:
             self._positions[: len(table)] = table[: self._rows]
         self._forward = fused_transformer(model.config, self._params, self._rows, device)
 
-    def nats(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """-log p of ids[1:], each after all before it, over the ids the model was trained on."""
-        config, n = self._model.config, len(ids) - 1
+    def losses(self, x: Ids, y: Ids) -> npt.NDArray[np.float32]:
+        """-log p of targets y, each after all of x before it, over the ids the model was trained
+        on: x, y [1, n]; 0 where a target is below 0. BadInput where one is not finite."""
+        config, n = self._model.config, x.shape[1]
         tokens = np.zeros((1, self._rows), np.int32)
-        tokens[0, :n] = ids[:-1]
+        tokens[:, :n] = x
         targets = np.full((1, self._rows), -1, np.int32)
-        targets[0, :n] = self._targets(ids[1:])
-        x = np.empty((1, config.dim, 1, self._rows), np.float16)
-        _C.embed(tokens, self._params["tok_embeddings"], x, self._positions)
-        h = self._forward(x)
+        targets[:, :n] = self._targets(y)
+        columns = np.empty((1, config.dim, 1, self._rows), np.float16)
+        _C.embed(tokens, self._params["tok_embeddings"], columns, self._positions)
+        h = self._forward(columns)
         nll = np.empty((1, self._rows), np.float32)
         norm, eps = self._params["norm"], config.stream_eps
         _C.head_loss(h, norm, self._classifier, targets, eps, nll, self._bias)
-        said: npt.NDArray[np.float32] = nll[0, :n]
+        said: npt.NDArray[np.float32] = nll[:, :n]
+        if not np.isfinite(said).all():
+            raise BadInput(
+                "[eval] expected finite losses, got one that is not: the residual stream left "
+                "fp16. Hint: model.stream_scale keeps it smaller."
+            )
         return said
 
     def _targets(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -219,7 +170,7 @@ class Judge:
         vocabulary = self._model.vocabulary
         if vocabulary is None:
             return ids
-        strange = ids[~np.isin(ids, vocabulary.ids)]
+        strange = ids[(ids >= 0) & ~np.isin(ids, vocabulary.ids)]
         if strange.size:
             text = shown(self._model.tokenizer.decode(strange[:1].tolist()))
             raise BadInput(
@@ -245,7 +196,7 @@ def run(config: EvalConfig) -> None:
     text = read_text(config.data, where="eval")
     model = Model.load(config.model, config.tokenizer)
     say(f"{config.model} on {device.description} ({device.label})")
-    for line in evaluate(model, text, config.context, config.tokens, device).lines():
+    for line in evaluate(model, text, config.context, config.tokens, device, config.apart).lines():
         say(line)
 
 

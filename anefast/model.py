@@ -53,8 +53,8 @@ from anefast.tokenizer.chat import Chat
 
 if TYPE_CHECKING:
     from anefast.data import TokenData
-    from anefast.eval import Score
     from anefast.results import FitResult
+    from anefast.score import Score
     from anefast.updates import Updates
 
 # A loop in somebody's own hands: its rate is what it says, and each batch is an update.
@@ -457,18 +457,19 @@ class Model:
 
     def evaluate(
         self, data: TokenData | str | Path, context: int = 0, tokens: int = 0,
-        device: Device | None = None,
+        device: Device | None = None, apart: bool = False,
     ) -> Score:  # fmt: skip
         """How well the model says a text: nats per token, perplexity and bits per byte, with their
         standard errors. It is what `anefast eval` prints.
 
         data: the path of a text file, or an opened `TokenData`, whose validation part is scored.
         context: tokens of a window, 0 for as many as it was trained on, at most 1024. tokens: only
-        the first so many, 0 for all. BadInput where there are too few.
+        the first so many, 0 for all. apart: windows do not overlap, as in a run's validation.
+        BadInput where there are too few.
         """
         from anefast.eval import evaluate, held_out
 
-        return evaluate(self, held_out(self, data), context, tokens, opened(device))
+        return evaluate(self, held_out(self, data), context, tokens, opened(device), apart)
 
     def fit(self, data: TokenData | str | Path | None = None, **settings: Any) -> FitResult:
         """Goes on training this model, whose weights change in place: `anefast.fit` with

@@ -99,11 +99,6 @@ def with_infinities(row: Mapping[str, Any]) -> Row:
     return {k: NOT_FINITE.get(v, v) for k, v in dict(row).items()}
 
 
-def bits_per_byte(nats: float, count: int) -> float:
-    """A sum of token losses in bits, over the bytes of text that the tokens stand for."""
-    return nats / math.log(2) / max(1, count)
-
-
 def losses(row: Row, which: str) -> str:
     """'0.5123 (0.739 bpb)': nats per token, and bits per byte."""
     return f"{row[f'{which}/loss']:.4f} ({row[f'{which}/bits_per_byte']:.3f} bpb)"

@@ -334,6 +334,8 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
             f"below {p.lowest:.4f}. Hint: a larger --patience goes on"
         )
     per_byte = [f"{nats * trainer.bits:.3f}" for nats in (p.first_val, p.last_val)]
+    offs = [r["val/error"] for r in rows if "val/error" in r]
+    off = f" ± {offs[-1]:.4f}" if offs and math.isfinite(_float(offs[-1])) else ""
     floor = ""
     if result.floor is not None:
         floor = f" (floor {result.floor:.4f})"
@@ -341,7 +343,7 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
     seen = result.val_losses[-1][0] if result.val_losses else p.step
     old = f" at update {seen}, not validated since" if seen != p.step else ""
     say(
-        f"validation loss {p.first_val:.4f} -> {p.last_val:.4f} nats per token{old}{floor}, "
+        f"validation loss {p.first_val:.4f} -> {p.last_val:.4f}{off} nats per token{old}{floor}, "
         f"{' -> '.join(per_byte)} bits per byte"
     )
     if skipped := sum(bool(r.get("overflow")) for r in rows):

@@ -26,9 +26,10 @@ from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change, scaled_rate
 from anefast.models.weights import shapes_in
 from anefast.optim import learning_rate
-from anefast.progress import Row, bits_per_byte, losses, progress_line
+from anefast.progress import Row, losses, progress_line
 from anefast.restart import restarts
 from anefast.run_state import RunState, Say
+from anefast.score import Ids, Losses, Score, bits_per_byte, scored
 from anefast.signals import Stop
 from anefast.telemetry import (
     RunFolder,
@@ -73,7 +74,7 @@ class Trainer(RunState):
         step.say, step.watched = say, bool(config.health_every)
         c = config.data
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))
-        lengths = Lengths(data.tokenizer)
+        self.lengths = lengths = Lengths(data.tokenizer)
         tokens = sum(int((y >= 0).sum()) for _, y in self.validation)
         # What a nat per token is in bits per byte, at the tokens of the validation batches.
         self.bits = bits_per_byte(tokens, sum(lengths.of(x, y) for x, y in self.validation))
@@ -436,8 +437,10 @@ class Trainer(RunState):
 
     def validate(self) -> Row:
         """The loss over the validation batches, weighted by token."""
-        loss = self.progress.last_val = self._validate()
-        return {"val/loss": loss, "val/bits_per_byte": loss * self.bits}
+        score = self._validate()
+        loss, error = score.per(score.tokens)
+        self.progress.last_val = loss
+        return {"val/loss": loss, "val/error": error, "val/bits_per_byte": score.bits_per_byte}
 
     def _evaluate_average(self, average: Average) -> float:
         """The loss in nats per token with the average of the weights."""
@@ -446,22 +449,23 @@ class Trainer(RunState):
             with average.in_place():
                 self.together.spread()
                 self.step.update_weights()
-                return self._validate()
+                return self._validate().nats_per_token
         finally:
             self.together.spread()
             self.whole = True
             self.step.update_weights()
             self.step.settle()  # else the next micro-steps would run on the average
 
-    def _validate(self) -> float:
-        total, count = 0.0, 0
+    def _validate(self) -> Score:
         before = _C.spans_phase(_C.Phase.VALIDATION)
-        for x, y in self.validation:
-            loss, tokens = self.step.evaluate(x, y)
-            total, count = total + loss, count + tokens
-            self.timeline.tick()
+        score = scored(self.validation, self._losses, self.lengths)
         _C.spans_phase(before)
-        return total / max(1, count)
+        return score
+
+    def _losses(self, x: Ids, y: Ids) -> Losses:
+        self.step.evaluate(x, y)
+        self.timeline.tick()
+        return self.step.nll
 
     def _tell(self, row: Row) -> None:
         """Calls the caller's function; what it raises goes on after a checkpoint."""

@@ -17,19 +17,19 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from anefast.checks import real, refuse, whole
 from anefast.config import TrainConfig
 from anefast.data import TokenData
 from anefast.optim import LossScale, Optimizer, Update, learning_rate
+from anefast.score import Ids, Losses, scored
+from anefast.tokenizer.base import Lengths
 
 if TYPE_CHECKING:
     from anefast.model import Model
     from anefast.runtime import TrainingStep
 
-Tokens = npt.NDArray[np.int32]
-Batch = tuple[Tokens, Tokens]
+Batch = tuple[Ids, Ids]
 
 
 class Updates:
@@ -45,6 +45,7 @@ class Updates:
         self.scale = LossScale(config.loss_scale)
         self.last: Update | None = None
         self.made = 0  # updates, skipped ones included
+        self._lengths = Lengths(model.tokenizer)
 
     def batches(self, data: TokenData, updates: int, seed: int = 0) -> Iterator[list[Batch]]:
         """The micro-batches of so many updates, `accumulation` for each."""
@@ -83,11 +84,11 @@ class Updates:
 
     def evaluate(self, batches: Batch | Iterable[Batch]) -> float:
         """The mean loss of these batches, nats per token. No weight changes."""
-        total, tokens = 0.0, 0
-        for x, y in _several(batches):
-            loss, n = self.step.evaluate(x, y)
-            total, tokens = total + loss, tokens + n
-        return total / max(1, tokens)
+        return scored(_several(batches), self._losses, self._lengths).nats_per_token
+
+    def _losses(self, x: Ids, y: Ids) -> Losses:
+        self.step.evaluate(x, y)
+        return self.step.nll
 
     def close(self) -> None:
         """Unloads the programs. Gradients and moments are gone; the model keeps its weights."""

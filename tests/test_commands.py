@@ -159,6 +159,7 @@ COMMANDS = {
             "data": ["", "missing.txt"],
             "context": ["-1", "x"],
             "tokens": ["-1", "x"],
+            "apart": ANY,
             "tokenizer": ANY,
             "device": ["gpu"],
             "chip": ["m9"],

@@ -10,11 +10,14 @@ import pytest
 
 import anefast
 from anefast.config import ModelConfig
-from anefast.eval import EvalConfig, Score, evaluate, run, windows
+from anefast.data import open_data
+from anefast.eval import EvalConfig, evaluate, run, windows
 from anefast.models import init_params
 from anefast.models.adapter import Base, Pair, adaptable
 from anefast.models.lora import draw
 from anefast.runtime import Device
+from anefast.score import Score
+from anefast.telemetry import read_rows
 
 TEXT = "One day, a cat sat on a mat. It saw a dog, and the dog saw it. é ok\n" * 2
 
@@ -93,3 +96,28 @@ def test_the_command_prints_a_score(model, tmp_path, monkeypatch, capsys):
     run(EvalConfig("a model", str(data), device="host", tokens=50))
     said = capsys.readouterr().out
     assert "50 tokens" in said and "bits per byte" in said and "±" in said
+
+
+def test_a_run_s_validation_is_what_eval_says_of_the_same_windows(model, tmp_path):
+    """Training reads the classifier in fp32 and eval in fp16, which is all the difference."""
+    text, lines = (
+        tmp_path / "text.txt",
+        [f"{i} cats sat on {i % 13} mats\n" for i in range(900)],
+    )
+    text.write_text("".join(lines))
+    fitted = anefast.Model.from_config(model.config, model.tokenizer, 3).fit(
+        str(text), device=Device("host"), batch=3, seq_len=64, steps=3, accumulation=1,
+        eval_batches=1000, sample_tokens=0, out=tmp_path / "run",
+    )  # fmt: skip
+    row = [row for row in read_rows(fitted.run_dir / "metrics.jsonl") if "val/loss" in row][-1]
+    model = anefast.Model.load(fitted.run_dir)
+    data = open_data(str(text), model.tokenizer)
+    held = tmp_path / "held.txt"
+    held.write_bytes(model.tokenizer.decode_bytes(data.validation.read(0, len(data.validation))))
+    score = model.evaluate(data, 64, apart=True)
+    assert score.tokens.sum() == (len(data.validation) - 1) // 64 * 64
+    nats, error = score.per(score.tokens)
+    assert nats == pytest.approx(row["val/loss"], abs=1e-5)
+    assert error == pytest.approx(row["val/error"], abs=1e-5)
+    assert score.bits_per_byte == pytest.approx(row["val/bits_per_byte"], abs=1e-5)
+    assert nats != evaluate(model, held.read_text(), 64).nats_per_token  # windows that overlap

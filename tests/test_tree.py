@@ -24,7 +24,7 @@ LAYERS = [
         "telemetry",
         "formats",
     },
-    {"decode", "drafts"},
+    {"decode", "drafts", "score"},
     {"summary", "saving", "model", "updates", "results", "coverage"},
     {"distributed"},
     {

@@ -36,8 +36,8 @@ MOST_NAMES = 200  # of spans in a run: phases times components
 MOST_STEPS = 10**12
 
 METRIC_NAMES = (
-    "train/loss", "train/bits_per_byte", "val/loss", "val/bits_per_byte", "val/ema", "lr",
-    "grad_norm", "tokens",
+    "train/loss", "train/bits_per_byte", "val/loss", "val/error", "val/bits_per_byte", "val/ema",
+    "lr", "grad_norm", "tokens",
 )  # fmt: skip
 TIMING_NAMES = ("ms", "tok_per_s")
 METRIC_ROW = record(

@@ -87,6 +87,11 @@ def ranking(runs: Sequence[History]) -> str:
     return table(head, rows)
 
 
+def with_error(value: float, error: float) -> str:
+    """'0.7348 ± 0.0040'; a run of before has no errors."""
+    return f"{number(value)} ± {error:.4f}" if math.isfinite(error) else number(value)
+
+
 def summary(run: History, alone: bool) -> str:
     """Name, state and the numbers people ask for first; a sample of what it writes."""
     rate, unit = run.series("tok_per_s"), unit_of([run])
@@ -96,7 +101,7 @@ def summary(run: History, alone: bool) -> str:
         ("floor of the data", number(floor))
         if floor is not None
         else ("training, last update", number(unit.train(run).last)),
-        ("nats per token", number(run.series("val/loss").last)),
+        ("nats per token", with_error(run.series("val/loss").last, run.series("val/error").last)),
         *(
             [("nats per token, average of weights", number(run.series("val/ema").last))]
             if run.series("val/ema")
