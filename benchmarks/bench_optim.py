@@ -23,12 +23,13 @@ BYTES = {
     "lion": 20,
     "sgd": 20,
     "sgd without momentum": 12,
-    "adafactor": 24,
+    "adafactor": 20,
 }  # a weight
 
 
 def calls(w: list[Array], g: list[Array], m: list[Array], v: list[Array]) -> dict[str, Callable]:
-    """One update each. Adafactor reads the gradient three times and the weight twice."""
+    """One update each. Adafactor reads gradient and weight twice: its step is relative to means of
+    all of them."""
     rows, columns = (np.ones(s, np.float32) for s in ((SHAPE[0], 1), (1, SHAPE[1])))
     adamw = _C.Rule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
     lion, sgd, plain = (

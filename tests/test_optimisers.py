@@ -97,6 +97,31 @@ def test_the_native_update_is_the_plain_loop_on_any_number_of_threads(config):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("eps", [1e-30, 0.5], ids=["sizes known", "sizes measured"])
+def test_adafactor_takes_gradients_of_zeros_and_means_below_its_least(eps):
+    """With 1 / eps = 2 most values are cut, and the update's size takes a pass of its own."""
+    config = settled(OptimConfig(name="adafactor", eps=eps))
+    record, rng = record_of(config), np.random.default_rng(6)
+    shapes = {"a": (70, 33), "b": (9, 40), "c": (5, 3)}
+    weights, grads = (list(draw(rng, shapes).values()) for _ in range(2))
+    grads[0][10:20], grads[0][:, 5:9], grads[1][:] = 0, 0, 0
+    grads[0][3:6] *= 1e-4
+    both = []
+    for update in (record.update, lambda work: [record.reference(one) for one in work.each()]):
+        mine = [w.copy() for w in weights]
+        states = [
+            {n: np.zeros(s, np.float32) for n, s in record.states(config, "", shape).items()}
+            for shape in shapes.values()
+        ]
+        for step in (1, 2):
+            update(
+                Work(config, step, 0.5, list(shapes), mine, grads, states, [1e-2] * 3, [0.1] * 3)
+            )
+        both.append([*mine, *(a for of_one in states for a in of_one.values())])
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6 * np.abs(b).max())
+
+
 def judge_of(torch, config, peers):
     """The same optimiser of another hand, over float64 copies of the weights."""
     c = settled(config)

@@ -1,4 +1,9 @@
-// Adafactor by panels of rows: squares, the size of the update, the update.
+// Adafactor by panels of rows. The loops along rows are in adafactor_loops.h, compiled for AVX2 besides.
+//
+// The update's size comes before the update, and the columns' means before its size. But with means r of the rows and c
+// of the columns it is, but for a factor, the sum over j of (the sum over i of g_ij^2 / r_i) / c_j, as long as no
+// product of means is below the least. A row's mean is known once the row was read, so the inner sums are made from the
+// cache, and memory is read twice and not three times.
 #include "adafactor.h"
 
 #include <algorithm>
@@ -6,154 +11,206 @@
 #include <cstring>
 #include <vector>
 
+#include "../isa.h"
 #include "pool.h"
+#include "target.h"
 
 namespace anefast {
 namespace {
 
-constexpr int64_t PANEL = 65536; // values, as far as whole rows allow
+constexpr int64_t PANEL = 262144; // values, as far as whole rows allow: each panel has sums of its own for all columns
+constexpr int LANES = 16;         // running sums of a row, and the values of a cache line
+constexpr int BLOCK = 4;          // rows that are weighed at once
+constexpr int64_t AHEAD = 512;    // values: the hardware looks ahead too, but never past a page
 
-typedef float Four __attribute__((vector_size(16)));
+struct Row {
+    float *weight;
+    const float *grad;
+    int64_t columns;
+    float factor, by, most; // value j of the update is factor * grad * min(by * column[j], most)
+};
 
-Four load(const float *p) {
-    Four v;
-    memcpy(&v, p, sizeof v);
-    return v;
+struct Loops {
+    void (*square)(const Row &, float *column, float &grads, float &weights);
+    void (*weigh)(const float *const *grad, const float *weight, int64_t columns, float factor, float *column);
+    float (*size)(const Row &, const float *column);
+    void (*apply)(const Row &, const float *column, float keep, float rate);
+};
+
+namespace plain {
+#include "adafactor_loops.h"
 }
 
-void store(float *p, Four v) { memcpy(p, &v, sizeof v); }
+} // namespace
+} // namespace anefast
 
-float sum(Four v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+#if defined(__x86_64__)
+
+// avx2 without fma: the bits are those of the plain loops.
+TARGET_BEGIN("avx2")
+namespace anefast {
+namespace {
+namespace avx2 {
+#include "adafactor_loops.h"
+}
+} // namespace
+} // namespace anefast
+TARGET_END
+
+#endif
+
+namespace anefast {
+namespace {
+
+const Loops &loops() {
+    static const Loops &chosen = []() -> const Loops & {
+#if defined(__x86_64__)
+        if (isa_allowed() >= ISA_AVX2) return avx2::LOOPS;
+#endif
+        return plain::LOOPS;
+    }();
+    return chosen;
+}
 
 struct Panel {
-    const FactoredTensor *tensor;
-    int64_t first, rows;
-    std::vector<float> column; // sums of squares of its rows
-    double weights, updates;   // sums of squares
+    int64_t tensor, first, rows;
+    std::vector<float> squares, weighed; // by columns: sums over its rows, plain and each by its row's mean
+    double weights, updates;             // sums of squares
 };
 
-struct Scale { // of a tensor: value (i, j) of the update is grad * factor * min(row[i] * column[j], most)
+struct Scale { // of a tensor: what makes the update of the gradient
     std::vector<float> row, column;
-    double weights, updates;
+    double weights, updates; // sums of squares
+    bool is_known;           // whether `updates` is known without a pass for it
 };
 
-// The gradient's squares by rows, into `row`, and by columns; the weights' in all.
-void square(Panel &p, float factor, std::vector<float> &row) {
-    const int64_t columns = p.tensor->columns;
-    p.column.assign(columns, 0.0f);
-    float *const column = p.column.data();
-    p.weights = 0;
-    for (int64_t r = p.first; r < p.first + p.rows; ++r) {
-        const float *const g = p.tensor->grad + r * columns, *const w = p.tensor->weight + r * columns;
-        Four grads{}, weights{};
-        int64_t j = 0;
-        for (; j + 4 <= columns; j += 4) {
-            const Four grad = load(g + j) * factor, weight = load(w + j), squared = grad * grad;
-            grads += squared;
-            weights += weight * weight;
-            store(column + j, load(column + j) + squared);
+float mixed(float mean, float now, float fresh) { return (1.0f - fresh) * mean + fresh * now; }
+
+// Adafactor of some tensors, pass by pass.
+class Update {
+  public:
+    Update(const FactoredTensor *tensors, int64_t count, const FactoredRule &rule)
+        : tensors(tensors), rule(rule), scales(count), begins{0} {
+        for (int64_t t = 0; t < count; ++t) {
+            scales[t].row.resize(tensors[t].rows);
+            const int64_t rows = std::max<int64_t>(1, PANEL / std::max<int64_t>(1, tensors[t].columns));
+            for (int64_t first = 0; first < tensors[t].rows; first += rows)
+                panels.push_back({t, first, std::min(rows, tensors[t].rows - first), {}, {}, 0, 0});
+            begins.push_back(panels.size());
         }
-        for (int64_t lane = 0; j < columns; ++j, ++lane) {
-            const float grad = g[j] * factor;
-            grads[lane] += grad * grad;
-            weights[lane] += w[j] * w[j];
-            column[j] += grad * grad;
+    }
+
+    void run() {
+        Pool &pool = Pool::shared();
+        const int64_t count = panels.size();
+        pool.parallel(count, [&](int64_t i) { square(panels[i]); });
+        pool.parallel(scales.size(), [&](int64_t t) { take(t); });
+        if (std::any_of(scales.begin(), scales.end(), [](const Scale &s) { return !s.is_known; })) {
+            pool.parallel(count, [&](int64_t i) { measure(panels[i]); });
+            for (const Panel &p : panels) scales[p.tensor].updates += p.updates;
         }
-        row[r] = sum(grads);
-        p.weights += sum(weights);
+        // Backwards: what was read last is still in the cache.
+        pool.parallel(count, [&](int64_t i) { apply(panels[count - 1 - i]); });
     }
-}
 
-// Calls use(j, the update's values from column j on, how many there are) along row r.
-template <class Use>
-void along(const FactoredTensor &t, const Scale &scale, int64_t r, const FactoredRule &rule, const Use &use) {
-    const float *const g = t.grad + r * t.columns, *const column = scale.column.data();
-    const float row = scale.row[r], most = 1.0f / rule.epsilon;
-    const Four limit = Four{} + most;
-    int64_t j = 0;
-    for (; j + 4 <= t.columns; j += 4) {
-        const Four by = load(column + j) * row;
-        use(j, load(g + j) * rule.factor * (by < limit ? by : limit), 4);
+  private:
+    Row row_of(const Panel &p, int64_t r) const {
+        const FactoredTensor &t = tensors[p.tensor];
+        const int64_t at = r * t.columns;
+        return {t.weight + at, t.grad + at, t.columns, rule.factor, scales[p.tensor].row[r], 1.0f / rule.epsilon};
     }
-    if (const int64_t left = t.columns - j) {
-        Four value{};
-        for (int64_t k = 0; k < left; ++k) value[k] = g[j + k] * rule.factor * std::min(column[j + k] * row, most);
-        use(j, value, left);
-    }
-}
 
-void mix(float *mean, const std::vector<float> &now, float fresh) {
-    for (size_t i = 0; i < now.size(); ++i) mean[i] = (1.0f - fresh) * mean[i] + fresh * now[i];
-}
-
-// The new means of a tensor, and what they make of its gradient. `scale.row` holds the rows' sums of squares.
-void take(const FactoredTensor &t, const Panel *panels, int64_t count, const FactoredRule &rule, Scale &scale) {
-    std::vector<double> sums(t.columns);
-    scale.weights = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        for (int64_t j = 0; j < t.columns; ++j) sums[j] += panels[i].column[j];
-        scale.weights += panels[i].weights;
+    // The gradient's squares by rows, into the tensor's `row`, whose means are then the new ones, and by columns; the
+    // weights' in all.
+    void square(Panel &p) {
+        const FactoredTensor &t = tensors[p.tensor];
+        p.squares.assign(t.columns, 0.0f);
+        p.weighed.assign(t.columns, 0.0f);
+        p.weights = 0;
+        for (int64_t r = p.first, end = p.first + p.rows; r < end; r += BLOCK) {
+            const float *grad[BLOCK];
+            float by[BLOCK];
+            for (int k = 0; k < BLOCK; ++k) {
+                grad[k] = t.grad + std::min(r + k, end - 1) * t.columns;
+                by[k] = r + k < end ? square_row(p, r + k) : 0.0f;
+            }
+            loops().weigh(grad, by, t.columns, rule.factor, p.weighed.data());
+        }
     }
-    scale.column.resize(t.columns);
-    for (int64_t j = 0; j < t.columns; ++j) scale.column[j] = static_cast<float>(sums[j] / t.rows);
-    for (float &of_row : scale.row) of_row /= t.columns;
-    mix(t.row, scale.row, rule.fresh);
-    mix(t.column, scale.column, rule.fresh);
-    double mean = 0;
-    for (int64_t i = 0; i < t.rows; ++i) mean += t.row[i];
-    mean = std::max<double>(mean / t.rows, rule.epsilon);
-    for (int64_t i = 0; i < t.rows; ++i) scale.row[i] = static_cast<float>(std::sqrt(mean / t.row[i]));
-    for (int64_t j = 0; j < t.columns; ++j)
-        scale.column[j] = static_cast<float>(1.0 / std::sqrt(static_cast<double>(t.column[j])));
-}
 
-void apply(const Panel &p, const Scale &scale, const FactoredRule &rule) {
-    const FactoredTensor &t = *p.tensor;
-    const double size = static_cast<double>(t.rows) * t.columns;
-    const double rate = std::max<double>(rule.least, std::sqrt(scale.weights / size)) * std::min(t.rate, rule.most);
-    const float by = static_cast<float>(rate / std::max(1.0, std::sqrt(scale.updates / size)));
-    const float keep = static_cast<float>(1.0 - static_cast<double>(t.rate) * t.decay);
-    for (int64_t r = p.first; r < p.first + p.rows; ++r) {
-        float *const w = t.weight + r * t.columns;
-        along(t, scale, r, rule, [&](int64_t j, Four value, int64_t count) {
-            if (count == 4) store(w + j, load(w + j) * keep - value * by);
-            else
-                for (int64_t k = 0; k < count; ++k) w[j + k] = w[j + k] * keep - value[k] * by;
-        });
+    // Gives what its squares are weighed by. Those of zeros count for nothing, whatever the mean.
+    float square_row(Panel &p, int64_t r) {
+        const FactoredTensor &t = tensors[p.tensor];
+        float &grads = scales[p.tensor].row[r], weights;
+        loops().square(row_of(p, r), p.squares.data(), grads, weights);
+        p.weights += weights;
+        t.row[r] = mixed(t.row[r], grads / t.columns, rule.fresh);
+        return grads > 0 ? 1.0f / t.row[r] : 0.0f;
     }
-}
+
+    // The new means of a tensor's columns, and what all means make of its gradient.
+    void take(int64_t tensor) {
+        const FactoredTensor &t = tensors[tensor];
+        Scale &scale = scales[tensor];
+        std::vector<double> squares(t.columns), weighed(t.columns);
+        scale.weights = 0;
+        for (int64_t i = begins[tensor]; i < begins[tensor + 1]; ++i) {
+            const Panel &p = panels[i];
+            for (int64_t j = 0; j < t.columns; ++j) squares[j] += p.squares[j];
+            for (int64_t j = 0; j < t.columns; ++j) weighed[j] += p.weighed[j];
+            scale.weights += p.weights;
+        }
+        double mean = 0;
+        for (int64_t i = 0; i < t.rows; ++i) mean += t.row[i];
+        mean = std::max<double>(mean / t.rows, rule.epsilon);
+        float most_row = 0, most_column = 0; // where the gradient is not 0
+        for (int64_t i = 0; i < t.rows; ++i) {
+            const bool counts = scale.row[i] != 0;
+            scale.row[i] = static_cast<float>(std::sqrt(mean / t.row[i]));
+            if (counts) most_row = std::max(most_row, scale.row[i]);
+        }
+        scale.column.resize(t.columns);
+        scale.updates = 0;
+        for (int64_t j = 0; j < t.columns; ++j) {
+            t.column[j] = mixed(t.column[j], static_cast<float>(squares[j] / t.rows), rule.fresh);
+            scale.column[j] = static_cast<float>(1.0 / std::sqrt(static_cast<double>(t.column[j])));
+            if (squares[j] == 0) continue;
+            most_column = std::max(most_column, scale.column[j]);
+            scale.updates += mean * weighed[j] / t.column[j];
+        }
+        scale.is_known = std::isfinite(scale.updates) && most_row * most_column <= 1.0f / rule.epsilon;
+        if (!scale.is_known) scale.updates = 0;
+    }
+
+    // The sum of squares of the update, value by value.
+    void measure(Panel &p) {
+        p.updates = 0;
+        if (scales[p.tensor].is_known) return;
+        for (int64_t r = p.first; r < p.first + p.rows; ++r)
+            p.updates += loops().size(row_of(p, r), scales[p.tensor].column.data());
+    }
+
+    void apply(const Panel &p) {
+        const FactoredTensor &t = tensors[p.tensor];
+        const Scale &scale = scales[p.tensor];
+        const double size = static_cast<double>(t.rows) * t.columns;
+        const double rate = std::max<double>(rule.least, std::sqrt(scale.weights / size)) * std::min(t.rate, rule.most);
+        const float by = static_cast<float>(rate / std::max(1.0, std::sqrt(scale.updates / size)));
+        const float keep = static_cast<float>(1.0 - static_cast<double>(t.rate) * t.decay);
+        for (int64_t r = p.first; r < p.first + p.rows; ++r) loops().apply(row_of(p, r), scale.column.data(), keep, by);
+    }
+
+    const FactoredTensor *const tensors;
+    const FactoredRule &rule;
+    std::vector<Scale> scales;
+    std::vector<int64_t> begins; // the first panel of each tensor, and their number
+    std::vector<Panel> panels;
+};
 
 } // namespace
 
 void adafactor(const FactoredTensor *tensors, int64_t count, const FactoredRule &rule) {
-    std::vector<Panel> panels;
-    std::vector<Scale> scales(count);
-    std::vector<int64_t> begins{0};
-    for (int64_t t = 0; t < count; ++t) {
-        scales[t].row.resize(tensors[t].rows);
-        const int64_t rows = std::max<int64_t>(1, PANEL / std::max<int64_t>(1, tensors[t].columns));
-        for (int64_t first = 0; first < tensors[t].rows; first += rows)
-            panels.push_back({&tensors[t], first, std::min(rows, tensors[t].rows - first), {}, 0, 0});
-        begins.push_back(panels.size());
-    }
-    Pool &pool = Pool::shared();
-    const auto scale_of = [&](const Panel &p) -> Scale & { return scales[p.tensor - tensors]; };
-    pool.parallel(panels.size(), [&](int64_t i) { square(panels[i], rule.factor, scale_of(panels[i]).row); });
-    pool.parallel(count, [&](int64_t t) {
-        take(tensors[t], panels.data() + begins[t], begins[t + 1] - begins[t], rule, scales[t]);
-    });
-    pool.parallel(panels.size(), [&](int64_t i) {
-        Panel &p = panels[i];
-        p.updates = 0;
-        for (int64_t r = p.first; r < p.first + p.rows; ++r) {
-            Four squares{};
-            along(*p.tensor, scale_of(p), r, rule, [&](int64_t, Four value, int64_t) { squares += value * value; });
-            p.updates += sum(squares);
-        }
-    });
-    for (Scale &scale : scales) scale.updates = 0;
-    for (const Panel &p : panels) scale_of(p).updates += p.updates;
-    pool.parallel(panels.size(), [&](int64_t i) { apply(panels[i], scale_of(panels[i]), rule); });
+    Update(tensors, count, rule).run();
 }
 
 } // namespace anefast

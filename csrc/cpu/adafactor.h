@@ -1,7 +1,7 @@
 // Adafactor (Shazeer and Stern, arXiv 1804.04235) of matrices, whose second moment is one row and one column of means.
 //
-// Three passes over the gradient, as the rows' and columns' means come before the update's size, and that before the
-// update. Results do not depend on the number of threads.
+// Two passes over the gradient and the weights: means and sizes, then the update. Where a product of means is below the
+// least, there is one more over the gradient. Results do not depend on the number of threads or on the instruction set.
 #pragma once
 
 #include <cstdint>
