@@ -111,6 +111,8 @@ class Model:
         default=None, init=False, repr=False, compare=False
     )
     _chat: Chat | None = field(default=None, init=False, repr=False, compare=False)
+    # Whether a step may change `params`: what is compiled of them then is of no use to others.
+    _trains: bool = field(default=False, init=False, repr=False, compare=False)
 
     @classmethod
     def from_config(
@@ -222,6 +224,7 @@ class Model:
         whole("step", "accumulation", accumulation, 1)
         on = opened(device)
         ranks = self.lora.ranks if self.lora else NO_PAIRS
+        self._trains |= self.lora is None
         specs, _ = candidates(plan, self.config, on, batch, seq, accumulation, trained, ranks)
         _, step = first_taken(
             specs,
@@ -241,7 +244,9 @@ class Model:
         on = opened(device)
         if is_auto(plan):
             plan = "all" if on.takes_parts else "unfused"
-        return Inference(self.config, self.params, on, find_plan(plan), self.lora)
+        return Inference(
+            self.config, self.params, on, find_plan(plan), self.lora, lasting=not self._trains
+        )
 
     def choices(self) -> Vocabulary | None:
         """The ids that it may generate, None for all: those its tokenizer has, and was trained on.

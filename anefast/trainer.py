@@ -114,6 +114,8 @@ class Trainer(RunState):
         self.open_logs(resumed, sinks)
         self.timeline.start(self.run.background)
         self.say(f"device: {device.description}; times are {device.label}")
+        if line := device.found:
+            self.say(line)
         self.say(f"data: {self.data.description}; {self.data.amount}")
         self.say(f"model: {_count(self.model.params):,} weights; run folder {self.run.path}")
         optim = self.config.optim

@@ -124,6 +124,14 @@ typedef struct {
     /* What an evaluation runs, in order: a line for each task, as long as the program lives. Not from two
      * threads at once. NULL where the device does not say. */
     anefast_status (*tasks)(anefast_program *program, const char **text, anefast_error *error);
+
+    /* Writes what compiling has made into `folder`, which is there and empty. `load_kept` takes it from there,
+     * in this process or another: a compile of the same text and blobs that compiles nothing. It refuses what the
+     * system does not load, whatever the reason; `compile` is what to do then. NULL, both: compiling costs next to
+     * nothing here. */
+    anefast_status (*keep)(const anefast_program *program, const char *folder, anefast_error *error);
+    anefast_status (*load_kept)(anefast_device *device, const char *text, size_t text_bytes, const anefast_blob *blobs,
+                                size_t n_blobs, const char *folder, anefast_program **program, anefast_error *error);
 } anefast_executor;
 
 const anefast_executor *anefast_host_executor(void);

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from .ane.build import Fake, build, missing
+
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = pytest.StashKey[int]()
 SHARED = Path(os.environ.get("ANEFAST_TEST_DATA") or ROOT.parent / "shared" / "data")
@@ -47,3 +49,17 @@ def pytest_terminal_summary(
 def data_dir() -> Path:
     """The folder of shared test data: $ANEFAST_TEST_DATA, or ../shared/data beside the project."""
     return SHARED
+
+
+def session_folder(factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of a session."""
+    base = factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+@pytest.fixture(scope="session")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Fake:
+    """The package with device "ane" over a fake system, made once per session."""
+    if why := missing():
+        pytest.skip(why)
+    return build(session_folder(tmp_path_factory) / "fake-ane")

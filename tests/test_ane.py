@@ -7,7 +7,6 @@ passes here is consistent with what is believed about Apple's framework; it has 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -20,22 +19,10 @@ from typing import Any
 import pytest
 
 from .ane.build import HERE, OBJC, ROOT, Fake, build, missing, printed
+from .conftest import session_folder
 
 NATIVE = sorted((ROOT / "csrc" / "ane").glob("*.m"))
 Child = Callable[..., Any]
-
-
-def session_folder(factory: pytest.TempPathFactory) -> Path:
-    """One folder for all workers of a session."""
-    base = factory.getbasetemp()
-    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-
-
-@pytest.fixture(scope="session")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Fake:
-    if why := missing():
-        pytest.skip(why)
-    return build(session_folder(tmp_path_factory) / "fake-ane")
 
 
 @pytest.fixture(scope="session")
@@ -342,17 +329,29 @@ for _ in range(2):
 """
 
 
-def test_it_is_said_what_the_system_still_had_compiled(fake: Fake, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("keeps", "second"),
+    [
+        ("0", "compiled and loaded; the system still had it"),
+        ("1", "loaded as it was kept on disk, and not compiled"),
+    ],
+)
+def test_it_is_said_where_a_program_came_from(
+    fake: Fake, tmp_path: Path, keeps: str, second: str
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SEEN],
         cwd=tmp_path,
-        env=fake.environment(tmp_path / "temporary", DEBUG="2"),
+        env=fake.environment(tmp_path / "temporary", DEBUG="2", ANEFAST_KEEP_MB=keeps),
         capture_output=True,
         text=True,
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
-    assert re.findall("the system (.*)", done.stderr) == ["had not seen it", "still had it"]
+    assert re.findall("twice: ((?:compiled|loaded).*)", done.stderr) == [
+        "compiled and loaded; the system had not seen it",
+        second,
+    ]
 
 
 # 3) beside other processes

@@ -14,18 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pytest
 
-from .ane.build import Fake, build, missing
-from .test_ane import session_folder
+from .ane.build import Fake
 from .test_doctor import SCHEMA
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Fake:
-    if why := missing():
-        pytest.skip(why)
-    return build(session_folder(tmp_path_factory) / "fake-ane")
 
 
 def run(fake: Fake, folder: Path, *words: str, **more: str) -> str:

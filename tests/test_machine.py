@@ -21,16 +21,13 @@ from anefast import _C
 from anefast.config import GuardConfig
 from anefast.runtime import pace, watchdog
 
-from .ane.build import HERE, Fake, build, missing
-from .test_ane import beside, child, session_folder
+from .ane.build import HERE, Fake
+from .test_ane import beside, child
 
 
 @pytest.fixture(scope="session")
-def mac(tmp_path_factory: pytest.TempPathFactory) -> Fake:
-    """The build that test_ane.py uses as well."""
-    if why := missing():
-        pytest.skip(why)
-    return build(session_folder(tmp_path_factory) / "fake-ane")
+def mac(fake: Fake) -> Fake:
+    return fake
 
 
 # 1) rows that end well: what is said, and which error there is without the defence

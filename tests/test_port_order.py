@@ -120,10 +120,10 @@ def refusing(pattern: str) -> Device:
     device.learned = Learned()
     inner = device.programs._compile
 
-    def compile(text: str, blobs: object) -> object:
+    def compile(text: str, blobs: object, *key: str) -> object:
         if re.search(pattern, text):
             raise _C.CompileError("[m4] _ANECompiler : ANECCompile() FAILED")
-        return inner(text, blobs)  # type: ignore[arg-type]
+        return inner(text, blobs, *key)
 
     device.programs._compile = compile  # type: ignore[assignment]
     return device

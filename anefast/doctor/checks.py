@@ -3,6 +3,7 @@ compiles."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 
@@ -200,6 +201,42 @@ def compile_number(subject: Subject, i: int) -> None:
         raise Wrong(f"the program computes {got} instead of {factor}")
 
 
+def kept(subject: Subject) -> Found:
+    """A program that is compiled, kept as files, and loaded from them without compiling."""
+    if not subject.raw.keeps:
+        return Found("nothing is kept on disk: compiling costs next to nothing here")
+    x = ir.input("a0_x", (1, 32, 1, 32))
+    weight = np.random.default_rng(3).standard_normal((32, 32)).astype(np.float32)
+    y = ir.conv(x, ir.parameter("w", (32, 32, 1, 1)))
+    program = ir.Program.cut("doctor", [("a0_x", x)], [("b0_y", y)])
+    text, layout = mil.emit(program, subject.dialect)
+    blobs = {path: bytes(data) for path, data in layout.fill({"w": weight}).items()}
+    feeds = {"a0_x": np.random.default_rng(4).standard_normal(x.shape).astype(np.float16)}
+    with tempfile.TemporaryDirectory() as folder:
+        native = subject.raw.compile(text, blobs)
+        want = subject.results(native, feeds)
+        try:
+            native.keep(folder)
+        finally:
+            native.unload()
+        try:
+            start = time.perf_counter()
+            native = subject.raw.load_kept(text, blobs, folder)
+            took = time.perf_counter() - start
+        except REFUSALS as error:
+            raise Wrong(f"a program that was kept is not loaded: {error}") from None
+        try:
+            got = subject.results(native, feeds)
+        finally:
+            native.unload()
+    if any(got[name].tobytes() != want[name].tobytes() for name in want):
+        raise Wrong("a program that was kept computes something else than when it was compiled")
+    return Found(
+        "loaded from its files without compiling, and the same results",
+        (subject.number("a load of a kept program", 1e3 * took, "ms"),),
+    )
+
+
 def checks() -> list[Check]:
     return [
         Check("dialects", "programs", dialects),
@@ -210,4 +247,5 @@ def checks() -> list[Check]:
         Check("sorted inputs", "surfaces", sorted_ports("inputs")),
         *(Check(f"weights {w}", "weights", weights(w)) for w in ("const", "packed", "params")),
         Check("compile count", "programs", compiles, alone=True),
+        Check("kept programs", "programs", kept),
     ]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anefast import _C
+from anefast import _C, environment
 from anefast.files import FileError, read_text
+from anefast.runtime import kept
 
 FRAMEWORK = "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework"
 
@@ -33,6 +34,7 @@ def facts() -> dict[str, str]:
         "system": f"macOS {release}" if mac else f"{platform.system()} {platform.release()}",
         "build": (sysctl("kern.osversion") if mac else "") or "not macOS",
         "programs": daemon_cache(),
+        "kept": kept_programs(),
         "translated": ("yes, by Rosetta" if sysctl_int("sysctl.proc_translated") == 1 else "no"),
         "python": f"{platform.python_implementation()} {platform.python_version()}, "
         f"{8 * struct.calcsize('P')} bit, {platform.machine()}",
@@ -43,6 +45,16 @@ def facts() -> dict[str, str]:
         "threads": str(_C.threads()),
     }
     return found if mac else {k: v for k, v in found.items() if k != "translated"}
+
+
+def kept_programs() -> str:
+    """What earlier processes have compiled and left for later ones (runtime/kept.py)."""
+    folder = kept.programs_folder()
+    count, size = kept.held(folder)
+    return (
+        f"{count} compiled programs, {size / 2**20:.0f} MiB, in {folder}; at most "
+        f"{environment.kept_mb()} MiB (ANEFAST_KEEP_MB)"
+    )
 
 
 def daemon_cache() -> str:

@@ -30,6 +30,8 @@ class Subject:
         self, name: str, quick: bool = False, seconds: float = 30.0, chip: str = ""
     ) -> None:
         self.device = Device(name, chip=chip)
+        if self.device.kept:  # what another process has compiled says nothing of what is taken now
+            self.device.kept.off = True
         # The same executor, without the compile budget and the cache.
         self.raw = _C.Device(name, find_profile(chip).options if chip else "")
         self.quick = quick
@@ -94,22 +96,26 @@ class Subject:
         return f"{head}{body}\n    }} -> ({', '.join(outputs)});\n}}\n"
 
     def run_text(self, text: str, feeds: Arrays) -> dict[str, npt.NDArray[np.float16]]:
-        """Compiles, evaluates once, unloads; rows are where the ports say they are."""
+        """`results` of a text that is compiled for it and unloaded."""
         program = self.raw.compile(text, {})
         try:
-            inputs = [self.raw.surface(p.nbytes) for p in program.inputs]
-            outputs = [self.raw.surface(p.nbytes) for p in program.outputs]
-            for surface, port in zip(inputs, program.inputs, strict=True):
-                rows(surface.lock(), port)[...] = feeds[port.name]
-                surface.unlock()
-            program.evaluate(inputs, outputs)
-            results = {}
-            for surface, port in zip(outputs, program.outputs, strict=True):
-                results[port.name] = rows(surface.lock(True), port).copy()
-                surface.unlock(True)
-            return results
+            return self.results(program, feeds)
         finally:
             program.unload()
+
+    def results(self, program: _C.Program, feeds: Arrays) -> dict[str, npt.NDArray[np.float16]]:
+        """Of one evaluation of a program of `raw`; rows are where the ports say they are."""
+        inputs = [self.raw.surface(p.nbytes) for p in program.inputs]
+        outputs = [self.raw.surface(p.nbytes) for p in program.outputs]
+        for surface, port in zip(inputs, program.inputs, strict=True):
+            rows(surface.lock(), port)[...] = feeds[port.name]
+            surface.unlock()
+        program.evaluate(inputs, outputs)
+        results = {}
+        for surface, port in zip(outputs, program.outputs, strict=True):
+            results[port.name] = rows(surface.lock(True), port).copy()
+            surface.unlock(True)
+        return results
 
     def number(self, name: str, value: float, unit: str, published: float = 0.0) -> Number:
         """A figure of this device."""

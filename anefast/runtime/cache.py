@@ -6,7 +6,8 @@ same; a changed weight is another key. Hashing runs at 1 to 2 GB/s, so a weight 
 6 to 12 ms. A training step that has just changed every weight need not pay that: `keep=False`
 compiles without a key, and what has no key can never be found by one.
 
-Not a file cache: programs live as long as the process. Read next: compiler.py, its heaviest user.
+Programs here live as long as the process; those on disk: kept.py. Read next: compiler.py, its
+heaviest user.
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ def key_of(text: str, options: str, blobs: Blobs) -> str:
 
 @dataclass
 class CacheCounters:
-    """hits + misses are the programs asked for; compiles is how many the device was given."""
+    """hits + misses are the programs asked for. Of the misses, `compiles` were compiled, and `kept`
+    loaded as an earlier process has left them (kept.py)."""
 
     hits: int = 0
     misses: int = 0
     compiles: int = 0
+    kept: int = 0
     evictions: int = 0
 
 
@@ -74,12 +77,13 @@ class CompileCache:
     """Programs of one device, counted by their users, from any thread.
 
     `limit_bytes` bounds what all of them hold together; programs in use are never touched, idle
-    ones go when there is too much, least recently used first.
+    ones go when there is too much, least recently used first. compile: of a text and its blobs,
+    and of the key where the program is to last beyond this process.
     """
 
     def __init__(
         self,
-        compile: Callable[[str, Blobs], _C.Program],
+        compile: Callable[..., _C.Program],
         options: str = "",
         limit_bytes: int = LIMIT_BYTES,
     ) -> None:
@@ -91,12 +95,12 @@ class CompileCache:
         self._idle: OrderedDict[str, None] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
 
-    def acquire(self, text: str, blobs: Blobs, keep: bool = True) -> Lease:
+    def acquire(self, text: str, blobs: Blobs, keep: bool = True, lasting: bool = False) -> Lease:
         """The program of this text and these weights, compiled if it is not cached.
 
         keep: find it by its key, now and later. Without, it is compiled for this one user and
-        unloaded when released: right for weights that no other program can have. Raises what the
-        device raises.
+        unloaded when released: right for weights that no other program can have. lasting: no update
+        changes its weights, so later processes may find it, too. Raises what the device raises.
         """
         if not keep:
             return self._add(None, self._fitted(text, blobs))
@@ -105,13 +109,14 @@ class CompileCache:
             if found := self._found(key):
                 self.counters.hits += 1
                 return found
-        native = self._fitted(text, blobs)  # without the lock: it may take a second
+        last = (key,) if lasting else ()
+        native = self._fitted(text, blobs, *last)  # without the lock: it may take a second
         return self._add(key, native)
 
-    def _fitted(self, text: str, blobs: Blobs) -> _C.Program:
+    def _fitted(self, text: str, blobs: Blobs, *key: str) -> _C.Program:
         """Compiles; where the device has no room for another program, idle ones make some."""
         try:
-            return self._compile(text, blobs)
+            return self._compile(text, blobs, *key)
         except _C.LoadError as error:
             with self._lock:
                 before = self.counters.evictions
@@ -120,7 +125,7 @@ class CompileCache:
             if not evicted:
                 raise self._crowded(error) from None
         try:
-            return self._compile(text, blobs)
+            return self._compile(text, blobs, *key)
         except _C.LoadError as error:
             raise self._crowded(error) from None
 
@@ -147,7 +152,8 @@ class CompileCache:
     def _add(self, key: str | None, native: _C.Program) -> Lease:
         with self._lock:
             self.counters.misses += 1
-            self.counters.compiles += 1
+            self.counters.compiles += native.compiled
+            self.counters.kept += not native.compiled
             if key is not None:
                 if found := self._found(key):  # another thread compiled it meanwhile
                     native.unload()
@@ -187,5 +193,5 @@ class CompileCache:
         c = self.counters
         return (
             f"CompileCache({self.live} programs, {self.nbytes} bytes; {c.hits} hits, "
-            f"{c.misses} misses, {c.compiles} compiles, {c.evictions} evictions)"
+            f"{c.misses} misses, {c.compiles} compiles, {c.kept} kept, {c.evictions} evictions)"
         )

@@ -289,7 +289,7 @@ def compile_kernel(cache: CompileCache, kernel: Compiled, blobs: Blobs, keep: bo
     """Compiles, or finds, a kernel's program. An error names it and where its text was saved."""
     before = _C.calls_naming(_C.spans_label(kernel.name))
     try:
-        return cache.acquire(kernel.text, blobs, keep)
+        return cache.acquire(kernel.text, blobs, keep, lasting=not kernel.baked)
     except FileError:
         raise
     except Exception as error:

@@ -25,6 +25,7 @@ from anefast.runtime.budget import PROCESS
 from anefast.runtime.cache import LIMIT_BYTES, Blobs, CompileCache
 from anefast.runtime.doctor_facts import Learned, recall
 from anefast.runtime.inspect.watch import Watch
+from anefast.runtime.kept import KeptPrograms
 
 log = logging.getLogger("anefast")
 
@@ -46,7 +47,7 @@ class Device:
     ANE, `measured on the host`, `emulated` by what stands in for a chip. `programs` keeps loaded
     programs, up to `cache_bytes` of them. `chip` makes the host refuse and compute as that chip
     does, where anything is published (`chips/behaviour.py`); without, it is `exact`. budgeted:
-    whether what it compiles counts against the process's budget.
+    whether what it compiles counts against the process's budget, and may be kept on disk.
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class Device:
         self.fixed_point = (profile.value("products") if chip else known) == "q15.16"
         learned = recall(self.description) or Learned()  # by anefast doctor
         self.learned: Learned = replace(learned, ports=("packed",)) if one else learned
-        self._compile = counted(self._native) if budgeted else self._native.compile
+        self.kept = KeptPrograms.of(self._native) if budgeted else None  # programs on disk
+        self._compile = compiling(self._native, self.kept, budgeted)
         if watch := Watch.asked():
             self._compile = watch.over(self, self.description, self._compile)
         if debug.level():
@@ -112,6 +114,16 @@ class Device:
         Always a new program, the caller's own; `programs.acquire` shares equal ones.
         """
         return self._compile(text, blobs)
+
+    @property
+    def found(self) -> str:
+        """A line on how many of its programs earlier processes had compiled; empty where none are
+        kept."""
+        counts = self.programs.counters
+        if self.kept is None or self.kept.off:
+            return ""
+        asked = counts.kept + counts.compiles
+        return f"programs: {counts.kept} of {asked} were in the cache, {counts.compiles} compiled"
 
     def native_compile(self, text: str, blobs: Blobs) -> _C.Program:
         """`compile` past whatever watches it, for those who look on. It counts all the same."""
@@ -151,12 +163,22 @@ class Device:
         return Surface(self._native.surface(2 * int(np.prod(shape))), shape)
 
 
-def counted(native: _C.Device) -> Callable[[str, Blobs], _C.Program]:
-    """The device's compile, counted against the budget of this process."""
+def compiling(
+    native: _C.Device, kept: KeptPrograms | None, budgeted: bool
+) -> Callable[..., _C.Program]:
+    """The device's compile, counted against the budget of this process if it is `budgeted`. With a
+    key, a program is loaded that was kept under it, or is kept."""
 
-    def compile(text: str, blobs: Blobs) -> _C.Program:
-        PROCESS.spend()
-        return native.compile(text, blobs)
+    def compile(text: str, blobs: Blobs, key: str = "") -> _C.Program:
+        found = kept.load(key, text, blobs) if kept and key else None
+        if found is not None:
+            return found
+        if budgeted:
+            PROCESS.spend()
+        made = native.compile(text, blobs)
+        if kept and key:
+            kept.keep(key, made)
+        return made
 
     return compile
 

@@ -56,6 +56,8 @@ class Inference:
     Keeps what it has evaluated of the texts that were asked for last: those that go on from them
     cost what is new, any other one what is behind the part that it shares with one of them. Where
     the residual stream overflows, it begins again with one that is scaled, and reports it once.
+    lasting: the weights are those of a model that nothing trains, so that other processes may find
+    the programs (kept.py).
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Inference:
         device: Device,
         plan: Plan,
         lora: Lora | None = None,
+        lasting: bool = False,
     ) -> None:
         self.config, self.params, self.device, self.lora = config, params, device, lora
         self.family = family_of(config)
@@ -76,6 +79,8 @@ class Inference:
             params.get("tok_embeddings")
         # the columns of cache and chunk differ, so values cannot share a port
         self.plan = replace(target_of(device).fitted(plan), ports="several")
+        if lasting and plan.weights == "const":
+            self.plan = replace(self.plan, trained=frozenset(lora.params if lora else ()))
         self.evaluations = 0  # of a chunk
         self._bucket: Bucket | None = None
         self._prefixes = Prefixes()  # whose keys and values are in the cache

@@ -21,6 +21,11 @@ ane_folder *ane_folder_create(NSString *hex, NSData *text, NSDictionary *weights
 // anything was.
 anefast_status ane_folder_restore(ane_folder *folder, NSData *text, NSDictionary *weights, int *missing,
                                   anefast_error *error);
+// What compiling has added to it, into another folder and from there. Each is a second name of one file
+// where the file system can do that. `keep` fails where nothing was added.
+anefast_status ane_folder_keep(ane_folder *folder, NSData *text, NSDictionary *weights, NSString *to,
+                               anefast_error *error);
+anefast_status ane_folder_bring(ane_folder *folder, NSString *from, anefast_error *error);
 void ane_folder_release(ane_folder *folder); // removes it with its last user
 
 #endif

@@ -300,6 +300,55 @@ anefast_status ane_folder_restore(ane_folder *folder, NSData *text, NSDictionary
     return status;
 }
 
+// 4) what a compiler has left in it
+
+static anefast_status give(NSString *name, NSString *from, NSString *to, anefast_error *error) {
+    from = [from stringByAppendingPathComponent:name];
+    to = [to stringByAppendingPathComponent:name];
+    if (link([from fileSystemRepresentation], [to fileSystemRepresentation]) == 0 || errno == EEXIST) return ANEFAST_OK;
+    errno = EIO;
+    NSData *data = [NSData dataWithContentsOfFile:from];
+    return data ? write_file(to, data, error) : told(error, to);
+}
+
+// Every file directly in `from` but those named, whose number is *given afterwards.
+static anefast_status give_all(NSString *from, NSString *to, NSDictionary *but, NSUInteger *given,
+                               anefast_error *error) {
+    NSArray *names = [[NSFileManager defaultManager] contentsOfDirectoryAtPath:from error:NULL];
+    anefast_status status = ANEFAST_OK;
+    *given = 0;
+    for (NSUInteger i = 0; i < [names count] && status == ANEFAST_OK; i++) {
+        NSString *name = [names objectAtIndex:i];
+        struct stat seen;
+        const char *path = [[from stringByAppendingPathComponent:name] fileSystemRepresentation];
+        if ([but objectForKey:name] || lstat(path, &seen) != 0 || !S_ISREG(seen.st_mode)) continue;
+        status = give(name, from, to, error);
+        ++*given;
+    }
+    return status;
+}
+
+anefast_status ane_folder_keep(ane_folder *folder, NSData *text, NSDictionary *weights, NSString *to,
+                               anefast_error *error) {
+    NSDictionary *own = files_of(text, weights, error);
+    NSUInteger given = 0;
+    if (!own) return ANEFAST_COMPILE;
+    pthread_mutex_lock(&folders);
+    const anefast_status status = give_all(folder->path, to, own, &given, error);
+    pthread_mutex_unlock(&folders);
+    if (status != ANEFAST_OK || given) return status;
+    return set_error(error, ANEFAST_COMPILE, "[ane] expected files of the compiler in %s, got none to keep.",
+                     [folder->path fileSystemRepresentation]);
+}
+
+anefast_status ane_folder_bring(ane_folder *folder, NSString *from, anefast_error *error) {
+    NSUInteger given = 0;
+    pthread_mutex_lock(&folders);
+    const anefast_status status = give_all(from, folder->path, [NSDictionary dictionary], &given, error);
+    pthread_mutex_unlock(&folders);
+    return status;
+}
+
 void ane_folder_release(ane_folder *folder) {
     pthread_mutex_lock(&folders);
     leave(folder);

@@ -73,6 +73,10 @@ static void free_program(anefast_program *p) {
     free(p);
 }
 
+static NSString *path_of(const char *folder) {
+    return [[NSFileManager defaultManager] stringWithFileSystemRepresentation:folder length:strlen(folder)];
+}
+
 static NSDictionary *weights_of(const anefast_blob *blobs, size_t n) {
     NSMutableDictionary *weights = [NSMutableDictionary dictionary];
     for (size_t i = 0; i < n; i++) {
@@ -141,6 +145,15 @@ static BOOL compile(anefast_program *p, NSError **cause) {
     return NO;
 }
 
+static anefast_status load_and_read(anefast_program *p, anefast_error *error) {
+    NSError *ignored = nil;
+    anefast_status status = load(p, error);
+    if (status != ANEFAST_OK) return status;
+    status = ane_layout_apply(ane_attributes(p->model), &p->ports, error);
+    if (status != ANEFAST_OK) ane_unload(p->model, p->qos, &ignored); // the first error is the one to tell
+    return status;
+}
+
 static anefast_status compile_and_load(anefast_program *p, anefast_error *error) {
     NSError *cause = nil;
     pthread_mutex_lock(&keeping);
@@ -152,11 +165,7 @@ static anefast_status compile_and_load(anefast_program *p, anefast_error *error)
         snprintf(expected, sizeof expected, "the program to compile, after %lu compiles of this process", before);
         return ane_fail_with(error, ANEFAST_COMPILE, expected, cause);
     }
-    anefast_status status = load(p, error);
-    if (status != ANEFAST_OK) return status;
-    status = ane_layout_apply(ane_attributes(p->model), &p->ports, error);
-    if (status != ANEFAST_OK) ane_unload(p->model, p->qos, &cause); // the first error is the one to tell
-    return status;
+    return load_and_read(p, error);
 }
 
 // From text and weights to a loaded program; once more where the service ended on the way, perhaps in
@@ -172,8 +181,16 @@ static anefast_status build(anefast_program *p, anefast_error *error) {
     return status == ANEFAST_OK ? compile_and_load(p, error) : status;
 }
 
-anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_bytes, const anefast_blob *blobs,
-                                   size_t n_blobs, anefast_program **program, anefast_error *error) {
+// The same without compiling, of files that another process has kept.
+static anefast_status bring(anefast_program *p, NSString *kept, anefast_error *error) {
+    anefast_status status = make_model(p, error);
+    if (status == ANEFAST_OK) status = ane_folder_bring(p->folder, kept, error);
+    return status == ANEFAST_OK ? load_and_read(p, error) : status;
+}
+
+// kept: a folder to load from, NULL to compile.
+static anefast_status make(uint32_t qos, const char *text, size_t text_bytes, const anefast_blob *blobs, size_t n_blobs,
+                           const char *kept, anefast_program **program, anefast_error *error) {
     *program = NULL;
     anefast_program *p = calloc(1, sizeof *p);
     if (!p) return set_error(error, ANEFAST_MEMORY, "[ane] expected memory for a program's record, got none.");
@@ -184,7 +201,7 @@ anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_b
     p->text = [[NSData dataWithBytes:text length:text_bytes] retain];
     p->weights = [weights_of(blobs, n_blobs) retain];
     anefast_status status = ane_ports_read(text, text_bytes, blobs, n_blobs, &p->ports, error);
-    if (status == ANEFAST_OK) status = build(p, error);
+    if (status == ANEFAST_OK) status = kept ? bring(p, path_of(kept), error) : build(p, error);
     if (status == ANEFAST_OK) {
         pthread_mutex_lock(&keeping);
         p->next = loaded;
@@ -194,6 +211,24 @@ anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_b
     } else {
         free_program(p);
     }
+    [pool release];
+    return status;
+}
+
+anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_bytes, const anefast_blob *blobs,
+                                   size_t n_blobs, anefast_program **program, anefast_error *error) {
+    return make(qos, text, text_bytes, blobs, n_blobs, NULL, program, error);
+}
+
+anefast_status ane_program_load_kept(uint32_t qos, const char *text, size_t text_bytes, const anefast_blob *blobs,
+                                     size_t n_blobs, const char *folder, anefast_program **program,
+                                     anefast_error *error) {
+    return make(qos, text, text_bytes, blobs, n_blobs, folder, program, error);
+}
+
+anefast_status ane_program_keep(const anefast_program *p, const char *folder, anefast_error *error) {
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    const anefast_status status = ane_folder_keep(p->folder, p->text, p->weights, path_of(folder), error);
     [pool release];
     return status;
 }

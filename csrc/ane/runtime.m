@@ -134,6 +134,20 @@ static anefast_status device_compile(anefast_device *device, const char *text, s
     return status ? status : ane_program_compile(device->qos, text, text_bytes, blobs, n_blobs, program, error);
 }
 
+static anefast_status program_load_kept(anefast_device *device, const char *text, size_t text_bytes,
+                                        const anefast_blob *blobs, size_t n_blobs, const char *folder,
+                                        anefast_program **program, anefast_error *error) {
+    *program = NULL;
+    const anefast_status status = ane_private_forked(error);
+    return status ? status
+                  : ane_program_load_kept(device->qos, text, text_bytes, blobs, n_blobs, folder, program, error);
+}
+
+static anefast_status program_keep(const anefast_program *program, const char *folder, anefast_error *error) {
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_program_keep(program, folder, error);
+}
+
 static anefast_status program_reload(anefast_program *program, int *compiled, anefast_error *error) {
     *compiled = 0;
     const anefast_status status = ane_private_forked(error);
@@ -204,6 +218,8 @@ static const anefast_executor ANE = {
     NULL, /* takes_parts, evaluate_part: a program has one shape */
     NULL,
     NULL, /* tasks */
+    program_keep,
+    program_load_kept,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &ANE; }

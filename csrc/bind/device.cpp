@@ -117,6 +117,7 @@ struct Program : Counted {
     size_t bytes = 0;
     uint32_t label = 0; // of its name, for calls that bring none
     std::optional<bool> was_cached;
+    bool compiled = true;
 
     std::shared_ptr<anefast_program> loaded() const { // kept while it is used
         if (handle) return handle;
@@ -197,8 +198,9 @@ struct Program : Counted {
 
 thread_local uint32_t naming = 0; // the label of what this thread compiles
 
-std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const std::string &text,
-                                 const py::object &blobs) {
+// kept: a folder to load it from instead, NULL to compile.
+std::shared_ptr<Program> make(const std::shared_ptr<Device> &device, const std::string &text, const py::object &blobs,
+                              const char *kept) {
     std::vector<std::string> paths;
     std::vector<std::unique_ptr<View>> views;
     for (auto item : blobs.attr("items")()) {
@@ -216,8 +218,11 @@ std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const st
     const anefast_executor *executor = device->executor;
     {
         WithoutGil free;
-        calls::Scope under_way(CALL_COMPILE, naming);
-        status = executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(), &handle, &error);
+        calls::Scope under_way(kept ? CALL_LOAD : CALL_COMPILE, naming);
+        status = kept ? executor->load_kept(device->handle, text.data(), text.size(), raw.data(), raw.size(), kept,
+                                            &handle, &error)
+                      : executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(), &handle,
+                                          &error);
     }
     if (status != ANEFAST_OK) raise(error);
     program->device = device;
@@ -233,7 +238,30 @@ std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const st
     program->bytes = executor->program_bytes(handle);
     const int cached = executor->was_cached(handle);
     if (cached >= 0) program->was_cached = cached != 0;
+    program->compiled = !kept;
     return program;
+}
+
+std::shared_ptr<Program> compile(const std::shared_ptr<Device> &device, const std::string &text,
+                                 const py::object &blobs) {
+    return make(device, text, blobs, nullptr);
+}
+
+void must_keep(const Device &device) {
+    if (!device.executor->keep) throw py::value_error("[device] expected a device that keeps programs, got another.");
+}
+
+std::shared_ptr<Program> load_kept(const std::shared_ptr<Device> &device, const std::string &text,
+                                   const py::object &blobs, const std::string &folder) {
+    must_keep(*device);
+    return make(device, text, blobs, folder.c_str());
+}
+
+void keep(const Program &program, const std::string &folder) {
+    const std::shared_ptr<anefast_program> held = program.loaded();
+    anefast_error error;
+    must_keep(*program.device);
+    if (program.device->executor->keep(held.get(), folder.c_str(), &error) != ANEFAST_OK) raise(error);
 }
 
 std::shared_ptr<Surface> make_surface(const std::shared_ptr<Device> &device, size_t bytes) {
@@ -304,6 +332,9 @@ void init_device(py::module_ &m) {
                                "device does not say.")
         .def_readonly("was_cached", &Program::was_cached,
                       "Whether the system still had it compiled; None where the device cannot say.")
+        .def_readonly("compiled", &Program::compiled, "False where it was loaded from a folder of kept ones.")
+        .def("keep", &keep, py::arg("folder"),
+             "Writes what Device.load_kept takes into an empty folder. ValueError where the device keeps nothing.")
         .def("reload", &Program::reload,
              "Brings it back after DeviceError: loaded again, or compiled anew from what it was made of; True for the "
              "latter.")
@@ -323,6 +354,11 @@ void init_device(py::module_ &m) {
             "Whether an evaluation with extents costs less here.")
         .def("compile", &compile, py::arg("text"), py::arg("blobs"),
              "Compiles and loads MIL text; blobs map BLOBFILE paths to whole files, which are copied.")
+        .def_property_readonly(
+            "keeps", [](const Device &d) { return d.executor->keep != nullptr; },
+            "Whether programs may be kept for other processes.")
+        .def("load_kept", &load_kept, py::arg("text"), py::arg("blobs"), py::arg("folder"),
+             "compile, of what Program.keep wrote of an equal program, without compiling. Raises what compile raises.")
         .def("surface", &make_surface, py::arg("nbytes"), "Zero-filled memory for a port.")
         .def("__repr__", [](const Device &d) { return std::string("Device(") + d.executor->describe(d.handle) + ")"; });
 

@@ -87,6 +87,7 @@ class Fake:
             "ANEFAST_FAKE_LIBRARY": str(self.surfaces),
             "TEMP": str(temporary),  # where GNUstep looks, if nobody else may look there
             "TMPDIR": str(temporary),
+            "ANEFAST_CACHE": str(temporary.parent / "cache"),
         }
         if self.sanitized:
             libraries = [printed(f"-print-file-name={n}.so") for n in ("libasan", "libstdc++")]

@@ -15,12 +15,12 @@ void fake_inject(const char *name, long first, long count);
 void fake_heal(void); /* no faults any more, and no settings */
 
 /* What kind of system it is: "loaded" (most programs loaded at once), "rows" (bytes that rows are a
- * multiple of), "slow_after" (evaluations after which each takes "slow_us" longer). 0 is none; also from
+ * multiple of), "slow_after" (evaluations after which each takes "slow_us" longer), "forgets" (what other processes compiled). 0 is none; also from
  * the environment: ANEFAST_FAKE_SETTINGS="loaded:4 rows:128". */
 void fake_set(const char *name, long value);
 
 /* How many there are now: "surfaces", "locks", "descriptors", "models", "wrapped", "requests",
- * "loaded"; or were: "evaluations", "compiles". */
+ * "loaded"; or were: "evaluations", "compiles", "brought" (loads of what another process compiled). */
 long fake_count(const char *name);
 
 /* For the fakes. */

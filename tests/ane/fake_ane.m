@@ -4,7 +4,6 @@
 #import <Foundation/Foundation.h>
 #import <IOSurface/IOSurface.h>
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
 #include <unistd.h>
@@ -327,12 +326,8 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
     return known;
 }
 
-- (BOOL)compileWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
-    if (state != FRESH || qos > 63 || ![options isKindOfClass:[NSDictionary class]])
-        fake_refuse("a compile out of order");
-    if (fake_fault("clean")) [[NSFileManager defaultManager] removeItemAtPath:[self folder] error:NULL];
-    if (![self hasFiles:YES])
-        return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
+// The host's program of what the descriptor holds.
+- (BOOL)build:(NSError **)error {
     NSArray *paths = [descriptor->weights allKeys];
     anefast_blob blobs[16];
     const NSUInteger n = [paths count];
@@ -341,20 +336,6 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
         NSString *path = [paths objectAtIndex:i];
         NSData *data = [[descriptor->weights objectForKey:path] objectForKey:@"data"];
         blobs[i] = (anefast_blob){[path UTF8String], [data bytes], [data length]};
-    }
-    fake_hang("hang_compile");
-    throw_if("compile_raises");
-    if (fake_fault("service_compile")) return ended(error);
-    if (fake_fault("compile"))
-        return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(CompilationFailure)");
-    if (fake_fault("invalid"))
-        return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
-    if (fake_fault("compile_posix")) return no(error, NSPOSIXErrorDomain, 13, @"Permission denied");
-    if (fake_fault("compile_long")) {
-        NSString *said = [@"" stringByPaddingToLength:3000
-                                           withString:[NSString stringWithUTF8String:"\xc3\xa4"]
-                                      startingAtIndex:0];
-        return no(error, COMPILER, 1, said);
     }
     anefast_error refused;
     if (host()->compile(device, [descriptor->text bytes], [descriptor->text length], blobs, n, &program, &refused) !=
@@ -372,9 +353,55 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
             [room addObject:[NSValue valueWithPointer:surface]];
         }
     }
-    const char *plist = [[[self folder] stringByAppendingPathComponent:@"net.plist"] fileSystemRepresentation];
-    const int file = open(plist, O_WRONLY | O_CREAT, 0600); // or not: somebody may be cleaning up
-    if (file >= 0) close(file);
+    return YES;
+}
+
+- (NSData *)plist {
+    return [[@"compiled of " stringByAppendingString:[self hexStringIdentifier]] dataUsingEncoding:NSUTF8StringEncoding];
+}
+
+// What the compiler puts beside the program's files, or not: somebody may be cleaning up.
+- (void)leaveFiles {
+    NSEnumerator *weights = [descriptor->weights objectEnumerator];
+    NSDictionary *first = [weights nextObject];
+    [[self plist] writeToFile:[[self folder] stringByAppendingPathComponent:@"net.plist"] atomically:NO];
+    if (first)
+        [[first objectForKey:@"data"] writeToFile:[[self folder] stringByAppendingPathComponent:@"data"] atomically:NO];
+}
+
+// Whether the folder holds what a compiler left of this program, in this process or another.
+- (BOOL)wasCompiled {
+    NSData *plist = [NSData dataWithContentsOfFile:[[self folder] stringByAppendingPathComponent:@"net.plist"]];
+    NSData *data = [NSData dataWithContentsOfFile:[[self folder] stringByAppendingPathComponent:@"data"]];
+    NSDictionary *first = [[descriptor->weights objectEnumerator] nextObject];
+    if (fake_setting("forgets") || !plist || (first && !data)) return NO;
+    if (![plist isEqual:[self plist]] || (first && ![data isEqual:[first objectForKey:@"data"]]))
+        fake_refuse("a load of what was compiled of another program, or was damaged since");
+    return YES;
+}
+
+- (BOOL)compileWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
+    if (state != FRESH || qos > 63 || ![options isKindOfClass:[NSDictionary class]])
+        fake_refuse("a compile out of order");
+    if (fake_fault("clean")) [[NSFileManager defaultManager] removeItemAtPath:[self folder] error:NULL];
+    if (![self hasFiles:YES])
+        return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
+    fake_hang("hang_compile");
+    throw_if("compile_raises");
+    if (fake_fault("service_compile")) return ended(error);
+    if (fake_fault("compile"))
+        return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(CompilationFailure)");
+    if (fake_fault("invalid"))
+        return no(error, COMPILER, 1, @"_ANECompiler : ANECCompile() FAILED err=(InvalidMILProgram)");
+    if (fake_fault("compile_posix")) return no(error, NSPOSIXErrorDomain, 13, @"Permission denied");
+    if (fake_fault("compile_long")) {
+        NSString *said = [@"" stringByPaddingToLength:3000
+                                           withString:[NSString stringWithUTF8String:"\xc3\xa4"]
+                                      startingAtIndex:0];
+        return no(error, COMPILER, 1, said);
+    }
+    if (![self build:error]) return NO;
+    [self leaveFiles];
     pthread_mutex_lock(&guard);
     [compiled addObject:[self hexStringIdentifier]];
     pthread_mutex_unlock(&guard);
@@ -385,8 +412,13 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
 }
 
 - (BOOL)loadWithQoS:(unsigned int)qos options:(NSDictionary *)options error:(NSError **)error {
-    if ((state != COMPILED && state != LOST) || qos > 63 || ![options isKindOfClass:[NSDictionary class]])
-        fake_refuse("a load out of order");
+    if (qos > 63 || ![options isKindOfClass:[NSDictionary class]]) fake_refuse("a load out of order");
+    if (state == FRESH && !program) {
+        if (![self hasFiles:NO] || ![self wasCompiled]) return no(error, RUNTIME, 6, @"ANERuntimeErrorCacheMiss");
+        if (![self build:error]) fake_refuse("a load of what does not compile");
+        fake_add("brought", 1);
+        deaths = deaths_of_the_service;
+    }
     fake_hang("hang_load");
     throw_if("load_raises");
     if (fake_fault("service_load")) {

@@ -37,7 +37,7 @@ from anefast.runtime.inspect.values import (
 log = logging.getLogger("anefast")
 
 TOLERANCE = 1 / 32  # of a tensor's largest magnitude; sigmoid's table alone errs by 0.0034
-Compile = Callable[[str, Blobs], _C.Program]
+Compile = Callable[..., _C.Program]  # of text, blobs and perhaps a key; see CompileCache
 
 _names: dict[str, str] = {}  # text -> the first kernel's name; kept only while somebody watches
 
@@ -74,7 +74,7 @@ class Watch:
         exact = Bare(_C.Device("host")) if self.check else None
         told: set[str] = set()  # texts that were found to stray, or dumped
 
-        def watched(text: str, blobs: Blobs) -> _C.Program:
+        def watched(text: str, blobs: Blobs, *key: str) -> _C.Program:
             if self.level >= 4:
                 debug.say(text)
             kept = {path: bytes(memoryview(data)) for path, data in blobs.items()}
@@ -82,8 +82,10 @@ class Watch:
             folder = dump.folder_of(self.folder, name, text) if self.folder else None
             if folder and text not in told:  # first, for the compiler may say no, or worse
                 dump.write_program(folder, text, kept, {"device": description})
-            native = compile(text, blobs)
-            if self.level >= 2 and native.was_cached is not None:
+            native = compile(text, blobs, *key)
+            if self.level >= 2 and not native.compiled:
+                debug.say(f"{name}: loaded as it was kept on disk, and not compiled")
+            elif self.level >= 2 and native.was_cached is not None:
                 had = "still had it" if native.was_cached else "had not seen it"
                 debug.say(f"{name}: compiled and loaded; the system {had}")
             if self.level >= 3 and native.tasks:
@@ -125,6 +127,7 @@ class Watched:
     nbytes = property(lambda self: self._native.nbytes)
     tasks = property(lambda self: self._native.tasks)
     was_cached = property(lambda self: self._native.was_cached)
+    compiled = property(lambda self: self._native.compiled)
 
     def reload(self) -> bool:
         return self._native.reload()
