@@ -10,6 +10,7 @@ What it is not: a device. Programs are compiled by what it makes, `training_step
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,8 @@ from anefast.kinds import missing
 from anefast.models import Params, Trained, Vocabulary, init_params
 from anefast.models.adapter import Adapter, fingerprint
 from anefast.models.lora import NO_PAIRS, Lora
-from anefast.models.weights import held
+from anefast.models.weights import held, shapes_in
+from anefast.optim.registry import count_states
 from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
@@ -97,7 +99,8 @@ class Model:
     vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
     checkpoint keeps it, a llama2.c file cannot. trained_length: tokens per sequence that it was
     trained on, 0 if unknown; text beyond them is worse, and `stream` warns. lora: the
-    adapter that it is used with, beside params that stay as they are; see `adapt`.
+    adapter that it is used with, beside params that stay as they are; see `adapt`. optim: of its
+    last training in this process, for `summary`.
     """
 
     config: ModelConfig
@@ -106,6 +109,7 @@ class Model:
     vocabulary: Vocabulary | None = None
     trained_length: int = 0
     lora: Lora | None = None
+    optim: OptimConfig = field(default=OptimConfig(), compare=False)
     # What generates, kept for the next call: device, config, fingerprint of weights, programs.
     _generator: tuple[Device, ModelConfig, tuple[int, ...], Inference] | None = field(
         default=None, init=False, repr=False, compare=False
@@ -504,11 +508,20 @@ class Model:
             if name != "steps" and name.partition(".")[0] not in ("optim", "loss_scale"):
                 refuse("trainer", "the settings", name, "of optim or loss_scale, or steps")
         step = self.training_step(device, batch, seq, plan, accumulation=config.optim.accumulation)
+        self.optim = config.optim
         return Updates(self, step, config)
 
     def summary(self) -> Summary:
-        """A table of its parts, their shapes and sizes."""
-        return Summary(line(self.config, self.params, self.tokenizer), parts(self.params))
+        """A table of its parts, their shapes and sizes, and what training it takes in memory: with
+        the optimiser of its last run in this process, AdamW before that. Of a model that has an
+        adapter, that is all that is trained."""
+        trained = shapes_in(self.lora.params if self.lora else self.params)
+        made, count = parts(self.params), sum(map(math.prod, trained.values()))
+        numbers = sum(part.weights for part in made) + count + count_states(self.optim, trained)
+        if self.lora:
+            numbers += count
+        head = line(self.config, self.params, self.tokenizer)
+        return Summary(head, made, self.optim.name, numbers)
 
     def __repr__(self) -> str:
         return f"Model({line(self.config, self.params, self.tokenizer)})"

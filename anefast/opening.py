@@ -140,7 +140,7 @@ def open_run(
         trained = checkpoint.load_trained_length(resumed)
     if model is None:
         model = Opened.from_config(shape, data.tokenizer, seed=config.seed)
-    model.trained_length = max(trained, c.seq_len)
+    model.trained_length, model.optim = max(trained, c.seq_len), config.optim
     return config, model, data
 
 

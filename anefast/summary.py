@@ -34,6 +34,8 @@ class Summary:
 
     head: str  # the model in one line
     parts: tuple[Part, ...]
+    optimizer: str  # by its name
+    training: int  # numbers in memory while it trains: weights, gradients, states of `optimizer`
 
     @property
     def weights(self) -> int:
@@ -56,9 +58,11 @@ class Summary:
         return f"<p>{html.escape(self.head)}</p><table>{head}{rows}</table><p>{self._total()}</p>"
 
     def _total(self) -> str:
-        mib = 4 * self.weights / 2**20
-        training = f"{4 * mib:,.1f} MiB with gradients and the moments of AdamW"
-        return f"{self.weights:,} weights: {mib:,.1f} MiB in fp32, {training}"
+        mib, training = (4 * numbers / 2**20 for numbers in (self.weights, self.training))
+        return (
+            f"{self.weights:,} weights: {mib:,.1f} MiB in fp32, {training:,.1f} MiB with gradients "
+            f"and the states of {self.optimizer}"
+        )
 
 
 def line(config: ModelConfig, params: Params, tokenizer: Tokenizer) -> str:

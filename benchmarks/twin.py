@@ -53,6 +53,8 @@ class Twin:
         self.scale = lora.scale if lora is not None else 0.0
         self.trained = self.pairs or self.weights
         self.tables = rope_tables(torch, self.shape, config.data.seq_len)
+        if config.optim.name != "adamw":
+            raise SystemExit(f"expected a config with adamw, got {config.optim.name}")
         o, matrices = config.optim, [w for w in self.trained.values() if w.ndim >= 2]
         groups = [
             {"params": matrices, "weight_decay": o.weight_decay},

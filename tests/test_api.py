@@ -127,6 +127,19 @@ def test_objects_print_briefly(model, tmp_path, monkeypatch):
         result.plot("los")
 
 
+def test_a_summary_counts_the_states_of_the_optimiser_that_was_chosen(model, tmp_path):
+    weights = count_params(model.config)
+    assert model.summary().training == 4 * weights and "states of adamw" in str(model.summary())
+    for name, more, states in (("lion", {}, 1), ("sgd", {"momentum": 0}, 0)):
+        model.trainer(batch=1, seq=32, optim_name=name, **more).close()
+        assert model.summary().training == (2 + states) * weights
+        assert f"states of {name}" in str(model.summary())
+    settings = {"optim_name": "lion", "lora": 8, "out": tmp_path / "run", "sample_tokens": 0}
+    model.fit(steps=1, batch=1, seq_len=32, accumulation=1, **settings)
+    pairs = sum(a.size for a in model.lora.params.values())
+    assert model.summary().training == weights + 3 * pairs
+
+
 def test_a_result_draws_itself(model, tmp_path):
     pytest.importorskip("matplotlib")
     result = model.fit(steps=2, batch=2, seq_len=32, accumulation=1, out=tmp_path / "run")
