@@ -1,6 +1,8 @@
 """The curves of the recipes: ours beside PyTorch's in fp32, from the same weights, data and seed.
 
     python -m benchmarks.recipes bytes --out curve.svg       # or stories, smollm2, lora
+    python -m benchmarks.recipes hot --starts 10 --out curve.svg    # stories at a rate too high
+    python -m benchmarks.recipes seed9 --starts 5 --out curve.svg   # of bench_penalty.py
     python -m benchmarks.recipes runs SWEEP... --out curve.svg   # only draws: runs by optimiser
 
 Each recipe is what its page in docs/recipes says, on the built-in stories. Prints a table of
@@ -13,6 +15,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,17 @@ import numpy as np
 
 from anefast import _C
 from anefast.config import TrainConfig
+from anefast.model import Model
+from anefast.opening import open_run
 from anefast.report import runs_in
 from anefast.telemetry.history import read_history
 from anefast.train import fit
+from benchmarks.bench_penalty import config_of
 from benchmarks.bench_smollm2 import model_file
-from benchmarks.twin import Twin
+from benchmarks.twin import Twin, move
 
+OURS, THEIRS = "anefast, fp16 on the host", "PyTorch, fp32"
+MOVED = 3e-4  # of a weight: the size of an error of fp16
 COMMON: dict[str, Any] = {"sample_tokens": 0, "device": "host", "timeline": False}
 TUNED: dict[str, Any] = {
     "steps": 20, "eval_every": 5, "eval_batches": 2,
@@ -37,13 +45,13 @@ def bytes_(model: str) -> TrainConfig:
     return TrainConfig.from_preset("bytes", steps=500, eval_every=50, **COMMON)
 
 
-def stories(model: str) -> TrainConfig:
+def stories(model: str, lr: float = 5e-4, warmup: int = 20) -> TrainConfig:
     """Six layers of 288 as stories15m has, over the words of the built-in stories."""
     return TrainConfig.from_preset(
         "stories15m", steps=60, eval_every=10, eval_batches=4,
         model={"vocab_size": 0},
         data={"source": "stories:4000", "tokenizer": "words", "batch": 4},
-        optim={"accumulation": 1, "warmup_steps": 10, "lr": 1e-3}, **COMMON,
+        optim={"accumulation": 1, "warmup_steps": warmup, "lr": lr}, **COMMON,
     )  # fmt: skip
 
 
@@ -61,26 +69,55 @@ def lora(model: str) -> TrainConfig:
 
 RECIPES: dict[str, Callable[[str], TrainConfig]] = {
     "bytes": bytes_, "stories": stories, "smollm2": smollm2, "lora": lora,
+    "hot": partial(stories, lr=1e-3, warmup=10), "seed9": lambda model: config_of(9),
 }  # fmt: skip
 
 
-def compared(config: TrainConfig, title: str, out: Path) -> None:
-    """Trains on both sides, draws both curves and prints them."""
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        run = config.replace(out=f"{folder}/run")
-        ours = fit(run, bar=False, asked={"optim.lr", "optim.accumulation"})
-    middle = time.perf_counter()
-    losses, theirs = Twin(config, "torch fp32", _C.threads()).run()
-    ended = time.perf_counter()
-    curves = {"anefast, fp16 on the host": dict(ours.val_losses), "PyTorch, fp32": theirs}
-    draw({name: [curve] for name, curve in curves.items()}, title, out)
+def compared(config: TrainConfig, title: str, out: Path, starts: int) -> None:
+    """Trains on both sides, draws both curves and prints them.
+
+    starts: from as many starts, the first of which is the recipe's; in the others each weight is
+    moved by about `MOVED` of itself, as rounding to fp16 does.
+    """
+    curves: dict[str, list[dict[int, float]]] = {OURS: [], THEIRS: []}
+    for start in range(starts):
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            run = config.replace(out=f"{folder}/run")
+            ours = fit(run, bar=False, asked={"optim.lr", "optim.accumulation"},
+                       model=moved(config, start))  # fmt: skip
+        middle = time.perf_counter()
+        twin = Twin(config, "torch fp32", _C.threads(), moved(config, start))
+        losses, theirs = twin.run()
+        ended = time.perf_counter()
+        curves[OURS].append(dict(ours.val_losses))
+        curves[THEIRS].append(theirs)
+        gap = max(abs(a - b) for a, b in zip(ours.losses, losses, strict=True))
+        print(
+            f"start {start}: {ours.val_losses[-1][1]:.4f} and {theirs[config.steps]:.4f}, largest "
+            f"gap of a training loss {gap:.4f}; {middle - began:.0f} s and {ended - middle:.0f} s, "
+            "reading and compiling included", flush=True,
+        )  # fmt: skip
+    draw(curves, title, out)
     print("| update | " + " | ".join(curves) + " | gap |\n|---|---|---|---|")
-    for step, loss in ours.val_losses:
-        print(f"| {step} | {loss:.4f} | {theirs[step]:.4f} | {loss - theirs[step]:+.4f} |")
-    gap = max(abs(a - b) for a, b in zip(ours.losses, losses, strict=True))
-    print(f"\nlargest gap of a training loss {gap:.4f}; {middle - began:.0f} s and "
-          f"{ended - middle:.0f} s, reading and compiling included")  # fmt: skip
+    for step in curves[OURS][0]:
+        a, b = ([curve[step] for curve in curves[side]] for side in (OURS, THEIRS))
+        print(f"| {step} | {told(a)} | {told(b)} | {np.mean(a) - np.mean(b):+.4f} |")
+
+
+def moved(config: TrainConfig, start: int) -> Model | None:
+    """The model of one start; None for the recipe's own."""
+    if not start:
+        return None
+    _, model, _ = open_run(config, None, None, None, set())
+    move(model, MOVED, start)
+    return model
+
+
+def told(losses: list[float]) -> str:
+    """Their mean, and their standard deviation where there are several."""
+    spread = f" ± {np.std(losses, ddof=1):.4f}" if len(losses) > 1 else ""
+    return f"{np.mean(losses):.4f}{spread}"
 
 
 def of_runs(folders: list[str], out: Path) -> None:
@@ -118,12 +155,15 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", help="with runs: runs or sweeps to draw")
     parser.add_argument("--model", default="", help="a model file for smollm2 and lora")
     parser.add_argument("--out", type=Path, required=True, help="an SVG")
+    parser.add_argument("--starts", type=int, default=1, help="so many runs of each side")
     asked = parser.parse_args()
     if asked.recipe == "runs":
         return of_runs(asked.folders, asked.out)
     tuned = asked.recipe in ("smollm2", "lora")
+    if tuned and asked.starts > 1:
+        parser.error("--starts is for recipes from scratch")
     model = asked.model or (str(model_file()) if tuned else "")
-    compared(RECIPES[asked.recipe](model), asked.recipe, asked.out)
+    compared(RECIPES[asked.recipe](model), asked.recipe, asked.out, asked.starts)
 
 
 if __name__ == "__main__":

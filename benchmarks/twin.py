@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from anefast.config import TrainConfig
+from anefast.model import Model
 from anefast.models.adapter import A, B
 from anefast.opening import open_run, with_lora, with_optimiser
 from anefast.optim import learning_rate
@@ -21,30 +22,33 @@ from benchmarks.peer import logits_of, rope_tables
 SCALE = 64.0  # of the sum of a micro-batch's losses, where values are fp16
 
 
+def move(model: Model, by: float, seed: int) -> None:
+    """Moves each weight by a normal number times `by` of itself."""
+    rng = np.random.default_rng(seed)
+    for array in {id(a): a for a in model.params.values()}.values():  # a tied one has two names
+        array *= 1 + by * rng.standard_normal(array.shape)
+
+
 class Twin:
     """One run. way: `torch fp32`, `torch bf16` (autocast), `emulated fp16`, or `nudged`: fp32 from
-    weights that are moved by a millionth."""
+    weights that are moved by a millionth. model: what to begin from, in place of the config's."""
 
-    def __init__(self, config: TrainConfig, way: str, threads: int = 1) -> None:
+    def __init__(
+        self, config: TrainConfig, way: str, threads: int = 1, model: Model | None = None
+    ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.torch, self.way = torch, way
         config = with_optimiser(config, {"optim.lr"}, lambda line: None, None)
-        config, model, self.data = open_run(config, None, None, None, set())
+        config, model, self.data = open_run(config, model, None, None, set())
         config = with_lora(config, model, None, (), lambda line: None)
         self.config, self.shape, lora = config, model.config, model.lora
-        rng = np.random.default_rng(config.seed)
+        if way == "nudged":
+            move(model, 1e-6, config.seed)
 
         def taken(arrays: Any, trains: bool) -> dict[str, Any]:
-            moved = {
-                n: a * (1 + 1e-6 * rng.standard_normal(a.shape)) if way == "nudged" else a
-                for n, a in arrays.items()
-            }
-            return {
-                n: torch.tensor(a.astype(np.float32), requires_grad=trains)
-                for n, a in moved.items()
-            }
+            return {n: torch.tensor(a.copy(), requires_grad=trains) for n, a in arrays.items()}
 
         self.weights = taken(model.params, lora is None)
         if self.shape.tied:
