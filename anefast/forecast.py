@@ -18,15 +18,15 @@ def forecast(config: TrainConfig, epoch: Epoch, ranks: int = 1) -> list[str]:
     ]  # fmt: skip
 
 
-def other_batch(config: TrainConfig, optim: OptimConfig) -> str:
+def other_batch(config: TrainConfig, optim: OptimConfig, ranks: int = 1) -> str:
     """A note on the rate where an update has at least twice, or at most half, the preset's tokens;
     '' otherwise. optim: with the rate that would be taken."""
     if not config.preset:
         return ""
     preset = TrainConfig.from_preset(config.preset)
     mine, usual = (
-        c.data.batch * c.data.seq_len * c.optim.accumulation * c.dist.emulate
-        for c in (config, preset)
+        c.data.batch * c.data.seq_len * c.optim.accumulation * size
+        for c, size in ((config, ranks), (preset, 1))
     )
     if usual / 2 < mine < usual * 2:
         return ""

@@ -213,11 +213,16 @@ def with_device(config: TrainConfig, device: Device, asked: Collection[str]) -> 
 
 
 def with_optimiser(
-    config: TrainConfig, asked: Collection[str], say: Say, before: Mapping[str, Any] | None
+    config: TrainConfig,
+    asked: Collection[str],
+    say: Say,
+    before: Mapping[str, Any] | None,
+    ranks: int = 1,
 ) -> TrainConfig:
     """The config with the settings of its optimiser, where they are left to it, and with its rate.
 
-    before: the settings under `optim` that a resumed run had so far; None for a new one.
+    before: the settings under `optim` that a resumed run had so far; None for a new one. ranks: how
+    many train together.
     """
     optim = config.optim
     if optim.fresh and before is None:
@@ -235,8 +240,9 @@ def with_optimiser(
             f"{record.rate / was.rate:g} x one of {was.name}"
         )
         optim = optim.replace(lr=lr)
-    if before is None and "optim.lr" not in named and (line := other_batch(config, optim)):
-        say(line)
+    if before is None and "optim.lr" not in named:
+        if line := other_batch(config, optim, ranks):
+            say(line)
     return config.replace(optim=settled(optim))
 
 

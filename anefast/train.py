@@ -17,7 +17,6 @@ import logging
 import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -39,9 +38,10 @@ from anefast.cli import (
 from anefast.config import ConfigError, TrainConfig
 from anefast.data import TokenData
 from anefast.distributed import World, check_local, check_ranks, check_world, leave, open_world
+from anefast.distributed.folder import run_folder
 from anefast.errors import Failure
 from anefast.errors import shown as visible
-from anefast.files import GIB, make_folder, open_new, read_bytes, remove, write_atomic
+from anefast.files import open_new, remove, write_atomic
 from anefast.flags import repeated
 from anefast.keywords import with_keywords
 from anefast.opening import (
@@ -66,10 +66,9 @@ from anefast.run_state import Say, check_config, where_to_go_on
 from anefast.sampling import SAMPLE_TEMPERATURE, whole_sentences
 from anefast.signals import Stop, stopping
 from anefast.sweep import begin, sweep_in, work
-from anefast.telemetry import METRICS, TIMINGS, RunFolder, read_config, read_rows
+from anefast.telemetry import METRICS, TIMINGS, read_config, read_rows
 from anefast.telemetry import breakdown as shown
 from anefast.telemetry.history import SAMPLE
-from anefast.telemetry.run import CONFIG, ENVIRONMENT
 from anefast.telemetry.screen import Direct, Screen, is_terminal, is_watched
 from anefast.telemetry.sinks import checked, installed
 from anefast.trainer import Trainer, arithmetic, batches_of, swap_at
@@ -81,7 +80,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anefast")
 
-ROWS_BYTES = 4 * GIB  # the most of a run's rows that a rank other than 0 takes over
 Restart = Callable[[Path], NoReturn]  # goes on with the run in a new process
 
 
@@ -133,7 +131,7 @@ def fit(
 
     nothing = "Nothing was trained yet."
     with ExitStack() as stack:
-        run = stack.enter_context(_folder(out, bool(resumes), world))
+        run = stack.enter_context(run_folder(out, bool(resumes), world))
         stack.enter_context(watching(config.guard, nothing))
         stop = stack.enter_context(stopping())
         found = where_to_go_on(run, resumes, say) if world.rank == 0 else None
@@ -150,7 +148,7 @@ def fit(
             device = Device(config.device, cache_bytes=config.cache_mb << 20, chip=config.chip)
         taken_up = out if resumes else None
         before = read_config(out).get("optim", {}) if resumes else None
-        config = with_optimiser(config, asked, say, before)
+        config = with_optimiser(config, asked, say, before, world.size)
         config = with_schedule(config, resumed)
         config, model, data = open_run(config, model, data, resumed, asked, taken_up)
         batches = batches_of(
@@ -233,28 +231,6 @@ def _usual(model: object, data: object) -> str:
     if model is not None:
         return FINETUNE
     return default_preset("stories" if data is None else str(data))
-
-
-@contextlib.contextmanager
-def _folder(out: Path, resumes: bool, world: World) -> Iterator[RunFolder]:
-    """The run folder of rank 0. Another rank has one of its own, which goes away with it."""
-    if world.rank == 0:
-        with closing(RunFolder(out, resume=resumes)) as run:
-            world.agree(True)
-            world.agree(True)  # the other ranks have read what they need of it
-            yield run
-        return
-    world.agree(True)  # rank 0 has taken up the folder, and changes nothing in it yet
-    with tempfile.TemporaryDirectory(prefix="anefast-rank-") as own:
-        folder = Path(own) / out.name
-        if resumes:
-            make_folder(folder, "run")
-            for name in (CONFIG, ENVIRONMENT, METRICS, TIMINGS):
-                if (out / name).exists():
-                    write_atomic(folder / name, read_bytes(out / name, ROWS_BYTES, "run"), "run")
-        world.agree(True)
-        with closing(RunFolder(folder, resume=resumes)) as run:
-            yield run
 
 
 @contextlib.contextmanager
@@ -446,9 +422,11 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
             name = config.out or f"{_new_run_name(config)}_{'sweep' if config.sweep else 'seeds'}"
             return work(begin(config, arguments, Path(name)))
         asked = named_by(origins)
+        world = open_world(config.dist.emulate)
         with closing(terminal()) as screen:
+            tell = _silent if world.rank else screen.say
             for line in [*describe_origins(config, origins), *repeated(arguments)]:
-                screen.say(line)
+                tell(line)
 
             def go_on(run: Path) -> NoReturn:
                 screen.close()
@@ -459,7 +437,7 @@ def main(argv: Sequence[str] | None = None, fit: Callable[..., FitResult] = fit)
             except _C.CompileError as error:
                 raise Failure(stopped(error)) if restarts() else error from None
             if config.breakdown:
-                screen.say(result.breakdown)
+                tell(result.breakdown)
 
     code = guarded(run)
     leave(code)

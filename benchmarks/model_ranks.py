@@ -4,16 +4,17 @@ docs/many-machines.md.
     python -m benchmarks.model_ranks
 
 Modelled, nothing is measured: every rank sends 2 (n - 1) / n of the bytes at 90 % of the line rate,
-and a slice of every 4 MB to every other rank, twice, at 30 us a message. A micro-step takes 90 ms,
-two thirds of it backward; while the last backward pass goes on, gradients of all weights are
-summed, and that much is hidden.
+in messages of at most 512 KB to every other rank, 30 us each; what a rank gets at a time is at most
+32 MB (distributed/exchange.py). A micro-step takes 90 ms, two thirds of it backward; while the last
+backward pass goes on, gradients of all weights are summed, and that much is hidden.
 """
 
 from __future__ import annotations
 
+from anefast.distributed.exchange import ROOM, SLICE
+
 MICRO_STEP, BACKWARD = 0.090, 0.060  # seconds
 MESSAGE = 30e-6
-PIECE = 4 << 20
 RATES = (1, 10, 40)  # Gbit/s
 RANKS = (2, 8, 32, 100, 1000)
 ADAPTER = 5.6e6  # bytes: rank 8 on stories110m, whose gradients are summed after the pass
@@ -29,8 +30,8 @@ CASES = {  # bytes exchanged, micro-steps of an update, updates between exchange
 def exchange(nbytes: float, ranks: int, gbit: float) -> float:
     """Seconds in which ranks sum so many bytes."""
     wire = 2 * (ranks - 1) / ranks * nbytes / (0.9 * gbit * 1e9 / 8)
-    pieces = -(-nbytes // PIECE)
-    return wire + pieces * 2 * (ranks - 1) * MESSAGE
+    slices = -(-nbytes // (4 * ranks * min(SLICE, ROOM // ranks)))
+    return wire + slices * 2 * (ranks - 1) * MESSAGE
 
 
 def efficiency(case: str, ranks: int, gbit: float) -> float:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 
 import anefast
 from anefast.distributed import LAUNCHED, Emulated, World, open_world, tree_sum
+from anefast.distributed.folder import LOCK, PREFIX, YOUNG_SECONDS, sweep
+from anefast.files import lock
 from anefast.models.parameters import block, zeros_of
 from tests.launching import FLAGS, cursor, emulated, emulated_on, everything
 
@@ -67,6 +70,40 @@ def test_mpi_is_not_imported_outside_of_mpiexec(tmp_path):
     )
     environment = {k: v for k, v in os.environ.items() if k not in LAUNCHED}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_what_killed_ranks_left_is_removed_and_nothing_else(tmp_path):
+    def folder(name: str, old: bool = True) -> Path:
+        made = tmp_path / name
+        (made / "run").mkdir(parents=True)
+        (made / "run" / "metrics.jsonl").write_text("{}")
+        if old:
+            long_ago = time.time() - YOUNG_SECONDS - 60
+            os.utime(made, (long_ago, long_ago))
+        return made
+
+    left, elsewhere = folder(f"{PREFIX}left"), folder("other")
+    kept = [elsewhere, folder(f"{PREFIX}young", old=False), folder(f"{PREFIX}lives")]
+    held = lock(kept[-1] / LOCK)
+    os.utime(kept[-1], (0, 0))
+    link = tmp_path / f"{PREFIX}link"
+    link.symlink_to(elsewhere)
+    sweep(tmp_path)
+    assert not left.exists() and link.is_symlink()
+    assert all((k / "run" / "metrics.jsonl").exists() for k in kept)
+    assert not (elsewhere / LOCK).exists()
+    os.close(held)  # as the system does when that rank ends
+    os.utime(kept[-1], (0, 0))
+    sweep(tmp_path)
+    assert [k.exists() for k in kept] == [True, True, False]
+
+
+def test_naps_are_short_only_while_much_is_moved():
+    from anefast.distributed import waiting
+
+    waits = [0.0, 1e-3, 0.1, 10.0]
+    assert [waiting._nap(w, False) for w in waits] == [2e-5, 1e-4, 2e-3, 2e-3]
+    assert [waiting._nap(w, True) for w in waits] == [0, 0, 5e-5, 2e-3]
 
 
 def test_the_page_has_the_modelled_table():

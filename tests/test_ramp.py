@@ -117,6 +117,12 @@ def test_another_batch_than_the_preset_s_is_said(changes, hint):
     assert all(line.endswith(f"grow with {hint}") for line in found)
 
 
+def test_ranks_make_the_batch_larger():
+    lines: list[str] = []
+    with_optimiser(TrainConfig.from_preset("bytes"), set(), lines.append, None, 4)
+    assert lines[0].endswith("grow with the square root of the batch; --optim.lr 0.006"), lines
+
+
 def test_no_preset_no_advice():
     config = TrainConfig()
     assert other_batch(config, config.optim) == ""

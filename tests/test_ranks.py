@@ -41,7 +41,7 @@ def test_ranks_give_the_bytes_of_an_emulation(tmp_path, mpi, number, more):
     ended = ranks(mpi, number, tmp_path, [*flags, "--out", str(tmp_path / "ranks")])
     assert ended.code == 0, ended.text
     assert f"this is rank 0 of {number} ranks" in ended.text
-    assert ended.text.count("written to") == 1  # rank 0 speaks for all
+    assert ended.text.count("written to") == ended.text.count("flag: ") == 1  # rank 0 speaks
     assert everything(tmp_path / "ranks") == everything(tmp_path / "emulated")
 
 
@@ -111,7 +111,7 @@ import numpy as np
 from anefast.distributed import open_world, tree_sum
 from anefast.distributed.exchange import Messages
 world = open_world()
-n, seen = 700_001, []
+n, seen = 1_700_001, []  # several slices of each rank's part
 for exchange in (world._exchange, Messages(world._comm, world._waiting)):
     world._exchange = exchange
     every = [np.random.default_rng(r).standard_normal(n, np.float32) for r in range(world.size)]
@@ -188,6 +188,14 @@ def test_a_process_that_says_that_all_went_well_holds_nobody(tmp_path, mpi, faul
     flags = [*FLAGS, "--out", str(tmp_path / "run")]
     ended = ranks(mpi, 2, tmp_path, flags, fault, IMPATIENT="1")
     assert ended.seconds < 60 and "written to" not in ended.text, ended.text
+
+
+@one_mpi
+def test_a_rank_that_fails_by_itself_is_named(tmp_path, mpi):
+    same = [sys.executable, "-m", "anefast.train", *FLAGS, "--out", str(tmp_path / "run")]
+    done = launched(mpi, ["-n", "1", *same, ":", "-n", "1", *same, "--data", "nowhere.txt"])
+    assert done.code == 2 and "there is no nowhere.txt" in done.text, done.text
+    assert re.search(r"rank 1 of 2, on \S+, ends all with exit code 2", done.text), done.text
 
 
 @one_mpi

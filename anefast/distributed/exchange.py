@@ -7,6 +7,8 @@ all. Who waits does so by `until` (waiting.py), which never keeps a core busy fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,44 +19,55 @@ from anefast.distributed.world import Ends, Floats, tree_sum
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-MESSAGE = 1 << 20  # floats that are exchanged at a time over messages: 4 MB
+SLICE = 1 << 17  # floats that a rank sends to another in one message: 512 KB
+ROOM = 1 << 23  # and the most that it gets at a time from all: 32 MB
+FARTHEST = 1 << 30  # floats that an MPI can count with ints, whatever it counts
 SHARED = 1 << 18  # and in shared memory, where a piece should stay in the caches: 1 MB
 LINE = 8  # of int64: a cache line for each rank's counter
 
 
 class Messages:
-    """Over MPI's messages, between any machines."""
+    """Over MPI's messages, between any machines.
 
-    piece = MESSAGE
+    A slice of every rank's part is exchanged at a time, so that all links are busy in both
+    directions, however the parts lie.
+    """
+
+    piece = FARTHEST
 
     def __init__(self, comm: MPI.Intracomm, waiting: Waiting) -> None:
         self._comm, self._waiting = comm, waiting
-        self._got = np.empty(MESSAGE + comm.size, np.float32)
+        self._slice = max(1, min(SLICE, ROOM // comm.size))
+        self._got = np.empty(self._slice * comm.size, np.float32)
 
     def sums(self, piece: Floats, ends: Ends) -> None:
         """Each rank gets its part from all, and adds them as the tree."""
         rank, size = self._comm.rank, self._comm.size
-        counts = [ends[r + 1] - ends[r] for r in range(size)]
-        mine = counts[rank]
-        got = self._room(size * mine).reshape(size, mine)
-        theirs = [mine] * size, [mine * r for r in range(size)]
-        asked = self._comm.Ialltoallv([piece, (counts, list(ends[:-1]))], [got, theirs])
-        self._waiting.until(asked.Test, "a sum of gradients")
-        piece[ends[rank] : ends[rank + 1]] = tree_sum(list(got))
+        for firsts, counts in self._slices(ends):
+            mine = counts[rank]
+            got = self._got[: size * mine].reshape(size, mine)
+            theirs = [mine] * size, [mine * r for r in range(size)]
+            asked = self._comm.Ialltoallv([piece, (counts, firsts)], [got, theirs])
+            self._waiting.until(asked.Test, "a sum of gradients", moves=True)
+            piece[firsts[rank] : firsts[rank] + mine] = tree_sum(list(got))
 
     def shares(self, piece: Floats, ends: Ends) -> None:
         """Each rank sends its part to all."""
-        rank, size = self._comm.rank, self._comm.size
-        counts = [ends[r + 1] - ends[r] for r in range(size)]
-        own = self._room(counts[rank])
-        own[...] = piece[ends[rank] : ends[rank + 1]]
-        asked = self._comm.Iallgatherv(own, [piece, (counts, list(ends[:-1]))])
-        self._waiting.until(asked.Test, "an exchange of parts")
+        rank = self._comm.rank
+        for firsts, counts in self._slices(ends):
+            own = self._got[: counts[rank]]
+            own[...] = piece[firsts[rank] : firsts[rank] + counts[rank]]
+            asked = self._comm.Iallgatherv(own, [piece, (counts, firsts)])
+            self._waiting.until(asked.Test, "an exchange of parts", moves=True)
 
-    def _room(self, floats: int) -> Floats:
-        if floats > len(self._got):
-            self._got = np.empty(floats, np.float32)
-        return self._got[:floats]
+    def _slices(self, ends: Ends) -> Iterator[tuple[list[int], list[int]]]:
+        """Where the next slice of each rank's part begins, and how long it is."""
+        for at in range(0, max(b - a for a, b in pairwise(ends)), self._slice):
+            firsts = [min(a + at, b) for a, b in pairwise(ends)]
+            yield (
+                firsts,
+                [min(self._slice, b - first) for first, b in zip(firsts, ends[1:], strict=True)],
+            )
 
 
 class Shared:

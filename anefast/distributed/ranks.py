@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ class Ranks(World):
             yield theirs
 
     def _wait(self, request: MPI.Request, at: str) -> None:
-        self._waiting.until(request.Test, at, LATE_BETWEEN)
+        self._waiting.until(request.Test, at, LATE_BETWEEN, moves=True)
 
     def all(self, text: str) -> list[str]:
         own = text.encode("utf-8", "surrogatepass")
@@ -139,6 +140,8 @@ class Ranks(World):
 
     def abort(self, code: int) -> None:
         if not self._done:
+            who = f"rank {self.rank} of {self.size}, on {socket.gethostname()},"
+            print(f"[dist] {who} ends all with exit code {code}", file=sys.stderr)
             sys.stdout.flush()
             sys.stderr.flush()
             time.sleep(HEARD)
@@ -146,7 +149,6 @@ class Ranks(World):
 
     def _fell(self, kind: Any, error: Any, trace: Any) -> None:
         """An exception ends all ranks: those that wait for this one would wait for ever."""
-        print(f"rank {self.rank} of {self.size}:", file=sys.stderr)
         self._before(kind, error, trace)
         self.abort(1)
 

@@ -1,8 +1,10 @@
 """Waiting for other ranks: without keeping a core busy, and not for ever.
 
 MPI waits as fast as it can and has no limit of time. Here a rank asks, sleeps a tenth of the time
-that it has waited so far, and asks again. One that has waited too long asks all others whether they
-wait too. Those that do not answer are the ones that everybody waits for, and are named.
+that it has waited so far, and asks again. Some MPIs move a message only while they are asked, a few
+KB at a time: what is on its way is asked for without a pause first, and then after short ones. A
+rank that has waited too long asks all others whether they wait too. Those that do not answer are
+the ones that everybody waits for, and are named.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ LATE_AT_FIRST = 3600.0  # before all came once: they may compile
 LATE_UPDATES = 20.0  # and the least in updates, of the length that they had
 ANSWERS = 1.0  # seconds after which a rank that waits answers those who ask
 ASKING = 3.0  # seconds that they have for it
-LEAST_NAP, LONGEST_NAP = 2e-5, 2e-3
+LEAST_NAP, SHORT_NAP, LONGEST_NAP = 2e-5, 5e-5, 2e-3
+MOVING, MOVING_SLOWLY = 2e-3, 1.0  # seconds of asking without naps, and with short ones
 ARE_YOU_THERE, HERE = 101, 102  # tags
 
 
@@ -42,11 +45,14 @@ class Waiting:
             self._length = 0.9 * self._length + 0.1 * length if self._length else length
         self._arrived = now
 
-    def until(self, done: Callable[[], object], at: str, least: float = 0.0) -> None:
+    def until(
+        self, done: Callable[[], object], at: str, least: float = 0.0, moves: bool = False
+    ) -> None:
         """Returns once `done` says so. Failure where that takes too long, which names the ranks
         that do not wait.
 
-        at: where ranks wait, for that line. least: seconds that they have in any case.
+        at: where ranks wait, for that line. least: seconds that they have in any case. moves:
+        whether much is moved meanwhile, which asking is a part of.
         """
         for _ in range(50):
             if done():
@@ -62,7 +68,7 @@ class Waiting:
                 self._answer()
             if waited > patience:
                 self._late(at, patience)
-            time.sleep(min(max(LEAST_NAP, waited / 10), LONGEST_NAP))
+            time.sleep(_nap(waited, moves))
 
     def _answer(self) -> None:
         """Says to those who ask that this rank waits too."""
@@ -98,3 +104,11 @@ class Waiting:
             "s. Hint: look at its machine and its network; --resume goes on from the last "
             "checkpoint."
         )
+
+
+def _nap(waited: float, moves: bool) -> float:
+    """Seconds until a rank asks again that has asked for so long. 0 lets other threads run."""
+    if moves and waited < MOVING:
+        return 0.0
+    longest = SHORT_NAP if moves and waited < MOVING_SLOWLY else LONGEST_NAP
+    return min(max(LEAST_NAP, waited / 10), longest)
