@@ -6,7 +6,7 @@ docs/many-machines.md.
 Modelled, nothing is measured: every rank sends 2 (n - 1) / n of the bytes at 90 % of the line rate,
 in messages of at most 512 KB to every other rank, 30 us each; what a rank gets at a time is at most
 32 MB (distributed/exchange.py). A micro-step takes 90 ms, two thirds of it backward; while the last
-backward pass goes on, gradients of all weights are summed, and that much is hidden.
+backward pass goes on, gradients are summed, and that much is hidden.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MICRO_STEP, BACKWARD = 0.090, 0.060  # seconds
 MESSAGE = 30e-6
 RATES = (1, 10, 40)  # Gbit/s
 RANKS = (2, 8, 32, 100, 1000)
-ADAPTER = 5.6e6  # bytes: rank 8 on stories110m, whose gradients are summed after the pass
+ADAPTER = 5.6e6  # bytes: rank 8 on stories110m
 CASES = {  # bytes exchanged, micro-steps of an update, updates between exchanges
     "all weights, accumulation 100": (438e6, 100, 1),
     "all weights, accumulation 10": (438e6, 10, 1),
@@ -37,7 +37,7 @@ def exchange(nbytes: float, ranks: int, gbit: float) -> float:
 def efficiency(case: str, ranks: int, gbit: float) -> float:
     """The part of the time that computes."""
     nbytes, accumulation, updates = CASES[case]
-    hidden = BACKWARD if updates == 1 and nbytes != ADAPTER else 0.0
+    hidden = BACKWARD if updates == 1 else 0.0
     shown = max(0.0, exchange(nbytes, ranks, gbit) - hidden)
     computing = MICRO_STEP * accumulation * updates
     return computing / (computing + shown)

@@ -65,15 +65,19 @@ def test_sums_begin_while_the_pass_goes_on(tmp_path, mpi, more):
 
 
 @one_mpi
-@pytest.mark.slow
-def test_ranks_train_an_adapter_as_an_emulation_does(tmp_path, mpi):
+@pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.slow), "2"])
+def test_ranks_train_an_adapter_as_an_emulation_does(tmp_path, mpi, threads):
     base = tmp_path / "base"
     emulated(1, base, [*FLAGS, "--steps", "2"])
     shape = "--data.seq-len 32 --data.batch 2 --optim.accumulation 2 --steps 4 --sample-tokens 0"
-    flags = [*shape.split(), "--init", str(base), "--lora.rank", "4", "--device", "host"]
+    lora = "--lora.rank 4 --lora.alpha 5 --device host"  # a scale of 1.25 rounds
+    flags = [*shape.split(), "--init", str(base), *lora.split()]
     emulated(2, tmp_path / "emulated", flags)
-    ended = ranks(mpi, 2, tmp_path, [*flags, "--out", str(tmp_path / "ranks")])
+    beside = [*flags, "--out", str(tmp_path / "ranks")]
+    ended = ranks(mpi, 2, tmp_path, beside, ANEFAST_NUM_THREADS=threads)
     assert ended.code == 0, ended.text
+    rows = read_rows(tmp_path / "ranks" / "timings.jsonl")[1:]
+    assert all(("communication" in row["beside_ms"]) == (threads == "2") for row in rows)
     assert everything(tmp_path / "ranks") == everything(tmp_path / "emulated")
 
 

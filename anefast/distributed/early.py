@@ -10,28 +10,33 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from anefast import _C
 from anefast.distributed.world import Ends, World
-from anefast.models.parameters import Params, block, places
+from anefast.models.parameters import block, places
+
+if TYPE_CHECKING:
+    from anefast.runtime import TrainingStep
 
 NAP = 2e-4  # seconds between looks at the queue of weight gradients
 Part = tuple[int, int]  # the first float of the block of gradients, and the one behind the last
+Task = tuple[Sequence[str], list[Part], int]  # gradients, where they are, and jobs to wait for
 
 
 class Early:
     """Between `begin`, before the last micro-step of an update, and `finish`, after it.
 
-    queue: of the training step. ends: see World.reduce.
+    ends: see World.reduce.
     """
 
-    def __init__(self, world: World, grads: Params, jobs: _C.Queue, ends: Ends | None) -> None:
-        self.world, self._grads, self._jobs, self._ends = world, block(grads), jobs, ends
-        self._places = places(grads)
+    def __init__(self, world: World, step: TrainingStep, ends: Ends | None) -> None:
+        self.world, self._step, self._ends = world, step, ends
+        self._grads, self._places = block(step.grads), places(step.grads)
         self.parts: list[Part] = []  # of this update that are summed here
-        self._waiting: list[tuple[list[Part], int]] = []
-        self._tasks: queue.Queue[tuple[list[Part], int]] = queue.Queue()
+        self._waiting: list[Task] = []
+        self._tasks: queue.Queue[Task] = queue.Queue()
         self._error: BaseException | None = None
         self._arrival: dict[str, float] | None = None
         self._at = ""
@@ -41,7 +46,7 @@ class Early:
         """at: see World.arrive."""
         self._at, self.parts, self._arrival = at, [], None
 
-    def offer(self, names: Collection[str]) -> None:
+    def offer(self, names: Sequence[str]) -> None:
         """These gradients have all their parts in the queue of the step."""
         parts: list[Part] = []
         for first, last in sorted(self._places[name] for name in names):
@@ -50,7 +55,7 @@ class Early:
             else:
                 parts.append((first, last))
         self.parts += parts
-        task = parts, self._jobs.submitted
+        task = names, parts, self._step.queue.submitted
         if _C.threads() == 1:  # nothing runs beside the pass
             self._waiting.append(task)
             return
@@ -71,9 +76,10 @@ class Early:
             finally:
                 self._tasks.task_done()
 
-    def _sum(self, parts: list[Part], ticket: int) -> None:
-        while not self._jobs.has_run(ticket):
+    def _sum(self, names: Sequence[str], parts: list[Part], ticket: int) -> None:
+        while not self._step.queue.has_run(ticket):
             time.sleep(NAP)
+        self._step.finish(names)
         with _C.Span(_C.Component.COMMUNICATION):
             if self._arrival is None:
                 self._arrival = self.world.arrive(self._at)

@@ -79,10 +79,10 @@ class Together:
         self.world.bank(block(self.step.grads), losses)
 
     def _early_sums(self) -> Early | None:
-        """Gradients of an adapter change after the pass, and are small."""
-        if self.world.size == self.world.shares or self.step.lora is not None:
+        """Sums that begin during the last pass, where there is another process to wait for."""
+        if self.world.size == self.world.shares:
             return None
-        return Early(self.world, self.step.grads, self.step.queue, self._ends)
+        return Early(self.world, self.step, self._ends)
 
     @property
     def _ends(self) -> Ends | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 
@@ -67,7 +67,8 @@ class TrainingStep:
     classifier's where its tokens are few, are not in `grads` but in `flow`. A forward that
     overflows is reported once, by name, to `say`; of micro-steps only while nothing else watches
     them (`watched`). `on_complete`, where it is set, is called during the backward pass with the
-    names of gradients whose last part is in `queue` now: they are complete when its jobs have run.
+    names of gradients whose last part is in `queue` now: when its jobs have run, whoever set it
+    calls `finish` for them.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class TrainingStep:
             plan = replace(plan, trained=frozenset(lora.params))
         self.params = params
         self._old: set[str] = set()  # gradients that are still those of the update before
+        self._told: set[str] = set()  # gradients that `on_complete` was told of in this update
         self.shape = (batch, seq)
         target = target_of(device)
         self.plan = plan = target.fitted(plan)
@@ -188,13 +190,17 @@ class TrainingStep:
 
         That is cheaper than zeros, which would be written, and read back to be added to.
         """
-        self._old = set(self.grads)
+        self._old, self._told = set(self.grads), set()
 
     def end_update(self) -> None:
         """Call it once after the last micro-step of an update: `grads` are those of `params`."""
         self.wait()
+        self.finish(self.grads.keys() - self._told)
+
+    def finish(self, names: Collection[str]) -> None:
+        """Gradients that have all their parts become those of `params`."""
         if self.lora is not None:
-            self.lora.unscale(self.grads)
+            self.lora.unscale({name: self.grads[name] for name in names})
 
     def starved(self) -> bool:
         """Whether the device's products lost so much of the last micro-step's gradients that a
@@ -241,6 +247,7 @@ class TrainingStep:
             self.compiled.run([i])
             self._enqueue([i])
             if self.on_complete is not None and self._complete[i]:
+                self._told.update(self._complete[i])
                 self.on_complete(self._complete[i])
         self._embed_grad(x)
         return loss, tokens
