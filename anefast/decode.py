@@ -19,7 +19,7 @@ import numpy.typing as npt
 from anefast import _C
 from anefast.drafts import Drafter, Pace
 from anefast.runtime import Inference
-from anefast.sampling import Choice, sample
+from anefast.sampling import Choice, likeliest, sample
 from anefast.tokenizer import Stream, Tokenizer
 
 log = logging.getLogger("anefast")
@@ -164,12 +164,12 @@ class Text:
         rest = (choice.temperature, choice.top_k, choice.top_p, self._rng, choice.min_p)
         token = sample(row, *rest)
         if self.made.keeps:
-            raw = np.array(logits, np.float32)
-            self.made.log_probabilities.append(_C.log_probability(raw, token))
+            raw = np.ascontiguousarray(logits, np.float32)
+            top = likeliest(raw, self.made.wanted) if self.made.wanted else np.zeros(0, np.int32)
+            own, *others = _C.log_probabilities(raw, np.array([token, *top], np.int32))
+            self.made.log_probabilities.append(own)
             if self.made.wanted:
-                top = np.argsort(-raw, kind="stable")[: self.made.wanted].tolist()
-                pairs = [(t, _C.log_probability(raw, t)) for t in top]
-                self.made.likeliest.append(pairs)
+                self.made.likeliest.append(list(zip(top.tolist(), others, strict=True)))
         return token
 
 

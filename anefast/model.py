@@ -114,6 +114,10 @@ class Model:
     _generator: tuple[Device, ModelConfig, tuple[int, ...], Inference] | None = field(
         default=None, init=False, repr=False, compare=False
     )
+    _device: Device | None = field(default=None, init=False, repr=False, compare=False)
+    _alike: tuple[Tokenizer, Tokenizer] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )  # a draft model's and its own, once they were compared
     _chat: Chat | None = field(default=None, init=False, repr=False, compare=False)
     # Whether a step may change `params`: what is compiled of them then is of no use to others.
     _trains: bool = field(default=False, init=False, repr=False, compare=False)
@@ -226,7 +230,7 @@ class Model:
             what = f"a multiple of {ROW_MULTIPLE} up to {self.config.max_seq_len}"
             refuse("step", "seq", seq, what, hint)
         whole("step", "accumulation", accumulation, 1)
-        on = opened(device)
+        on = self._opened(device)
         ranks = self.lora.ranks if self.lora else NO_PAIRS
         self._trains |= self.lora is None
         specs, _ = candidates(plan, self.config, on, batch, seq, accumulation, trained, ranks)
@@ -245,7 +249,7 @@ class Model:
 
         plan: `auto` is `all` where a device computes only what is read, which takes one program.
         """
-        on = opened(device)
+        on = self._opened(device)
         if is_auto(plan):
             plan = "all" if on.takes_parts else "unfused"
         return Inference(
@@ -337,21 +341,25 @@ class Model:
     def _smaller(self, draft: Model) -> Model:
         """A model that drafts for this one. ModelError where its ids mean other things."""
         ids, own = draft.tokenizer, self.tokenizer
-        alike = ids.vocab_size == own.vocab_size and all(
-            ids.piece(i) == own.piece(i) for i in range(own.vocab_size)
+        known = self._alike is not None and self._alike[0] is ids and self._alike[1] is own
+        alike = known or (
+            ids.vocab_size == own.vocab_size
+            and all(ids.piece(i) == own.piece(i) for i in range(own.vocab_size))
         )
         if not alike:
             raise ModelError(
                 f"[generate] expected a draft model with the tokenizer of the model, {own.name}, "
                 f"got one with {ids.name}. Hint: a smaller model of the same family."
             )
+        self._alike = ids, own
         return draft
 
     def _opened(self, device: Device | None) -> Device:
-        """The device passed, or the one that was opened for this model before, or a new one."""
-        if device is None and self._generator is not None:
-            return self._generator[0]
-        return opened(device)
+        """The device passed, or the one that was used for this model before, or a new one. It keeps
+        programs, so that equal ones are compiled once."""
+        if device is not None or self._device is None:
+            self._device = opened(device)
+        return self._device
 
     def kept(self, device: Device | None = None) -> Inference:
         """The programs that generate on this device, made again where weights have changed."""
@@ -375,7 +383,7 @@ class Model:
         """Unloads the programs that generating keeps."""
         if self._generator is not None:
             self._generator[-1].close()
-        self._generator = None
+        self._generator = self._device = None
 
     def _ids(self, prompt: str | Iterable[int]) -> list[int]:
         """A prompt as ids that this model has. ValueError for any other."""
@@ -478,7 +486,7 @@ class Model:
         """
         from anefast.eval import evaluate, held_out
 
-        return evaluate(self, held_out(self, data), context, tokens, opened(device), apart)
+        return evaluate(self, held_out(self, data), context, tokens, self._opened(device), apart)
 
     def fit(self, data: TokenData | str | Path | None = None, **settings: Any) -> FitResult:
         """Goes on training this model, whose weights change in place: `anefast.fit` with

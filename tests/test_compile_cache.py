@@ -152,6 +152,35 @@ def test_generating_twice_compiles_once():
     assert device.programs.counters.compiles == compiles + 1  # that one's program
 
 
+@pytest.mark.parametrize("plan", ["unfused", "all", "all,recompute,weights=params"])
+def test_training_evaluation_and_generation_compile_each_program_once(plan, tmp_path, monkeypatch):
+    """On one device. Their programs have other ports, so their texts differ; none comes twice."""
+    model, device = Model.from_config(CONFIG, ByteTokenizer(), seed=0), Device("host")
+    cache, given, data = device.programs, [], tmp_path / "text.txt"
+    data.write_text("one two three. " * 20)
+    compiled = cache._compile
+
+    def compile(text, blobs):
+        given.append(key_of(text, "", blobs))
+        return compiled(text, blobs)
+
+    monkeypatch.setattr(cache, "_compile", compile)
+    x = np.ones((1, 32), np.int32)
+    with model.trainer(batch=1, seq=32, device=device, plan=plan) as trainer:
+        trainer.update((x, x))
+        after_update = cache.counters.compiles
+        trainer.evaluate((x, x))
+        assert cache.counters.compiles == after_update  # the step's own forward
+        model.evaluate(data)
+        model.generate("a", tokens=4)
+        assert model._device is device
+        assert cache.counters.compiles == after_update + 2
+        for _ in range(2):
+            model.evaluate(data)
+            model.generate("ab", tokens=4)
+        assert cache.counters.compiles == after_update + 2 == len(given) == len(set(given))
+
+
 def test_a_budget_warns_once():
     said = []
     budget = CompileBudget()

@@ -25,6 +25,9 @@ CHOICES = [
 ]
 
 
+DRAFTS = ("drafted", "accepted")
+
+
 @pytest.fixture(scope="module")
 def model():
     """Drawn, with a head so loud that it repeats itself: drafts are often right, or wrong."""
@@ -36,20 +39,45 @@ def model():
     return anefast.Model(config, params, anefast.open_tokenizer("bytes"))
 
 
+@pytest.fixture(scope="module")
+def other(model):
+    """A smaller model with the same tokenizer and a shorter context, which is seldom right."""
+    config = model.config.replace(n_layers=1, max_seq_len=64)
+    return anefast.Model(config, init_params(config, 9), anefast.open_tokenizer("bytes"))
+
+
+def any_choice(rng, number):
+    """Settings of every kind beside each other; a fifth of them takes the likeliest token."""
+    return {
+        "temperature": float(rng.choice([0, 0.3, 0.7, 1.0, 1.5])),
+        "top_k": int(rng.choice([0, 0, 1, 3, 40])),
+        "top_p": float(rng.choice([0.2, 0.6, 0.95, 1.0])),
+        "min_p": float(rng.choice([0, 0, 0.02, 0.3])),
+        "repetition_penalty": float(rng.choice([1, 1, 0.8, 1.3])),
+        "seed": number,
+    }
+
+
 @pytest.mark.parametrize(
     "chip, prompts", [("", 40), ("m4", 8), pytest.param("", 1000, marks=pytest.mark.slow)]
 )
-def test_speculation_changes_no_text(model, chip, prompts):
-    device, made, fresh = Device("host", chip=chip), Made(), np.random.default_rng(2)
+def test_speculation_changes_no_text(model, other, chip, prompts):
+    """Of a text's own drafts, or, for every fifth, of another model's or of the model itself."""
+    device, fresh = Device("host", chip=chip), np.random.default_rng(2)
+    made = {draft: Made() for draft in ("", "other", "itself")}
     for number in range(prompts):
         length = int(fresh.integers(1, 40))
         prompt = [1, *(int(i) for i in fresh.integers(3, 9, length))]
-        how = CHOICES[number % len(CHOICES)] | {"seed": number, "tokens": 40, "device": device}
+        how = any_choice(fresh, number) | {"tokens": 40, "device": device}
         plain = list(model.stream(prompt, speculate=False, **how))
-        assert list(model.stream(prompt, made=made, **how)) == plain, (number, how)
-    assert 0 < made.accepted < made.drafted
-    assert made.evaluations < made.tokens
-    assert f"{made.accepted} of {made.drafted} drafted" in drafts_line([made])
+        draft = "" if number % 5 else ("other", "itself")[number % 2]
+        by = {"": None, "other": other, "itself": model}[draft]
+        assert list(model.stream(prompt, draft=by, made=made[draft], **how)) == plain, (number, how)
+    assert all(one.drafted for one in made.values())
+    drafted, accepted = (sum(getattr(m, what) for m in made.values()) for what in DRAFTS)
+    assert 0 < accepted < drafted
+    assert sum(m.evaluations for m in made.values()) < sum(m.tokens for m in made.values())
+    assert f"{accepted} of {drafted} drafted" in drafts_line(made.values())
     assert drafts_line([Made(tokens=3)]) == ""
 
 
@@ -89,11 +117,9 @@ def test_as_many_drafts_are_made_as_are_worth_their_time():
 
 
 @pytest.mark.parametrize("chip", ["", "m4"])
-def test_a_model_that_drafts_changes_no_text(model, chip):
+def test_a_model_that_drafts_changes_no_text(model, other, chip):
     """Itself, which is right where the likeliest token is drawn, and another, which seldom is."""
     device = Device("host", chip=chip)
-    config = model.config.replace(n_layers=1, max_seq_len=64)
-    other = anefast.Model(config, init_params(config, 9), anefast.open_tokenizer("bytes"))
     for number, how in enumerate(CHOICES):
         how = how | {"seed": number, "tokens": 70, "device": device}
         plain = list(model.stream("ab", speculate=False, **how))

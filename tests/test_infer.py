@@ -11,6 +11,7 @@ from anefast.config import ModelConfig
 from anefast.models import classifier, init_params
 from anefast.runtime import Device, Inference, fused_transformer
 from anefast.runtime.bucket import CHUNK, bucket_length
+from anefast.runtime.prefixes import ROOT, Prefixes
 
 SHAPES = {
     "plain": {"n_heads": 4},
@@ -187,3 +188,22 @@ def test_a_prompt_may_be_ids():
     model = anefast.Model(config, init_params(config, 1), anefast.open_tokenizer("bytes"))
     ids = model.tokenizer.encode("Once", bos=True)
     assert list(model.stream(ids, 8, 0.0)) == list(model.stream("Once", 8, 0.0))
+
+
+def test_columns_of_texts_that_go_on_are_those_of_a_walk_from_the_beginning():
+    rng, prefixes = np.random.default_rng(7), Prefixes()
+    texts = random_texts(4, 6, vocab=5)
+    for turn in range(60):
+        found = prefixes.paths(texts)
+        assert found == [prefixes.path(tokens) for tokens in texts]
+        for tokens, path in zip(texts, found, strict=True):
+            path = prefixes.path(tokens, path)
+            for token in tokens[len(path) :]:
+                path.append(prefixes.add(path[-1] if path else ROOT, token))
+        if turn % 5 == 1:
+            prefixes.cut(int(rng.integers(0, len(prefixes))))
+        if turn % 7 == 2:
+            prefixes.keep([prefixes.path(tokens) for tokens in texts[::2]])
+        texts = [[*tokens[: int(rng.integers(1, 60))], int(rng.integers(0, 5))] for tokens in texts]
+        if turn % 4 == 3:
+            texts = [*texts[1:], *random_texts(turn, 2, vocab=5)][:7]

@@ -67,7 +67,7 @@ def test_text_is_that_of_weights_in_memory(path: Path) -> None:
     lazy, eager = anefast.Model.load(path), anefast.Model(CONFIG, awake(CONFIG), ByteTokenizer())
     texts = [adapted(m).generate("Once", 12, temperature=0) for m in (lazy, eager)]
     assert texts[0] == texts[1]
-    assert held(lazy.params).keys() == OWN & lazy.params.keys()
+    assert held(lazy.params).keys() == {"norm"}  # the tied table is kept in fp16 alone
 
 
 def test_training_a_whole_model_reads_it_all_and_one_layer_that_layer(path: Path) -> None:

@@ -251,7 +251,7 @@ class Inference:
     def _room_for(self, asked: list[Asked]) -> tuple[Bucket, list[list[int]]]:
         """The bucket with columns for these texts, and those of each that are in its cache. What
         is of none of them is forgotten where that is free, or where room is scarce."""
-        known = [self._prefixes.path(tokens) for tokens, _ in asked]
+        known = self._prefixes.paths([tokens for tokens, _ in asked])
         self._forget(1 + max((path[-1] for path in known if path), default=ROOT))
         more = sum(len(tokens) - len(path) for (tokens, _), path in zip(asked, known, strict=True))
         used, bucket = sum(map(len, known)), self._bucket

@@ -24,9 +24,22 @@ class Prefixes:
         self._follows: list[int] = []  # by column
         self._tokens: list[int] = []
         self._column: dict[tuple[int, int], int] = {}  # of a token behind a column
+        self._walked: list[tuple[list[int], list[int]]] = []  # tokens and columns, of `paths`
 
     def __len__(self) -> int:
         return len(self._tokens)
+
+    def paths(self, texts: list[list[int]]) -> list[list[int]]:
+        """The columns of as much of each text as there is. A text that goes on from the one that
+        was in its place at the last call costs what is new."""
+        begun = [columns for _, columns in self._walked] + [[]] * len(texts)
+        known = [tokens for tokens, _ in self._walked] + [[]] * len(texts)
+        found = [
+            self.path(tokens, columns if tokens[: len(before)] == before else None)
+            for tokens, columns, before in zip(texts, begun, known, strict=False)
+        ]
+        self._walked = [(t[: len(path)], path) for t, path in zip(texts, found, strict=True)]
+        return [list(path) for path in found]
 
     def path(self, tokens: list[int], begun: list[int] | None = None) -> list[int]:
         """The columns of as much of a text as there is. begun: those of its beginning."""
@@ -54,12 +67,15 @@ class Prefixes:
 
     def cut(self, length: int) -> None:
         """Forgets all but the first so many columns."""
+        if any(path and path[-1] >= length for _, path in self._walked):
+            self._walked = []
         while len(self._tokens) > length:
             del self._column[self._follows.pop(), self._tokens.pop()]
 
     def keep(self, paths: Iterable[list[int]]) -> Columns:
         """Forgets what is on none of these paths, whose columns move together. Returns the columns
         that are kept, in order."""
+        self._walked = []
         kept = sorted({column for path in paths for column in path})
         new = {ROOT: ROOT} | {old: i for i, old in enumerate(kept)}
         self._follows = [new[self._follows[old]] for old in kept]

@@ -4,6 +4,7 @@
 #include "../cpu/health.h"
 #include "../cpu/sample.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -62,11 +63,15 @@ int64_t sample_array(const py::array &logits, double uniform, double temperature
     return sample(x, logits.size(), {temperature, top_k, top_p, min_p}, uniform);
 }
 
-double log_probability_array(const py::array &logits, int64_t token) {
-    const float *x = logits_of(logits, "log_probability");
-    if (token < 0 || token >= logits.size())
-        throw py::index_error("[log_probability] expected a token of these logits.");
-    return log_probability(x, logits.size(), token);
+std::vector<double> log_probabilities_array(const py::array &logits, const py::array &tokens) {
+    const char *where = "log_probabilities";
+    const float *x = logits_of(logits, where);
+    const auto *t = elements_of<const int32_t>(tokens, where, "tokens", "int32", {-1});
+    if (std::any_of(t, t + tokens.size(), [&](int32_t token) { return token < 0 || token >= logits.size(); }))
+        throw py::index_error("[log_probabilities] expected tokens of these logits.");
+    std::vector<double> out(static_cast<size_t>(tokens.size()));
+    log_probabilities(x, logits.size(), t, tokens.size(), out.data());
+    return out;
 }
 
 void penalise_array(const py::array &logits, const py::array &ids, double penalty) {
@@ -85,8 +90,8 @@ void init_generate(py::module_ &m) {
     m.def("sample", &sample_array, arg("logits"), arg("uniform"), arg("temperature") = 1.0, arg("top_k") = 0,
           arg("top_p") = 1.0, arg("min_p") = 0.0,
           "A token of softmax(logits / temperature), logits (V,) fp32; csrc/cpu/sample.h says how it is cut.");
-    m.def("log_probability", &log_probability_array, arg("logits"), arg("token"),
-          "log softmax(logits)[token], logits (V,) fp32.");
+    m.def("log_probabilities", &log_probabilities_array, arg("logits"), arg("tokens"),
+          "log softmax(logits) of tokens (n,) int32, logits (V,) fp32.");
     m.def(
         "penalise", &penalise_array, arg("logits"), arg("ids"), arg("penalty"),
         "Makes ids (n,) int32 less likely: their logits over penalty where they are above 0, else times it, in place.");

@@ -6,11 +6,22 @@
 #include <limits>
 #include <vector>
 
+#include "vecmath.h"
+
 namespace anefast {
 
 namespace {
 
-constexpr double NOTHING = -60; // exp of that is lost in a sum that begins with 1
+constexpr float NOTHING = -60; // exp of that is lost in a sum that begins with 1
+
+// exp((logit - most) / temperature) of each.
+std::vector<float> weights_of(const float *logits, int64_t n, float most, double temperature) {
+    std::vector<float> out(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i)
+        out[static_cast<size_t>(i)] = static_cast<float>((static_cast<double>(logits[i]) - most) / temperature);
+    exp_floats(out.data(), out.data(), n);
+    return out;
+}
 
 // Candidates in order of rank, ordered a stretch at a time.
 class Ranking {
@@ -56,13 +67,14 @@ float largest_logit(const float *logits, int64_t n) {
 }
 
 int64_t sample(const float *logits, int64_t n, const Choice &choice, double uniform) {
-    const double most = largest_logit(logits, n);
-    if (choice.temperature == 0) return std::find(logits, logits + n, static_cast<float>(most)) - logits;
-    const auto weight = [&](int32_t i) { return std::exp((logits[i] - most) / choice.temperature); };
-    const double least = most + NOTHING * choice.temperature;
+    const float most = largest_logit(logits, n);
+    if (choice.temperature == 0) return std::find(logits, logits + n, most) - logits;
+    const std::vector<float> weights = weights_of(logits, n, most, choice.temperature);
+    const auto weight = [&](int32_t i) { return static_cast<double>(weights[static_cast<size_t>(i)]); };
+    const float least = std::exp(NOTHING);
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < n; ++i)
-        if (logits[i] >= least) ids.push_back(static_cast<int32_t>(i));
+        if (weights[static_cast<size_t>(i)] >= least) ids.push_back(static_cast<int32_t>(i));
     Ranking ranking(logits, std::move(ids));
     if (choice.top_k) ranking.keep(choice.top_k);
     double total = 0;
@@ -87,11 +99,12 @@ int64_t sample(const float *logits, int64_t n, const Choice &choice, double unif
     return ranking.at(std::min(drawn, last) - sums.begin());
 }
 
-double log_probability(const float *logits, int64_t n, int64_t token) {
-    const double most = largest_logit(logits, n);
+void log_probabilities(const float *logits, int64_t n, const int32_t *tokens, int64_t count, double *out) {
+    const float most = largest_logit(logits, n);
     double sum = 0;
-    for (int64_t i = 0; i < n; ++i) sum += std::exp(logits[i] - most);
-    return logits[token] - most - std::log(sum);
+    for (const float w : weights_of(logits, n, most, 1)) sum += w;
+    const double over = static_cast<double>(most) + std::log(sum);
+    for (int64_t i = 0; i < count; ++i) out[i] = logits[tokens[i]] - over;
 }
 
 void penalise(float *logits, int64_t n, const int32_t *ids, int64_t count, double penalty) {

@@ -1,4 +1,5 @@
-// From logits to the next token: temperature, top-k, top-p, min-p. Probabilities are doubles, and one number decides.
+// From logits to the next token: temperature, top-k, top-p, min-p. Exponentials are fp32 (vecmath.h), their
+// sums doubles, and one number decides.
 //
 // Not here: where that number comes from, and what is refused (anefast/sampling.py).
 #pragma once
@@ -19,8 +20,8 @@ float largest_logit(const float *logits, int64_t n);
 // A token of softmax(logits / temperature), cut as `choice` says. Equal logits rank by index. uniform: in [0, 1). The
 // largest logit must be finite; minus infinity means never.
 int64_t sample(const float *logits, int64_t n, const Choice &choice, double uniform);
-// log softmax(logits)[token]: of the whole vocabulary, at temperature 1.
-double log_probability(const float *logits, int64_t n, int64_t token);
+// out[i] = log softmax(logits)[tokens[i]]: of the whole vocabulary, at temperature 1.
+void log_probabilities(const float *logits, int64_t n, const int32_t *tokens, int64_t count, double *out);
 // Logits of ids, each once however often it is named, over `penalty` where they are above 0, else times it (Keskar et
 // al. 2019).
 void penalise(float *logits, int64_t n, const int32_t *ids, int64_t count, double penalty);
