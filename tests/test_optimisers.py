@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -95,6 +99,36 @@ def test_the_native_update_is_the_plain_loop_on_any_number_of_threads(config):
         assert seen[0] == [a.tobytes() for a in theirs]
     for a, b in zip(arrays, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6 * np.abs(b).max())
+
+
+def test_no_instruction_set_changes_a_byte_of_an_update():
+    """But Muon's, whose products sum in an order of their own."""
+    code = "from tests.test_optimisers import digest; digest()"
+    seen = set()
+    for isa in ("portable", "avx2", ""):
+        env = os.environ | {"ANEFAST_ISA": isa}
+        call = [sys.executable, "-c", code]
+        seen.add(subprocess.run(call, env=env, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    assert len(seen) == 1 and len(seen.pop().split()) == len(CONFIGS) - 2
+
+
+def digest():
+    """Prints a hash of what two updates make, for each config but Muon's."""
+    for config in map(settled, (c for c in CONFIGS if c.name != "muon")):
+        record, rng, seen = record_of(config), np.random.default_rng(5), hashlib.sha256()
+        weights, grads = (list(draw(rng, ODD).values()) for _ in range(2))
+        states = [
+            {n: np.zeros(a, np.float32) for n, a in record.states(config, name, shape).items()}
+            for name, shape in ODD.items()
+        ]
+        for step in (1, 2):
+            rates, decays = [1e-3] * len(ODD), [0.1] * len(ODD)
+            record.update(
+                Work(config, step, 0.37, list(ODD), weights, grads, states, rates, decays)
+            )
+        for array in (*weights, *(a for of_one in states for a in of_one.values())):
+            seen.update(array.tobytes())
+        print(seen.hexdigest())
 
 
 @pytest.mark.parametrize("eps", [1e-30, 0.5], ids=["sizes known", "sizes measured"])

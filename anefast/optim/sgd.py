@@ -42,6 +42,6 @@ SGD = Record(
     update=elementwise(rule),
     reference=reference,
     rule=rule,
-    rate=100.0,  # of a gradient that is clipped to a norm of 1, and spread over all weights
+    rate=30.0,  # of a gradient that is clipped to a norm of 1, and spread over all weights
     batch=1.0,
 )

@@ -13,6 +13,7 @@
 
 #include "../isa.h"
 #include "pool.h"
+#include "scratch.h"
 #include "target.h"
 
 namespace anefast {
@@ -74,8 +75,8 @@ const Loops &loops() {
 
 struct Panel {
     int64_t tensor, first, rows;
-    std::vector<float> squares, weighed; // by columns: sums over its rows, plain and each by its row's mean
-    double weights, updates;             // sums of squares
+    float *squares, *weighed; // by columns: sums over its rows, plain and each by its row's mean
+    double weights, updates;  // sums of squares
 };
 
 struct Scale { // of a tensor: what makes the update of the gradient
@@ -84,6 +85,8 @@ struct Scale { // of a tensor: what makes the update of the gradient
     bool is_known;           // whether `updates` is known without a pass for it
 };
 
+thread_local Scratch panel_sums;
+
 float mixed(float mean, float now, float fresh) { return (1.0f - fresh) * mean + fresh * now; }
 
 // Adafactor of some tensors, pass by pass.
@@ -91,12 +94,19 @@ class Update {
   public:
     Update(const FactoredTensor *tensors, int64_t count, const FactoredRule &rule)
         : tensors(tensors), rule(rule), scales(count), begins{0} {
+        int64_t floats = 0;
         for (int64_t t = 0; t < count; ++t) {
             scales[t].row.resize(tensors[t].rows);
             const int64_t rows = std::max<int64_t>(1, PANEL / std::max<int64_t>(1, tensors[t].columns));
             for (int64_t first = 0; first < tensors[t].rows; first += rows)
-                panels.push_back({t, first, std::min(rows, tensors[t].rows - first), {}, {}, 0, 0});
+                panels.push_back({t, first, std::min(rows, tensors[t].rows - first), nullptr, nullptr, 0, 0});
+            floats += 2 * tensors[t].columns * (static_cast<int64_t>(panels.size()) - begins[t]);
             begins.push_back(panels.size());
+        }
+        float *sums = panel_sums.get(floats);
+        for (Panel &p : panels) {
+            p.squares = sums, p.weighed = sums + tensors[p.tensor].columns;
+            sums += 2 * tensors[p.tensor].columns;
         }
     }
 
@@ -124,8 +134,8 @@ class Update {
     // weights' in all.
     void square(Panel &p) {
         const FactoredTensor &t = tensors[p.tensor];
-        p.squares.assign(t.columns, 0.0f);
-        p.weighed.assign(t.columns, 0.0f);
+        std::fill_n(p.squares, t.columns, 0.0f);
+        std::fill_n(p.weighed, t.columns, 0.0f);
         p.weights = 0;
         for (int64_t r = p.first, end = p.first + p.rows; r < end; r += BLOCK) {
             const float *grad[BLOCK];
@@ -134,7 +144,7 @@ class Update {
                 grad[k] = t.grad + std::min(r + k, end - 1) * t.columns;
                 by[k] = r + k < end ? square_row(p, r + k) : 0.0f;
             }
-            loops().weigh(grad, by, t.columns, rule.factor, p.weighed.data());
+            loops().weigh(grad, by, t.columns, rule.factor, p.weighed);
         }
     }
 
@@ -142,7 +152,7 @@ class Update {
     float square_row(Panel &p, int64_t r) {
         const FactoredTensor &t = tensors[p.tensor];
         float &grads = scales[p.tensor].row[r], weights;
-        loops().square(row_of(p, r), p.squares.data(), grads, weights);
+        loops().square(row_of(p, r), p.squares, grads, weights);
         p.weights += weights;
         t.row[r] = mixed(t.row[r], grads / t.columns, rule.fresh);
         return grads > 0 ? 1.0f / t.row[r] : 0.0f;
