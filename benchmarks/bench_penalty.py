@@ -6,9 +6,9 @@
 Every way trains the same small model from the same initial weights on the same batches under the
 same schedule, AdamW and clipping; a seed decides all three. A gap is the difference of two losses
 of one seed. Two trainings that differ in the last bit drift apart, so a gap of one seed says
-little: `nudged` is fp32 once more, from weights moved by a millionth, and shows how far chance
-alone goes. Each run is a process of its own and a row of the file, which a second call goes on
-with.
+little: `nudged` is fp32 once more, from weights moved by a millionth of themselves, `moved` by
+3e-4 of themselves, as much as a rounding to fp16. They show how far chance alone goes. Each run is
+a process of its own and a row of the file, which a second call goes on with.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from anefast.config import (
     OptimConfig,
     TrainConfig,
 )
-from benchmarks.twin import Twin
+from benchmarks.twin import MOVED, Twin
 
 STEPS, EVERY, BATCHES = 400, 100, 24
 # Student's t for 95%, two-sided, by degrees of freedom.
 T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 BASE = "torch fp32"
 WAYS = {  # name: seeds
-    BASE: 10, "exact": 10, "nudged": 10, "torch bf16": 10, "emulated fp16": 3,
+    BASE: 10, "exact": 10, "nudged": 10, "moved": 10, "torch bf16": 10, "emulated fp16": 3,
     "relaxed": 3, "m1": 3, "m4": 3, "async": 3,
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ def run(ways: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:
 def several() -> None:
     """What the process of some runs does."""
     for way in sys.argv[2:]:
-        is_theirs = way in (BASE, "nudged", "torch bf16", "emulated fp16")
+        is_theirs = way in (BASE, *MOVED, "torch bf16", "emulated fp16")
         make: Callable[[str, int], dict[str, Any]] = theirs if is_theirs else ours
         seed = int(sys.argv[1])
         print(json.dumps({"way": way, "seed": seed, **make(way, seed)}), flush=True)

@@ -30,10 +30,9 @@ from anefast.telemetry.history import read_history
 from anefast.train import fit
 from benchmarks.bench_penalty import config_of
 from benchmarks.bench_smollm2 import model_file
-from benchmarks.twin import Twin, move
+from benchmarks.twin import MOVED, Twin, move
 
 OURS, THEIRS = "anefast, fp16 on the host", "PyTorch, fp32"
-MOVED = 3e-4  # of a weight: the size of an error of fp16
 COMMON: dict[str, Any] = {"sample_tokens": 0, "device": "host", "timeline": False}
 TUNED: dict[str, Any] = {
     "steps": 20, "eval_every": 5, "eval_batches": 2,
@@ -77,7 +76,7 @@ def compared(config: TrainConfig, title: str, out: Path, starts: int) -> None:
     """Trains on both sides, draws both curves and prints them.
 
     starts: from as many starts, the first of which is the recipe's; in the others each weight is
-    moved by about `MOVED` of itself, as rounding to fp16 does.
+    moved by about what a rounding to fp16 changes.
     """
     curves: dict[str, list[dict[int, float]]] = {OURS: [], THEIRS: []}
     for start in range(starts):
@@ -110,7 +109,7 @@ def moved(config: TrainConfig, start: int) -> Model | None:
     if not start:
         return None
     _, model, _ = open_run(config, None, None, None, set())
-    move(model, MOVED, start)
+    move(model, MOVED["moved"], start)
     return model
 
 

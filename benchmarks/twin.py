@@ -19,6 +19,8 @@ from anefast.optim import learning_rate
 from anefast.trainer import batches_of
 from benchmarks.peer import logits_of, rope_tables
 
+# By how much of itself: a last bit of fp32, and about what a rounding to fp16 changes.
+MOVED = {"nudged": 1e-6, "moved": 3e-4}
 SCALE = 64.0  # of the sum of a micro-batch's losses, where values are fp16
 
 
@@ -30,8 +32,8 @@ def move(model: Model, by: float, seed: int) -> None:
 
 
 class Twin:
-    """One run. way: `torch fp32`, `torch bf16` (autocast), `emulated fp16`, or `nudged`: fp32 from
-    weights that are moved by a millionth. model: what to begin from, in place of the config's."""
+    """One run. way: `torch fp32`, `torch bf16` (autocast), `emulated fp16`, or one of `MOVED`: fp32
+    from weights that are moved. model: what to begin from, in place of the config's."""
 
     def __init__(
         self, config: TrainConfig, way: str, threads: int = 1, model: Model | None = None
@@ -44,8 +46,8 @@ class Twin:
         config, model, self.data = open_run(config, model, None, None, set())
         config = with_lora(config, model, None, (), lambda line: None)
         self.config, self.shape, lora = config, model.config, model.lora
-        if way == "nudged":
-            move(model, 1e-6, config.seed)
+        if way in MOVED:
+            move(model, MOVED[way], config.seed)
 
         def taken(arrays: Any, trains: bool) -> dict[str, Any]:
             return {n: torch.tensor(a.copy(), requires_grad=trains) for n, a in arrays.items()}

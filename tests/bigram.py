@@ -16,7 +16,7 @@ from anefast.data import open_data
 from anefast.runtime.inspect.health import Counts, Report
 from anefast.tokenizer import ByteTokenizer
 
-DEVICE = SimpleNamespace(description="a table in NumPy", label="emulated", foreign=False)
+DEVICE = SimpleNamespace(description="a table in NumPy", label="emulated", foreign=False, found="")
 
 
 class NoCompiler:
