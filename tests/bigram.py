@@ -61,6 +61,7 @@ class BigramStep:
         logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         used = y.reshape(-1) >= 0
         nll = -logp[np.arange(len(logp)), np.maximum(y.reshape(-1), 0)]
+        self.nll = nll.reshape(y.shape).astype(np.float32)
         return np.exp(logp), used, float(nll[used].sum(dtype=np.float64)), int(used.sum())
 
     def micro_step(self, x, y, loss_scale):

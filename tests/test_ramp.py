@@ -103,7 +103,7 @@ def test_the_advice_for_the_rate_follows_the_optimiser(name, factor):
     "changes,hint",
     [
         ({"data": {"batch": 32}}, "the square root of the batch; --optim.lr 0.006"),
-        ({"optim": {"accumulation": 4, "name": "sgd"}}, "the batch; --optim.lr 1.2"),
+        ({"optim": {"accumulation": 4, "name": "sgd"}}, "the batch; --optim.lr 0.36"),
         ({"data": {"batch": 2}}, "the square root of the batch; --optim.lr 0.0015"),
         ({"data": {"batch": 12}}, None),
         ({"data": {"batch": 32}, "optim": {"lr": 1e-3}}, None),
