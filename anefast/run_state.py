@@ -279,7 +279,7 @@ class RunState:
             self._take(self.step.params, self.model.params)
         self.together.take_common()
         self._take_states(folder, state.get("optimizer", "adamw"), p.micro > 0, ranks)
-        self.step.update_weights()
+        self.step.update_weights(every=True)
         self._find_best(p)
         self.progress = p
         self.saved = folder if self.unfinished is None else None  # saved again when it is whole

@@ -33,6 +33,10 @@ void blob_write_records(uint8_t *file, const blob_dtype *dtypes, const size_t *b
 const char *blob_find(const uint8_t *file, size_t file_bytes, uint64_t offset, blob_dtype dtype, const uint8_t **data,
                       size_t *bytes);
 
+/* 128 bits that differ where two files do, but for chance: to see what changed, not against malice. Reads
+ * at the speed of memory. */
+void blob_hash(const void *file, size_t bytes, uint64_t hash[2]);
+
 #ifdef __cplusplus
 }
 #endif

@@ -113,6 +113,12 @@ class Bench:
             return Fusion(0.0, together, separate, 1e3 * fused.compile_seconds, *ratios)
 
 
+def nudge(step: TrainingStep) -> None:
+    """A change of every weight that trains which fp16 sees, as an update makes one."""
+    for value in step.trained.values():
+        value.flat[0] += 0.01
+
+
 def signal(dim: int, seq: int) -> Half:
     """fp16 [1, C, 1, S], normal."""
     return np.random.default_rng(0).standard_normal((1, dim, 1, seq)).astype(np.float16)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from anefast import _C
+from anefast.bench.context import nudge
 from anefast.config import ModelConfig
 from anefast.files import make_folder, read_json, write_atomic
 from anefast.fuse import find_plan
@@ -76,6 +77,7 @@ def count(spec: str) -> Counts:
     found["copied_bytes"] = compiled.copied_bytes - before[1]
     found |= spans
     staged, compiles = compiled.staged_bytes, programs.compiles
+    nudge(step)
     step.update_weights()
     step.settle()
     found["compiles_per_update"] = programs.compiles - compiles

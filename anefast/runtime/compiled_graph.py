@@ -61,7 +61,8 @@ class CompiledGraph:
         self.kernels = [bound.kernel for bound in self.bound]
 
     def load(self, params: Params) -> None:
-        """Takes over `params`: baked weights are compiled again, the others rewritten."""
+        """Takes over `params`: programs whose baked weights are others now are compiled, and
+        weights that are data rewritten."""
         for kernel in self.kernels:
             kernel.load(params)
         self.stage(params)

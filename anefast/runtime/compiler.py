@@ -61,8 +61,11 @@ class Compiled(Protocol):
     @property
     def baked(self) -> bool: ...  # whether the program holds weights that training changes
     @property
+    def bakes(self) -> bool: ...  # whether it holds any weights
+    @property
     def loaded(self) -> bool: ...
-    def fill(self, params: Params) -> Blobs: ...  # a snapshot, in a buffer the kernel owns
+    # A snapshot, in a buffer the kernel owns; None where the loaded program has the same bytes.
+    def fill(self, params: Params) -> Blobs | None: ...
     def unload(self) -> None: ...
     def adopt(self, lease: Lease) -> None: ...  # from now on; releases the one before
 
@@ -117,7 +120,7 @@ class CompileService:
 
     @property
     def per_update(self) -> int:
-        """Compiles that an update costs."""
+        """Compiles that an update of every weight that trains costs."""
         return sum(k.baked for k in self.kernels)
 
     def affords(self, updates: int = 1) -> bool:
@@ -142,21 +145,25 @@ class CompileService:
         """Compiles of this process so far, and of one more update."""
         return self.budget.used + self.per_update
 
-    def update(self, params: Params) -> None:
+    def update(self, params: Params, every: bool = False) -> None:
         """Takes over changed weights: now, or once their programs are ready.
 
-        An earlier set that is still compiling is waited for. Raises what compiling raises, and
-        OverflowError for a weight that fp16 cannot hold.
+        Compiled are the programs of which the baked bytes differ. every: look at those of frozen
+        weights, too, which no update changes, and take over at once. An earlier set that is still
+        compiling is waited for. Raises what compiling raises, and OverflowError for a weight that
+        fp16 cannot hold.
         """
         with _C.Span(_C.Component.COMPILE):  # all that is not told apart inside
             self._take_over(stalls=True)
             first = [k for k in self.kernels if not k.loaded]
-            changed = [k for k in self.kernels if k.baked and k.loaded]
+            changes = [k for k in self.kernels if k.loaded and (k.bakes if every else k.baked)]
             self._micro_steps = 0
-            if first or self.mode == "sync":
-                self._compile_here([*first, *changed], params)
-            elif changed:
-                jobs = [(k, k.fill(params)) for k in changed]
+            if first or every or self.mode == "sync":
+                self._compile_here([*first, *changes], params)
+                return
+            filled = ((k, k.fill(params)) for k in changes)
+            jobs = [(k, blobs) for k, blobs in filled if blobs is not None]
+            if jobs:
                 if self._thread is None:
                     self._thread = Worker("anefast-compile")
                 pending = _Set(self.cache, jobs)
@@ -236,16 +243,19 @@ class CompileService:
 
     def _compile_here(self, kernels: Sequence[Compiled], params: Params) -> None:
         """One by one, each old program going before the new one comes: never two of one kernel."""
-        began, was_stalled = time.perf_counter(), False
+        began, was_stalled, compiles = time.perf_counter(), False, 0
         for kernel in kernels:
-            was_stalled |= kernel.loaded
             with _C.Span(_C.Component.COMPILE, _C.spans_label(kernel.name)):
                 blobs = kernel.fill(params)  # first: a weight that fp16 cannot hold raises here
+                if blobs is None:
+                    continue
+                was_stalled |= kernel.loaded
                 kernel.unload()
                 kernel.adopt(compile_kernel(self.cache, kernel, blobs, not kernel.baked))
+                compiles += 1
             del blobs  # else it lives on beside the next one
         ms = (time.perf_counter() - began) * 1e3
-        self._recent.compiles += len(kernels)
+        self._recent.compiles += compiles
         self._recent.compile_ms += ms
         if was_stalled:  # the first programs delay nothing
             self._recent.stalled_steps += 1

@@ -21,9 +21,10 @@ class Kernel:
     """A program on a device.
 
     The MIL text is written once and compiled again with other weights, which is how a baked weight
-    changes. A program without weights is compiled once and shared with the kernels of equal text.
-    Training leaves when to compile to compiler.py; `load` is for everybody else. frozen: whether
-    none of the weights in it ever changes; then it is compiled once too.
+    changes. It is compiled again only where the bytes that it bakes are others (`fill`), whoever
+    asks. A program without weights is shared with the kernels of equal text. Training leaves when
+    to compile to compiler.py; `load` is for everybody else. frozen: whether no update changes a
+    weight in it; then updates need not look.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Kernel:
         # Whether the program holds weights that change, so that an update means another program.
         self.baked = bool(self._layout.parameters) and not frozen
         self._lease: Lease | None = None
+        self._filled = self._holds = b""  # hashes: of what `fill` wrote last, of what is loaded
         self._revived = -math.inf  # when the device had lost it last
         self._span = (_C.spans_label(self.name), *work(program))
         self.compiles = 0
@@ -47,20 +49,35 @@ class Kernel:
     def loaded(self) -> bool:
         return self._lease is not None
 
+    @property
+    def bakes(self) -> bool:
+        """Whether there are weights in it, frozen ones or others."""
+        return bool(self._layout.parameters)
+
     def load(self, params: Params) -> None:
         """Loads the program for the values of `params` (fp32, by name), compiled if need be."""
-        if self.baked or not self.loaded:
-            self.adopt(compile_kernel(self.device.programs, self, self.fill(params), keep=True))
+        if self.loaded and not self.bakes:
+            return
+        blobs = self.fill(params)
+        if blobs is not None:
+            self.adopt(compile_kernel(self.device.programs, self, blobs, keep=True))
 
-    def fill(self, params: Params) -> Blobs:
-        """The weight files with these values, in a buffer that the next call rewrites."""
+    def fill(self, params: Params) -> Blobs | None:
+        """The weight files with these values, in a buffer that the next call rewrites; None where
+        the program that is loaded has these very bytes."""
         with _C.Span(_C.Component.STAGE, self._span[0]):
-            return self._layout.fill(peeked(params))
+            blobs = self._layout.fill(peeked(params))
+            self._filled = b"".join(map(_C.blob_hash, blobs.values()))
+        if self.loaded and self._filled == self._holds:
+            self._layout.release()
+            return None
+        return blobs
 
     def adopt(self, lease: Lease) -> None:
         """Runs this program from now on; the one before is given back."""
         check_rows(self.name, lease.native)
         before, self._lease = self._lease, lease
+        self._holds = self._filled
         self._layout.release()  # the device has its own copy, and there may be many kernels
         self.compiles += 1
         if before is not None:

@@ -164,9 +164,13 @@ class TrainingStep:
                 self.close()  # a device may refuse one program and hold those before it
                 raise
 
-    def update_weights(self) -> None:
-        """Takes over changed `params`: baked weights by compiling, others by rewriting."""
-        self.compiler.update(self.params)
+    def update_weights(self, every: bool = False) -> None:
+        """Takes over changed `params`: baked weights by compiling, others by rewriting.
+
+        What has the same bytes is not compiled. every: frozen weights may have changed, too; to
+        look costs reading all of them.
+        """
+        self.compiler.update(self.params, every)
         self.compiled.stage(self.params if self.lora is None else self.lora.staged())
 
     def adapt(self, lora: Lora) -> None:

@@ -261,9 +261,20 @@ py::tuple health(const py::array &h) {
     return py::make_tuple(found.inf, found.nan, found.denormal, found.zero, found.saturated, found.largest);
 }
 
+py::bytes hash(const py::object &file) {
+    const View view(file, "blob_hash");
+    uint64_t found[2];
+    {
+        WithoutGil free;
+        blob_hash(view.data(), view.bytes(), found);
+    }
+    return {reinterpret_cast<const char *>(found), sizeof found};
+}
+
 } // namespace
 
 void init_arrays(py::module_ &m) {
+    m.def("blob_hash", &hash, py::arg("file"), "16 bytes that differ where two files do, but for chance.");
     m.def("blob_layout", &layout, py::arg("nbytes"),
           "Where tensors of these sizes go in one file: (record offsets, data offsets, file size).");
     m.def("blob_write", &write, py::arg("tensors"), "A whole blob file holding these arrays, in order.");

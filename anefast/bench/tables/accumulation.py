@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from anefast.bench import clock, published
-from anefast.bench.context import Bench
+from anefast.bench.context import Bench, nudge
 
 TITLE = "unfused training, micro-steps per update"
 
@@ -35,8 +35,12 @@ def batch(bench: Bench, plan: str = "unfused") -> Batch:
             step.micro_step(x, y, 16.0)
             step.wait()
 
+        def changed() -> None:
+            nudge(step)
+            step.update_weights()
+
         steps = tuple(clock.seconds(micro_step) for _ in range(longest))
-        update = clock.typical(step.update_weights, 0.5 * bench.budget)
+        update = clock.typical(changed, 0.5 * bench.budget)
     return Batch(steps, update)
 
 

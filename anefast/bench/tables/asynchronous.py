@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anefast.bench import clock, published
-from anefast.bench.context import Bench
+from anefast.bench.context import Bench, nudge
 from anefast.runtime import TrainingStep
 
 TITLE = "one evaluation, alone and beside background compiles"
@@ -73,7 +73,9 @@ def passes(step: TrainingStep) -> list[tuple[float, float]]:
 def compiling(step: TrainingStep) -> Iterator[None]:
     """A thread compiles PROGRAMS of the step's programs, again and again."""
     kernels = [k for k in step.compiled.kernels if k.baked][:PROGRAMS]
-    jobs = [(k.text, {p: np.array(b) for p, b in k.fill(step.params).items()}) for k in kernels]
+    nudge(step)  # what is loaded would not be filled again
+    filled = [(k.text, k.fill(step.params)) for k in kernels]
+    jobs = [(text, {p: np.array(b) for p, b in f.items()}) for text, f in filled if f]
     stop = threading.Event()
 
     def behind() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from anefast import ir
 from anefast.bench import clock
-from anefast.bench.context import Bench
+from anefast.bench.context import Bench, nudge
 from anefast.bench.table import Line
 from anefast.config import ModelConfig
 from anefast.runtime.kernel import Kernel
@@ -45,6 +45,7 @@ def training(bench: Bench) -> tuple[int, int, float, float]:
         for _ in range(UPDATES):
             step.micro_step(x, y, 16.0)
             step.wait()
+            nudge(step)
             times.append(clock.seconds(step.update_weights))
         made = device.programs.counters.compiles - before
         shared = device.programs.live - alive

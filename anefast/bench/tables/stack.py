@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from anefast.bench import clock
-from anefast.bench.context import Bench
+from anefast.bench.context import Bench, nudge
 from anefast.bench.tables.accumulation import batch, rate, scale
 
 TITLE = "what each optimisation adds to throughput"
@@ -19,6 +19,7 @@ def measure(bench: Bench) -> tuple[list[str], dict[str, float]]:
     with bench.training(bench.config(preset), seq, "unfused,async", 25) as (step, x, y):
 
         def update() -> None:
+            nudge(step)
             step.update_weights()
             for _ in range(ACCUMULATION):
                 step.micro_step(x, y, 16.0)

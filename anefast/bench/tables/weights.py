@@ -53,7 +53,7 @@ def overwritten(bench: Bench) -> str:
     y = ir.conv(x, ir.parameter("w", (64, 64, 1, 1)))
     kernel = Kernel(bench.device, ir.Program.cut("conv", [("a0_x", x)], [("z0_y", y)]), "ios18")
     weight = np.full((64, 64), 0.5, np.float32)
-    blobs = kernel.fill({"w": weight})
+    blobs = kernel.fill({"w": weight}) or {}
     native = bench.device.compile(kernel.text, blobs)
     into, out = bench.device.surface(x.shape), bench.device.surface(y.shape)
     with into.write() as data:
