@@ -27,7 +27,7 @@ BATCH, SEQ, CHUNK = 1, 64, 32
 PLANS = (
     "unfused", "layer", "all", "layer,recompute", "all,weights=params", "layer,weights=packed",
     "all,ports=packed", "layer,recompute,ports=padded,rope=conv", "all,rope=axis3",
-    "layer,norm=row",
+    "layer,norm=row", "layer,weights=const,norms=params",
     "unfused,weights=packed,ports=packed", "unfused,recompute,weights=params",
 )  # fmt: skip
 OF_FAMILIES = ("unfused", "layer", "all,weights=params", "layer,weights=packed")

@@ -400,7 +400,7 @@ def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
             f"[train] {name} is {shown(value)}, the run in {shown(run)} was started with "
             f"{shown(was[name])}. Hint: keep it, or start a new run with --init."
         )
-    from anefast.fuse.plan import is_async, multiplies
+    from anefast.fuse.plan import is_async, is_auto, multiplies
 
     before = str(was.get("plan", config.plan))  # any cut gives the same bytes, stale weights do not
     if is_async(before) != is_async(config.plan):
@@ -408,6 +408,8 @@ def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
             f"[train] plan {config.plan} compiles another way than the run's {before}. "
             "Hint: keep async or sync, or start a new run with --init."
         )
+    if config.lora.rank and is_auto(config.plan) and "gradients=" not in config.plan:
+        config = config.replace(plan=f"{config.plan},gradients={multiplies(before)}")
     if config.lora.rank and multiplies(before) != multiplies(config.plan):
         raise ConfigError(
             f"[train] plan {config.plan} makes gradients on the {multiplies(config.plan)}, the "

@@ -21,8 +21,8 @@ from anefast.cli import command, say
 from anefast.config import ConfigError, LoraConfig, TrainConfig
 from anefast.errors import shown
 from anefast.fuse import tasks
-from anefast.fuse.choose import Candidate, Choice, choose, weigh
-from anefast.fuse.cost import Cost, Memory, Rates, modelled
+from anefast.fuse.choose import Candidate, Choice, choose
+from anefast.fuse.cost import Cost, Memory, modelled
 from anefast.fuse.count import Counter
 from anefast.fuse.legal import HOST, MAX_COMPILES, Target, fullest, target_of
 from anefast.fuse.plan import is_auto
@@ -103,7 +103,7 @@ def report(asked: PlanCommand) -> list[str]:
     choice = choose(counter, accumulation, target, speed, asked.plan, asked.max_compiles)
     beside, forms = [], []
     if ranks:
-        forms = gradient_forms(choice, counter, target, speed)
+        forms = gradient_forms(choice)
         usual = asked.accumulation or TrainConfig.from_preset(asked.preset).optim.accumulation
         full = choose(
             Counter(*shape, states=states), usual, target, speed, "auto", asked.max_compiles
@@ -120,22 +120,21 @@ def report(asked: PlanCommand) -> list[str]:
     ]
 
 
-def gradient_forms(choice: Choice, counter: Counter, target: Target, speed: Rates) -> list[str]:
-    """A line on the cost of the other way to make an adapter's gradients. `auto` keeps to one: they
-    round differently, so a clock that chose would make two runs of one command differ."""
-    spec = choice.spec
-    if "gradients=cpu" in spec.split(","):
+def gradient_forms(choice: Choice) -> list[str]:
+    """What either way of making an adapter's gradients takes under the winner's cut."""
+    cpu = "gradients=cpu" in choice.spec.split(",")
+    cut = choice.spec.removesuffix(",gradients=cpu")
+    costs = {c.spec: c.cost for c in choice.candidates if c.cost is not None}
+    ways = costs.get(cut), costs.get(f"{cut},gradients=cpu")
+    if None in ways:  # only one was asked for, or is legal
         return []
-    other = weigh(f"{spec},gradients=cpu", counter, target, speed)
-    if other.cost is None:
-        return []
-    ms, beside = (
-        1e3 * cost_of(c).per_micro_step(choice.accumulation) for c in (choice.winner, other)
-    )
+    device, host = (number(1e3 * c.per_micro_step(choice.accumulation)) for c in ways if c)
     return [
-        f"  gradients of the pairs: by the device, {number(ms)} ms per micro-step; by the CPU in "
-        f"fp32 {number(beside)} ms",
-        "  (--plan auto,gradients=cpu). They round differently, so auto never changes by itself.",
+        f"  gradients of the pairs: by the device, {device} ms per micro-step; by the CPU in fp32 "
+        f"{host} ms.",
+        f"  auto takes the {'CPU' if cpu else 'device'}'s, by these times; they round differently, "
+        "so a resumed run keeps its form",
+        "  (--plan auto,gradients=device and auto,gradients=cpu insist).",
     ]
 
 

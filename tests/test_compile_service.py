@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("anefast._C", reason="the native module is not built", exc_type=ImportError)
 
 from anefast import _C
+from anefast.bench.context import nudge
 from anefast.config import ModelConfig
 from anefast.fuse import find_plan
 from anefast.models import init_params
@@ -123,10 +124,12 @@ def test_a_late_set_is_waited_for_and_counted():
     # an update finds the set before it unfinished: at most one update stale
     step.compiler.swap_at = 99
     gate.open.clear()
+    change(step, 1.1)
     step.update_weights()
     micro(step)
     threading.Timer(0.05, gate.open.set).start()
     asked = gate.asked
+    change(step, 1.1)
     step.update_weights()
     assert gate.asked >= asked and step.compiler.collect().stalled_steps == 1
     assert step.compiler.stale
@@ -191,6 +194,7 @@ def test_a_compile_error_at_once_names_the_program_too(tmp_path, monkeypatch):
     monkeypatch.setenv("ANEFAST_DUMP", str(tmp_path))
     step, _ = made("unfused")
     step.compiled.kernels[0].text = "program(1.3)"
+    change(step, 1.1)
     with pytest.raises(_C.MILError, match=r"forward\.layers\.0\.attn"):
         step.update_weights()
     assert len(list(tmp_path.glob("forward.layers.0.attn-*.mil"))) == 1
@@ -199,6 +203,7 @@ def test_a_compile_error_at_once_names_the_program_too(tmp_path, monkeypatch):
 def test_closing_drops_what_is_under_way():
     step, gate = made()
     gate.open.clear()
+    change(step, 1.1)
     step.update_weights()
     threading.Timer(0.05, gate.open.set).start()
     step.close()
@@ -225,6 +230,7 @@ def test_a_thousand_updates_leak_nothing(mode):
     programs, seen = step.device.programs, weakref.WeakSet()
     held = 2 if mode == "sync" else 4
     for i in range(1000):
+        nudge(step)
         step.update_weights()
         step.compiler.edge()
         step.compiler.edge()
@@ -247,6 +253,7 @@ def test_no_stalls_in_a_thousand_micro_steps():
     for _ in range(10):
         micro(step)
     one = (time.perf_counter() - began) / 10 * 1e3
+    change(step, 1.001)
     began = time.perf_counter()
     step.update_weights()
     step.settle()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import anefast
+from anefast.bench.context import nudge
 from anefast.chips.behaviour import CHIPS, Figure, chip_of, find_chip
 from anefast.chips.rates import RATES
 from anefast.config import ConfigError, ModelConfig, OptimConfig, TrainConfig
@@ -28,6 +29,7 @@ from anefast.fuse.legal import (
     check,
     depth,
     elementwise,
+    fullest,
     laborious,
     refuse,
 )
@@ -78,6 +80,7 @@ def test_counts_are_what_a_step_does(counter, spec):
     assert sequence.evaluations == count.evaluations
     assert sequence.copied_bytes == sum(p.copied_bytes for p in count.programs)
     before = device.programs.counters.compiles
+    nudge(step)
     step.update_weights()
     assert device.programs.counters.compiles - before == count.compiles_per_update
     assert step.compiler.per_update == count.compiles_per_update
@@ -404,3 +407,22 @@ def test_a_chip_of_two_engines_is_spared_long_compiles_and_deep_programs(counter
     for plan, wanted in (("layer", False), ("all", True)):
         broken, _ = check(find_plan(plan), counter, Target("m6", shallow))
         assert any("products in a row" in v.message for v in broken) == wanted, plan
+
+
+def test_gains_go_together_where_that_saves_memory():
+    """On a device that takes anything, and makes the surfaces of a side equally large."""
+    chip = find_chip("m4")
+    taken = ("const", "packed", "params"), ("several", "packed"), ("mixed", "many")
+    target = Target("m4", chip, ("ios18",), *taken)
+    counter = Counter(ModelConfig(dim=64, n_layers=4, n_heads=4, vocab_size=64), 1, 64)
+    choice = choose(counter, 1, target, modelled(chip), "auto,weights=params")
+    assert choice.spec.endswith(",weights=params,norms=params")
+    costs = {c.spec: c.cost for c in choice.candidates if c.cost}
+    mixed, plain = costs[choice.spec], costs[choice.spec.removesuffix(",norms=params")]
+    assert mixed.memory.peak < plain.memory.peak
+    assert fullest(mixed.count)[0] < fullest(plain.count)[0]  # inputs
+    assert mixed.per_micro_step(1) == pytest.approx(plain.per_micro_step(1), rel=1e-3)
+    for words in ("weights=params,norms=const", "weights=const"):  # what was asked for stays
+        asked = choose(counter, 1, target, modelled(chip), f"auto,{words}")
+        assert asked.spec.endswith(words) or "norms=params" not in asked.spec
+    assert choose(counter, 1, HOST, modelled(chip)).spec.count("norms") == 0

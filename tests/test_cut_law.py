@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 
 import anefast
-from anefast.fuse import find_plan
+from anefast.fuse import cut, find_plan, lower_all
+from anefast.models import shapes, training_graph
 from anefast.runtime import TrainingStep
 from tests.test_judges import CONFIGS, random_case
 
@@ -51,6 +52,38 @@ def test_any_plan_gives_the_same_bytes(baseline, spec):
     other_loss, other, _ = outcome(config, find_plan(spec))
     assert other_loss == loss
     assert [name for name in grads if other[name] != grads[name]] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [f"weights={w},norms={n}" for w, n in permutations(("const", "packed", "params"), 2)]
+    + ["weights=params,norms=params"],
+)
+@pytest.mark.parametrize("way", ["layer,recompute", "all,ports=packed"])
+def test_gains_may_lie_elsewhere_than_matrices(baseline, way, words):
+    config, loss, grads = baseline
+    assert outcome(config, find_plan(f"{way},{words}"))[:2] == (loss, grads)
+
+
+@pytest.mark.parametrize("norms", ["const", "packed", "params"])
+@pytest.mark.parametrize("weights", ["const", "packed", "params"])
+def test_each_weight_lies_where_the_plan_says(weights, norms):
+    config = CONFIGS["gqa"]
+    graph = training_graph(config, 1, 64)
+    plan = find_plan(f"all,weights={weights},norms={norms}")
+    for low in lower_all(cut(graph, plan.key), plan):
+        baked = {str(t.name) for t in low.program.nodes if t.op == "parameter"}
+        held = {r.value.name for port in low.inputs for r in port.regions if not port.shared}
+        held &= shapes(config).keys()
+        for name in baked | held:
+            place = norms if name.endswith("norm") else weights
+            assert (name in baked) == (place == "const") != (name in held), name
+        gains = [
+            p for p in low.inputs if {r.value.shape for r in p.regions} == {(1, config.dim, 1, 1)}
+        ]
+        gains = [p for p in gains if not p.shared]
+        assert len(gains) == (norms == "params")  # all of one length are one port
+        assert low.changes == ("const" in (weights, norms))
 
 
 @pytest.mark.parametrize("spec", ["layer", "all,recompute", "all,ports=packed,weights=params"])

@@ -207,7 +207,8 @@ SMALL = {
 }  # fmt: skip
 PLANS = [
     "unfused", "layer", "1/all", "all,recompute", "all,weights=params", "layer,ports=packed",
-    "unfused,recompute,weights=params,ports=packed",
+    "unfused,recompute,weights=params,ports=packed", "layer,weights=const,norms=params",
+    "all,recompute,weights=params,norms=params", "unfused,ports=padded,weights=params,norms=const",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from anefast.fuse import find_plan
 from anefast.fuse.choose import choose
 from anefast.fuse.cost import modelled
 from anefast.fuse.count import Counter
-from anefast.fuse.legal import Target
+from anefast.fuse.legal import HOST, Target
 from anefast.models import training_graph
 from anefast.models.adapter import A, Adapter, B, Base, adaptable
 from anefast.models.lora import Lora, draw
@@ -265,3 +265,24 @@ def test_a_chip_that_takes_one_input_has_the_adapter_ride_in_it():
         ValueError, match=r"adapters as inputs of their own. Hint: with data.batch 1"
     ):
         choose(Counter(CONFIG, 2, 32, ranks=ranks), 1, target, rates)
+
+
+@pytest.mark.parametrize("quicker", ["device", "cpu"])
+def test_who_makes_gradients_is_what_takes_less_time_as_measured(quicker):
+    counter = Counter(CONFIG, 1, 64, ranks=dict.fromkeys(adaptable(CONFIG), 8))
+    slow = {"cpu_pair_flops" if quicker == "device" else "pair_flops": 1e6}
+    rates = replace(modelled(CHIPS["m4"]), **slow)
+    choice = choose(counter, 1, HOST, rates)
+    assert find_plan(choice.spec).gradients == quicker
+    costs = {c.spec: c.cost.per_micro_step(1) for c in choice.candidates if c.cost}
+    assert costs[choice.spec] == min(costs.values())
+    cut = choice.spec.removesuffix(",gradients=cpu")
+    pairs = sum(p.pair_flops for p in counter.count(find_plan(cut)).programs)
+    weights = [n for n, s in choice.winner.cost.count.trained_shapes.items()]
+    assert pairs == sum(
+        2 * 64 * np.prod(choice.winner.cost.count.trained_shapes[n]) for n in weights
+    )
+    assert abs(costs[f"{cut},gradients=cpu"] - costs[cut]) > 0.9 * pairs / 1e6
+    for words in ("gradients=device", "gradients=cpu"):  # what was asked for stays
+        asked = choose(counter, 1, HOST, rates, f"auto,{words}")
+        assert words in asked.spec and all(words in c.spec for c in asked.candidates)

@@ -94,6 +94,14 @@ def test_gradients_of_another_form_are_refused(base, tmp_path):
         anefast.fit(from_settings(merge(settings, {"plan": "all,gradients=cpu", "steps": 3})))
 
 
+def test_auto_keeps_the_form_that_a_run_has(base, tmp_path):
+    words = {"lora": {"rank": 3}, "plan": "all,gradients=cpu", "out": str(tmp_path / "run")}
+    run = fit(1, init=str(base), **words).run_dir
+    settings = merge(read_config(run), {"resume": str(run), "steps": 2, "init": "", "plan": "auto"})
+    assert anefast.fit(from_settings(settings)).losses
+    assert "gradients=cpu" in read_config(run)["plan"].split(",")
+
+
 def test_another_base_is_refused_by_name(base, tmp_path):
     copy = tmp_path / "base"
     shutil.copytree(base, copy)

@@ -64,6 +64,7 @@ plan = find_plan("unfused,async")
 step = TrainingStep(config, init_params(config, 0), Device("host", "threads=2"), 1, 32, plan)
 x, y = np.zeros((2, 1, 32), np.int32)
 step.micro_step(x, y, 1.0)  # its sums are queued
+step.params["layers.0.attn.wq"] += 0.1
 step.update_weights()  # its programs are being compiled
 """
 

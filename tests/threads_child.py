@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from anefast import _C
+from anefast.bench.context import nudge
 from anefast.config import ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.models import init_params
@@ -106,6 +107,7 @@ def trains(device: Device) -> Work:
     x, y = np.random.default_rng(0).integers(0, 64, (2, 1, 32), dtype=np.int32)
 
     def work() -> None:
+        nudge(step)
         step.update_weights()
         for _ in range(3):
             step.begin_update()

@@ -174,9 +174,33 @@ def choose(
     linear = [c for c in costs if not c.count.probs_bytes]
     best = fastest(linear or costs, accumulation)
     winner = next(c for c in sure if c.cost is best)
+    for more in variants(winner, bool(counter.ranks)):
+        other = weigh(f"{winner.spec},{more}", counter, target, rates, max_compiles)
+        candidates = (*candidates, other)
+        winner = better(winner, other, accumulation)
     padded = not target.ports or "padded" in target.seen
     ropes = () if target.ropes else ("conv",)
     return Choice(candidates, winner, accumulation, padded, ropes)
+
+
+def variants(winner: Candidate, adapts: bool) -> list[str]:
+    """Words that may improve on the cut that won, where nobody has said otherwise: an adapter's
+    gradients made by the CPU; gains together in a port of their own, where weights are data."""
+    plan, words = find_plan(winner.spec), winner.spec.split(",")
+    found = []
+    if adapts and not any(w.startswith("gradients=") for w in words):
+        found.append("gradients=cpu")
+    if not adapts and plan.weights != "const" and plan.norms is None:
+        found.append("norms=params")
+    return found
+
+
+def better(usual: Candidate, other: Candidate, accumulation: int) -> Candidate:
+    """`other` where it is legal, as free of doubt, and faster, or as fast in less memory."""
+    if other.cost is None or (other.caution and not usual.caution):
+        return usual
+    assert usual.cost is not None
+    return other if fastest((usual.cost, other.cost), accumulation) is other.cost else usual
 
 
 def ports_of(candidate: Candidate) -> int:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from anefast import _C
 from anefast.chips.rates import KEPT_GAP_US, LOW_CLOCK
-from anefast.fuse.count import StepCount
+from anefast.fuse.count import ProgramCount, StepCount
 from anefast.fuse.timing import Rates, modelled
 
 __all__ = ["Cost", "Memory", "Rates", "fastest", "modelled"]
@@ -68,15 +68,15 @@ class Cost:
         clock, waiting = self.head, 0.0
         for p, flops in zip(programs, grads, strict=True):
             if p.direction == "forward":
-                clock += self.rates.evaluation(p)
-                waiting += flops / self.rates.cpu_flops
+                clock += self.evaluation(p)
+                waiting += self._gradients(flops)
         if not self.rates.beside:
-            return clock + self.device("backward") + self._cpu(self.count.weight_grad_flops)
+            return clock + self.device("backward") + self._gradients(self.count.weight_grad_flops)
         done = clock + waiting
         for p, flops in zip(programs, grads, strict=True):
             if p.direction == "backward":
-                clock += self.rates.evaluation(p)
-                done = max(done, clock) + flops / self.rates.cpu_flops
+                clock += self.evaluation(p)
+                done = max(done, clock) + self._gradients(flops)
         return max(clock, done)
 
     @cached_property
@@ -161,10 +161,20 @@ class Cost:
             compiling=stale if behind else count.most_weight_bytes,
         )
 
+    def evaluation(self, program: ProgramCount) -> float:
+        """One evaluation of a program."""
+        thin = program.pair_flops * (1 / self.rates.pair_flops - 1 / self.rates.flops)
+        return self.rates.evaluation(program) + thin
+
     def device(self, direction: str) -> float:
         """All evaluations of `forward` or `backward`."""
         found = (p for p in self.count.programs if p.direction == direction)
-        return sum(self.rates.evaluation(p) for p in found)
+        return sum(self.evaluation(p) for p in found)
+
+    def _gradients(self, flops: int) -> float:
+        """Weight gradients on the CPU: those of an adapter's pairs, where there is one."""
+        rates = self.rates
+        return flops / (rates.cpu_pair_flops if self.count.ranks else rates.cpu_flops)
 
     def _cpu(self, flops: int) -> float:
         return flops / self.rates.cpu_flops

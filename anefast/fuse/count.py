@@ -52,6 +52,7 @@ class ProgramCount:
     changes: bool  # whether some of them change; else it is compiled once and for all
     weight_bytes: int  # its weight file, constants included
     products: tuple[Product, ...]  # convolutions and matmuls; a multiply-add is two flops
+    pair_flops: int  # of them gradients of an adapter's pairs
     value_bytes: int  # results of all operations, views left out
     port_bytes: int  # read and written through ports in one evaluation
     copied_bytes: int  # moved by the CPU between a value's own surface and a packed port
@@ -267,6 +268,12 @@ def count_program(lowered: Lowered, known: dict[str, int]) -> ProgramCount:
         changes=lowered.changes,
         weight_bytes=file,
         products=tuple(product(t) for t in ops if t.op in PRODUCTS),
+        pair_flops=sum(
+            product(r.value).flops
+            for port in lowered.outputs
+            for r in port.regions
+            if is_gradient(r.value)
+        ),
         value_bytes=sum(nbytes(t) for t in ops if t.op not in VIEWS),
         port_bytes=sum(HALF * math.prod(p.shape) for p in (*lowered.inputs, *lowered.outputs)),
         copied_bytes=sum(

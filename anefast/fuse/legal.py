@@ -188,10 +188,15 @@ def violations(programs: Iterable[Lowered], target: Target) -> list[Violation]:
 def unseen(plan: Plan, target: Target) -> Iterable[Violation]:
     """Ways of `plan` to hand over values and weights that failed when this device was examined."""
     ports = target.ports and (*target.ports, *("padded" for w in target.seen if w == "padded"))
-    asked = (("weights", target.weights), ("ports", ports), ("rope", target.ropes))
+    asked = (
+        ("weights", target.weights),
+        ("norms", target.weights),
+        ("ports", ports),
+        ("rope", target.ropes),
+    )
     for word, taken in asked:
         got = getattr(plan, word)
-        if taken and got not in taken:
+        if taken and got is not None and got not in taken:
             yield Violation(
                 f"{word}={got}",
                 f"expected {word} of {', '.join(taken)}, got {got}, which this device does not "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from anefast import ir
 from anefast.fuse.cut import Schedule
-from anefast.fuse.plan import Plan
+from anefast.fuse.plan import Plan, is_vector
 from anefast.ir import Program, Tensor, rebuild
 from anefast.mil.rules import MAX_CHANNELS, ROW
 from anefast.models.lora import is_gradient, is_pair
@@ -64,13 +64,13 @@ def lower(program: Program, plan: Plan) -> Lowered:
     parameters = [t for t in program.nodes if t.op == "parameter"]
     by_place: dict[str, list[Tensor]] = {"const": [], "packed": [], "params": []}
     for t in parameters:
-        by_place[plan.place(str(t.name))].append(t)
+        by_place[plan.place(t)].append(t)
     held_in = activation_ports([t for _, t in program.inputs], plan, max_axis)
     if by_place["packed"]:
         held_in = with_weights(held_in, by_place["packed"], max_axis)
-    pairs = [t for t in by_place["params"] if is_pair(str(t.name))]
-    alone = [parameter_port(t) for t in by_place["params"] if t not in set(pairs)]
-    held_in = [*alone, *stacked([(t, (1, *matrix(t))) for t in pairs]), *held_in]
+    low = [t for t in by_place["params"] if is_pair(str(t.name)) or (plan.norms and is_vector(t))]
+    alone = [parameter_port(t) for t in by_place["params"] if t not in set(low)]
+    held_in = [*alone, *stacked([(t, (1, *matrix(t))) for t in low]), *held_in]
     inputs = named(sorted(held_in, key=nbytes), "a")
     results = [t for _, t in program.outputs if not is_gradient(t)]
     made = [(t, (t.shape[0], *t.shape[2:])) for _, t in program.outputs if is_gradient(t)]
@@ -168,7 +168,7 @@ def parameter_port(parameter: Tensor) -> Port:
 
 def stacked(matrices: list[tuple[Tensor, Shape]]) -> list[Port]:
     """As few ports as there are lengths of rows: matrices (B, rows, columns) over one another on
-    the channel axis, [B, R, 1, columns]. For an adapter's pairs, which are many, and low."""
+    the channel axis, [B, R, 1, columns]. For what is many, and low: an adapter's pairs, gains."""
     ports: list[Port] = []
     open_ports: dict[int, int] = {}  # by length of rows: which port is being filled
     for t, (batch, rows, columns) in matrices:

@@ -18,6 +18,7 @@ from anefast.models.trained import Trained, trains
 
 AUTO = "auto"
 Depth = int | Literal["half", "all"]  # layers per program
+Place = Literal["const", "packed", "params"]
 
 WORDS: dict[str, dict[str, str]] = {  # what a plan may be told besides its depths
     "save": {"reads": "save"},
@@ -35,6 +36,9 @@ WORDS: dict[str, dict[str, str]] = {  # what a plan may be told besides its dept
     "weights=const": {"weights": "const"},
     "weights=packed": {"weights": "packed"},
     "weights=params": {"weights": "params"},
+    "norms=const": {"norms": "const"},
+    "norms=packed": {"norms": "packed"},
+    "norms=params": {"norms": "params"},
     "gradients=device": {"gradients": "device"},
     "gradients=cpu": {"gradients": "cpu"},
     "sync": {"compile": "sync"},
@@ -63,6 +67,8 @@ class Plan:
     weights: of weights that change: `const` are baked and compiled again after every update;
         `packed` ride in the input surface beside the activations; `params` are inputs of their own.
         See `place`.
+    norms: the same for gains and biases alone, which are vectors; None: as `weights`. As `params`,
+        those of one length are one input.
     compile: `sync` waits for new programs; `async` trains on with the last weights meanwhile, at
         most one update stale.
     max_axis: the longest axis of a port that the target takes: 16384 up to M3, 65536 from M4.
@@ -81,7 +87,8 @@ class Plan:
     rope: RopeForm = "slices"
     norm: NormForm = "scaled"
     scale: ScaleForm = "late"
-    weights: Literal["const", "packed", "params"] = "const"
+    weights: Place = "const"
+    norms: Place | None = None
     compile: Literal["sync", "async"] = "sync"
     dialect: Literal["ios18", "ios16"] = "ios18"
     max_axis: int = 65536
@@ -94,16 +101,21 @@ class Plan:
             value = getattr(self, name)
             if value not in ("half", "all"):
                 whole("plan", name, value, 1, hint="or 'half', or 'all'")
-        for name in ("reads", "ports", "norm", "scale", "weights", "gradients", "compile"):
+        for name in ("reads", "ports", "norm", "scale", "weights", "norms", "gradients", "compile"):
             choices = tuple(w[name] for w in WORDS.values() if name in w)
-            need_choice(name, getattr(self, name), choices, "plan")
+            if name != "norms" or self.norms is not None:
+                need_choice(name, getattr(self, name), choices, "plan")
 
-    def place(self, parameter: str) -> Literal["const", "packed", "params"]:
-        """Where this weight is: baked for good if it is frozen, else as `weights` says; those of an
-        adapter are data in any case, so that no update compiles anything."""
-        if is_pair(parameter) and self.weights == "const":
-            return "params"
-        return self.weights if trains(self.trained, parameter) else "const"
+    def place(self, parameter: Tensor) -> Place:
+        """Where this weight is: baked for good if it is frozen, else as `weights` says, or `norms`
+        for a vector; those of an adapter are data in any case, so that no update compiles
+        anything."""
+        name = str(parameter.name)
+        if is_pair(name):
+            return "params" if self.weights == "const" else self.weights
+        if not trains(self.trained, name):
+            return "const"
+        return self.norms or self.weights if is_vector(parameter) else self.weights
 
     @property
     def spelling(self) -> Spelling:
@@ -131,6 +143,11 @@ class Plan:
             return ".".join([direction, layers, index, half, *(part if apart else [])])
         first = int(index) // depth * depth
         return f"{direction}.{layers}.{index if depth == 1 else f'{first}-{first + depth - 1}'}"
+
+
+def is_vector(parameter: Tensor) -> bool:
+    """Whether a weight [Co, Ci, 1, 1] or [1, C, 1, 1] is a gain or a bias."""
+    return parameter.shape[0] == 1
 
 
 def find_plan(spec: str) -> Plan:

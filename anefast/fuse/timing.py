@@ -72,6 +72,8 @@ class Rates:
     copied_bytes: float  # by the CPU, into and out of packed ports
     staged_bytes: float  # by the CPU, weights that are data
     cpu_flops: float  # of classifier and weight gradients
+    pair_flops: float  # of the gradients of an adapter's pairs, which are products a rank wide
+    cpu_pair_flops: float  # the same on the CPU
     logit: float  # s per logit: loss and its gradient
     compile_first: float  # s that the first compile of a process takes longer
     compile_program: float  # s per program
@@ -130,6 +132,8 @@ def modelled(chip: Chip, rates: ChipRates | None = None) -> Rates:
         copied_bytes=r.copy_gb_s.value * 1e9,
         staged_bytes=r.convert_gb_s.value * 1e9,
         cpu_flops=r.cpu_tflops.value * 1e12,
+        pair_flops=r.tflops.value * 1e12,  # of thin products nothing is published
+        cpu_pair_flops=r.cpu_tflops.value * 1e12,
         logit=r.element_ns.value * 1e-9,
         compile_first=r.compile_first_ms.value * 1e-3,
         compile_program=r.compile_program_ms.value * 1e-3,

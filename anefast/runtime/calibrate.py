@@ -39,11 +39,12 @@ log = logging.getLogger("anefast")
 SHORTEST = 0.02  # s that one figure is measured for, at least
 FORMAT = 3  # of the cached file, counted up when rates mean something else
 SECONDS, PER_SECOND = number(0, 1e6), number(1, 1e30)  # what a figure of the file may be
-DIVISORS = {"flops", "stream", "fill", "cpu_flops"} | {
+DIVISORS = {"flops", "stream", "fill", "cpu_flops", "pair_flops", "cpu_pair_flops"} | {
     f"{what}_bytes" for what in ("value", "port", "copied", "staged")
 }
 LAYER = ModelConfig(dim=256, n_layers=1, n_heads=4, hidden_dim=704, vocab_size=32)
 SEQ = 256
+RANK, WIDE = 8, 2048  # of an adapter's pair
 
 
 _RATES = record(
@@ -139,7 +140,7 @@ def measure(device: Device) -> Rates:
     per_byte = max(0.0, compile_weights - per_program) / heavy_bytes
     ops = sum(p.operations for p in count.programs)
     rest = compile_layer - count.evaluations * per_program - per_byte * count.weight_bytes
-    # 5) the CPU's side
+    # 5) the CPU's side, and products that either may make
     return Rates(
         label=device.label,
         source=f"calibrated on {device.description}",
@@ -153,7 +154,9 @@ def measure(device: Device) -> Rates:
         port_bytes=value_bytes,
         copied_bytes=_copies(device),
         staged_bytes=_stages(device),
-        cpu_flops=_weight_gradients(device),
+        cpu_flops=_weight_gradients(device, 512, 512),
+        pair_flops=_pair_gradients(device, dispatch),
+        cpu_pair_flops=_weight_gradients(device, RANK, WIDE),
         logit=0.0,  # the same in every plan
         compile_first=0.0,
         compile_program=per_program,
@@ -229,16 +232,30 @@ def _stages(device: Device) -> float:
     return 2 * 1024 * 512 / best(lambda: stage([(region, surface)], params))
 
 
-def _weight_gradients(device: Device) -> float:
-    dy, x = device.surface((1, 512, 1, SEQ)), device.surface((1, 512, 1, SEQ))
-    queue, grad = _C.Queue(), np.zeros((512, 512), np.float32)
+def _weight_gradients(device: Device, rows: int, columns: int) -> float:
+    """Flops per second of weight gradients [rows, columns] on the CPU."""
+    dy, x = device.surface((1, rows, 1, SEQ)), device.surface((1, columns, 1, SEQ))
+    queue, grad = _C.Queue(), np.zeros((rows, columns), np.float32)
 
     def gradient() -> None:
         for _ in range(4):
             queue.weight_grad(dy.native, x.native, grad, 1, SEQ)
         queue.wait()
 
-    return 4 * 2 * 512 * 512 * SEQ / best(gradient)
+    return 4 * 2 * rows * columns * SEQ / best(gradient)
+
+
+def _pair_gradients(device: Device, dispatch: float) -> float:
+    """The same of an adapter's pairs on the device: products of values, RANK wide."""
+    x = ir.input("a0_x", (1, WIDE, 1, SEQ))
+    right, made = ir.reshape(x, (1, 1, WIDE, SEQ)), []
+    for i in range(4):
+        left = ir.slice_by_size(x, (0, i * RANK, 0, 0), (1, RANK, 1, SEQ))
+        left = ir.reshape(left, (1, 1, RANK, SEQ))
+        made.append(ir.matmul(left, right, transpose_y=True))
+    y = made[0] + made[1] + made[2] + made[3]
+    spent = Timed(device, "pairs", x, y, {}).seconds()
+    return 4 * 2 * RANK * WIDE * SEQ / _over(spent, dispatch)
 
 
 def _read(path: Path) -> dict[str, Rates]:
