@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +97,18 @@ def test_what_killed_ranks_left_is_removed_and_nothing_else(tmp_path):
     os.utime(kept[-1], (0, 0))
     sweep(tmp_path)
     assert [k.exists() for k in kept] == [True, True, False]
+
+
+@pytest.mark.parametrize("ends", [[0, 7, 7, 40, 41], [0, 0, 0, 0, 9], [0, 0, 0, 0, 0]])
+def test_slices_cover_every_part_once(monkeypatch, ends):
+    from anefast.distributed import exchange
+
+    monkeypatch.setattr(exchange, "SLICE", 3)
+    found = []
+    for firsts, counts in exchange.Messages(SimpleNamespace(size=4), None)._slices(ends):
+        assert max(counts) <= 3
+        found += [range(f, f + n) for f, n in zip(firsts, counts, strict=True)]
+    assert sorted(i for part in found for i in part) == list(range(ends[-1]))
 
 
 def test_naps_are_short_only_while_much_is_moved():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from anefast import _C
 from anefast.config import TrainConfig
+from anefast.files import refusal
 from anefast.runtime import compiler
 from anefast.telemetry import RunError, RunFolder, breakdown
 from anefast.telemetry.background import Background
@@ -380,7 +382,8 @@ def test_background_keeps_order_and_stops_at_the_first_error():
     assert seen[100:] == [True]
 
 
-def test_rows_that_cannot_be_written_are_told_before_a_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("refused", [False, True])
+def test_rows_that_cannot_be_written_are_told_before_a_checkpoint(tmp_path, refused):
     folder = RunFolder(tmp_path / "run", resume=False)
     folder.begin(settings(tmp_path), {})
     folder.open_logs(0)
@@ -390,6 +393,8 @@ def test_rows_that_cannot_be_written_are_told_before_a_checkpoint(tmp_path, monk
 
     class Full:
         def write(self, line):
+            if refused:
+                raise refusal("write", "a file", OSError(errno.ENOSPC, ""))
             return kept.write(line[:5])
 
         def fileno(self):

@@ -25,11 +25,14 @@ HEARD = 0.5  # seconds: mpiexec drops what it has not read when ranks are aborte
 
 
 class Ranks(World):
-    """A rank of several. `local`: those of them that are on this machine."""
+    """A rank of several. local: those of them that are on this machine."""
 
     def __init__(self, comm: MPI.Intracomm, local: MPI.Intracomm) -> None:
-        self._comm, self.local = comm, local
+        self._comm = comm
         self.rank, self.size = comm.rank, comm.size
+        first = np.array([comm.rank], np.int64)
+        local.Bcast(first)
+        self._machine = int(first[0])  # the first rank on it stands for it
         self._waiting = Waiting(comm)
         together = local.size == comm.size
         self._exchange = (Shared if together else Messages)(comm, self._waiting)
@@ -97,6 +100,11 @@ class Ranks(World):
         """Plain values of all ranks."""
         return [json.loads(text) for text in self.all(json.dumps(own))]
 
+    def beside(self, own: Any) -> list[Any]:
+        """Plain values of the ranks on this machine."""
+        every = self._values([self._machine, own])
+        return [value for machine, value in every if machine == self._machine]
+
     def numbers(self, own: Sequence[Sequence[float]]) -> list[list[float]]:
         return [row for rows in self._values([list(row) for row in own]) for row in rows]
 
@@ -140,6 +148,7 @@ class Ranks(World):
 
     def abort(self, code: int) -> None:
         if not self._done:
+            self._done = True
             who = f"rank {self.rank} of {self.size}, on {socket.gethostname()},"
             print(f"[dist] {who} ends all with exit code {code}", file=sys.stderr)
             sys.stdout.flush()
@@ -161,6 +170,8 @@ def open_ranks() -> Ranks | None:
     """The ranks that MPI has started; None where there is one only. ImportError, RuntimeError."""
     from mpi4py import MPI
 
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:  # sums are made by a thread of their own
+        raise RuntimeError("one that serves a single thread")
     comm = MPI.COMM_WORLD
     if comm.size == 1:
         return None

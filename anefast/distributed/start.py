@@ -68,21 +68,21 @@ def _share_cores(ranks: Ranks) -> None:
 
     A number of threads that somebody named stays; where it is too large, there is advice.
     """
-    local = ranks.local
-    if local.size == 1:
-        return
     ask = getattr(os, "sched_getaffinity", None)  # a Mac has none, and its ranks share all cores
     own = sorted(ask(0)) if ask else list(range(os.cpu_count() or 1))
-    every = local.allgather((own, _C.threads()))
+    every = ranks.beside([own, _C.threads()])
+    size = len(every)
+    if size == 1:
+        return
     cores = len({core for theirs, _ in every for core in theirs})
     threads = sum(n for _, n in every)
     if THREADS in os.environ and threads > cores:
         ranks.advice = (
-            f"dist: {local.size} ranks of this machine have {threads} threads on {cores} cores. "
+            f"dist: {size} ranks of this machine have {threads} threads on {cores} cores. "
             f"Hint: leave {THREADS} out, and they divide the cores among them"
         )
     elif THREADS not in os.environ and sum(len(theirs) for theirs, _ in every) > cores:
-        _C.set_threads(max(1, _C.threads() // local.size))
+        _C.set_threads(max(1, _C.threads() // size))
 
 
 def check_local(config: TrainConfig) -> None:

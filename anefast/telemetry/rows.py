@@ -132,7 +132,7 @@ class RowFiles:
 
     def _refused(self, path: Path, error: OSError) -> RunError:
         return RunError(
-            f"[run] cannot write {shown(path)}: {error.strerror}. "
+            f"[run] cannot write {shown(path)}: {os.strerror(error.errno or 0)}. "
             f"Hint: free some space, then --resume {shown(self.folder)} goes on."
         )
 
