@@ -85,7 +85,7 @@ def build(folder: Path, waits: int) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    shutil.copy(ROOT / "tests/isa/allowed.cpp", folder / "csrc/cpu/gemm_cpu.cpp")
+    shutil.copy(ROOT / "tests/isa/allowed.cpp", folder / "csrc/cpu/gemm/allowed.cpp")
     tiles = folder / "benchmarks/timed_tiles.h"
     macro = shlex.quote(f'-DANEFAST_TILES="{tiles}"')
     flags = f"{macro} -DMULTIPLY_WAITS={waits} -I{folder}/csrc"

@@ -1,6 +1,6 @@
-// Stands in for csrc/cpu/amx_tiles.h: tiles that cost what they cost and compute nothing (model_amx.py). Loads read
-// their rows, stores write zeros, and a multiplication keeps its unit for MULTIPLY_WAITS dependent scalar ones, so that
-// the processor overlaps it with everything but other multiplications, as it does with a tile's.
+// Stands in for csrc/cpu/gemm/amx_tiles.h: tiles that cost what they cost and compute nothing (model_amx.py). Loads
+// read their rows, stores write zeros, and a multiplication keeps its unit for MULTIPLY_WAITS dependent scalar ones, so
+// that the processor overlaps it with everything but other multiplications, as it does with a tile's.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 /* Which vector instructions this process may use: what the processor has, less what ANEFAST_ISA leaves out.
  *
- * Conversions and elementwise loops ask here; which matrix products there are besides is cpu/gemm_path.h. A
+ * Conversions and elementwise loops ask here; which matrix products there are besides is cpu/gemm/path.h. A
  * wish that cannot be fulfilled is passed over for the best. */
 #ifndef ANEFAST_ISA_H
 #define ANEFAST_ISA_H

@@ -1,6 +1,6 @@
 """Q15.16 products and rounding half away: published cases, then all against exact integers.
 
-The judge is Python's own integers, written from the published rules (csrc/cpu/gemm_fixed.h names
+The judge is Python's own integers, written from the published rules (csrc/cpu/gemm/fixed.h names
 the study) and not from the code: values are multiples of 2^-24, a factor of exponent field 31 too.
 """
 

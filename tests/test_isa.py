@@ -1,7 +1,7 @@
 """Matrix products on instruction sets this machine may lack: the same sources, built with a driver.
 
 AMX runs over tests/isa/tiles.h, which does in plain C++ what the tile instructions do, AVX-512 over
-SIMDe, or where gemm_amx.cpp packs its tiles over tests/isa/packing.h; everything else of both files
+SIMDe, or where amx.cpp packs its tiles over tests/isa/packing.h; everything else of both files
 is executed as it ships. Packing uses the processor's own AVX-512 where there is one, except under
 sanitizers, to which the stand-in shows each element it reads. That the bytes written for AMX are
 its instructions is the disassembler's word. None of this shows any speed.
@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CPU, ISA = ROOT / "csrc/cpu", ROOT / "tests/isa"
 FLAGS = ["-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
-SOURCES = [p for p in CPU.glob("gemm*.cpp") if p.stem != "gemm_cpu"]
+SOURCES = [p for p in (CPU / "gemm").glob("*.cpp") if p.stem != "allowed"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 PACKING = {"avx512f", "avx512bw", "avx512vl", "avx512_bf16"}  # as /proc/cpuinfo calls them
 SIMDE = Path("/usr/include/simde/x86/avx512.h").exists()
@@ -49,10 +49,10 @@ def build(folder: Path, *extra: str, packing: bool) -> Path:
         compiler = ["gcc", "-std=c11"] if source.suffix == ".c" else ["g++", "-std=c++17"]
         flags = [*FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{ISA}"]
         flags += extra if source.parent != ISA else []  # what is tested, not what tests it
-        if source.stem in ("gemm_amx", "gemm_avx512_bf16"):
+        if source.stem in ("amx", "avx512_bf16"):
             flags += ['-DANEFAST_TILES="tiles.h"', "-O3", *AVX2]
             flags += ['-DANEFAST_AVX512="packing.h"'] * packing
-        if source.stem == "gemm_avx512" and SIMDE:
+        if source.stem == "avx512" and SIMDE:
             flags += ['-DANEFAST_AVX512="avx512.h"', "-Wno-psabi", *AVX2]
         subprocess.run([*compiler, *flags, "-c", str(source), "-o", str(out)], check=True)
         return out
@@ -132,8 +132,8 @@ def test_odd_sizes_touch_nothing_outside(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump on this machine")
 def test_the_bytes_are_amx_instructions(tmp_path: Path) -> None:
-    out = tmp_path / "gemm_amx.o"
-    source = str(CPU / "gemm_amx.cpp")
+    out = tmp_path / "amx.o"
+    source = str(CPU / "gemm/amx.cpp")
     subprocess.run(["g++", "-std=c++17", *FLAGS, "-c", source, "-o", str(out)], check=True)
     text = subprocess.run(["objdump", "-d", out], capture_output=True, text=True, check=True).stdout
     if "tdpbf16ps" not in text:

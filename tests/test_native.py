@@ -19,7 +19,7 @@ from .sanitized import sees_races
 ROOT = Path(__file__).parent.parent
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-pthread"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
-CPU = sorted((ROOT / "csrc" / "cpu").glob("gemm*.cpp"))
+CPU = sorted((ROOT / "csrc/cpu/gemm").glob("*.cpp"))
 CPU += [ROOT / "csrc/cpu/vecmath.cpp"]
 POOL = [ROOT / "csrc/cpu" / name for name in ("pool.cpp", "cpus.cpp", "threads.cpp")]
 POOL += [ROOT / "csrc" / name for name in ("span.cpp", "fork.cpp")]
@@ -158,7 +158,7 @@ def test_all_floats(tmp_path: Path) -> None:
 
 
 def test_the_library_product(tmp_path: Path) -> None:
-    """gemm_accelerate.cpp, run against a plain sgemm: layouts, halves, accumulation, the queue."""
+    """gemm/accelerate.cpp, run against a plain sgemm: layouts, halves, accumulation, the queue."""
     sources = [ROOT / "tests" / "native" / "accelerate_check.cpp", *PRODUCTS[1:]]
     check = [str(native(tmp_path / "check", sources, "-O0", f"-I{ROOT}/tests/macos/include"))]
     assert "Accelerate for any_order" in " ".join(said(check))

@@ -3,7 +3,7 @@
 Data, no code paths. We have run no M-series chip: these are other people's findings, and
 where none was found for a chip the nearest one's is taken and marked so. What sources disagree on,
 or do not say, is a switch whose default is argued here and which `--chip m1,inputs=one` changes.
-The host executor takes a profile on as options (`csrc/host/profile.h`), the linter reads the same
+The host executor takes a profile on as options (`csrc/host/chip/profile.h`), the linter reads the same
 data, `fuse/legal.py` the limits. How fast a chip is stands in `chips/rates.py`.
 """
 
@@ -277,7 +277,7 @@ class Profile:
 
     @property
     def options(self) -> str:
-        """The device options of csrc/host/profile.h."""
+        """The device options of csrc/host/chip/profile.h."""
         words = [f"profile={self.spec}"]
         for key, switch in self.chip.switches.items():
             words.append(f"{key}={switch.value}" + (f"@{switch.rule}" if switch.rule else ""))

@@ -1,6 +1,6 @@
 """Estimates how much of the gradients fixed-point products lose, from their operands.
 
-A chip whose products are Q15.16 (csrc/cpu/gemm_fixed.h) rounds each to 2^-16 and drops it where the
+A chip whose products are Q15.16 (csrc/cpu/gemm/fixed.h) rounds each to 2^-16 and drops it where the
 exponents of its factors sum to -17 or less. A gradient dy that a weight is multiplied to loses most
 where both are small, so a larger loss scale helps. Looked at are the products of the backward whose
 dy has a surface, since a weight gradient reads it too; of large tensors, elements a stride apart.

@@ -42,7 +42,7 @@ log = logging.getLogger("anefast")
 
 WIDE = 256  # positions of a chunk where unread columns cost nothing
 ROOM = 4096  # columns of a cache to begin with, there
-THIN = 8  # columns of a product that reads its wide operand where it lies (csrc/cpu/gemm_thin.h)
+THIN = 8  # columns of a product that reads its wide operand where it lies (csrc/cpu/gemm/thin.h)
 FEW = 256  # up to so many columns that are no longer needed are left in place
 
 Logits = npt.NDArray[np.float32]

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "../blob.h"
-#include "../cpu/gemm.h"
+#include "../cpu/gemm/gemm.h"
 #include "../cpu/health.h"
 #include "../cpu/weights.h"
 #include "../half.h"
@@ -304,7 +304,7 @@ void init_arrays(py::module_ &m) {
     m.def("gemm", &gemm_arrays, py::arg("a"), py::arg("b"), py::arg("out"), py::arg("accumulate") = false,
           py::arg("reference") = false, py::arg("fixed") = false,
           "out = a b, or out += a b: (m, k) by (k, n), fp16 or fp32; one fused multiply-add chain per element.\n\n"
-          "fixed: the Q15.16 products of M4 and M6 (csrc/cpu/gemm_fixed.h), of fp16 arrays.");
+          "fixed: the Q15.16 products of M4 and M6 (csrc/cpu/gemm/fixed.h), of fp16 arrays.");
     m.def("gemm_isa", &gemm_isa);
 }
 

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "../half.h"
-#include "../host/plan.h"
+#include "../host/memory_plan.h"
 #include "../mil/outline.h"
 #include "../mil/parse.h"
 

@@ -2,7 +2,7 @@
 // chain of them gives the bits of as many separate passes over memory. Also softmax of a row.
 //
 // Not here: what the operations mean for other dtypes (host/elementwise.cpp), or which of them belong
-// together (host/groups.h). halves_loops.h is the code; halves.cpp picks the instruction set.
+// together (host/fusion/fusion.h). halves_loops.h is the code; halves.cpp picks the instruction set.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct HalfKernels {
     // most[j] = max(most[j], a[i][j]), or |a[i][j]|; as ranks (below), from LOWEST_RANK on.
     void (*largest_rows)(Rows a, int64_t rows, int64_t columns, int16_t *most);
     void (*greatest_rows)(Rows a, int64_t rows, int64_t columns, int16_t *most);
-    // Softmax of scores * scale + mask (null: none), n halves, as host/normalise.cpp has it: probs[j] in fp16.
+    // Softmax of scores * scale + mask (null: none), n halves, as host/ops/normalise.cpp has it: probs[j] in fp16.
     // Rows have room for `room` >= n halves: what follows the n is read, without effect, and 0 in probs.
     // scale is an fp16 number; unless it is 1 its product is rounded. scratch: n floats rounded up to 16. Returns
     // the largest element; probs are written only if it is at least `least`, or if it is not a number and `least`

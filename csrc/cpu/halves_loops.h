@@ -114,7 +114,7 @@ static void magnitudes(Rows z, Rows a, int64_t rows, int64_t columns) {
         for (int64_t j = 0; j < columns; ++j) z.data[j] = a.data[j] & 0x7fff;
 }
 
-// Sums as host/blocks.h's Sum8 does: eight chains by position modulo 8, then the chains.
+// Sums as host/ops/convert.h's Sum8 does: eight chains by position modulo 8, then the chains.
 struct Chains {
     D lanes[16 / WIDTH];
     void add(const F &v) {

@@ -21,7 +21,7 @@
 #include "../half.h"
 #include "../round.h"
 #include "../span.h"
-#include "gemm_panels.h"
+#include "gemm/panels.h"
 #include "pool.h"
 #include "scratch.h"
 #include "vecmath.h"

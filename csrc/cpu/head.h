@@ -2,7 +2,7 @@
 //
 // h (batch, channels, 1, seq) fp16; norm (channels) fp32; weight (vocab, channels), fp32 where it is trained, fp16
 // where the model is used. Every sum is fp32 or wider. Logits are fp32, made for at most HEAD_TOKENS tokens at a time, vocabulary down and tokens across, so that softmax is vertical.
-// Results never depend on the number of threads. Products are gemm.h, exp is vecmath.h.
+// Results never depend on the number of threads. Products are gemm/gemm.h, exp is vecmath.h.
 #pragma once
 
 #include <cstdint>

@@ -7,7 +7,7 @@
 #include <functional>
 
 #include "../round.h"
-#include "gemm.h"
+#include "gemm/gemm.h"
 #include "pool.h"
 #include "scratch.h"
 #include "update.h"

@@ -1,7 +1,7 @@
 // Muon (Jordan et al. 2024) of matrices: momentum whose singular values are all brought near 1 by Newton-Schulz.
 //
 // The steps are Moonlight's (arXiv 2502.16982): Nesterov momentum, decay apart from it. Newton-Schulz is three products
-// of gemm.h for each of its five steps: 20 m^2 n + 10 m^3 flops for m x n, m the smaller side.
+// of gemm/gemm.h for each of its five steps: 20 m^2 n + 10 m^3 flops for m x n, m the smaller side.
 #pragma once
 
 #include <cstdint>

@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "gemm_path.h"
+#include "gemm/path.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>

@@ -5,8 +5,8 @@
 
 #include "../half.h"
 #include "../round.h"
-#include "gemm.h"
-#include "gemm_panels.h"
+#include "gemm/gemm.h"
+#include "gemm/panels.h"
 #include "pool.h"
 
 namespace anefast {

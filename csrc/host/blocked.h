@@ -4,8 +4,8 @@
 
 #include <map>
 
-#include "../cpu/gemm.h"
-#include "memory.h"
+#include "../cpu/gemm/gemm.h"
+#include "pages.h"
 
 namespace anefast::host {
 

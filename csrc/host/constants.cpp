@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "../round.h"
-#include "ops.h"
+#include "ops/registry.h"
 
 namespace anefast::host {
 

@@ -4,8 +4,8 @@
 #include <memory>
 #include <vector>
 
-#include "groups.h"
-#include "memory.h"
+#include "fusion/fusion.h"
+#include "pages.h"
 #include "shelf.h"
 
 namespace anefast::host {

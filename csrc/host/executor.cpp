@@ -1,5 +1,5 @@
 // The `host` executor: csrc/anefast.h answered by the CPU. This file is the C seam, so no exception
-// leaves it; plan.h and ops.h do the work.
+// leaves it; memory_plan.h and ops/registry.h do the work.
 #include <atomic>
 #include <cctype>
 #include <chrono>
@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "../anefast.h"
-#include "../cpu/gemm.h"
+#include "../cpu/gemm/gemm.h"
 #include "../cpu/pool.h"
 #include "../cpu/threads.h"
 #include "../fork.h"
@@ -24,12 +24,12 @@
 #include "../mil/seam.h"
 #include "../surfaces.h"
 #include "blocked.h"
-#include "cliffs.h"
+#include "chip/numbers.h"
 #include "constants.h"
-#include "groups.h"
-#include "ops.h"
+#include "fusion/fusion.h"
+#include "ops/registry.h"
 #include "part.h"
-#include "profile.h"
+#include "chip/profile.h"
 #include "shelf.h"
 #include "surface.h"
 

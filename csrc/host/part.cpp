@@ -7,7 +7,7 @@
 
 #include "../mil/ops.h"
 #include "../mil/values.h"
-#include "plan.h"
+#include "memory_plan.h"
 
 namespace anefast::host {
 

@@ -7,7 +7,7 @@
 #include <memory>
 #include <utility>
 
-#include "memory.h"
+#include "pages.h"
 
 namespace anefast::host {
 

@@ -1,8 +1,8 @@
-// Stands in for csrc/cpu/gemm_cpu.cpp where tiles.h and avx512.h stand in for the instructions: there
+// Stands in for csrc/cpu/gemm/allowed.cpp where tiles.h and avx512.h stand in for the instructions: there
 // is nothing this processor lacks, but tiles where the test says so. AVX2 it has to have.
 #include <cstdlib>
 
-#include "cpu/gemm_cpu.h"
+#include "cpu/gemm/allowed.h"
 
 namespace anefast {
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2"); }

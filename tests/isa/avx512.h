@@ -1,4 +1,4 @@
-// The AVX-512 intrinsics of csrc/cpu/gemm_avx512.cpp by SIMDe, which says in portable C what each does.
+// The AVX-512 intrinsics of csrc/cpu/gemm/avx512.cpp by SIMDe, which says in portable C what each does.
 // The two conversions it lacks are made of the 256-bit ones.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The AVX-512 intrinsics of csrc/cpu/gemm_amx.cpp and gemm_avx512_bf16.cpp in plain C++, for processors without them.
+// The AVX-512 intrinsics of csrc/cpu/gemm/amx.cpp and avx512_bf16.cpp in plain C++, for processors without them.
 // Masked loads and stores touch no more than they should, so that a sanitizer sees what each row asks for.
 #pragma once
 

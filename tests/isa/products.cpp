@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/gemm_panels.h"
-#include "cpu/gemm_path.h"
+#include "cpu/gemm/panels.h"
+#include "cpu/gemm/path.h"
 #include "cpu/pool.h"
 #include "cpu/scratch.h"
 #include "half.h"

@@ -1,4 +1,4 @@
-// What the AMX instructions of csrc/cpu/amx_tiles.h do, in plain C++: so that everything around them
+// What the AMX instructions of csrc/cpu/gemm/amx_tiles.h do, in plain C++: so that everything around them
 // runs on a processor without them. Meaning from Intel's instruction set reference: TDPFP16PS and
 // TDPBF16PS sum the even and the odd k of a tile apart, with fused multiply-adds, then add the two
 // to each other and to C; fp32 subnormals are taken and given as 0, fp16 ones are not.

@@ -1,4 +1,4 @@
-// Runs csrc/cpu/gemm_accelerate.cpp where there is no Accelerate: against a plain sgemm that insists on its arguments.
+// Runs csrc/cpu/gemm/accelerate.cpp where there is no Accelerate: against a plain sgemm that insists on its arguments.
 //
 // Prints gemm_isa() and exits 0, or says which product was wrong. A test program only, see tests/test_native.py.
 #include <Accelerate/Accelerate.h>
@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "../../csrc/cpu/gemm.h"
-#include "../../csrc/cpu/gemm_panels.h"
+#include "../../csrc/cpu/gemm/gemm.h"
+#include "../../csrc/cpu/gemm/panels.h"
 #include "../../csrc/cpu/pool.h"
 #include "../../csrc/half.h"
 

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "../../csrc/cpu/gemm.h"
+#include "../../csrc/cpu/gemm/gemm.h"
 #include "../../csrc/cpu/vecmath.h"
 #include "../../csrc/half.h"
 

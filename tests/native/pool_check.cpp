@@ -22,7 +22,7 @@
 
 #include "../../csrc/cpu/update.h"
 #include "../../csrc/cpu/embed.h"
-#include "../../csrc/cpu/gemm.h"
+#include "../../csrc/cpu/gemm/gemm.h"
 #include "../../csrc/cpu/head.h"
 #include "../../csrc/cpu/pool.h"
 #include "../../csrc/cpu/weight_grad.h"

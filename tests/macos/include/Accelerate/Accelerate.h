@@ -1,4 +1,4 @@
-// What csrc/cpu/gemm_accelerate.cpp uses of Apple's Accelerate: one function of the public CBLAS interface.
+// What csrc/cpu/gemm/accelerate.cpp uses of Apple's Accelerate: one function of the public CBLAS interface.
 //
 // For compiling on other systems, to check; a Mac build never sees this file.
 #pragma once
