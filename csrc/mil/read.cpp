@@ -18,6 +18,7 @@
 
 #include "lex.h"
 #include "ops.h"
+#include "skip.h"
 
 namespace anefast::mil {
 
@@ -37,7 +38,7 @@ class Parser {
         program->version = version.spelling;
         lexer_.expect(")", "after the version");
         const size_t attributes = begin();
-        skip_attributes();
+        skip_attributes(lexer_);
         if (outline_) {
             outline_->version = lexer_.span(version);
             if (lexer_.last_end() > attributes) outline_->attributes = {attributes, lexer_.last_end()};
@@ -63,53 +64,7 @@ class Parser {
   private:
     size_t begin() const { return lexer_.span(lexer_.now()).begin; }
 
-    static constexpr size_t MAX_FUNCTIONS = 256, MAX_ATTRIBUTE_DEPTH = 64;
-
-    // [name = anything, ...]: its meaning is nobody's business here, its brackets must balance.
-    void skip_attributes() {
-        if (!lexer_.now().is("[")) return;
-        const Position where = lexer_.now().where;
-        skip_balanced(where, false);
-    }
-
-    // Skips to the matching bracket; or, `inside` a list of attributes, to the next "," or "]".
-    void skip_balanced(Position where, bool inside) {
-        std::string open; // the closing brackets we wait for
-        for (;;) {
-            const Token token = lexer_.now();
-            const char c = token.kind == Token::mark ? token.spelling[0] : '\0';
-            if (token.kind == Token::end)
-                fail(token.where, "the end of the attribute that began at line " + std::to_string(where.line),
-                     described(token));
-            if (inside && open.empty() && (c == ',' || c == ']')) return;
-            lexer_.take();
-            if (c == '(' || c == '[' || c == '{') {
-                open += c == '(' ? ')' : c == '[' ? ']' : '}';
-                if (open.size() > MAX_ATTRIBUTE_DEPTH)
-                    fail(token.where, "attributes nested at most " + std::to_string(MAX_ATTRIBUTE_DEPTH) + " deep",
-                         "more");
-            } else if (c == ')' || c == ']' || c == '}') {
-                if (open.empty() || open.back() != c)
-                    fail(token.where, open.empty() ? "an attribute" : "\"" + open.substr(open.size() - 1) + "\"",
-                         described(token));
-                open.pop_back();
-                if (open.empty() && !inside) return;
-            } else if (c == '<' && inside) {
-                skip_angles(token.where); // commas between them belong to a type
-            }
-        }
-    }
-
-    void skip_angles(Position where) {
-        for (size_t depth = 1; depth;) {
-            const Token token = lexer_.take();
-            if (token.kind == Token::end)
-                fail(token.where, "the end of the type that began at line " + std::to_string(where.line),
-                     described(token));
-            depth += token.is("<");
-            depth -= token.is(">");
-        }
-    }
+    static constexpr size_t MAX_FUNCTIONS = 256;
 
     void function(Function *f) {
         function_ = f;
@@ -146,7 +101,7 @@ class Parser {
         if (mark_) mark_->parameters.end = begin();
         if (outline_) look_for_dynamic(problems);
         lexer_.expect(")", "or \",\" after a parameter");
-        skip_attributes();
+        skip_attributes(lexer_);
 
         lexer_.expect("{", "to open the function");
         while (!lexer_.now().is("}")) {
@@ -288,7 +243,7 @@ class Parser {
             const Token name = lexer_.expect(Token::name, "an attribute name");
             lexer_.expect("=", "after the attribute name");
             if (!name.is("val")) {
-                skip_balanced(name.where, true);
+                skip_value(lexer_, name.where);
                 continue;
             }
             if (found) fail(name.where, "one val", "another");
@@ -416,7 +371,7 @@ class Parser {
             if (record && arguments)
                 fail(name.where, "an attribute of " + op->type + " (name, " + parameter_names(*record) + ")",
                      described(name), Fault::argument);
-            return skip_balanced(name.where, true);
+            return skip_value(lexer_, name.where);
         }
         const Position where = lexer_.now().where;
         const Type type = parse_type(lexer_);
