@@ -83,9 +83,9 @@ UNITS = {
     "mil": ("-O2", ["csrc/mil/*.cpp"]),
     "plans": (
         "-O2",
-        [f"csrc/host/{name}.cpp" for name in "executor memory_plan chip/profile ops/registry".split()]
-        + [f"csrc/host/fusion/{name}.cpp" for name in "fusion tasks find_chains attach build".split()]
-        + ["csrc/host/fusion/block_program.cpp"],
+        [f"csrc/host/{name}.cpp" for name in "executor memory_plan chip/admit chip/profile".split()]
+        + [f"csrc/host/fusion/{name}.cpp" for name in "def_use fusion tasks find_chains".split()]
+        + [f"csrc/host/fusion/{name}.cpp" for name in "attach build block_program".split()],
     ),
 }
 

@@ -208,7 +208,7 @@ def head_loss_grad(
     nll: F32,
     dh: F16,
     dnorm: F32 | None,
-    dweight: F32 | Flow | None,
+    dweight: F32 | UnstoredGradients | None,
     fresh: bool = False,
     bias: F32 | None = None,
     dbias: F32 | None = None,
@@ -266,7 +266,7 @@ def muon(
 def newton_schulz(x: F32) -> None: ...
 def average(averages: Sequence[F32], values: Sequence[F32], part: float) -> None: ...
 
-class Flow:
+class UnstoredGradients:
     def __init__(self, batch: int, seq: int) -> None: ...
     def add(self, dy: Surface, x: Surface, rows: int, columns: int) -> None: ...
     def embed(self, tokens: I32, dx: Surface) -> None: ...

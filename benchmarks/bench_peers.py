@@ -67,7 +67,7 @@ class Ours:
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         loss, tokens = self._step.micro_step(x, y, 64.0)
         self._step.wait()
-        self.optimizer.update(self._step.grads, 1 / (64.0 * tokens), 1e-4, self._step.flow)
+        self.optimizer.update(self._step.grads, 1 / (64.0 * tokens), 1e-4, self._step.unstored)
         self._step.begin_update()
         self._step.update_weights()
         return loss / tokens

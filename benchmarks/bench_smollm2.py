@@ -51,7 +51,7 @@ def ours(path: str, folder: str) -> Any:
     def run() -> float:
         loss, tokens = step.micro_step(x, y, 64.0)
         step.wait()
-        optimizer.update(step.grads, 1 / (64.0 * tokens), 1e-5, step.flow)
+        optimizer.update(step.grads, 1 / (64.0 * tokens), 1e-5, step.unstored)
         step.begin_update()
         step.update_weights()
         return loss / tokens

@@ -160,7 +160,7 @@ PYBIND11_MODULE(_C, m) {
     init_mil(m);
     init_arrays(m);
     init_optim(m);
-    init_flow(m);
+    init_unstored(m);
     init_training(m);
     init_queue(m);
     init_spans(m);

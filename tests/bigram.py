@@ -46,7 +46,7 @@ class BigramStep:
     def __init__(self, params, poison=()):
         self.params = self.trained = params
         self.grads = {n: np.zeros_like(p) for n, p in params.items()}
-        self.flow = None
+        self.unstored = None
         self.device, self.vocabulary = DEVICE, None
         self.poison = set(poison)  # micro-steps whose gradient overflows
         self.made = 0

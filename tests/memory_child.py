@@ -116,7 +116,7 @@ def opened() -> tuple[Callable[[], bytes], Callable[[], bool]]:
 
     def compute() -> bytes:
         device = _C.Device("host", "threads=3")
-        surface, queue, flow = device.surface(4096), _C.Queue(), _C.Flow(2, 16)
+        surface, queue, flow = device.surface(4096), _C.Queue(), _C.UnstoredGradients(2, 16)
         with _C.Span(_C.Component.LOCK):
             rule = _C.Rule.sgd(1.0, 0.9, False)
         fail_after(-1)

@@ -8,7 +8,12 @@ that makes an addition cost more fails here.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
+import sysconfig
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -308,6 +313,111 @@ def test_an_op_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     v, g = (feeds[n].astype(np.float64) for n in ("a", "b"))
     for port, want in (("y", v / (1 + np.abs(v))), ("z", g / (1 + np.abs(v)) ** 2)):
         assert np.abs(got[port] - want).max() < 4e-3, port
+
+
+# 6) an op that the host has no kernel of: a file of C++ with its type rule and its kernel, its name
+# in a list, and the Python record
+
+KERNEL = """
+    // Sums of neighbours in pairs: (..., 2 n) to (..., n).
+    #include "convert.h"
+    #include "registry.h"
+
+    namespace anefast::host {
+
+    namespace {
+
+    std::vector<mil::Type> halved(const mil::Call &call) {
+        mil::Type type = call.type("x");
+        if (type.shape.empty() || type.shape.back() % 2)
+            call.wrong("x", "an even last axis of x of pair_sum", mil::described(type));
+        type.shape.back() /= 2;
+        return {type};
+    }
+
+    Runnable pair_sum(const Builder &b) {
+        const mil::DType dtype = b.result_type().dtype;
+        const Ref x = b.at("x"), y = b.at(b.result());
+        const size_t n = b.result_type().elements(), size = mil::bytes_of(dtype);
+        return [=, load = loader<float>(dtype), store = storer<float>(dtype)](const Frame &frame) {
+            for (size_t i = 0; i < n; i++) {
+                float pair[2];
+                load(frame.at(x) + 2 * i * size, pair, 2);
+                pair[0] += pair[1];
+                store(pair, frame.at(y) + i * size, 1);
+            }
+        };
+    }
+
+    } // namespace
+
+    void add_pairs(Table &t) {
+        using namespace declare;
+        t.add({"pair_sum", 15, FLOAT, FLOAT, {in("x")}, halved}, {pair_sum});
+    }
+
+    } // namespace anefast::host
+"""
+
+PAIRS = """
+    import numpy as np
+
+    from anefast import _C, ir, mil
+    from anefast.ir.op import Mil, Op, apply, register
+    from tests import host_programs
+
+    register(Op(
+        "pair_sum",
+        shape=lambda xs, attrs: (*xs[0].shape[:-1], xs[0].shape[-1] // 2),
+        meaning=lambda xs, attrs: xs[0][..., ::2] + xs[0][..., 1::2],
+        grad=None,
+        mil=Mil(("x",)),
+    ))
+    x = ir.input("x", (1, 32, 1, 64))
+    graph = ir.Graph([x], {"y": apply("pair_sum", x)})
+    program = ir.Program.cut("made", [("x", x)], list(graph.outputs.items()))
+    text, layout = mil.emit(program)
+    feeds = {"x": np.random.default_rng(0).standard_normal(x.shape).astype(np.float16)}
+    got = host_programs.run(_C.Device("host"), text, layout.fill({}), feeds)["y"]
+    v = feeds["x"].astype(np.float32)
+    assert np.array_equal(got, (v[..., ::2] + v[..., 1::2]).astype(np.float16))
+    try:
+        _C.check(text.replace("64]", "63]"))
+    except _C.MILError as refused:
+        assert "an even last axis" in str(refused), refused
+    else:
+        raise AssertionError("63 columns were taken")
+"""
+
+
+def test_an_op_that_the_host_has_not_is_one_file_and_one_row(tmp_path: Path) -> None:
+    """Both halves of it, the type rule and the kernel, are in that file, and one call adds them."""
+    tag = f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
+    if not (ROOT / "build" / tag).is_dir():
+        pytest.skip("no build/ here, from which a tree with one more file is built in seconds")
+    for folder in ("anefast", "csrc", f"build/{tag}"):
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+        )
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    ops = tmp_path / "csrc" / "host" / "ops"
+    (ops / "pairs.cpp").write_text(textwrap.dedent(KERNEL))
+    registry_file = ops / "registry.cpp"
+    rows = registry_file.read_text()
+    assert rows.count("FILE(composed)") == 1
+    registry_file.write_text(rows.replace("FILE(composed)", "FILE(composed) FILE(pairs)"))
+    (tmp_path / "pairs.py").write_text(textwrap.dedent(PAIRS))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
+        "PYTHONSAFEPATH": "1",
+    }
+    for words in (["setup.py", "-q", "build_ext", "--inplace"], ["pairs.py"]):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
 
 
 # What the map says

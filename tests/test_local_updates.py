@@ -26,7 +26,7 @@ def a_step() -> SimpleNamespace:
     for name, p in trained.items():
         p[...] = np.random.default_rng(len(name)).standard_normal(p.shape)
     return SimpleNamespace(
-        trained=trained, grads=zeros_of(SHAPES), flow=None, update_weights=lambda: None
+        trained=trained, grads=zeros_of(SHAPES), unstored=None, update_weights=lambda: None
     )
 
 

@@ -113,7 +113,7 @@ class Together:
         if self.shares is not None:
             squares = self.shares.squares(panel_squares(self.optimizer.own(grads)))
         factor = 1.0 / (scale * tokens)
-        done = self.optimizer.update(grads, factor, lr, self.step.flow, squares)
+        done = self.optimizer.update(grads, factor, lr, self.step.unstored, squares)
         self.changed = not done.overflow
         if self.changed:
             if self.average is not None:

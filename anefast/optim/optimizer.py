@@ -25,7 +25,7 @@ from anefast.optim.registry import record_of, settled
 from anefast.optim.tensors import check_rules, of_tensor, parse_rules
 
 if TYPE_CHECKING:
-    from anefast.runtime.unstored import Flow
+    from anefast.runtime.unstored import UnstoredGradients
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -85,12 +85,12 @@ class Optimizer:
         grads: Arrays,
         factor: float,
         lr: float,
-        flow: Flow | None = None,
+        unstored: UnstoredGradients | None = None,
         squares: float | None = None,
     ) -> Update:
         """Clip and apply `factor * grads` at rate `lr`; `grads` stay as they are.
 
-        factor: 1 / (loss scale * tokens) for accumulated sums. flow: the gradients that are not in
+        factor: 1 / (loss scale * tokens) for accumulated sums. unstored: the gradients that are not in
         `grads`; there is no clipping with them. A gradient that is not finite changes neither
         weights nor states nor the step count. squares: the sum of the squares of all gradients,
         where it is known, or where `grads` are not all of them.
@@ -99,12 +99,12 @@ class Optimizer:
         if squares is None:
             squares = squared_norm(grads)
         norm = math.sqrt(squares) * factor
-        if flow is not None and not flow.finite():
+        if unstored is not None and not unstored.finite():
             norm = math.inf
         if not math.isfinite(norm):
             return Update(norm, overflow=True)
         clip = self.config.clip
-        if clip and flow is not None:
+        if clip and unstored is not None:
             raise ValueError("[optim] expected clip 0 for gradients that flow, whose norm is last.")
         if clip and norm > clip:
             factor *= clip / norm
@@ -112,11 +112,11 @@ class Optimizer:
         self.step += 1
         if stored := [name for name in self.params if name in grads]:
             self.record.update(self._work(stored, grads, factor, lr))
-        if flow is not None:
+        if unstored is not None:
             assert self.record.rule is not None
             rule = self.record.rule(self.config, self.step, factor)
-            work = self._work(flow.names, {}, factor, lr)
-            squares += flow.update(rule, work.weights, work.by_state(), work.rates, work.decays)
+            work = self._work(unstored.names, {}, factor, lr)
+            squares += unstored.update(rule, work.weights, work.by_state(), work.rates, work.decays)
             norm = math.sqrt(squares) * factor
         self.torn = False
         return Update(norm, overflow=False)

@@ -45,7 +45,7 @@ from anefast.runtime.inspect.health import Health
 from anefast.runtime.pace import Pace
 from anefast.runtime.revive import PROCESS_WIDE
 from anefast.runtime.stream import advice, stream_scale
-from anefast.runtime.unstored import Flow, head_flows
+from anefast.runtime.unstored import UnstoredGradients, head_flows
 
 log = logging.getLogger("anefast")
 
@@ -64,7 +64,7 @@ class TrainingStep:
     compiled before the first `update_weights`. With a `vocabulary`, embedding and classifier in
     `params` and `grads` are compact copies, not the caller's arrays; tokens stay as they are. With
     `flows`, which is for updates of one micro-step, gradients of the layers' matrices, and of the
-    classifier's where its tokens are few, are not in `grads` but in `flow`. A forward that
+    classifier's where its tokens are few, are not in `grads` but in `unstored`. A forward that
     overflows is reported once, by name, to `say`; of micro-steps only while nothing else watches
     them (`watched`). `on_complete`, where it is set, is called during the backward pass with the
     names of gradients whose last part is in `queue` now: when its jobs have run, whoever set it
@@ -141,8 +141,8 @@ class TrainingStep:
         self.trained = {n: params[n] for n in params if trains(plan.trained, n)}
         flows_too = flows and self._head in self.trained and head_flows(batch * seq, rows)
         head = self._head if flows_too else None
-        self.flow = Flow(params, taps, head, batch, seq) if flows else None
-        flowing = self.flow.names if self.flow else []
+        self.unstored = UnstoredGradients(params, taps, head, batch, seq) if flows else None
+        flowing = self.unstored.names if self.unstored else []
         stored = {n: p.shape for n, p in self.trained.items() if n not in flowing}
         self.grads: Params = zeros_of(stored)
         self.queue = _C.Queue()
@@ -327,12 +327,12 @@ class TrainingStep:
         finding = self.health.overflow(self.params)
         self.say(f"[step] {advice(finding, before, stream_scale(self.config, self.params, x[0]))}")
 
-    def _dweight(self, head: str) -> npt.NDArray[np.float32] | _C.Flow | None:
+    def _dweight(self, head: str) -> npt.NDArray[np.float32] | _C.UnstoredGradients | None:
         """Where the classifier's gradient goes; None: it is frozen."""
         if head not in self.trained or head in self.grads:
             return self.grads.get(head)
-        assert self.flow is not None
-        return self.flow.native
+        assert self.unstored is not None
+        return self.unstored.native
 
     def _embed_grad(self, x: Tokens) -> None:
         """The embedding's gradient, on top of the classifier's where they are one matrix, and that
@@ -348,8 +348,8 @@ class TrainingStep:
         if name not in self.trained:
             return
         if name not in self.grads:
-            assert self.flow is not None
-            return self.flow.native.embed(x, self._dx.native)
+            assert self.unstored is not None
+            return self.unstored.native.embed(x, self._dx.native)
         if self._take_fresh(name):  # and not the classifier's too
             self.grads[name].fill(0)
         with self._dx.read() as dx:

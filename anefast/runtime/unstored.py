@@ -21,7 +21,7 @@ from anefast.runtime.device import Surface
 Array = npt.NDArray[np.float32]
 
 
-class Flow:
+class UnstoredGradients:
     """Of the weights (Co, Ci) that `names` lists.
 
     taps: surfaces of dy (B, Co, 1, S) and x (B, Ci, 1, S) by the name of a weight. head: the name
@@ -37,7 +37,7 @@ class Flow:
         seq: int,
     ) -> None:
         self.names = [*taps, *([head] if head else [])]
-        self.native = _C.Flow(batch, seq)
+        self.native = _C.UnstoredGradients(batch, seq)
         for name, (dy, x) in taps.items():
             self.native.add(dy.native, x.native, *params[name].shape)
 

@@ -30,7 +30,7 @@ void init_arrays(py::module_ &m); // blobs, halves and the matrix product
 void init_training(py::module_ &m);
 void init_queue(py::module_ &m);
 void init_optim(py::module_ &m);
-void init_flow(py::module_ &m);
+void init_unstored(py::module_ &m);
 void init_spans(py::module_ &m);
 void init_probe(py::module_ &m);
 void init_generate(py::module_ &m);

@@ -6,7 +6,7 @@
 #include "../cpu/adafactor.h"
 #include "../cpu/muon.h"
 #include "../cpu/update.h"
-#include "flow.h"
+#include "unstored.h"
 
 namespace anefast::bind {
 

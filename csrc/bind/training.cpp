@@ -3,7 +3,7 @@
 // Arrays are C-contiguous; fp16 ones are (B, C, 1, S), usually views of locked surfaces. The GIL is
 // released while anything is computed.
 #include "bind.h"
-#include "flow.h"
+#include "unstored.h"
 
 #include "../cpu/embed.h"
 #include "../cpu/head.h"
@@ -81,8 +81,15 @@ Head head_of(const char *where, const py::array &h, const py::array &norm, const
     const auto *n = elements_of<const float>(norm, where, "norm", "float32", {e.c});
     const void *w = elements(weight, where, "weight", half ? "float16" : "float32", {-1, e.c}, Access::read);
     const auto *b = bias ? elements_of<const float>(*bias, where, "bias", "float32", {e.c}) : nullptr;
-    Head head{static_cast<const uint16_t *>(h.data()), n,   nullptr, e.b, e.s, e.c, weight.shape(0),
-              static_cast<float>(epsilon),             b};
+    Head head{static_cast<const uint16_t *>(h.data()),
+              n,
+              nullptr,
+              e.b,
+              e.s,
+              e.c,
+              weight.shape(0),
+              static_cast<float>(epsilon),
+              b};
     if (half) head.halves = static_cast<const uint16_t *>(w);
     else head.weight = static_cast<const float *>(w);
     return head;
@@ -135,8 +142,8 @@ py::tuple head_loss_grad_arrays(const py::array &h, const py::array &norm, const
 
 py::tuple head_loss_grad_flowing(const py::array &h, const py::array &norm, const py::array &weight,
                                  const py::array &targets, double epsilon, float scale, const py::array &nll,
-                                 const py::array &dh, const Maybe &dnorm, Flow &dweight, bool fresh, const Maybe &bias,
-                                 const Maybe &dbias) {
+                                 const py::array &dh, const Maybe &dnorm, UnstoredGradients &dweight, bool fresh,
+                                 const Maybe &bias, const Maybe &dbias) {
     const Head head = head_of("head_loss_grad", h, norm, weight, epsilon, bias);
     if (head.batch * head.seq > HEAD_TOKENS)
         throw py::value_error("[head_loss_grad] expected at most " + std::to_string(HEAD_TOKENS) +
@@ -189,10 +196,11 @@ void init_training(py::module_ &m) {
     m.def("head_loss_grad", &head_loss_grad_flowing, arg("h"), arg("norm"), arg("weight"), arg("targets"),
           arg("epsilon"), arg("scale"), arg("nll"), arg("dh"), arg("dnorm"), arg("dweight"), arg("fresh") = false,
           arg("bias") = none, arg("dbias") = none,
-          "The same of at most HEAD_TOKENS tokens, dweight being left to a Flow.");
-    m.def("head_logits", &head_logits_arrays, arg("h"), arg("norm"), arg("weight"), arg("epsilon"), arg("positions"),
-          arg("out"), arg("bias") = none,
-          "out (N, V) fp32: the logits of weight (V, C) fp16 at one position of each sequence, or at N of the only one.");
+          "The same of at most HEAD_TOKENS tokens, dweight being left to a UnstoredGradients.");
+    m.def(
+        "head_logits", &head_logits_arrays, arg("h"), arg("norm"), arg("weight"), arg("epsilon"), arg("positions"),
+        arg("out"), arg("bias") = none,
+        "out (N, V) fp32: the logits of weight (V, C) fp16 at one position of each sequence, or at N of the only one.");
     m.def("threads", [] { return Pool::shared().threads(); });
     m.def(
         "set_threads",

@@ -1,8 +1,9 @@
 // The end of the model on the CPU: final norm, classifier, cross-entropy, and their gradients.
 //
 // h (batch, channels, 1, seq) fp16; norm (channels) fp32; weight (vocab, channels), fp32 where it is trained, fp16
-// where the model is used. Every sum is fp32 or wider. Logits are fp32, made for at most HEAD_TOKENS tokens at a time, vocabulary down and tokens across, so that softmax is vertical.
-// Results never depend on the number of threads. Products are gemm/gemm.h, exp is vecmath.h.
+// where the model is used. Every sum is fp32 or wider. Logits are fp32, made for at most HEAD_TOKENS tokens at a time,
+// vocabulary down and tokens across, so that softmax is vertical. Results never depend on the number of threads.
+// Products are gemm/gemm.h, exp is vecmath.h.
 #pragma once
 
 #include <cstdint>
@@ -29,9 +30,9 @@ struct HeadLoss {
 // targets (batch, seq): negative ones are ignored. nll (batch, seq) fp32 is written, 0 where ignored.
 HeadLoss head_loss(const Head &head, const int32_t *targets, float *nll);
 
-// The same of an fp32 weight, and the gradients of scale * sum: dh (batch, channels, 1, seq) fp16 is written (overflow becomes
-// infinity); dnorm, dbias (channels) and dweight (vocab, channels) fp32 are added to, or, where `fresh`, written. Those
-// that are null are not made.
+// The same of an fp32 weight, and the gradients of scale * sum: dh (batch, channels, 1, seq) fp16 is written (overflow
+// becomes infinity); dnorm, dbias (channels) and dweight (vocab, channels) fp32 are added to, or, where `fresh`,
+// written. Those that are null are not made.
 HeadLoss head_loss_grad(const Head &head, const int32_t *targets, float scale, float *nll, uint16_t *dh, float *dnorm,
                         float *dbias, float *dweight, bool fresh);
 

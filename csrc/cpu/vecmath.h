@@ -25,8 +25,8 @@ void exp_sum_down(const float *x, int64_t rows, int64_t stride, int64_t n, const
 // y[i][j] = x[i][j] * factor[j]
 void scale_down(const float *x, int64_t rows, int64_t stride, int64_t n, const float *factor, float *y);
 
-// out[j * stride + i] = dot product of row i of a contiguous rows x n matrix with row j of x, columns x n, as 32 running
-// sums: element k goes to sum k % 32, and sums are folded by halves.
+// out[j * stride + i] = dot product of row i of a contiguous rows x n matrix with row j of x, columns x n, as 32
+// running sums: element k goes to sum k % 32, and sums are folded by halves.
 void dot_rows(const float *matrix, int64_t rows, int64_t n, const float *x, int64_t columns, float *out,
               int64_t stride);
 

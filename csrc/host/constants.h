@@ -18,8 +18,8 @@ struct Constants {
 
 // Keeps the constants that will be read, out of files that are the caller's, and points the function to what is kept;
 // the others have no data any more. A matrix that only products read may be kept as its transpose: Value::turned.
-Constants keep_constants(mil::Function &f, const std::vector<Group> &groups);
+Constants keep_constants(mil::Function &f, const std::vector<Fusion> &fusions);
 // Whether every constant that will be read still has its data.
-bool constants_are_there(const mil::Function &f, const std::vector<Group> &groups);
+bool constants_are_there(const mil::Function &f, const std::vector<Fusion> &fusions);
 
 } // namespace anefast::host

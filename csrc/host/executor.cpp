@@ -40,17 +40,16 @@ struct Chip {
 };
 
 struct anefast_device {
-    bool groups = true; // false: every operation by itself
+    bool fuses = true; // false (the option groups=off): every operation by itself
     std::string description;
     std::shared_ptr<Chip> chip; // null: `exact`
 };
 
 // What is run: a function, and how.
 struct Body {
-    anefast::mil::Function function; // steps refer to it
-    anefast::host::Plan plan;
-    std::vector<anefast::host::Step> steps;
-    std::vector<anefast::host::Group> groups; // without what builds them, which is done
+    anefast::mil::Function function; // runnables refer to it
+    anefast::host::MemoryPlan plan;
+    std::vector<anefast::host::Runnable> runnables;
     std::unique_ptr<anefast::host::Arena> arena;
     std::vector<uintptr_t> bases;
 };
@@ -58,8 +57,9 @@ struct Body {
 struct anefast_program {
     std::mutex running;                                      // evaluations of one program share its bases
     std::atomic<int> generation{anefast::fork_generation()}; // of `running`
-    bool groups = true;
+    bool fuses = true;
     Body whole;
+    std::vector<anefast::host::Fusion> fusions; // of the whole, without what builds them, which is done
     std::shared_ptr<anefast::host::Blocks> blocks = std::make_shared<anefast::host::Blocks>();
     std::map<std::vector<int64_t>, std::unique_ptr<Body>> parts; // by extents; null where only the whole can be run
     std::vector<anefast_port> inputs, outputs;
@@ -101,25 +101,25 @@ template <class F> anefast_status guarded(const char *where, anefast_status othe
 }
 
 size_t workspace_bytes(const mil::Function &f, const mil::Operation &op) {
-    const auto found = table().find(op.type);
-    return found == table().end() || !found->second.workspace ? 0 : found->second.workspace(f, op);
+    const OpKernel *kernel = table().find(op.type);
+    return kernel && kernel->workspace ? kernel->workspace(f, op) : 0;
 }
 
-bool groups_by_default() {
+bool fuses_by_default() {
     const char *wish = std::getenv("ANEFAST_GROUPS");
     return !(wish && std::string(wish) == "off");
 }
 
-// Every operation known, groups found, everything in its place. Constants that no task reads lose their data.
-Plan placed(mil::Function &f, bool grouped, std::vector<Group> *groups, Constants *constants) {
+// Every operation known, fusions found, everything in its place. Constants that no task reads lose their data.
+MemoryPlan placed(mil::Function &f, bool fuse, std::vector<Fusion> *fusions, Constants *constants) {
     for (const mil::Operation &op : f.operations)
-        if (!table().count(op.type))
+        if (!table().find(op.type))
             throw Refusal{op.where, "[host] " + op.type + " (" + op.label +
                                         "): expected an operation this executor runs. Hint: write it with "
                                         "arithmetic, reductions, conv, matmul and layout operations."};
-    if (grouped) *groups = find_groups(f);
-    *constants = keep_constants(f, *groups);
-    return make_plan(f, *groups, workspace_bytes);
+    if (fuse) *fusions = find_fusions(f);
+    *constants = keep_constants(f, *fusions);
+    return plan_memory(f, *fusions, workspace_bytes);
 }
 
 anefast_status open(const char *options, anefast_device **device, anefast_error *error) {
@@ -129,7 +129,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
         auto chip = std::make_shared<Chip>();
         std::string wrong;
         bool described = false; // a name alone would be `exact` under another name
-        bool groups = groups_by_default();
+        bool fuses = fuses_by_default();
         while (*p) {
             while (std::isspace(static_cast<unsigned char>(*p))) p++;
             const char *end = p;
@@ -155,7 +155,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
                 if (value != "on" && value != "off")
                     return fail(error, ANEFAST_INVALID,
                                 "[host] expected groups to be on or off, got \"" + value + "\".");
-                groups = value == "on";
+                fuses = value == "on";
             } else {
                 const bool close = !key.empty() && (key[0] == 't' || key[0] == 'T');
                 return fail(error, ANEFAST_INVALID,
@@ -176,7 +176,7 @@ anefast_status open(const char *options, anefast_device **device, anefast_error 
                             " ones. Hint: unset ANEFAST_ISA.");
         if (threads) threads_set(threads);
         auto d = std::make_unique<anefast_device>();
-        d->groups = groups && exact; // a profile is defined operation by operation
+        d->fuses = fuses && exact; // a profile is defined operation by operation
         const int n = Pool::shared().threads();
         std::string as; // a profile's numbers are never a chip's own
         if (!exact) {
@@ -196,7 +196,7 @@ const char *describe(const anefast_device *device) { return device->description.
 const char *label(const anefast_device *device) { return device->chip ? "emulated" : "measured on the host"; }
 
 // Rows of a port between a surface's 64-byte rows and packed memory.
-Step repack(const Port &port, Ref packed, Ref surface, bool into_surface) {
+Runnable repack(const PortLayout &port, Ref packed, Ref surface, bool into_surface) {
     const size_t rows = port.rows, bytes = port.row_bytes, stride = port.row_stride;
     return [=](const Frame &f) {
         uint8_t *p = f.at(packed), *s = f.at(surface);
@@ -233,30 +233,28 @@ void take_on(const std::shared_ptr<Chip> &chip, mil::Function *f, anefast_progra
     add_copies(f, p);
 }
 
-Step step_of(Builder b, const Chip *chip) {
+Runnable runnable_of(Builder b, const Chip *chip) {
     if (chip) {
         b.fixed = chip->profile.fixed;
         b.away = chip->profile.away;
     }
-    Step step = table().at(b.op.type).build(b);
-    return chip ? under(chip->profile, b, std::move(step)) : step;
+    Runnable exact = table().at(b.op.type).build(b);
+    return chip ? under(chip->profile, b, std::move(exact)) : exact;
 }
 
-// The steps of a function whose values have places, and its arena.
-void build(Body *body, std::vector<Group> groups, const Chip *chip) {
-    const Plan &plan = body->plan;
+// The runnables of a function whose values have places, and its arena.
+void build(Body *body, const std::vector<Fusion> &fusions, const Chip *chip) {
+    const MemoryPlan &plan = body->plan;
     const mil::Function &f = body->function;
     for (size_t i : plan.copied_in)
-        body->steps.push_back(
+        body->runnables.push_back(
             repack(plan.inputs[i], plan.where[plan.inputs[i].value], {static_cast<uint32_t>(SURFACES + i), 0}, false));
-    for (const auto [i, group] : plan.tasks)
-        if (group >= 0) body->steps.push_back(groups[static_cast<size_t>(group)].build(plan, plan.workspace[i]));
-        else if (!plan.is_view[i]) body->steps.push_back(step_of(Builder(f, f.operations[i], plan, i), chip));
+    for (const auto [i, fusion] : plan.tasks)
+        if (fusion >= 0) body->runnables.push_back(fusions[static_cast<size_t>(fusion)].build(plan, plan.workspace[i]));
+        else if (!plan.is_view[i]) body->runnables.push_back(runnable_of(Builder(f, f.operations[i], plan, i), chip));
     for (size_t j : plan.copied_out)
-        body->steps.push_back(repack(plan.outputs[j], plan.where[plan.outputs[j].value],
-                                     {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
-    for (Group &g : groups) g.build = nullptr; // it holds what the step has a copy of
-    body->groups = std::move(groups);
+        body->runnables.push_back(repack(plan.outputs[j], plan.where[plan.outputs[j].value],
+                                         {static_cast<uint32_t>(SURFACES + plan.inputs.size() + j), 0}, true));
     body->arena = std::make_unique<Arena>(plan.arena_bytes);
     body->bases.assign(SURFACES + plan.inputs.size() + plan.outputs.size(), 0);
 }
@@ -268,7 +266,7 @@ Body *body_for(anefast_program *program, const int64_t *extents) {
     if (!extents || program->chip) return &whole;
     std::vector<int64_t> key;
     std::unordered_map<int32_t, std::vector<int64_t>> of; // by value
-    for (const Port &p : whole.plan.inputs)
+    for (const PortLayout &p : whole.plan.inputs)
         for (int32_t i = 0; i < p.c.rank; i++) {
             of[p.value].push_back(*extents);
             key.push_back(*extents++);
@@ -279,14 +277,14 @@ Body *body_for(anefast_program *program, const int64_t *extents) {
         std::vector<int64_t> declared;
         for (int32_t v : whole.function.inputs) declared.insert(declared.end(), of[v].begin(), of[v].end());
         auto body = std::make_unique<Body>();
-        std::vector<Group> groups;
+        std::vector<Fusion> fusions;
         bool can = take_part(whole.function, declared.data(), &body->function);
-        if (can && program->groups) groups = find_groups(body->function);
-        can = can && constants_are_there(body->function, groups);
+        if (can && program->fuses) fusions = find_fusions(body->function);
+        can = can && constants_are_there(body->function, fusions);
         if (can) {
-            body->plan = make_plan(body->function, groups, workspace_bytes, &whole.function);
+            body->plan = plan_memory(body->function, fusions, workspace_bytes, &whole.function);
             body->plan.blocks = program->blocks;
-            build(body.get(), std::move(groups), nullptr);
+            build(body.get(), fusions, nullptr);
         }
         found = program->parts.emplace(std::move(key), can ? std::move(body) : nullptr).first;
     }
@@ -306,18 +304,18 @@ anefast_status compile(anefast_device *device, const char *text, size_t text_byt
         for (mil::Function &candidate : parsed.functions)
             if (!f || candidate.name == "main") f = &candidate;
         if (!f) return fail(error, ANEFAST_COMPILE, "[host] expected a function, got a program without one.");
-        program->groups = device->groups;
+        program->fuses = device->fuses;
         program->whole.function = std::move(*f);
         f = &program->whole.function;
         if (device->chip) take_on(device->chip, f, program.get());
-        // 2) places, then steps
-        std::vector<Group> groups;
-        program->whole.plan = placed(*f, device->groups, &groups, &program->constants);
-        build(&program->whole, std::move(groups), program->chip.get());
+        // 2) places, then what runs
+        program->whole.plan = placed(*f, device->fuses, &program->fusions, &program->constants);
+        build(&program->whole, program->fusions, program->chip.get());
+        for (Fusion &fusion : program->fusions) fusion.build = nullptr; // it holds what its runnable has a copy of
         // 3) the ports
-        const Plan &plan = program->whole.plan;
+        const MemoryPlan &plan = program->whole.plan;
         for (bool out : {false, true})
-            for (const Port &p : out ? plan.outputs : plan.inputs) {
+            for (const PortLayout &p : out ? plan.outputs : plan.inputs) {
                 anefast_port c = p.c;
                 c.name = p.name.c_str();
                 c.dtype = p.dtype;
@@ -341,7 +339,7 @@ size_t outputs(const anefast_program *program, const anefast_port **ports) {
 anefast_status tasks(anefast_program *program, const char **text, anefast_error *error) {
     return guarded("tasks", ANEFAST_INVALID, error, [&] {
         const Body &b = program->whole;
-        if (program->tasks.empty()) program->tasks = tasks_of(b.function, b.plan, b.groups);
+        if (program->tasks.empty()) program->tasks = tasks_of(b.function, b.plan, program->fusions);
         *text = program->tasks.c_str();
         return ANEFAST_OK;
     });
@@ -424,7 +422,7 @@ anefast_status evaluate_part(anefast_program *program, const int64_t *extents, a
         for (size_t j = 0; j < n_out; j++) body->bases[SURFACES + n_in + j] = reinterpret_cast<uintptr_t>(out[j]->base);
         if (program->chip) pause(program->chip->profile.dispatch_us);
         const Frame frame{body->bases.data()};
-        for (const Step &step : body->steps) step(frame);
+        for (const Runnable &run : body->runnables) run(frame);
         return ANEFAST_OK;
     });
 }
@@ -446,9 +444,9 @@ const anefast_executor HOST = {
 } // namespace
 
 size_t scratch_bytes(mil::Function &f) {
-    std::vector<Group> groups;
+    std::vector<Fusion> fusions;
     Constants none;
-    return rounded_to_pages(placed(f, groups_by_default(), &groups, &none).arena_bytes);
+    return rounded_to_pages(placed(f, fuses_by_default(), &fusions, &none).arena_bytes);
 }
 
 } // namespace anefast::host

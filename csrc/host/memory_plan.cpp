@@ -14,9 +14,9 @@ namespace {
 
 constexpr size_t ALIGNMENT = 64;
 
-Port port_of(const mil::Function &f, const mil::Function &whole, int32_t value) {
+PortLayout port_of(const mil::Function &f, const mil::Function &whole, int32_t value) {
     const mil::Value &v = f.values[value];
-    Port p{};
+    PortLayout p{};
     p.value = value;
     p.name = v.name;
     p.dtype = mil::spelling(v.type.dtype);
@@ -40,10 +40,10 @@ Port port_of(const mil::Function &f, const mil::Function &whole, int32_t value) 
     return p;
 }
 
-std::vector<Port> ports_of(const mil::Function &f, const mil::Function &whole, const std::vector<int32_t> &ids) {
-    std::vector<Port> ports;
+std::vector<PortLayout> ports_of(const mil::Function &f, const mil::Function &whole, const std::vector<int32_t> &ids) {
+    std::vector<PortLayout> ports;
     for (int32_t id : ids) ports.push_back(port_of(f, whole, id));
-    std::sort(ports.begin(), ports.end(), [](const Port &a, const Port &b) { return a.name < b.name; });
+    std::sort(ports.begin(), ports.end(), [](const PortLayout &a, const PortLayout &b) { return a.name < b.name; });
     return ports;
 }
 
@@ -73,12 +73,12 @@ int64_t contiguous_offset(const mil::Type &x, const Slice &s) {
     return offset;
 }
 
-class Planner {
+class MemoryPlanner {
   public:
-    Planner(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes,
-            const mil::Function &whole)
-        : f_(f), groups_(groups) {
-        plan_.tasks = schedule(f, groups);
+    MemoryPlanner(const mil::Function &f, const std::vector<Fusion> &fusions, const WorkspaceBytes &workspace_bytes,
+                  const mil::Function &whole)
+        : f_(f), fusions_(fusions) {
+        plan_.tasks = schedule(f, fusions);
         const size_t n = f.values.size();
         inside_.assign(n, {-1, 0});
         produced_.assign(n, false);
@@ -97,7 +97,7 @@ class Planner {
             plan_.where[v] = {place_[r].base, place_[r].offset + offset};
         }
     }
-    Plan take() { return std::move(plan_); }
+    MemoryPlan take() { return std::move(plan_); }
 
   private:
     struct Inside { // part of another value's memory
@@ -147,7 +147,7 @@ class Planner {
         }
     }
 
-    // 2) operands computed where a concat wants them: its step skips those already in place
+    // 2) operands computed where a concat wants them: concat skips those already in place
     void place_concats() {
         for (const mil::Operation &op : f_.operations) {
             if (op.type != "concat" || f_.flag(op, "interleave", false)) continue;
@@ -167,7 +167,7 @@ class Planner {
         }
     }
 
-    // 3) first definition and last use of each root, in tasks; what a group keeps to itself has neither
+    // 3) first definition and last use of each root, in tasks; what a fusion keeps to itself has neither
     void lifetimes() {
         const auto last = static_cast<int32_t>(plan_.tasks.size());
         first_.assign(f_.values.size(), INT_MAX);
@@ -180,10 +180,10 @@ class Planner {
         for (int32_t v : f_.inputs) touch(v, -1);
         for (int32_t i = 0; i < last; i++) {
             const Task &task = plan_.tasks[static_cast<size_t>(i)];
-            if (task.group >= 0) {
-                const Group &group = groups_[static_cast<size_t>(task.group)];
-                for (int32_t v : group.reads) touch(v, i);
-                for (int32_t v : group.writes) touch(v, i);
+            if (task.fusion >= 0) {
+                const Fusion &fusion = fusions_[static_cast<size_t>(task.fusion)];
+                for (int32_t v : fusion.reads) touch(v, i);
+                for (int32_t v : fusion.writes) touch(v, i);
                 continue;
             }
             const mil::Operation &op = f_.operations[task.operation];
@@ -239,7 +239,7 @@ class Planner {
         for (size_t t = 0; t < plan_.tasks.size(); t++) {
             const Task &task = plan_.tasks[t];
             const size_t i = task.operation;
-            const size_t bytes = task.group >= 0    ? groups_[static_cast<size_t>(task.group)].workspace_bytes
+            const size_t bytes = task.fusion >= 0   ? fusions_[static_cast<size_t>(task.fusion)].workspace_bytes
                                  : plan_.is_view[i] ? 0
                                                     : workspace_bytes(f_, f_.operations[i]);
             const auto when = static_cast<int32_t>(t);
@@ -267,8 +267,8 @@ class Planner {
     }
 
     const mil::Function &f_;
-    const std::vector<Group> &groups_;
-    Plan plan_;
+    const std::vector<Fusion> &fusions_;
+    MemoryPlan plan_;
     std::vector<Inside> inside_;
     std::vector<bool> produced_; // by an operation that writes memory
     std::vector<int32_t> first_, last_;
@@ -327,9 +327,9 @@ std::vector<int64_t> split_sizes(const mil::Function &f, const mil::Operation &o
     return sizes;
 }
 
-Plan make_plan(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes,
-               const mil::Function *whole) {
-    return Planner(f, groups, workspace_bytes, whole ? *whole : f).take();
+MemoryPlan plan_memory(const mil::Function &f, const std::vector<Fusion> &fusions,
+                       const WorkspaceBytes &workspace_bytes, const mil::Function *whole) {
+    return MemoryPlanner(f, fusions, workspace_bytes, whole ? *whole : f).take();
 }
 
 } // namespace anefast::host

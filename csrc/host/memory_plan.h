@@ -32,7 +32,7 @@ struct Frame {
     template <class T = uint8_t> T *at(Ref r) const { return reinterpret_cast<T *>(bases[r.base] + r.offset); }
 };
 
-using Step = std::function<void(const Frame &)>;
+using Runnable = std::function<void(const Frame &)>;
 
 // Thrown while compiling: this executor cannot run that operation.
 struct Refusal {
@@ -40,7 +40,7 @@ struct Refusal {
     std::string message;
 };
 
-struct Port {
+struct PortLayout {
     int32_t value;
     std::string name;
     const char *dtype;
@@ -49,17 +49,17 @@ struct Port {
     bool packed() const { return rows <= 1 || row_bytes == row_stride; }
 };
 
-// A step to come: one operation, or a group of them (fusion/fusion.h).
+// What is to run: one operation, or a fusion of them (fusion/fusion.h).
 struct Task {
-    size_t operation;   // its place in the function; of a group, its first operation's
-    int32_t group = -1; // which group it is
+    size_t operation;    // its place in the function; of a fusion, its first operation's
+    int32_t fusion = -1; // which fusion it is
 };
 
-struct Plan {
+struct MemoryPlan {
     std::vector<Task> tasks;                   // in the order they run
-    std::vector<Port> inputs, outputs;         // in ASCII order of name
+    std::vector<PortLayout> inputs, outputs;   // in ASCII order of name
     std::vector<Ref> where;                    // of each value
-    std::vector<Ref> workspace;                // of each operation; a group's is its first operation's
+    std::vector<Ref> workspace;                // of each operation; a fusion's is its first operation's
     std::vector<bool> is_view;                 // of each operation: nothing to run
     std::vector<size_t> copied_in, copied_out; // ports whose rows are repacked through the arena
     size_t arena_bytes = 0;
@@ -68,12 +68,12 @@ struct Plan {
 
 // `workspace_bytes` says how much scratch memory an operation wants while it runs.
 using WorkspaceBytes = std::function<size_t(const mil::Function &, const mil::Operation &)>;
-struct Group;
+struct Fusion;
 // whole: where f is a part of another function (part.h), that one, whose surfaces it reads and writes.
-Plan make_plan(const mil::Function &f, const std::vector<Group> &groups, const WorkspaceBytes &workspace_bytes,
-               const mil::Function *whole = nullptr);
+MemoryPlan plan_memory(const mil::Function &f, const std::vector<Fusion> &fusions,
+                       const WorkspaceBytes &workspace_bytes, const mil::Function *whole = nullptr);
 
-// What a program's arena would come to, groups included; throws Refusal. For planners: nothing is compiled,
+// What a program's arena would come to, fusions included; throws Refusal. For planners: nothing is compiled,
 // and constants need no data.
 size_t scratch_bytes(mil::Function &f);
 

@@ -37,21 +37,21 @@ class Shortener {
                 size = static_cast<int32_t>(wanted);
             }
         for (int32_t v : whole_.inputs)
-            if (!leads(v)) return false;
+            if (!is_beginning(v)) return false;
         for (size_t i = 0; i < whole_.operations.size(); i++)
             if (!shorten(part_.operations[i])) return false;
-        return std::all_of(whole_.outputs.begin(), whole_.outputs.end(), [&](int32_t v) { return leads(v); });
+        return std::all_of(whole_.outputs.begin(), whole_.outputs.end(), [&](int32_t v) { return is_beginning(v); });
     }
 
   private:
-    const Shape &before(int32_t v) const { return whole_.values[static_cast<size_t>(v)].type.shape; }
+    const Shape &whole_shape(int32_t v) const { return whole_.values[static_cast<size_t>(v)].type.shape; }
     const Shape &now(int32_t v) const { return part_.values[static_cast<size_t>(v)].type.shape; }
-    bool shorter(int32_t v, size_t axis) const { return now(v)[axis] != before(v)[axis]; }
-    bool shorter(int32_t v) const { return now(v) != before(v); }
+    bool shorter(int32_t v, size_t axis) const { return now(v)[axis] != whole_shape(v)[axis]; }
+    bool shorter(int32_t v) const { return now(v) != whole_shape(v); }
 
     // Whether the rows of a port that count are its first.
-    bool leads(int32_t v) const {
-        const Shape &all = before(v);
+    bool is_beginning(int32_t v) const {
+        const Shape &all = whole_shape(v);
         for (size_t i = 0; i + 1 < all.size(); i++)
             if (shorter(v, i) && product(all, 0) != product(all, i)) return false;
         return true;
@@ -98,7 +98,7 @@ class Shortener {
         if (op.type == "softmax") return true;
         if (op.type == "matmul") return last_two(x) && last_two(part_.operand(op, "y"));
         if (op.type == "conv") {
-            const Shape &w = before(part_.operand(op, "weight"));
+            const Shape &w = whole_shape(part_.operand(op, "weight"));
             return !shorter(x, 1) && product(w, 2) == 1 && unit(op, "strides");
         }
         if (op.type == "concat") return !part_.flag(op, "interleave", false);
@@ -124,12 +124,12 @@ class Shortener {
 
     // Operands have the result's length along every axis, or 1 as they always had.
     bool same_lengths(const mil::Operation &op) const {
-        const Shape &result = before(op.results[0]);
+        const Shape &result = whole_shape(op.results[0]);
         Shape length(result.size(), 0);
         for (const mil::Argument &a : op.arguments)
             for (int32_t v : a.values) {
                 if (part_.values[static_cast<size_t>(v)].type.dtype == mil::DType::string) continue;
-                const Shape &was = before(v), &is = now(v);
+                const Shape &was = whole_shape(v), &is = now(v);
                 for (size_t i = 0; i < is.size(); i++) {
                     const size_t at = result.size() - is.size() + i;
                     if (was[i] == 1 && result[at] != 1) continue;
@@ -159,13 +159,13 @@ class Shortener {
 
     // A shorter axis is an axis of the result, too: as many elements lie behind it.
     bool reshape(mil::Operation &op, int32_t x) {
-        Shape shape = before(op.results[0]);
-        const Shape &was = before(x);
+        Shape shape = whole_shape(op.results[0]);
+        const Shape &was = whole_shape(x);
         for (size_t i = 0; i < was.size(); i++) {
             if (!shorter(x, i)) continue;
             size_t j = 0;
-            while (j < shape.size() &&
-                   (before(op.results[0])[j] != was[i] || product(before(op.results[0]), j) != product(was, i)))
+            while (j < shape.size() && (whole_shape(op.results[0])[j] != was[i] ||
+                                        product(whole_shape(op.results[0]), j) != product(was, i)))
                 j++;
             if (j == shape.size()) return false;
             shape[j] = now(x)[i];
@@ -178,7 +178,7 @@ class Shortener {
         const Slice s = slice_of(whole_, op);
         Shape size;
         for (size_t i = 0; i < s.size.size(); i++) {
-            if (shorter(x, i) && (s.begin[i] != 0 || s.size[i] != before(x)[i])) return false;
+            if (shorter(x, i) && (s.begin[i] != 0 || s.size[i] != whole_shape(x)[i])) return false;
             size.push_back(shorter(x, i) ? now(x)[i] : static_cast<int32_t>(s.size[i]));
         }
         replace(op, "size", integers(size));

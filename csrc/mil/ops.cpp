@@ -4,141 +4,97 @@
 // coremltools 9.0 (iOS15 to iOS18 definitions), with two deliberate differences: shapes are static,
 // so arguments that decide a shape must be constant; and tensors of one op share one dtype, although
 // MIL from ios17 on would let weights differ: the ANE takes them only so. What an executor can run
-// is its own affair. Rules are in rules_*.cpp.
+// is its own affair: it declares those beside its kernels, and this table has the others. Rules are in rules_*.cpp.
 #include "ops.h"
 
 #include <algorithm>
 #include <map>
+#include <stdexcept>
 
-#include "rules.h"
+#include "declare.h"
 
 namespace anefast::mil {
 
 namespace {
 
-constexpr DTypes FLOAT = only(DType::fp16) | only(DType::fp32);
-constexpr DTypes NUMBER = FLOAT | only(DType::int32);
-constexpr DTypes BOOL = only(DType::boolean);
-constexpr DTypes SMALL = only(DType::int8) | only(DType::uint8) | only(DType::int16) | only(DType::uint16);
-constexpr DTypes PLAIN = NUMBER | BOOL;
-constexpr DTypes ANY =
-    PLAIN | SMALL | only(DType::uint32) | only(DType::int64) | only(DType::uint64) | only(DType::fp64);
-
-constexpr Parameter in(const char *name) { return {name, Role::tensor}; }
-constexpr Parameter weight(const char *name) { return {name, Role::tensor, false, true}; }
-constexpr Parameter scalar(const char *name) { return {name, Role::scalar}; }
-constexpr Parameter needs(const char *name, Role role) { return {name, role}; }
-constexpr Parameter may(const char *name, Role role) { return {name, role, true}; }
-constexpr Parameter may_weight(const char *name) { return {name, Role::tensor, true, true}; }
-
-// clang-format off
-OpRecord unary(const char *name, DTypes dtypes = FLOAT) { return {name, 15, dtypes, dtypes, {in("x")}, rules::same}; }
-OpRecord unary_epsilon(const char *name) { return {name, 15, FLOAT, FLOAT, {in("x"), may("epsilon", Role::scalar)}, rules::same}; }
-OpRecord unary_alpha(const char *name, DTypes dtypes = FLOAT) { return {name, 15, dtypes, dtypes, {in("x"), scalar("alpha")}, rules::same}; }
-OpRecord unary_alpha_beta(const char *name) { return {name, 15, FLOAT, FLOAT, {in("x"), scalar("alpha"), scalar("beta")}, rules::same}; }
-OpRecord binary(const char *name) { return {name, 15, NUMBER, NUMBER, {in("x"), in("y")}, rules::binary}; }
-OpRecord compare(const char *name) { return {name, 15, NUMBER, NUMBER, {in("x"), in("y")}, rules::compare}; }
-OpRecord logical(const char *name) { return {name, 15, BOOL, BOOL, {in("x"), in("y")}, rules::compare}; }
-OpRecord reduce(const char *name) {
-    return {name, 15, NUMBER, NUMBER, {in("x"), may("axes", Role::ints), may("keep_dims", Role::flag)}, rules::reduce};
-}
-OpRecord argument_of(const char *name) {
-    return {name, 15, NUMBER, NUMBER, {in("x"), may("axis", Role::integer), may("keep_dims", Role::flag)}, rules::argument};
-}
-
+// Operations of MIL that no executor here runs. Those that one runs are declared beside their kernels (host/ops).
 std::vector<OpRecord> records() {
+    using namespace declare;
     return {
-        // elementwise, one operand
-        unary("abs", NUMBER), unary("square", NUMBER), unary("sign", NUMBER), unary("exp"), unary("exp2", NUMBER),
-        unary("erf"), unary("ceil"), unary("floor"), unary("round"), unary("sqrt"), unary("sin"), unary("cos"),
-        unary("tan"), unary("asin"), unary("acos"), unary("atan"), unary("sinh"), unary("cosh"), unary("tanh"),
-        unary("atanh"), unary("sigmoid"), unary("silu"), unary("relu"), unary("relu6"), unary("softsign"),
-        unary("softplus"), unary("identity", ANY), unary("logical_not", BOOL),
-        unary_epsilon("rsqrt"), unary_epsilon("log"), unary_epsilon("inverse"),
-        unary_alpha("leaky_relu"), unary_alpha("elu"), unary_alpha("threshold", NUMBER), unary_alpha("thresholded_relu"),
-        unary_alpha_beta("sigmoid_hard"), unary_alpha_beta("scaled_tanh"),
-        unary_alpha_beta("linear_activation"), unary_alpha_beta("clamped_relu"),
-        {"clip", 15, FLOAT, FLOAT, {in("x"), scalar("alpha"), scalar("beta")}, rules::clip},
-        {"gelu", 15, FLOAT, FLOAT, {in("x"), may("mode", Role::text)}, rules::gelu},
-        {"cast", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("dtype", Role::text)}, rules::cast},
-
-        // elementwise, several operands
-        binary("add"), binary("sub"), binary("mul"), binary("real_div"), binary("floor_div"), binary("mod"),
-        binary("pow"), binary("maximum"), binary("minimum"),
-        compare("equal"), compare("not_equal"), compare("greater"), compare("greater_equal"), compare("less"),
-        compare("less_equal"), logical("logical_and"), logical("logical_or"), logical("logical_xor"),
-        {"select", 15, PLAIN, PLAIN, {needs("cond", Role::logical), in("a"), in("b")}, rules::select},
-
-        // along axes
-        {"softmax", 15, FLOAT, FLOAT, {in("x"), may("axis", Role::integer)}, rules::softmax},
-        reduce("reduce_sum"), reduce("reduce_mean"), reduce("reduce_max"), reduce("reduce_min"), reduce("reduce_prod"),
-        reduce("reduce_l1_norm"), reduce("reduce_l2_norm"), reduce("reduce_sum_square"), reduce("reduce_log_sum"),
-        reduce("reduce_log_sum_exp"), argument_of("reduce_argmax"), argument_of("reduce_argmin"),
-        {"cumsum", 15, NUMBER, NUMBER,
-         {in("x"), may("axis", Role::integer), may("exclusive", Role::flag), may("reverse", Role::flag)}, rules::cumsum},
-        {"topk", 15, NUMBER, NUMBER | SMALL,
-         {in("x"), may("k", Role::integer), may("axis", Role::integer), may("ascending", Role::flag), may("sort", Role::flag),
-          may("return_indices", Role::flag), may("output_indices_dtype", Role::text)}, rules::topk},
-        {"band_part", 15, PLAIN, PLAIN, {in("x"), may("lower", Role::integer), may("upper", Role::integer)}, rules::same},
-        {"layer_norm", 15, FLOAT, FLOAT,
-         {in("x"), may("axes", Role::ints), may_weight("gamma"), may_weight("beta"), may("epsilon", Role::scalar)}, rules::layer_norm},
-        {"batch_norm", 15, FLOAT, FLOAT,
-         {in("x"), weight("mean"), weight("variance"), may_weight("gamma"), may_weight("beta"), may("epsilon", Role::scalar)},
+        unary("asin"),
+        unary("acos"),
+        unary("atanh"),
+        unary_alpha("thresholded_relu"),
+        unary_alpha_beta("sigmoid_hard"),
+        unary_alpha_beta("scaled_tanh"),
+        unary_alpha_beta("linear_activation"),
+        unary_alpha_beta("clamped_relu"),
+        argument_of("reduce_argmax"),
+        argument_of("reduce_argmin"),
+        {"cumsum",
+         15,
+         NUMBER,
+         NUMBER,
+         {in("x"), may("axis", Role::integer), may("exclusive", Role::flag), may("reverse", Role::flag)},
+         rules::cumsum},
+        {"topk",
+         15,
+         NUMBER,
+         NUMBER | SMALL,
+         {in("x"), may("k", Role::integer), may("axis", Role::integer), may("ascending", Role::flag),
+          may("sort", Role::flag), may("return_indices", Role::flag), may("output_indices_dtype", Role::text)},
+         rules::topk},
+        {"band_part",
+         15,
+         PLAIN,
+         PLAIN,
+         {in("x"), may("lower", Role::integer), may("upper", Role::integer)},
+         rules::same},
+        {"batch_norm",
+         15,
+         FLOAT,
+         FLOAT,
+         {in("x"), weight("mean"), weight("variance"), may_weight("gamma"), may_weight("beta"),
+          may("epsilon", Role::scalar)},
          rules::channel_norm},
-        {"instance_norm", 15, FLOAT, FLOAT,
-         {in("x"), may_weight("gamma"), may_weight("beta"), may("epsilon", Role::scalar)}, rules::channel_norm},
-
-        // sums of products
-        {"conv", 15, FLOAT, FLOAT,
-         {in("x"), in("weight"), may_weight("bias"), may("strides", Role::ints), may("pad_type", Role::text), may("pad", Role::ints),
-          may("dilations", Role::ints), may("groups", Role::integer)}, rules::conv},
-        {"matmul", 15, NUMBER, NUMBER, {in("x"), in("y"), may("transpose_x", Role::flag), may("transpose_y", Role::flag)}, rules::matmul},
-        {"linear", 15, NUMBER, NUMBER, {in("x"), weight("weight"), may_weight("bias")}, rules::linear},
-        {"scaled_dot_product_attention", 18, FLOAT, FLOAT,
-         {in("query"), in("key"), in("value"), may("attn_mask", Role::mask)}, rules::attention},
-        {"einsum", 15, FLOAT, FLOAT, {needs("values", Role::tuple), needs("equation", Role::text)}, rules::einsum},
-
-        // movement
-        {"reshape", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("shape", Role::ints)}, rules::reshape},
-        {"transpose", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("perm", Role::ints)}, rules::transpose},
-        {"expand_dims", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("axes", Role::ints)}, rules::expand_dims},
-        {"squeeze", 15, PLAIN, PLAIN | SMALL, {in("x"), may("axes", Role::ints)}, rules::squeeze},
-        {"concat", 15, ANY, ANY, {needs("values", Role::tuple), needs("axis", Role::integer), may("interleave", Role::flag)}, rules::concat},
+        {"instance_norm",
+         15,
+         FLOAT,
+         FLOAT,
+         {in("x"), may_weight("gamma"), may_weight("beta"), may("epsilon", Role::scalar)},
+         rules::channel_norm},
         {"stack", 15, ANY, ANY, {needs("values", Role::tuple), needs("axis", Role::integer)}, rules::stack},
-        {"split", 15, PLAIN, PLAIN | SMALL,
-         {in("x"), may("num_splits", Role::integer), may("split_sizes", Role::ints), needs("axis", Role::integer)}, rules::split},
-        {"tile", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("reps", Role::ints)}, rules::tile},
-        {"pad", 15, FLOAT, FLOAT,
-         {in("x"), needs("pad", Role::ints), may("mode", Role::text), may("constant_val", Role::scalar)}, rules::pad},
         {"reverse", 15, PLAIN, PLAIN | SMALL, {in("x"), may("axes", Role::ints)}, rules::reverse},
-        {"slice_by_size", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("begin", Role::ints), needs("size", Role::ints)}, rules::slice_by_size},
-        {"slice_by_index", 15, PLAIN, PLAIN | SMALL,
-         {in("x"), needs("begin", Role::ints), needs("end", Role::ints), may("stride", Role::ints), may("begin_mask", Role::flags),
-          may("end_mask", Role::flags), may("squeeze_mask", Role::flags)}, rules::slice_by_index},
-        {"gather", 15, NUMBER, NUMBER | SMALL,
-         {in("x"), needs("indices", Role::indices), may("axis", Role::integer), may("batch_dims", Role::integer),
-          may("validate_indices", Role::flag)}, rules::gather},
-        {"gather_along_axis", 15, NUMBER, NUMBER | SMALL,
+        {"gather_along_axis",
+         15,
+         NUMBER,
+         NUMBER | SMALL,
          {in("x"), needs("indices", Role::indices), may("axis", Role::integer), may("validate_indices", Role::flag)},
          rules::gather_along_axis},
-
-        // quantised
-        {"quantize", 17, FLOAT, FLOAT,
-         {in("input"), weight("scale"), may("zero_point", Role::narrow), may("axis", Role::integer), needs("output_dtype", Role::text)},
+        {"quantize",
+         17,
+         FLOAT,
+         FLOAT,
+         {in("input"), weight("scale"), may("zero_point", Role::narrow), may("axis", Role::integer),
+          needs("output_dtype", Role::text)},
          rules::quantize},
-        {"dequantize", 17, FLOAT, FLOAT,
-         {needs("input", Role::narrow), weight("scale"), may("zero_point", Role::narrow), may("axis", Role::integer)}, rules::dequantize},
-        {"constexpr_affine_dequantize", 16, FLOAT, FLOAT,
-         {{"quantized_data", Role::narrow, false, true}, {"zero_point", Role::zero, false, true}, weight("scale"),
-          needs("axis", Role::integer)}, rules::affine_dequantize},
-        {"constexpr_lut_to_dense", 16, FLOAT | SMALL, FLOAT | SMALL,
-         {{"indices", Role::narrow, false, true}, weight("lut"), needs("shape", Role::ints)}, rules::lut_to_dense},
-        // clang-format on
+        {"dequantize",
+         17,
+         FLOAT,
+         FLOAT,
+         {needs("input", Role::narrow), weight("scale"), may("zero_point", Role::narrow), may("axis", Role::integer)},
+         rules::dequantize},
+        {"constexpr_lut_to_dense",
+         16,
+         FLOAT | SMALL,
+         FLOAT | SMALL,
+         {{"indices", Role::narrow, false, true}, weight("lut"), needs("shape", Role::ints)},
+         rules::lut_to_dense},
     };
 }
 
-const std::map<std::string_view, OpRecord> &table() {
-    static const std::map<std::string_view, OpRecord> by_name = [] {
+std::map<std::string_view, OpRecord> &table() {
+    static std::map<std::string_view, OpRecord> by_name = [] {
         std::map<std::string_view, OpRecord> map;
         for (OpRecord &record : records()) map.emplace(record.name, record);
         return map;
@@ -160,7 +116,9 @@ size_t edits(std::string_view a, std::string_view b) { // Levenshtein distance
     return row[b.size()];
 }
 
-constexpr DTypes INTEGER = SMALL | only(DType::int32);
+using declare::BOOL;
+using declare::FLOAT;
+constexpr DTypes INTEGER = declare::SMALL | only(DType::int32);
 
 DTypes allowed(Role role, DTypes t, int opset) { // `t`: the dtype T stands for, once known
     switch (role) {
@@ -205,6 +163,11 @@ const Parameter *OpRecord::find(std::string_view wanted) const {
     for (const Parameter &parameter : parameters)
         if (parameter.name == wanted) return &parameter;
     return nullptr;
+}
+
+void add_op(const OpRecord &record) {
+    if (!table().emplace(record.name, record).second)
+        throw std::logic_error(std::string("[mil] expected one record of ") + record.name + ", got two.");
 }
 
 const OpRecord *find_op(std::string_view name) {

@@ -1,5 +1,6 @@
-// What the checker knows of operations: one record per op (ops.cpp), one type rule per family
-// (rules_*.cpp). Adding an op is one record and, if it is of a new kind, one rule.
+// What the checker knows of operations: one record per op, and type rules that families of them share (rules_*.cpp).
+// An op that the host executor runs has its record beside its kernel (host/ops), which adds it to the table here while
+// the library is loaded; ops.cpp has the rest of MIL. Nothing here knows a kernel.
 #pragma once
 
 #include <string>
@@ -82,6 +83,7 @@ struct OpRecord {
     const Parameter *find(std::string_view parameter) const;
 };
 
+void add_op(const OpRecord &record);                 // while the library is loaded: before any text is read
 const OpRecord *find_op(std::string_view name);      // nullptr where there is no record
 std::string nearest_op(std::string_view name);       // for "did you mean"; "" where nothing is near
 std::string parameter_names(const OpRecord &record); // "x, y, transpose_x"

@@ -117,12 +117,13 @@ def target(tmp_path_factory):
         pytest.skip("no clang: libFuzzer comes with it")
     folder = tmp_path_factory.mktemp("fuzz")
     objects = []
-    sources = [ROOT / f"csrc/{name}.c" for name in ("blob", "half", "isa")] + [
-        FUZZ / "fuzz_mil.cpp"
-    ]
-    for source in [*sources, *sorted((ROOT / "csrc/mil").glob("*.cpp"))]:
+    # Operations are declared beside their kernels, so the readers come with the host executor.
+    sources = [FUZZ / "fuzz_mil.cpp", *(ROOT / "csrc").glob("*.c")]
+    sources += (ROOT / "csrc").glob("[!b]*.cpp")  # all but bind.cpp
+    sources += [p for d in ("mil", "host", "cpu") for p in (ROOT / "csrc" / d).rglob("*.cpp")]
+    for source in sources:
         kind = ["-std=c11"] if source.suffix == ".c" else ["-std=c++17"]
-        objects.append(folder / f"{source.stem}{source.suffix}.o")
+        objects.append(folder / f"{len(objects)}-{source.name}.o")
         built = subprocess.run(
             [found, *kind, *FLAGS, "-c", source, "-o", objects[-1]], capture_output=True, text=True
         )

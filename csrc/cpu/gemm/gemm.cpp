@@ -62,13 +62,13 @@ ScratchShelf &shelf() {
 
 // How one product is cut into tasks 0..count-1, to be started in order by any threads:
 // for each step (columns outer, k inner): pack_tasks that fill the panels, then tile_tasks that use them.
-struct Cut {
+struct Tiling {
     Gemm g;
     const GemmKernels &kern;
     bool alone;                                            // all tasks on one thread, B packed into its own scratch
     int64_t step_k, step_columns, tile_rows, tile_columns; // k and columns of a step; of a task
 
-    Cut(const Gemm &product, int64_t tasks_wanted) : g(product), kern(kernels_for(product)) {
+    Tiling(const Gemm &product, int64_t tasks_wanted) : g(product), kern(kernels_for(product)) {
         const int64_t products = g.m * g.n * std::max<int64_t>(g.k, 1);
         alone = tasks_wanted <= 1 || products <= SERIAL_PRODUCTS;
         const int64_t n = round_up(g.n, kern.nr);
@@ -88,7 +88,7 @@ struct Cut {
             rows = std::min(rows,
                             ceil_div(g.m, std::max<int64_t>(1, tasks_wanted / ceil_div(step_columns, tile_columns))));
         }
-        const int64_t unit = g.then ? std::lcm(kern.mr, g.then->unit) : kern.mr;
+        const int64_t unit = g.epilogue ? std::lcm(kern.mr, g.epilogue->unit) : kern.mr;
         tile_rows = std::max(round_up(std::min(rows, g.m), unit), std::min(4 * unit, round_up(g.m, unit)));
         if (tile_rows < g.m) // even out the last one
             tile_rows = round_up(ceil_div(g.m, ceil_div(g.m, tile_rows)), unit);
@@ -102,8 +102,8 @@ struct Cut {
     int64_t columns_of(int64_t column_step) const { return std::min(step_columns, g.n - column_step * step_columns); }
     // By columns where something makes them first, else by k.
     int64_t pack_tasks(int64_t columns) const {
-        return g.before ? ceil_div(columns, columns_per_pack())
-                        : ceil_div(std::max<int64_t>(step_k, 1), k_per_pack(columns));
+        return g.prologue ? ceil_div(columns, columns_per_pack())
+                          : ceil_div(std::max<int64_t>(step_k, 1), k_per_pack(columns));
     }
     int64_t columns_per_pack() const { return std::max(PROLOGUE_COLUMNS / kern.nr, int64_t{1}) * kern.nr; }
     int64_t k_per_pack(int64_t columns) const {
@@ -117,14 +117,14 @@ struct Cut {
     }
 };
 
-// A cut product with the memory it needs while it runs.
-struct Plan : Cut {
+// A product in tasks, with the memory it needs while it runs.
+struct TiledProduct : Tiling {
     ScratchShelf::Lent panels{nullptr, {}}, partials{nullptr, {}};
     uint8_t *packed = nullptr; // B's panels
     float *partial = nullptr;  // fp32 C of a column step, where C is fp16 and k takes several steps
     std::atomic<int64_t> done{0};
 
-    Plan(const Gemm &product, int64_t tasks_wanted) : Cut(product, tasks_wanted) {
+    TiledProduct(const Gemm &product, int64_t tasks_wanted) : Tiling(product, tasks_wanted) {
         if (!alone) {
             panels = shelf().take();
             packed = panels->get_bytes(panel_bytes() * step_columns / kern.nr);
@@ -158,10 +158,10 @@ struct Plan : Cut {
 
     void pack(int64_t index, int64_t column, int64_t columns, int64_t k_first) const {
         int64_t k = 0, k_count = std::min(step_k, g.k - k_first), left = 0, width = columns;
-        if (g.before) {
+        if (g.prologue) {
             left = index * columns_per_pack();
             width = std::min(columns_per_pack(), columns - left);
-            if (k_first == 0) (*g.before)(g.first_column + column + left, width);
+            if (k_first == 0) (*g.prologue)(g.first_column + column + left, width);
         } else {
             k = index * k_per_pack(columns);
             k_count = std::min(k_per_pack(columns), k_count - k);
@@ -218,7 +218,8 @@ struct Plan : Cut {
             k += kc;
         } while (k < k_count);
         entered.reset();
-        if (g.then && k_first + k_count == g.k) g.then->run(row, rows, g.first_column + step_column + left, width);
+        if (g.epilogue && k_first + k_count == g.k)
+            g.epilogue->run(row, rows, g.first_column + step_column + left, width);
     }
 };
 
@@ -250,21 +251,21 @@ std::vector<Gemm> by_columns(const Gemm &g) {
 }
 
 // Products side by side, their tasks one after the other in one region.
-void run_plans(const Gemm *g, int64_t count, int64_t wanted) {
-    std::vector<std::unique_ptr<Plan>> plans;
-    std::vector<int64_t> ends; // plan i has the tasks from ends[i - 1] to ends[i]
+void run_tiled(const Gemm *g, int64_t count, int64_t wanted) {
+    std::vector<std::unique_ptr<TiledProduct>> tiled;
+    std::vector<int64_t> ends; // product i has the tasks from ends[i - 1] to ends[i]
     int64_t tasks = 0;
     for (int64_t i = 0; i < count; ++i)
         if (!empty(g[i])) {
-            plans.push_back(std::make_unique<Plan>(g[i], ceil_div(wanted, count)));
-            ends.push_back(tasks += plans.back()->alone ? 1 : plans.back()->tasks());
+            tiled.push_back(std::make_unique<TiledProduct>(g[i], ceil_div(wanted, count)));
+            ends.push_back(tasks += tiled.back()->alone ? 1 : tiled.back()->tasks());
         }
-    // Whoever begins in the middle of a plan waits for who began it, so threads keep apart only where plans do.
+    // Whoever begins in the middle of a product waits for who began it, so threads keep apart only where products do.
     const auto run = count == Pool::shared().threads() ? &Pool::parallel_apart : &Pool::parallel;
     (Pool::shared().*run)(tasks, [&](int64_t task) {
         const auto i = std::upper_bound(ends.begin(), ends.end(), task) - ends.begin();
-        if (plans[i]->alone) plans[i]->run_all();
-        else plans[i]->run(task - (i ? ends[i - 1] : 0));
+        if (tiled[i]->alone) tiled[i]->run_all();
+        else tiled[i]->run(task - (i ? ends[i - 1] : 0));
     });
 }
 
@@ -275,16 +276,16 @@ void gemm(const Gemm &g) {
     if (goes_to_library(g)) return gemm_library_rows(g, 0, g.m);
     if (is_thin(g)) return gemm_thin(g, false);
     if (const std::vector<Gemm> shares = by_columns(g); shares.size() > 1)
-        return run_plans(shares.data(), static_cast<int64_t>(shares.size()), tasks_wanted());
-    Plan plan(g, tasks_wanted());
-    if (plan.alone) return plan.run_all();
-    Pool::shared().parallel(plan.tasks(), [&](int64_t i) { plan.run(i); });
+        return run_tiled(shares.data(), static_cast<int64_t>(shares.size()), tasks_wanted());
+    TiledProduct tiled(g, tasks_wanted());
+    if (tiled.alone) return tiled.run_all();
+    Pool::shared().parallel(tiled.tasks(), [&](int64_t i) { tiled.run(i); });
 }
 
 void gemm_alone(const Gemm &g) {
     if (empty(g)) return;
     if (is_thin(g)) return gemm_thin(g, true);
-    Plan(g, 1).run_all();
+    TiledProduct(g, 1).run_all();
 }
 
 void gemm_batch(const Gemm *g, int64_t count) {
@@ -293,22 +294,22 @@ void gemm_batch(const Gemm *g, int64_t count) {
     if (count >= wanted || wanted == 1) { // products enough to go round: each stays on one thread
         int64_t products = 0;
         for (int64_t i = 0; i < count; ++i) products += g[i].m * g[i].n * g[i].k;
-        const int64_t group = std::max<int64_t>(
+        const int64_t each = std::max<int64_t>(
             1, std::min(count / wanted, SERIAL_PRODUCTS / 4 * count / std::max<int64_t>(products, 1)));
         const auto run = [&](int64_t at) {
-            for (int64_t i = at * group; i < std::min(count, (at + 1) * group); ++i) gemm_alone(g[i]);
+            for (int64_t i = at * each; i < std::min(count, (at + 1) * each); ++i) gemm_alone(g[i]);
         };
-        const int64_t groups = ceil_div(count, group);
+        const int64_t shares = ceil_div(count, each);
         if (products <= SERIAL_PRODUCTS)
-            for (int64_t i = 0; i < groups; ++i) run(i);
-        else Pool::shared().parallel(groups, run);
+            for (int64_t i = 0; i < shares; ++i) run(i);
+        else Pool::shared().parallel(shares, run);
         return;
     }
     if (std::all_of(g, g + count, is_thin)) {
         std::for_each(g, g + count, gemm);
         return;
     }
-    run_plans(g, count, wanted);
+    run_tiled(g, count, wanted);
 }
 
 void gemm_enqueue(const void *key, const Gemm &g, FirstError &failure) {
@@ -320,26 +321,26 @@ void gemm_enqueue(const void *key, const Gemm &g, FirstError &failure) {
             [g, rows](int64_t i) { gemm_library_rows(g, i * rows, std::min(rows, g.m - i * rows)); }, failure);
         return;
     }
-    // The plan, with its packed B, is made when the first task runs: a long queue must not hold them all.
+    // The tiled product, with its packed B, is made when the first task runs: a long queue must not hold them all.
     struct Later {
         Gemm g;
         std::mutex making; // no once_flag: after an exception, some systems never let go of one
-        std::unique_ptr<Plan> plan;
+        std::unique_ptr<TiledProduct> tiled;
     };
     auto later = std::make_shared<Later>();
     later->g = g;
     const int64_t wanted = tasks_wanted();
-    const Cut cut(g, wanted);
-    const int64_t tasks = cut.alone ? 1 : cut.tasks();
+    const Tiling tiling(g, wanted);
+    const int64_t tasks = tiling.alone ? 1 : tiling.tasks();
     Pool::shared().enqueue(
         key, tasks,
         [later, wanted](int64_t i) {
             {
                 std::lock_guard<std::mutex> lock(later->making);
-                if (!later->plan) later->plan = std::make_unique<Plan>(later->g, wanted);
+                if (!later->tiled) later->tiled = std::make_unique<TiledProduct>(later->g, wanted);
             }
-            if (later->plan->alone) later->plan->run_all();
-            else later->plan->run(i);
+            if (later->tiled->alone) later->tiled->run_all();
+            else later->tiled->run(i);
         },
         failure);
 }

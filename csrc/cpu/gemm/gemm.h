@@ -48,8 +48,8 @@ struct Gemm {
     // The sums may be taken in another order, c_elem being f32: a library does it where there is one (library.h).
     bool any_order = false;
     // Not of a product that any_order may give to a library; null: nothing.
-    const Prologue *before = nullptr;
-    const Epilogue *then = nullptr;
+    const Prologue *prologue = nullptr;
+    const Epilogue *epilogue = nullptr;
     int64_t first_column = 0; // as these two count columns
     Arithmetic arithmetic = Arithmetic::fp32;
     const uint16_t *blocked = nullptr; // A once more, as gemm_block_rows has it: read instead where few columns meet it

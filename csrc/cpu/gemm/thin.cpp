@@ -73,7 +73,7 @@ void gemm_block_rows(const uint16_t *a, int64_t m, int64_t k, uint16_t *out) {
 
 void gemm_thin(const Gemm &g, bool alone) {
     const bool by_rows = a_is_wide(g); // the wide operand is A
-    if (by_rows && g.before) (*g.before)(g.first_column, g.n);
+    if (by_rows && g.prologue) (*g.prologue)(g.first_column, g.n);
     const MatrixView &wide = by_rows ? g.a : g.b, &other = by_rows ? g.b : g.a;
     Thin t{};
     t.lanes = by_rows ? g.m : g.n;
@@ -98,7 +98,7 @@ void gemm_thin(const Gemm &g, bool alone) {
     t.thin = thin;
 
     const int64_t lane_bytes = g.k * size_of(wide.elem);
-    const int64_t unit = by_rows && g.then ? std::lcm(THIN_BLOCK, g.then->unit) : THIN_BLOCK;
+    const int64_t unit = by_rows && g.epilogue ? std::lcm(THIN_BLOCK, g.epilogue->unit) : THIN_BLOCK;
     int64_t share = t.lanes;
     if (!alone && t.lanes * lane_bytes > SERIAL_BYTES)
         share = std::min(round_up(std::max<int64_t>(1, TASK_BYTES / lane_bytes), unit),
@@ -110,11 +110,11 @@ void gemm_thin(const Gemm &g, bool alone) {
         part.wide = (blocked ? reinterpret_cast<const char *>(g.blocked) : static_cast<const char *>(wide.data)) +
                     first * t.lane_stride * size_of(wide.elem);
         part.c = static_cast<char *>(g.c) + first * t.c_lane_stride * size_of(g.c_elem);
-        if (!by_rows && g.before) (*g.before)(g.first_column + first, part.lanes);
+        if (!by_rows && g.prologue) (*g.prologue)(g.first_column + first, part.lanes);
         kernels_for(g).thin(part);
-        if (!g.then) return;
-        if (by_rows) g.then->run(first, part.lanes, g.first_column, g.n);
-        else g.then->run(0, g.m, g.first_column + first, part.lanes);
+        if (!g.epilogue) return;
+        if (by_rows) g.epilogue->run(first, part.lanes, g.first_column, g.n);
+        else g.epilogue->run(0, g.m, g.first_column + first, part.lanes);
     };
     const int64_t tasks = ceil_div(t.lanes, share);
     if (tasks == 1) run(0);

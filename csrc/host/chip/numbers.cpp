@@ -191,7 +191,7 @@ template <size_t N> const Halves *table_of(const Curve (&curves)[N], const std::
     return nullptr;
 }
 
-Step looked_up(const Builder &b, const Halves *table) {
+Runnable looked_up(const Builder &b, const Halves *table) {
     const Ref from = b.at("x"), to = b.at(b.result());
     const size_t total = b.result_type().elements();
     return [=](const Frame &f) {
@@ -306,7 +306,7 @@ class Copies {
     std::map<int32_t, int32_t> flushed_;
 };
 
-Step copied(const Builder &b) {
+Runnable copied(const Builder &b) {
     const Ref from = b.at("x"), to = b.at(b.result());
     const size_t bytes = b.result_type().bytes();
     return [=](const Frame &f) { std::memcpy(f.at(to), f.at(from), bytes); };
@@ -316,9 +316,9 @@ Step copied(const Builder &b) {
 
 void add_copies(mil::Function *f, const Profile &profile) { Copies(f, profile).run(); }
 
-void add_profile(Table &t) { t[COPY] = {copied}; }
+void add_profile(Table &t) { t.add_hidden(COPY, {copied}); }
 
-Step under(const Profile &profile, const Builder &b, Step exact) {
+Runnable under(const Profile &profile, const Builder &b, Runnable exact) {
     using mil::DType;
     if (profile.tables && b.has("x") && b.type("x").dtype == DType::fp16 && b.result_type().dtype == DType::fp16) {
         const Halves *sampled = profile.sampled ? table_of(SAMPLED, b.op.type) : nullptr;

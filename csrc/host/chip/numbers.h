@@ -3,7 +3,7 @@
 //
 // Emulated as passes over results: an operation runs as `exact` does, then its halves are put right in
 // place. So an interior sum that overflows and comes back is not seen (why: anefast/chips/behaviour.py), and
-// rounding is nearest-even. Two ways of a chip are no passes but steps of their own: Q15.16 products
+// rounding is nearest-even. Two ways of a chip are no passes but kernels of their own: Q15.16 products
 // and elementwise rounding half away from zero (`Builder::fixed`, `away`). Which of this a chip does is profile.h's
 // data.
 #pragma once
@@ -19,7 +19,7 @@ void add_copies(mil::Function *f, const Profile &profile);
 extern const char *const COPY;
 void add_profile(Table &t); // how a COPY runs
 
-// The step of an operation under the profile; `exact` is how it runs without.
-Step under(const Profile &profile, const Builder &b, Step exact);
+// An operation under the profile; `exact` is how it runs without.
+Runnable under(const Profile &profile, const Builder &b, Runnable exact);
 
 } // namespace anefast::host

@@ -55,8 +55,8 @@ void read_mask(const mil::Value &mask, Scores *s) {
     }
 }
 
-bool take_mask(const Flow &flow, int32_t mask, const mil::Type &scores, Scores *s) {
-    const mil::Type &t = flow.f.values[mask].type;
+bool take_mask(const DefUse &uses, int32_t mask, const mil::Type &scores, Scores *s) {
+    const mil::Type &t = uses.f.values[mask].type;
     if (!is_half(t) || t.shape.size() > scores.shape.size() || t.shape.empty() || t.shape.back() != s->n) return false;
     const int64_t rows = t.shape.size() > 1 ? t.shape[t.shape.size() - 2] : 1;
     const int64_t items = static_cast<int64_t>(t.elements()) / (rows * s->n);
@@ -64,27 +64,27 @@ bool take_mask(const Flow &flow, int32_t mask, const mil::Type &scores, Scores *
     s->mask = mask;
     s->mask_row = rows == 1 ? 0 : s->n;
     s->mask_step = items == 1 ? 0 : rows * s->n;
-    read_mask(flow.f.values[mask], s);
+    read_mask(uses.f.values[mask], s);
     return true;
 }
 
 } // namespace
 
-bool matrix_of(const Flow &flow, const mil::Operation &matmul, const char *name, int64_t batch, Matrix *matrix) {
-    const int32_t v = flow.f.operand(matmul, name);
+bool matrix_of(const DefUse &uses, const mil::Operation &matmul, const char *name, int64_t batch, Matrix *matrix) {
+    const int32_t v = uses.f.operand(matmul, name);
     if (v < 0) return false;
-    const mil::Type &t = flow.f.values[v].type;
+    const mil::Type &t = uses.f.values[v].type;
     const size_t rank = t.shape.size();
     if (!is_half(t) || rank < 2) return false;
     const int64_t rows = t.shape[rank - 2], columns = t.shape[rank - 1];
     if (static_cast<int64_t>(t.elements()) != batch * rows * columns) return false;
     *matrix = {v, rows, columns, columns, 1, rows * columns};
-    if (flow.f.flag(matmul, name[0] == 'x' ? "transpose_x" : "transpose_y", false)) *matrix = matrix->transposed();
+    if (uses.f.flag(matmul, name[0] == 'x' ? "transpose_x" : "transpose_y", false)) *matrix = matrix->transposed();
     return true;
 }
 
-bool find_scores(const Flow &flow, const mil::Operation &softmax, const Claimed &claimed, Scores *s) {
-    const mil::Function &f = flow.f;
+bool find_scores(const DefUse &uses, const mil::Operation &softmax, const Claimed &claimed, Scores *s) {
+    const mil::Function &f = uses.f;
     s->probs = softmax.results[0];
     const mil::Type &type = f.values[s->probs].type;
     const auto rank = static_cast<int32_t>(type.shape.size());
@@ -93,32 +93,32 @@ bool find_scores(const Flow &flow, const mil::Operation &softmax, const Claimed 
     s->m = type.shape[static_cast<size_t>(rank) - 2];
     s->n = type.shape.back();
     s->batch = static_cast<int64_t>(type.elements()) / (s->m * s->n);
-    s->operations = {flow.index(&softmax)};
+    s->operations = {uses.index(&softmax)};
     auto step_into = [&](const mil::Operation *op) { // its result is ours alone, and as large
         const int32_t r = op->results[0];
-        const size_t i = flow.index(op);
-        if (claimed[i] || flow.is_output(r) || flow.readers(r).size() != 1 || !(f.values[r].type == type)) return false;
+        const size_t i = uses.index(op);
+        if (claimed[i] || uses.is_output(r) || uses.readers(r).size() != 1 || !(f.values[r].type == type)) return false;
         s->operations.push_back(i);
         return true;
     };
-    auto is_scores = [&](int32_t v) { return flow.maker(v, "matmul") || flow.maker(v, "mul"); };
+    auto is_scores = [&](int32_t v) { return uses.maker(v, "matmul") || uses.maker(v, "mul"); };
     int32_t v = f.operand(softmax, "x");
-    if (const mil::Operation *add = flow.maker(v, "add")) {
+    if (const mil::Operation *add = uses.maker(v, "add")) {
         const int32_t x = f.operand(*add, "x"), y = f.operand(*add, "y");
         const bool first = is_scores(x) && f.values[x].type == type;
-        if (!step_into(add) || !take_mask(flow, first ? y : x, type, s)) return false;
+        if (!step_into(add) || !take_mask(uses, first ? y : x, type, s)) return false;
         v = first ? x : y;
     }
-    if (const mil::Operation *mul = flow.maker(v, "mul")) {
+    if (const mil::Operation *mul = uses.maker(v, "mul")) {
         const int32_t x = f.operand(*mul, "x"), y = f.operand(*mul, "y");
         if (!step_into(mul)) return false;
-        if (flow.scalar(y, &s->scale)) v = x;
-        else if (flow.scalar(x, &s->scale)) v = y;
+        if (uses.scalar(y, &s->scale)) v = x;
+        else if (uses.scalar(x, &s->scale)) v = y;
         else return false;
     }
-    const mil::Operation *product = flow.maker(v, "matmul");
+    const mil::Operation *product = uses.maker(v, "matmul");
     if (!product || !step_into(product)) return false;
-    return matrix_of(flow, *product, "x", s->batch, &s->q) && matrix_of(flow, *product, "y", s->batch, &s->k);
+    return matrix_of(uses, *product, "x", s->batch, &s->q) && matrix_of(uses, *product, "y", s->batch, &s->k);
 }
 
 int64_t Scores::keys(int64_t first, int64_t last) const {
@@ -237,28 +237,28 @@ struct Forward {
     }
 };
 
-bool find_forward(const Flow &flow, const mil::Operation &softmax, const std::vector<bool> &rereads, Claimed &claimed,
-                  std::vector<Group> &groups) {
+bool find_forward(const DefUse &uses, const mil::Operation &softmax, const std::vector<bool> &rereads, Claimed &claimed,
+                  std::vector<Fusion> &fusions) {
     Scores s;
-    if (!find_scores(flow, softmax, claimed, &s)) return false;
-    for (size_t reader : flow.readers(s.probs)) {
-        const mil::Operation &op = flow.f.operations[reader];
+    if (!find_scores(uses, softmax, claimed, &s)) return false;
+    for (size_t reader : uses.readers(s.probs)) {
+        const mil::Operation &op = uses.f.operations[reader];
         if (claimed[reader] || op.type != "matmul") continue;
         Matrix x, y;
-        if (!matrix_of(flow, op, "x", s.batch, &x) || !matrix_of(flow, op, "y", s.batch, &y) || x.value == y.value)
+        if (!matrix_of(uses, op, "x", s.batch, &x) || !matrix_of(uses, op, "y", s.batch, &y) || x.value == y.value)
             continue;
         const bool across = y.value == s.probs;
         // The keys must be what is summed over: probs as they are on the left, or transposed on the right.
         if (across ? y.column_stride == 1 : x.value != s.probs || x.column_stride != 1) continue;
         s.operations.push_back(reader);
         std::sort(s.operations.begin(), s.operations.end());
-        Group g;
+        Fusion g;
         g.name = "attention";
         g.operations = s.operations;
         std::vector<size_t> content = g.operations; // who can do without the probabilities in memory
-        for (size_t i : flow.readers(s.probs))
+        for (size_t i : uses.readers(s.probs))
             if (rereads[i]) content.push_back(i);
-        const bool kept = flow.wanted_outside(s.probs, content);
+        const bool kept = uses.wanted_outside(s.probs, content);
         const Matrix v = across ? x.transposed() : y;
         const int32_t out = op.results[0];
         g.reads = {s.q.value, s.k.value, v.value};
@@ -270,18 +270,18 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, const std::ve
                           static_cast<size_t>(held) * sizeof(uint16_t));
         Forward forward{s, v, across, out, v.columns, kept, lanes, {}, {}};
         g.workspace_bytes = forward.bounds_bytes() + lanes.bytes();
-        g.build = [forward](const Plan &plan, Ref workspace) -> Step {
+        g.build = [forward](const MemoryPlan &plan, Ref workspace) -> Runnable {
             auto f = std::make_shared<Forward>(forward);
             f->where = plan.where;
             f->workspace = workspace;
             return [f](const Frame &frame) { f->run(frame); };
         };
-        groups.push_back(std::move(g));
-        if (!can_be_ordered(flow.f, groups)) {
-            groups.pop_back();
+        fusions.push_back(std::move(g));
+        if (!can_be_ordered(uses.f, fusions)) {
+            fusions.pop_back();
             continue;
         }
-        for (size_t i : groups.back().operations) claimed[i] = true;
+        for (size_t i : fusions.back().operations) claimed[i] = true;
         return true;
     }
     return false;
@@ -289,9 +289,10 @@ bool find_forward(const Flow &flow, const mil::Operation &softmax, const std::ve
 
 } // namespace
 
-void find_attention(const Flow &flow, const std::vector<bool> &rereads, Claimed &claimed, std::vector<Group> &groups) {
-    for (const mil::Operation &op : flow.f.operations)
-        if (op.type == "softmax" && !claimed[flow.index(&op)]) find_forward(flow, op, rereads, claimed, groups);
+void find_attention(const DefUse &uses, const std::vector<bool> &rereads, Claimed &claimed,
+                    std::vector<Fusion> &fusions) {
+    for (const mil::Operation &op : uses.f.operations)
+        if (op.type == "softmax" && !claimed[uses.index(&op)]) find_forward(uses, op, rereads, claimed, fusions);
 }
 
 } // namespace anefast::host

@@ -56,10 +56,10 @@ struct Scores {
 };
 
 // The operations behind a softmax if they are scores of attention.
-bool find_scores(const Flow &flow, const mil::Operation &softmax, const Claimed &claimed, Scores *scores);
+bool find_scores(const DefUse &uses, const mil::Operation &softmax, const Claimed &claimed, Scores *scores);
 // Operand `name` of a matmul as it enters the product, transposition included. False where it is not fp16
 // or is repeated along the batch.
-bool matrix_of(const Flow &flow, const mil::Operation &matmul, const char *name, int64_t batch, Matrix *matrix);
+bool matrix_of(const DefUse &uses, const mil::Operation &matmul, const char *name, int64_t batch, Matrix *matrix);
 
 // Rows [first, first + count) of the probabilities of one batch item, in `probs`, `stride` apart, zero
 // up to `wanted` from where each row's keys are hidden. Returns the keys taken: `wanted`, or all N where it could not

@@ -150,10 +150,10 @@ bool other_operand(const mil::Function &f, const mil::Operation &op, int32_t one
 }
 
 // A matmul of `square` (M x N) with something: summed over its rows or over its columns?
-bool product_of(const Flow &flow, const mil::Operation &op, int32_t square, int64_t batch, Product *p,
+bool product_of(const DefUse &uses, const mil::Operation &op, int32_t square, int64_t batch, Product *p,
                 bool *over_rows) {
     Matrix x, y;
-    if (op.type != "matmul" || !matrix_of(flow, op, "x", batch, &x) || !matrix_of(flow, op, "y", batch, &y))
+    if (op.type != "matmul" || !matrix_of(uses, op, "x", batch, &x) || !matrix_of(uses, op, "y", batch, &y))
         return false;
     if (x.value == y.value || (x.value != square && y.value != square)) return false;
     const Matrix &mine = x.value == square ? x : y;
@@ -173,10 +173,10 @@ struct Found {
 };
 
 // From dp - sum(dp p) on: everything but where p comes from.
-bool find_gradient(const Flow &flow, const mil::Operation &sub, const Claimed &claimed, Found *found) {
-    const mil::Function &f = flow.f;
+bool find_gradient(const DefUse &uses, const mil::Operation &sub, const Claimed &claimed, Found *found) {
+    const mil::Function &f = uses.f;
     const int32_t dp = f.operand(sub, "x");
-    const mil::Operation *product = flow.maker(dp, "matmul"), *reduce = flow.maker(f.operand(sub, "y"), "reduce_sum");
+    const mil::Operation *product = uses.maker(dp, "matmul"), *reduce = uses.maker(f.operand(sub, "y"), "reduce_sum");
     if (!product || !reduce || !f.flag(*reduce, "keep_dims", false)) return false;
     const mil::Type &type = f.values[dp].type;
     const auto rank = static_cast<int32_t>(type.shape.size());
@@ -188,77 +188,77 @@ bool find_gradient(const Flow &flow, const mil::Operation &sub, const Claimed &c
     s.m = type.shape[static_cast<size_t>(rank) - 2];
     s.n = type.shape.back();
     s.batch = static_cast<int64_t>(type.elements()) / (s.m * s.n);
-    const mil::Operation *weighted = flow.maker(f.operand(*reduce, "x"), "mul");
+    const mil::Operation *weighted = uses.maker(f.operand(*reduce, "x"), "mul");
     if (s.n > 8192 || !weighted || !other_operand(f, *weighted, dp, &s.probs)) return false;
     if (!(f.values[s.probs].type == type) || s.probs == dp) return false;
-    const auto &after = flow.readers(sub.results[0]);
+    const auto &after = uses.readers(sub.results[0]);
     if (after.size() != 1 || f.operations[after[0]].type != "mul") return false;
     const mil::Operation *gradient = &f.operations[after[0]];
     int32_t difference;
     if (!other_operand(f, *gradient, s.probs, &difference) || difference != sub.results[0]) return false;
-    if (!matrix_of(flow, *product, "x", s.batch, &b.d_out) || !matrix_of(flow, *product, "y", s.batch, &b.v))
+    if (!matrix_of(uses, *product, "x", s.batch, &b.d_out) || !matrix_of(uses, *product, "y", s.batch, &b.v))
         return false;
     std::vector<const mil::Operation *> inner = {product, weighted, reduce, &sub, gradient};
     int32_t ds = gradient->results[0];
-    const auto &scaled = flow.readers(ds);
+    const auto &scaled = uses.readers(ds);
     if (scaled.size() == 1 && f.operations[scaled[0]].type == "mul") {
         const mil::Operation *mul = &f.operations[scaled[0]];
         int32_t factor;
-        if (!other_operand(f, *mul, ds, &factor) || !flow.scalar(factor, &b.scale)) return false;
+        if (!other_operand(f, *mul, ds, &factor) || !uses.scalar(factor, &b.scale)) return false;
         inner.push_back(mul);
         ds = mul->results[0];
     }
     for (const mil::Operation *op : inner) {
-        if (claimed[flow.index(op)]) return false;
-        found->operations.push_back(flow.index(op));
+        if (claimed[uses.index(op)]) return false;
+        found->operations.push_back(uses.index(op));
     }
-    for (size_t reader : flow.readers(ds)) {
+    for (size_t reader : uses.readers(ds)) {
         Product p;
         bool over_rows;
-        if (claimed[reader] || !product_of(flow, f.operations[reader], ds, s.batch, &p, &over_rows)) return false;
+        if (claimed[reader] || !product_of(uses, f.operations[reader], ds, s.batch, &p, &over_rows)) return false;
         Product &place = over_rows ? b.dk : b.dq;
         if (place.out >= 0) return false;
         place = p;
         found->operations.push_back(reader);
     }
-    for (size_t reader : flow.readers(s.probs)) {
+    for (size_t reader : uses.readers(s.probs)) {
         Product p;
         bool over_rows;
         if (claimed[reader] || b.dv.out >= 0 ||
-            !product_of(flow, f.operations[reader], s.probs, s.batch, &p, &over_rows) || !over_rows)
+            !product_of(uses, f.operations[reader], s.probs, s.batch, &p, &over_rows) || !over_rows)
             continue;
         b.dv = p;
         found->operations.push_back(reader);
     }
     // What is inside stays inside: no S x S value but p may be read elsewhere.
     for (const mil::Operation *op : inner)
-        if (flow.wanted_outside(op->results[0], found->operations)) return false;
+        if (uses.wanted_outside(op->results[0], found->operations)) return false;
     return b.dq.out >= 0 || b.dk.out >= 0;
 }
 
 } // namespace
 
-void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<bool> &rereads,
-                             std::vector<Group> &groups) {
-    const mil::Function &f = flow.f;
+void find_attention_backward(const DefUse &uses, Claimed &claimed, std::vector<bool> &rereads,
+                             std::vector<Fusion> &fusions) {
+    const mil::Function &f = uses.f;
     for (const mil::Operation &sub : f.operations) {
         Found found;
-        if (sub.type != "sub" || claimed[flow.index(&sub)] || !find_gradient(flow, sub, claimed, &found)) continue;
+        if (sub.type != "sub" || claimed[uses.index(&sub)] || !find_gradient(uses, sub, claimed, &found)) continue;
         Backward &b = found.b;
         const std::vector<size_t> gradient = found.operations;
-        const mil::Operation *softmax = flow.maker(b.scores.probs, "softmax");
+        const mil::Operation *softmax = uses.maker(b.scores.probs, "softmax");
         Scores again;
-        b.given = !softmax || !find_scores(flow, *softmax, claimed, &again);
-        bool shared = false; // somebody else wants the probabilities; a forward group will compute its own
+        b.given = !softmax || !find_scores(uses, *softmax, claimed, &again);
+        bool shared = false; // somebody else wants the probabilities; a forward fusion will compute its own
         if (!b.given) {
-            for (size_t reader : flow.readers(b.scores.probs))
+            for (size_t reader : uses.readers(b.scores.probs))
                 if (std::find(gradient.begin(), gradient.end(), reader) == gradient.end()) {
                     shared = true;
                     b.given = b.given || f.operations[reader].type != "matmul";
                 }
-            b.given = b.given || flow.is_output(b.scores.probs);
+            b.given = b.given || uses.is_output(b.scores.probs);
         }
-        Group g;
+        Fusion g;
         g.name = "attention backward";
         if (!b.given) {
             b.scores = again;
@@ -279,18 +279,18 @@ void find_attention_backward(const Flow &flow, Claimed &claimed, std::vector<boo
         std::sort(g.operations.begin(), g.operations.end());
         b.lanes = Lanes(b.scratch_bytes());
         g.workspace_bytes = b.lanes.bytes();
-        g.build = [b](const Plan &plan, Ref workspace) -> Step {
+        g.build = [b](const MemoryPlan &plan, Ref workspace) -> Runnable {
             auto copy = std::make_shared<Backward>(b);
             copy->where = plan.where;
             copy->workspace = workspace;
             return [copy](const Frame &frame) { copy->run(frame); };
         };
-        groups.push_back(std::move(g));
-        if (!can_be_ordered(f, groups)) {
-            groups.pop_back();
+        fusions.push_back(std::move(g));
+        if (!can_be_ordered(f, fusions)) {
+            fusions.pop_back();
             continue;
         }
-        for (size_t i : groups.back().operations) claimed[i] = true;
+        for (size_t i : fusions.back().operations) claimed[i] = true;
         if (!b.given)
             for (size_t i : gradient) rereads[i] = true;
     }

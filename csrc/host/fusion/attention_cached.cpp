@@ -21,14 +21,14 @@ struct Pieces {
 };
 
 // The pieces behind `value`, a batch of (D, N) matrices. False where it is not made so, for this alone.
-bool take_pieces(const Flow &flow, int32_t value, const Matrix &whole, int64_t batch, const Claimed &claimed,
+bool take_pieces(const DefUse &uses, int32_t value, const Matrix &whole, int64_t batch, const Claimed &claimed,
                  Pieces *p) {
-    const mil::Function &f = flow.f;
+    const mil::Function &f = uses.f;
     if (whole.column_stride != 1) return false;
     int32_t v = value;
     while (true) {
-        if (flow.made_by(v) < 0 || flow.is_output(v) || flow.readers(v).size() != 1) return false;
-        const auto i = static_cast<size_t>(flow.made_by(v));
+        if (uses.made_by(v) < 0 || uses.is_output(v) || uses.readers(v).size() != 1) return false;
+        const auto i = static_cast<size_t>(uses.made_by(v));
         const mil::Operation &op = f.operations[i];
         if (claimed[i]) return false;
         p->operations.push_back(i);
@@ -171,24 +171,24 @@ struct Cached {
     static constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 };
 
-bool find_one(const Flow &flow, const mil::Operation &softmax, const Claimed &claimed, std::vector<Group> &groups) {
+bool find_one(const DefUse &uses, const mil::Operation &softmax, const Claimed &claimed, std::vector<Fusion> &fusions) {
     Scores s;
-    if (!find_scores(flow, softmax, claimed, &s) || !s.reads_mask() || s.mask_step != 0 || s.mask_row == 0)
+    if (!find_scores(uses, softmax, claimed, &s) || !s.reads_mask() || s.mask_step != 0 || s.mask_row == 0)
         return false;
-    if (!s.visible.empty() || flow.is_output(s.probs) || flow.readers(s.probs).size() != 1) return false;
-    const size_t reader = flow.readers(s.probs)[0];
-    const mil::Operation &op = flow.f.operations[reader];
+    if (!s.visible.empty() || uses.is_output(s.probs) || uses.readers(s.probs).size() != 1) return false;
+    const size_t reader = uses.readers(s.probs)[0];
+    const mil::Operation &op = uses.f.operations[reader];
     Matrix v, probs;
-    if (claimed[reader] || op.type != "matmul" || !matrix_of(flow, op, "x", s.batch, &v) ||
-        !matrix_of(flow, op, "y", s.batch, &probs))
+    if (claimed[reader] || op.type != "matmul" || !matrix_of(uses, op, "x", s.batch, &v) ||
+        !matrix_of(uses, op, "y", s.batch, &probs))
         return false;
     if (probs.value != s.probs || probs.column_stride == 1) return false;
     Pieces keys, values;
-    if (!take_pieces(flow, s.k.value, s.k, s.batch, claimed, &keys) ||
-        !take_pieces(flow, v.value, v, s.batch, claimed, &values))
+    if (!take_pieces(uses, s.k.value, s.k, s.batch, claimed, &keys) ||
+        !take_pieces(uses, v.value, v, s.batch, claimed, &values))
         return false;
     if (keys.past.columns != values.past.columns || keys.share != values.share) return false;
-    Group g;
+    Fusion g;
     g.name = "attention over a cache";
     g.operations = s.operations;
     g.operations.push_back(reader);
@@ -200,26 +200,27 @@ bool find_one(const Flow &flow, const mil::Operation &softmax, const Claimed &cl
     g.writes = {out};
     const Lanes lanes(Cached::bytes_each(s, v.rows));
     g.workspace_bytes = lanes.bytes();
-    g.build = [cached = Cached{s, keys, values, out, lanes, {}, {}}](const Plan &plan, Ref workspace) -> Step {
+    g.build = [cached = Cached{s, keys, values, out, lanes, {}, {}}](const MemoryPlan &plan,
+                                                                     Ref workspace) -> Runnable {
         auto c = std::make_shared<Cached>(cached);
         c->where = plan.where;
         c->workspace = workspace;
         return [c](const Frame &frame) { c->run(frame); };
     };
-    groups.push_back(std::move(g));
+    fusions.push_back(std::move(g));
     return true;
 }
 
 } // namespace
 
-void find_cached_attention(const Flow &flow, Claimed &claimed, std::vector<Group> &groups) {
-    for (const mil::Operation &op : flow.f.operations) {
-        if (op.type != "softmax" || claimed[flow.index(&op)] || !find_one(flow, op, claimed, groups)) continue;
-        if (!can_be_ordered(flow.f, groups)) {
-            groups.pop_back();
+void find_cached_attention(const DefUse &uses, Claimed &claimed, std::vector<Fusion> &fusions) {
+    for (const mil::Operation &op : uses.f.operations) {
+        if (op.type != "softmax" || claimed[uses.index(&op)] || !find_one(uses, op, claimed, fusions)) continue;
+        if (!can_be_ordered(uses.f, fusions)) {
+            fusions.pop_back();
             continue;
         }
-        for (size_t i : groups.back().operations) claimed[i] = true;
+        for (size_t i : fusions.back().operations) claimed[i] = true;
     }
 }
 

@@ -94,7 +94,8 @@ class ChainKernel {
 
 // A chain's kernel, but for the addresses; null where it is too long for a block. inside: the operations whose values
 // need no memory for each other. in_rows: a row is not joined to the next, as what it reads comes by rows.
-std::shared_ptr<const ChainKernel> make_kernel(const Flow &flow, const Chain &chain, const std::vector<Member> &members,
-                                               const std::vector<size_t> &inside, bool in_rows);
+std::shared_ptr<const ChainKernel> make_kernel(const DefUse &uses, const Chain &chain,
+                                               const std::vector<Member> &members, const std::vector<size_t> &inside,
+                                               bool in_rows);
 
 } // namespace anefast::host

@@ -11,9 +11,9 @@ namespace {
 
 class Maker {
   public:
-    Maker(const Flow &flow, const Chain &chain, const std::vector<Member> &members, const std::vector<size_t> &inside,
+    Maker(const DefUse &uses, const Chain &chain, const std::vector<Member> &members, const std::vector<size_t> &inside,
           bool in_rows)
-        : flow_(flow), f_(flow.f), chain_(chain), members_(members), inside_(inside), rank_(chain.shape.size()) {
+        : uses_(uses), f_(uses.f), chain_(chain), members_(members), inside_(inside), rank_(chain.shape.size()) {
         for (size_t i : chain.operations) maker_[f_.operations[i].results[0]] = i;
         for (size_t i : chain.moved)
             if (f_.operations[i].type == "concat") add_concat(f_.operations[i]);
@@ -42,10 +42,10 @@ class Maker {
   private:
     int32_t result(size_t i) const { return f_.operations[i].results[0]; }
     const std::vector<int32_t> &shape(int32_t v) const { return f_.values[v].type.shape; }
-    bool stored(int32_t v) const { return flow_.wanted_outside(v, inside_) || concats_.count(v); }
+    bool stored(int32_t v) const { return uses_.wanted_outside(v, inside_) || concats_.count(v); }
     bool wanted(size_t i) const { return stored(result(i)); }
     bool read_by(size_t i, const std::set<size_t> &who) const {
-        const auto &readers = flow_.readers(result(i));
+        const auto &readers = uses_.readers(result(i));
         return std::any_of(readers.begin(), readers.end(), [&](size_t r) { return who.count(r); });
     }
 
@@ -98,8 +98,8 @@ class Maker {
 
     // Strides over the chain's shape of a value broadcast to it; of a slice, those of what it is cut from.
     Strided strided(int32_t v) const {
-        const mil::Operation *slice = flow_.maker(v, "slice_by_size");
-        if (slice && std::find(chain_.moved.begin(), chain_.moved.end(), flow_.index(slice)) != chain_.moved.end()) {
+        const mil::Operation *slice = uses_.maker(v, "slice_by_size");
+        if (slice && std::find(chain_.moved.begin(), chain_.moved.end(), uses_.index(slice)) != chain_.moved.end()) {
             const int32_t from = f_.operand(*slice, "x");
             Strided s{from, 0, strides_in_elements(shape(from))};
             const auto begin = slice_of(f_, *slice).begin;
@@ -133,7 +133,7 @@ class Maker {
 
     // Where a value of the chain that has memory is; the first of its places.
     int home(int32_t v) {
-        if (flow_.wanted_outside(v, inside_)) return memory(strided(v));
+        if (uses_.wanted_outside(v, inside_)) return memory(strided(v));
         return memory(concats_.at(v).front());
     }
 
@@ -237,7 +237,7 @@ class Maker {
             for (int slot : borrowed) free_.push_back(slot);
             std::vector<int> targets;
             if (in_row) targets.push_back(line_of(z));
-            if (flow_.wanted_outside(z, inside_)) targets.push_back(memory(strided(z)));
+            if (uses_.wanted_outside(z, inside_)) targets.push_back(memory(strided(z)));
             if (const auto found = concats_.find(z); found != concats_.end())
                 for (const Strided &s : found->second) targets.push_back(memory(s));
             if (targets.empty()) targets.push_back(held_[z] = new_slot());
@@ -286,7 +286,7 @@ class Maker {
         while (k_.dims.size() < 2) k_.dims.insert(k_.dims.begin(), 1);
     }
 
-    const Flow &flow_;
+    const DefUse &uses_;
     const mil::Function &f_;
     const Chain &chain_;
     const std::vector<Member> &members_;
@@ -303,11 +303,12 @@ class Maker {
 
 } // namespace
 
-std::shared_ptr<const ChainKernel> make_kernel(const Flow &flow, const Chain &chain, const std::vector<Member> &members,
-                                               const std::vector<size_t> &inside, bool in_rows) {
+std::shared_ptr<const ChainKernel> make_kernel(const DefUse &uses, const Chain &chain,
+                                               const std::vector<Member> &members, const std::vector<size_t> &inside,
+                                               bool in_rows) {
     std::vector<Member> own = members;
-    if (!set_levels(flow, chain, own)) return nullptr;
-    Maker maker(flow, chain, own, inside, in_rows);
+    if (!set_levels(uses, chain, own)) return nullptr;
+    Maker maker(uses, chain, own, inside, in_rows);
     return maker.fits ? std::make_shared<const ChainKernel>(maker.take()) : nullptr;
 }
 

@@ -55,27 +55,27 @@ std::vector<int64_t> strides_in_elements(const std::vector<int32_t> &shape);
 // Axes of a shape that are longer than 1; a chain's blocks are columns of the last and rows of the one before.
 std::vector<size_t> long_axes(const std::vector<int32_t> &shape);
 
-Member member_of(const Flow &flow, const mil::Operation &op);
+Member member_of(const DefUse &uses, const mil::Operation &op);
 // Sets the level of each member. False where that would take more than STAGES.
-bool set_levels(const Flow &flow, const Chain &chain, std::vector<Member> &members);
+bool set_levels(const DefUse &uses, const Chain &chain, std::vector<Member> &members);
 
-// A chain before or behind a product: how one goes to the other.
+// How a chain goes with a product, as its prologue or its epilogue.
 struct Link {
     const Chain *chain = nullptr; // or none
     std::set<int32_t> values;     // what the product reads or makes, under all shapes that it has on the way
     std::set<size_t> reshapes;
 };
 
-// The group that runs a chain. Without operations where the chain is too long for its memory.
-Group chain_group(const Flow &flow, const Chain &chain, const std::vector<Member> &members);
-// A product (ops/registry.h, Parts) with the chain that makes its right operand before it, some columns at a time, and
-// one without reductions that goes through its result behind it, row by row; either may be none. Without operations
-// where that cannot be.
-Group product_group(const Flow &flow, size_t product, const Link &before, const Link &behind,
-                    const std::vector<Member> &members);
-// Makes groups of chains, with products or without.
-void link_chains(const Flow &flow, const std::vector<Chain> &chains, const std::vector<Member> &members,
-                 Claimed &claimed, std::vector<Group> &groups);
-void find_chains(const Flow &flow, Claimed &claimed, std::vector<Group> &groups);
+// The fusion that runs a chain. Without operations where the chain is too long for its memory.
+Fusion chain_fusion(const DefUse &uses, const Chain &chain, const std::vector<Member> &members);
+// A product (ops/registry.h, Parts) with a prologue, the chain that makes its right operand, some columns at a time,
+// and an epilogue, a chain without reductions that goes through its result, row by row; either may be none. Without
+// operations where that cannot be.
+Fusion product_fusion(const DefUse &uses, size_t product, const Link &prologue, const Link &epilogue,
+                      const std::vector<Member> &members);
+// Makes fusions of chains, with products or without.
+void link_chains(const DefUse &uses, const std::vector<Chain> &chains, const std::vector<Member> &members,
+                 Claimed &claimed, std::vector<Fusion> &fusions);
+void find_chains(const DefUse &uses, Claimed &claimed, std::vector<Fusion> &fusions);
 
 } // namespace anefast::host

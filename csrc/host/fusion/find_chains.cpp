@@ -26,13 +26,13 @@ std::vector<size_t> long_axes(const std::vector<int32_t> &shape) {
     return axes;
 }
 
-Member member_of(const Flow &flow, const mil::Operation &op) {
+Member member_of(const DefUse &uses, const mil::Operation &op) {
     // clang-format off
     static const std::map<std::string, Binary> binaries = {
         {"add", Binary::add},      {"sub", Binary::sub},         {"mul", Binary::mul},
         {"real_div", Binary::div}, {"maximum", Binary::maximum}, {"minimum", Binary::minimum}};
     // clang-format on
-    const mil::Function &f = flow.f;
+    const mil::Function &f = uses.f;
     auto half = [&](int32_t v) { return v >= 0 && f.values[v].type.dtype == mil::DType::fp16; };
     Member m;
     const int32_t x = f.operand(op, "x");
@@ -59,28 +59,28 @@ Member member_of(const Flow &flow, const mil::Operation &op) {
         m.kind = Kind::magnitude;
         return m;
     }
-    const auto record = table().find(op.type);
-    if (record == table().end() || !record->second.values || !(type == f.values[op.results[0]].type)) return m;
-    static const Plan nowhere;
-    m.values = record->second.values({f, op, nowhere, flow.index(&op)});
+    const OpKernel *kernel = table().find(op.type);
+    if (!kernel || !kernel->values || !(type == f.values[op.results[0]].type)) return m;
+    static const MemoryPlan nowhere;
+    m.values = kernel->values({f, op, nowhere, uses.index(&op)});
     if (m.values) m.kind = Kind::looked_up;
     return m;
 }
 
-bool set_levels(const Flow &flow, const Chain &chain, std::vector<Member> &members) {
+bool set_levels(const DefUse &uses, const Chain &chain, std::vector<Member> &members) {
     std::map<int32_t, int> levels; // of the chain's values
     for (size_t i : chain.operations) {
-        const mil::Operation &op = flow.f.operations[i];
+        const mil::Operation &op = uses.f.operations[i];
         Member &m = members[i];
         int most = 0;
         bool full = false; // a full-sized value of the chain is read
         for (const char *name : {"x", "y"}) {
-            const auto found = levels.find(flow.f.operand(op, name));
+            const auto found = levels.find(uses.f.operand(op, name));
             if (found == levels.end()) continue;
             most = std::max(most, found->second);
             full = full || found->second % 2 == 0;
         }
-        const bool small = flow.f.values[op.results[0]].type.shape != chain.shape;
+        const bool small = uses.f.values[op.results[0]].type.shape != chain.shape;
         if (small && full && !m.reduces()) return false;
         m.level = most + ((most % 2 == 1) != small); // rows are odd
         if (m.level > 2 * STAGES - 2) return false;
@@ -93,13 +93,13 @@ namespace {
 
 class Finder {
   public:
-    Finder(const Flow &flow, Claimed &claimed, std::vector<Group> &groups)
-        : flow_(flow), f_(flow.f), claimed_(claimed), groups_(groups), members_(f_.operations.size()),
+    Finder(const DefUse &uses, Claimed &claimed, std::vector<Fusion> &fusions)
+        : uses_(uses), f_(uses.f), claimed_(claimed), fusions_(fusions), members_(f_.operations.size()),
           task_(f_.operations.size(), -1) {
-        for (size_t g = 0; g < groups.size(); g++)
-            for (size_t i : groups[g].operations) task_[i] = fixed(g);
+        for (size_t g = 0; g < fusions.size(); g++)
+            for (size_t i : fusions[g].operations) task_[i] = fixed(g);
         for (size_t i = 0; i < f_.operations.size(); i++)
-            if (!claimed[i]) members_[i] = member_of(flow, f_.operations[i]);
+            if (!claimed[i]) members_[i] = member_of(uses, f_.operations[i]);
         for (size_t i = 0; i < f_.operations.size(); i++)
             if (members_[i].kind != Kind::none) place(i);
         for (Chain &chain : chains_) take_moves(chain);
@@ -111,11 +111,11 @@ class Finder {
     const std::vector<Member> &members() const { return members_; }
 
   private:
-    // Tasks: chains from 0 on, groups found earlier from -2 down, -1 for an operation by itself.
+    // Tasks: chains from 0 on, fusions found earlier from -2 down, -1 for an operation by itself.
     static int32_t fixed(size_t g) { return -2 - static_cast<int32_t>(g); }
     const std::vector<size_t> &content(int32_t task) const {
         return task >= 0 ? chains_[static_cast<size_t>(task)].operations
-                         : groups_[static_cast<size_t>(-2 - task)].operations;
+                         : fusions_[static_cast<size_t>(-2 - task)].operations;
     }
 
     // Whether a path leads out of `inside` and back into it.
@@ -124,8 +124,8 @@ class Finder {
         std::set<size_t> seen;
         std::vector<size_t> todo;
         auto visit_operands = [&](size_t i) {
-            flow_.operands(i, [&](int32_t v) {
-                const int32_t by = flow_.made_by(v);
+            uses_.operands(i, [&](int32_t v) {
+                const int32_t by = uses_.made_by(v);
                 if (by >= 0 && !in.count(static_cast<size_t>(by))) todo.push_back(static_cast<size_t>(by));
             });
         };
@@ -139,8 +139,8 @@ class Finder {
             if (last < inside.front()) continue; // nothing in there can depend on us
             auto into = [&](size_t j) {
                 seen.insert(j);
-                flow_.operands(j, [&](int32_t v) {
-                    const int32_t by = flow_.made_by(v);
+                uses_.operands(j, [&](int32_t v) {
+                    const int32_t by = uses_.made_by(v);
                     if (by < 0) return;
                     if (in.count(static_cast<size_t>(by))) back = true;
                     else todo.push_back(static_cast<size_t>(by));
@@ -179,17 +179,17 @@ class Finder {
             if (shape != row) return false;
         }
         std::sort(all->operations.begin(), all->operations.end());
-        return all->operations.size() <= 64 && set_levels(flow_, *all, members_) &&
+        return all->operations.size() <= 64 && set_levels(uses_, *all, members_) &&
                !leaves_and_returns(all->operations);
     }
 
     void place(size_t i) {
         std::set<int32_t> makers, siblings;
-        flow_.operands(i, [&](int32_t v) {
-            const int32_t by = flow_.made_by(v);
+        uses_.operands(i, [&](int32_t v) {
+            const int32_t by = uses_.made_by(v);
             if (by >= 0 && task_[static_cast<size_t>(by)] >= 0) makers.insert(task_[static_cast<size_t>(by)]);
             if (f_.values[v].is_const) return;
-            for (size_t r : flow_.readers(v))
+            for (size_t r : uses_.readers(v))
                 if (task_[r] >= 0) siblings.insert(task_[r]);
         });
         std::vector<std::set<int32_t>> wishes = {makers};
@@ -214,24 +214,24 @@ class Finder {
         const size_t last = far.back();
         std::set<size_t> found;
         for (size_t i : chain.operations) {
-            flow_.operands(i, [&](int32_t v) {
-                const mil::Operation *slice = flow_.maker(v, "slice_by_size");
-                if (!slice || flow_.is_output(v) || claimed_[flow_.index(slice)] ||
+            uses_.operands(i, [&](int32_t v) {
+                const mil::Operation *slice = uses_.maker(v, "slice_by_size");
+                if (!slice || uses_.is_output(v) || claimed_[uses_.index(slice)] ||
                     f_.values[v].type.shape != chain.shape)
                     return;
                 const auto &from = f_.values[f_.operand(*slice, "x")].type;
                 if (from.dtype != mil::DType::fp16 || strides_in_elements(from.shape)[last] != 1) return;
-                for (size_t r : flow_.readers(v))
+                for (size_t r : uses_.readers(v))
                     if (!in.count(r)) return;
-                found.insert(flow_.index(slice));
+                found.insert(uses_.index(slice));
             });
-            for (size_t r : flow_.readers(f_.operations[i].results[0])) {
+            for (size_t r : uses_.readers(f_.operations[i].results[0])) {
                 const mil::Operation &concat = f_.operations[r];
                 const mil::Argument *values = concat.find("values");
                 if (concat.type != "concat" || claimed_[r] || !values || f_.flag(concat, "interleave", false)) continue;
                 if (strides_in_elements(f_.values[concat.results[0]].type.shape)[last] != 1) continue;
                 if (std::all_of(values->values.begin(), values->values.end(), [&](int32_t v) {
-                        return flow_.made_by(v) >= 0 && in.count(static_cast<size_t>(flow_.made_by(v))) &&
+                        return uses_.made_by(v) >= 0 && in.count(static_cast<size_t>(uses_.made_by(v))) &&
                                f_.values[v].type.shape == chain.shape;
                     }))
                     found.insert(r);
@@ -240,10 +240,10 @@ class Finder {
         chain.moved.assign(found.begin(), found.end());
     }
 
-    const Flow &flow_;
+    const DefUse &uses_;
     const mil::Function &f_;
     Claimed &claimed_;
-    std::vector<Group> &groups_;
+    std::vector<Fusion> &fusions_;
     std::vector<Member> members_;
     std::vector<int32_t> task_;
     std::vector<Chain> chains_;
@@ -251,9 +251,9 @@ class Finder {
 
 } // namespace
 
-void find_chains(const Flow &flow, Claimed &claimed, std::vector<Group> &groups) {
-    const Finder found(flow, claimed, groups);
-    link_chains(flow, found.chains(), found.members(), claimed, groups);
+void find_chains(const DefUse &uses, Claimed &claimed, std::vector<Fusion> &fusions) {
+    const Finder found(uses, claimed, fusions);
+    link_chains(uses, found.chains(), found.members(), claimed, fusions);
 }
 
 } // namespace anefast::host

@@ -20,7 +20,7 @@ std::string with_commas(size_t n) {
 }
 
 // What runs fused, in brackets; nothing for an operation by itself.
-std::string inside(const mil::Function &f, const Group &g) {
+std::string inside(const mil::Function &f, const Fusion &g) {
     if (g.prologue.empty() && g.epilogue.empty()) return " [" + types(f, g.operations) + "]";
     std::string out;
     if (!g.prologue.empty()) out += "prologue: " + types(f, g.prologue);
@@ -30,12 +30,12 @@ std::string inside(const mil::Function &f, const Group &g) {
 
 } // namespace
 
-std::string tasks_of(const mil::Function &f, const Plan &plan, const std::vector<Group> &groups) {
+std::string tasks_of(const mil::Function &f, const MemoryPlan &plan, const std::vector<Fusion> &fusions) {
     std::string out;
-    for (const auto [i, group] : plan.tasks) {
-        if (group < 0 && plan.is_view[i]) continue; // nothing to run
+    for (const auto [i, fusion] : plan.tasks) {
+        if (fusion < 0 && plan.is_view[i]) continue; // nothing to run
         const mil::Operation &op = f.operations[i];
-        const Group *g = group < 0 ? nullptr : &groups[static_cast<size_t>(group)];
+        const Fusion *g = fusion < 0 ? nullptr : &fusions[static_cast<size_t>(fusion)];
         const std::vector<int32_t> &writes = g ? g->writes : op.results;
         std::string line = g ? g->name : op.type;
         size_t bytes = 0;

@@ -80,7 +80,7 @@ struct Attention {
     }
 };
 
-Step attention(const Builder &b) {
+Runnable attention(const Builder &b) {
     const mil::Type &q = b.type("query"), &k = b.type("key"), &v = b.type("value");
     const size_t rank = q.shape.size();
     Attention a;
@@ -118,7 +118,7 @@ struct Index {
     size_t n, x, y, z;
 };
 
-Step einsum(const Builder &b) {
+Runnable einsum(const Builder &b) {
     const int32_t *values = b.op.find("values")->values.data();
     const mil::Type &x = b.type(values[0]), &y = b.type(values[1]), &z = b.result_type();
     const mil::Equation e = mil::equation_of(b.f.text(b.op, "equation", ""));
@@ -170,7 +170,7 @@ Step einsum(const Builder &b) {
 
 // 3) (data - zero point) x scale, the two given once or per entry of an axis
 
-Step affine_dequantize(const Builder &b) {
+Runnable affine_dequantize(const Builder &b) {
     const mil::Type &data = b.type("quantized_data"), &scale = b.type("scale"), &zero = b.type("zero_point");
     const mil::Type &z = b.result_type();
     const size_t axis = b.axis(data.shape.size());
@@ -201,9 +201,26 @@ Step affine_dequantize(const Builder &b) {
 } // namespace
 
 void add_composed(Table &t) {
-    t["scaled_dot_product_attention"] = {attention};
-    t["einsum"] = {einsum};
-    t["constexpr_affine_dequantize"] = {affine_dequantize};
+    using namespace declare;
+    t.add({"scaled_dot_product_attention",
+           18,
+           FLOAT,
+           FLOAT,
+           {in("query"), in("key"), in("value"), may("attn_mask", Role::mask)},
+           rules::attention},
+          {attention});
+    t.add({"einsum", 15, FLOAT, FLOAT, {needs("values", Role::tuple), needs("equation", Role::text)}, rules::einsum},
+          {einsum});
+    t.add({"constexpr_affine_dequantize",
+           16,
+           FLOAT,
+           FLOAT,
+           {{"quantized_data", Role::narrow, false, true},
+            {"zero_point", Role::zero, false, true},
+            weight("scale"),
+            needs("axis", Role::integer)},
+           rules::affine_dequantize},
+          {affine_dequantize});
 }
 
 } // namespace anefast::host

@@ -129,7 +129,7 @@ void store_half_away(const double *x, uint8_t *p, size_t n) {
 }
 
 template <class T>
-Step build(const Builder &b, const std::vector<int32_t> &operands, Kernel<T> kernel, const Parameters &parameters) {
+Runnable build(const Builder &b, const std::vector<int32_t> &operands, Kernel<T> kernel, const Parameters &parameters) {
     Walk<T> w;
     const mil::Type &out = b.result_type();
     for (int32_t v : operands) {
@@ -218,26 +218,26 @@ template <class T> void k_copy(const T *const *in, T *out, size_t n, const Param
     std::memcpy(out, in[0], n * sizeof(T));
 }
 
-template <Kernel<float> F, Kernel<double> D> Step binary(const Builder &b) {
+template <Kernel<float> F, Kernel<double> D> Runnable binary(const Builder &b) {
     return build_elementwise(b, {b.operand("x"), b.operand("y")}, F, D);
 }
 
-Step real_div(const Builder &b) {
+Runnable real_div(const Builder &b) {
     // Integers divide as they do in C; no ANE program has them, but constants of shapes do.
     if (!is_float(b.result_type().dtype)) return binary<k_truncated_div<float>, k_truncated_div<double>>(b);
     return binary<k_div<float>, k_div<double>>(b);
 }
 
-Step select(const Builder &b) {
+Runnable select(const Builder &b) {
     return build_elementwise(b, {b.operand("cond"), b.operand("a"), b.operand("b")}, k_select<float>, k_select<double>);
 }
 
-Step cast(const Builder &b) { return build_elementwise(b, {b.operand("x")}, k_copy<float>, k_copy<double>); }
+Runnable cast(const Builder &b) { return build_elementwise(b, {b.operand("x")}, k_copy<float>, k_copy<double>); }
 
 } // namespace
 
-Step build_elementwise(const Builder &b, const std::vector<int32_t> &operands, Kernel<float> f, Kernel<double> d,
-                       Parameters parameters) {
+Runnable build_elementwise(const Builder &b, const std::vector<int32_t> &operands, Kernel<float> f, Kernel<double> d,
+                           Parameters parameters) {
     const mil::DType out = b.result_type().dtype;
     bool floats = is_float(out) || out == mil::DType::boolean;
     for (int32_t v : operands) {
@@ -250,27 +250,28 @@ Step build_elementwise(const Builder &b, const std::vector<int32_t> &operands, K
 }
 
 void add_elementwise(Table &t) {
-    t["add"] = {binary<k_add<float>, k_add<double>>};
-    t["sub"] = {binary<k_sub<float>, k_sub<double>>};
-    t["mul"] = {binary<k_mul<float>, k_mul<double>>};
-    t["real_div"] = {real_div};
-    t["maximum"] = {binary<k_maximum<float>, k_maximum<double>>};
-    t["minimum"] = {binary<k_minimum<float>, k_minimum<double>>};
-    t["floor_div"] = {binary<k_floor_div<float>, k_floor_div<double>>};
-    t["mod"] = {binary<k_mod<float>, k_mod<double>>};
-    t["equal"] = {binary<k_equal<float>, k_equal<double>>};
-    t["not_equal"] = {binary<k_not_equal<float>, k_not_equal<double>>};
-    t["less"] = {binary<k_less<float>, k_less<double>>};
-    t["less_equal"] = {binary<k_less_equal<float>, k_less_equal<double>>};
-    t["greater"] = {binary<k_greater<float>, k_greater<double>>};
-    t["greater_equal"] = {binary<k_greater_equal<float>, k_greater_equal<double>>};
-    t["logical_and"] = {binary<k_and<float>, k_and<double>>};
-    t["logical_or"] = {binary<k_or<float>, k_or<double>>};
-    t["logical_xor"] = {binary<k_xor<float>, k_xor<double>>};
-    t["select"] = {select};
-    t["cast"] = {cast};
+    using namespace declare;
+    t.add(declare::binary("add"), {binary<k_add<float>, k_add<double>>});
+    t.add(declare::binary("sub"), {binary<k_sub<float>, k_sub<double>>});
+    t.add(declare::binary("mul"), {binary<k_mul<float>, k_mul<double>>});
+    t.add(declare::binary("real_div"), {real_div});
+    t.add(declare::binary("maximum"), {binary<k_maximum<float>, k_maximum<double>>});
+    t.add(declare::binary("minimum"), {binary<k_minimum<float>, k_minimum<double>>});
+    t.add(declare::binary("floor_div"), {binary<k_floor_div<float>, k_floor_div<double>>});
+    t.add(declare::binary("mod"), {binary<k_mod<float>, k_mod<double>>});
+    t.add(declare::compare("equal"), {binary<k_equal<float>, k_equal<double>>});
+    t.add(declare::compare("not_equal"), {binary<k_not_equal<float>, k_not_equal<double>>});
+    t.add(declare::compare("less"), {binary<k_less<float>, k_less<double>>});
+    t.add(declare::compare("less_equal"), {binary<k_less_equal<float>, k_less_equal<double>>});
+    t.add(declare::compare("greater"), {binary<k_greater<float>, k_greater<double>>});
+    t.add(declare::compare("greater_equal"), {binary<k_greater_equal<float>, k_greater_equal<double>>});
+    t.add(declare::logical("logical_and"), {binary<k_and<float>, k_and<double>>});
+    t.add(declare::logical("logical_or"), {binary<k_or<float>, k_or<double>>});
+    t.add(declare::logical("logical_xor"), {binary<k_xor<float>, k_xor<double>>});
+    t.add({"select", 15, PLAIN, PLAIN, {needs("cond", Role::logical), in("a"), in("b")}, rules::select}, {select});
+    t.add({"cast", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("dtype", Role::text)}, rules::cast}, {cast});
 }
 
-Step build_pow(const Builder &b) { return binary<k_pow<float>, k_pow<double>>(b); }
+Runnable build_pow(const Builder &b) { return binary<k_pow<float>, k_pow<double>>(b); }
 
 } // namespace anefast::host

@@ -16,10 +16,10 @@ struct Parameters {
 // out[0..n) from blocks of up to three operands.
 template <class T> using Kernel = void (*)(const T *const *in, T *out, size_t n, const Parameters &p);
 
-// The step that applies `f` where every tensor is fp16, fp32 or bool, and `d` otherwise.
-Step build_elementwise(const Builder &b, const std::vector<int32_t> &operands, Kernel<float> f, Kernel<double> d,
-                       Parameters parameters = {});
+// Applies `f` where every tensor is fp16, fp32 or bool, and `d` otherwise.
+Runnable build_elementwise(const Builder &b, const std::vector<int32_t> &operands, Kernel<float> f, Kernel<double> d,
+                           Parameters parameters = {});
 
-Step build_pow(const Builder &b); // both operands tensors; unary.cpp has the constant exponent
+Runnable build_pow(const Builder &b); // both operands tensors; unary.cpp has the constant exponent
 
 } // namespace anefast::host

@@ -96,16 +96,16 @@ std::vector<int64_t> strides_of(const std::vector<int32_t> &shape, size_t elemen
     return s;
 }
 
-Step copies(std::vector<std::pair<Ref, Copy>> from, Ref to) {
+Runnable copies(std::vector<std::pair<Ref, Copy>> from, Ref to) {
     for (auto &[ref, copy] : from) copy.simplify();
     return [from = std::move(from), to](const Frame &f) {
         for (const auto &[ref, copy] : from) copy.run(f.at(to), f.at(ref));
     };
 }
 
-Step one_copy(const Builder &b, Copy copy) { return copies({{b.at("x"), std::move(copy)}}, b.at(b.result())); }
+Runnable one_copy(const Builder &b, Copy copy) { return copies({{b.at("x"), std::move(copy)}}, b.at(b.result())); }
 
-Step transpose(const Builder &b) {
+Runnable transpose(const Builder &b) {
     const mil::Type &x = b.type("x"), &y = b.result_type();
     Copy c;
     c.element = mil::bytes_of(x.dtype);
@@ -118,7 +118,7 @@ Step transpose(const Builder &b) {
     return one_copy(b, c);
 }
 
-Step slice(const Builder &b) {
+Runnable slice(const Builder &b) {
     const mil::Type &x = b.type("x");
     const Slice s = slice_of(b.f, b.op);
     Copy c;
@@ -133,7 +133,7 @@ Step slice(const Builder &b) {
     return one_copy(b, c);
 }
 
-Step concat(const Builder &b) {
+Runnable concat(const Builder &b) {
     const mil::Argument *values = b.op.find("values");
     if (!values) b.refuse("expected values");
     const mil::Type &y = b.result_type();
@@ -161,7 +161,7 @@ Step concat(const Builder &b) {
     return copies(std::move(parts), result);
 }
 
-Step split(const Builder &b) {
+Runnable split(const Builder &b) {
     const mil::Type &x = b.type("x");
     const size_t axis = b.axis(x.shape.size()), es = mil::bytes_of(x.dtype);
     const auto from = strides_of(x.shape, es);
@@ -185,7 +185,7 @@ Step split(const Builder &b) {
     };
 }
 
-Step tile(const Builder &b) {
+Runnable tile(const Builder &b) {
     const mil::Type &x = b.type("x"), &y = b.result_type();
     const auto reps = b.f.ints(b.op, "reps");
     Copy c;
@@ -198,7 +198,7 @@ Step tile(const Builder &b) {
     return one_copy(b, c);
 }
 
-Step pad(const Builder &b) {
+Runnable pad(const Builder &b) {
     const mil::Type &x = b.type("x"), &y = b.result_type();
     const std::string mode = b.f.text(b.op, "mode", "constant");
     if (mode != "constant") b.refuse("expected mode constant, got " + mode);
@@ -229,7 +229,7 @@ Step pad(const Builder &b) {
     };
 }
 
-Step gather(const Builder &b) {
+Runnable gather(const Builder &b) {
     const mil::Type &x = b.type("x"), &indices = b.type("indices");
     if (b.f.integer(b.op, "batch_dims", 0) != 0) b.refuse("expected batch_dims 0");
     const size_t axis = b.axis(x.shape.size()), es = mil::bytes_of(x.dtype);
@@ -255,22 +255,65 @@ Step gather(const Builder &b) {
     };
 }
 
-Step nothing(const Builder &) {
+Runnable nothing(const Builder &) {
     return [](const Frame &) {};
 }
 
 } // namespace
 
-void add_layout(Table &t) {
-    t["transpose"] = {transpose};
-    t["slice_by_size"] = {slice};
-    t["slice_by_index"] = {slice};
-    t["concat"] = {concat};
-    t["split"] = {split};
-    t["tile"] = {tile};
-    t["pad"] = {pad};
-    t["gather"] = {gather};
-    for (const char *view : {"reshape", "expand_dims", "squeeze", "identity"}) t[view] = {nothing};
+void add_movement(Table &t) {
+    using namespace declare;
+    t.add({"transpose", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("perm", Role::ints)}, rules::transpose}, {transpose});
+    t.add({"slice_by_size",
+           15,
+           PLAIN,
+           PLAIN | SMALL,
+           {in("x"), needs("begin", Role::ints), needs("size", Role::ints)},
+           rules::slice_by_size},
+          {slice});
+    t.add({"slice_by_index",
+           15,
+           PLAIN,
+           PLAIN | SMALL,
+           {in("x"), needs("begin", Role::ints), needs("end", Role::ints), may("stride", Role::ints),
+            may("begin_mask", Role::flags), may("end_mask", Role::flags), may("squeeze_mask", Role::flags)},
+           rules::slice_by_index},
+          {slice});
+    t.add({"concat",
+           15,
+           ANY,
+           ANY,
+           {needs("values", Role::tuple), needs("axis", Role::integer), may("interleave", Role::flag)},
+           rules::concat},
+          {concat});
+    t.add({"split",
+           15,
+           PLAIN,
+           PLAIN | SMALL,
+           {in("x"), may("num_splits", Role::integer), may("split_sizes", Role::ints), needs("axis", Role::integer)},
+           rules::split},
+          {split});
+    t.add({"tile", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("reps", Role::ints)}, rules::tile}, {tile});
+    t.add({"pad",
+           15,
+           FLOAT,
+           FLOAT,
+           {in("x"), needs("pad", Role::ints), may("mode", Role::text), may("constant_val", Role::scalar)},
+           rules::pad},
+          {pad});
+    t.add({"gather",
+           15,
+           NUMBER,
+           NUMBER | SMALL,
+           {in("x"), needs("indices", Role::indices), may("axis", Role::integer), may("batch_dims", Role::integer),
+            may("validate_indices", Role::flag)},
+           rules::gather},
+          {gather});
+    t.add({"reshape", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("shape", Role::ints)}, rules::reshape}, {nothing});
+    t.add({"expand_dims", 15, PLAIN, PLAIN | SMALL, {in("x"), needs("axes", Role::ints)}, rules::expand_dims},
+          {nothing});
+    t.add({"squeeze", 15, PLAIN, PLAIN | SMALL, {in("x"), may("axes", Role::ints)}, rules::squeeze}, {nothing});
+    t.add(declare::unary("identity", ANY), {nothing});
 }
 
 } // namespace anefast::host

@@ -120,7 +120,7 @@ struct Softmax {
     }
 };
 
-Step softmax(const Builder &b) {
+Runnable softmax(const Builder &b) {
     const mil::Type &type = b.type("x");
     if (!is_float(type.dtype)) b.refuse("expected fp16 or fp32");
     Softmax s;
@@ -179,7 +179,7 @@ struct LayerNorm {
     }
 };
 
-Step layer_norm(const Builder &b) {
+Runnable layer_norm(const Builder &b) {
     const mil::Type &type = b.type("x");
     if (!is_float(type.dtype)) b.refuse("expected fp16 or fp32");
     const std::vector<bool> is = b.axes(type.shape.size());
@@ -212,8 +212,15 @@ Step layer_norm(const Builder &b) {
 } // namespace
 
 void add_normalisers(Table &t) {
-    t["softmax"] = {softmax};
-    t["layer_norm"] = {layer_norm};
+    using namespace declare;
+    t.add({"softmax", 15, FLOAT, FLOAT, {in("x"), may("axis", Role::integer)}, rules::softmax}, {softmax});
+    t.add({"layer_norm",
+           15,
+           FLOAT,
+           FLOAT,
+           {in("x"), may("axes", Role::ints), may_weight("gamma"), may_weight("beta"), may("epsilon", Role::scalar)},
+           rules::layer_norm},
+          {layer_norm});
 }
 
 } // namespace anefast::host

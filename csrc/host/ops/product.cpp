@@ -32,13 +32,13 @@ struct Product {
     size_t a, b, c;
 };
 
-// Their results lie one after the other, as one matrix to what follows.
-Step products(const Builder &builder, Ref a, Ref b, Ref c, std::vector<Product> list) {
+// Their results lie one after the other: one matrix to the epilogue.
+Runnable products(const Builder &builder, Ref a, Ref b, Ref c, std::vector<Product> list) {
     const std::shared_ptr<Blocks> blocks = a.base == ABSOLUTE && list.size() == 1 ? builder.plan.blocks : nullptr;
-    return [=, before = builder.before, then = builder.then, list = std::move(list)](const Frame &f) {
+    return [=, prologue = builder.prologue, epilogue = builder.epilogue, list = std::move(list)](const Frame &f) {
         std::vector<Gemm> ready(list.size());
-        std::vector<Prologue> prologues(before ? list.size() : 0);
-        std::vector<Epilogue> epilogues(then.run ? list.size() : 0);
+        std::vector<Prologue> prologues(prologue ? list.size() : 0);
+        std::vector<Epilogue> epilogues(epilogue.run ? list.size() : 0);
         for (size_t i = 0; i < list.size(); i++) {
             ready[i] = list[i].g;
             ready[i].a.data = f.at(a) + list[i].a;
@@ -46,19 +46,19 @@ Step products(const Builder &builder, Ref a, Ref b, Ref c, std::vector<Product> 
             ready[i].c = f.at(c) + list[i].c;
             if (blocks && gemm_wants_blocks(ready[i])) ready[i].blocked = blocks->of(ready[i]);
             const auto matrix = static_cast<int64_t>(i);
-            if (before) {
-                prologues[i] = [&f, &before, matrix](int64_t column, int64_t columns) {
-                    before(f, matrix, column, columns);
+            if (prologue) {
+                prologues[i] = [&f, &prologue, matrix](int64_t column, int64_t columns) {
+                    prologue(f, matrix, column, columns);
                 };
-                ready[i].before = &prologues[i];
+                ready[i].prologue = &prologues[i];
             }
-            if (then.run) {
+            if (epilogue.run) {
                 const int64_t above = matrix * ready[i].m;
-                epilogues[i].unit = then.unit;
-                epilogues[i].run = [&f, &then, above](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-                    then.run(f, above + row, rows, column, columns);
+                epilogues[i].unit = epilogue.unit;
+                epilogues[i].run = [&f, &epilogue, above](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                    epilogue.run(f, above + row, rows, column, columns);
                 };
-                ready[i].then = &epilogues[i];
+                ready[i].epilogue = &epilogues[i];
             }
         }
         if (ready.size() == 1) gemm(ready[0]);
@@ -83,7 +83,7 @@ std::vector<size_t> batch_offsets(const std::vector<int32_t> &mine, const std::v
     return offsets;
 }
 
-Step matmul(const Builder &b) {
+Runnable matmul(const Builder &b) {
     const mil::Type &x = b.type("x"), &y = b.type("y"), &z = b.result_type();
     const bool tx = b.f.flag(b.op, "transpose_x", false), ty = b.f.flag(b.op, "transpose_y", false);
     if (x.shape.size() < 2 || y.shape.size() < 2) b.refuse("expected operands of rank 2 or more");
@@ -152,7 +152,7 @@ size_t linear_workspace(const mil::Function &f, const mil::Operation &op) {
     return x.elements() / k * (k + 1) * mil::bytes_of(x.dtype) + w.elements() / k * (k + 1) * mil::bytes_of(w.dtype);
 }
 
-Step linear(const Builder &b) {
+Runnable linear(const Builder &b) {
     const mil::Type &x = b.type("x"), &w = b.type("weight"), &z = b.result_type();
     const int64_t terms = w.shape[1];
     Gemm g{};
@@ -277,7 +277,7 @@ void unfold(const Window &v, size_t element, const uint8_t *image, uint8_t *colu
     });
 }
 
-Step conv(const Builder &b) {
+Runnable conv(const Builder &b) {
     const mil::Type &x = b.type("x"), &w = b.type("weight"), &z = b.result_type();
     if (x.shape.size() < 3 || x.shape.size() > 4) b.refuse("expected x of rank 3 or 4");
     const Window v = window_of(b.f, b.op);
@@ -324,13 +324,30 @@ Step conv(const Builder &b) {
 } // namespace
 
 bool takes_turned(const mil::Function &f, const mil::Operation &op) {
-    return op.type == "conv" && has_window(f, op) && window_of(f, op).plain && window_of(f, op).groups == 1;
+    if (op.type != "conv" || !has_window(f, op)) return false;
+    const Window window = window_of(f, op);
+    return window.plain && window.groups == 1;
 }
 
-void add_linear(Table &t) {
-    t["matmul"] = {matmul, nullptr, nullptr, matmul_parts};
-    t["linear"] = {linear, linear_workspace, nullptr, linear_parts};
-    t["conv"] = {conv, conv_workspace, nullptr, conv_parts};
+void add_products(Table &t) {
+    using namespace declare;
+    t.add({"matmul",
+           15,
+           NUMBER,
+           NUMBER,
+           {in("x"), in("y"), may("transpose_x", Role::flag), may("transpose_y", Role::flag)},
+           rules::matmul},
+          {matmul, nullptr, nullptr, matmul_parts});
+    t.add({"linear", 15, NUMBER, NUMBER, {in("x"), weight("weight"), may_weight("bias")}, rules::linear},
+          {linear, linear_workspace, nullptr, linear_parts});
+    t.add({"conv",
+           15,
+           FLOAT,
+           FLOAT,
+           {in("x"), in("weight"), may_weight("bias"), may("strides", Role::ints), may("pad_type", Role::text),
+            may("pad", Role::ints), may("dilations", Role::ints), may("groups", Role::integer)},
+           rules::conv},
+          {conv, conv_workspace, nullptr, conv_parts});
 }
 
 } // namespace anefast::host

@@ -194,7 +194,7 @@ void push(std::vector<Axis> &axes, size_t n, size_t stride, bool adjacent) {
     else axes.push_back({n, stride});
 }
 
-template <Kind K> Step reduce(const Builder &b) {
+template <Kind K> Runnable reduce(const Builder &b) {
     const mil::Type &type = b.type("x");
     const size_t rank = type.shape.size();
     const std::vector<bool> is_reduced = b.axes(rank);
@@ -226,16 +226,17 @@ template <Kind K> Step reduce(const Builder &b) {
 } // namespace
 
 void add_reductions(Table &t) {
-    t["reduce_sum"] = {reduce<Kind::sum>};
-    t["reduce_mean"] = {reduce<Kind::mean>};
-    t["reduce_max"] = {reduce<Kind::max>};
-    t["reduce_min"] = {reduce<Kind::min>};
-    t["reduce_prod"] = {reduce<Kind::prod>};
-    t["reduce_l1_norm"] = {reduce<Kind::l1>};
-    t["reduce_l2_norm"] = {reduce<Kind::l2>};
-    t["reduce_sum_square"] = {reduce<Kind::sum_square>};
-    t["reduce_log_sum_exp"] = {reduce<Kind::log_sum_exp>};
-    t["reduce_log_sum"] = {reduce<Kind::log_sum>};
+    using namespace declare;
+    t.add(declare::reduce("reduce_sum"), {reduce<Kind::sum>});
+    t.add(declare::reduce("reduce_mean"), {reduce<Kind::mean>});
+    t.add(declare::reduce("reduce_max"), {reduce<Kind::max>});
+    t.add(declare::reduce("reduce_min"), {reduce<Kind::min>});
+    t.add(declare::reduce("reduce_prod"), {reduce<Kind::prod>});
+    t.add(declare::reduce("reduce_l1_norm"), {reduce<Kind::l1>});
+    t.add(declare::reduce("reduce_l2_norm"), {reduce<Kind::l2>});
+    t.add(declare::reduce("reduce_sum_square"), {reduce<Kind::sum_square>});
+    t.add(declare::reduce("reduce_log_sum_exp"), {reduce<Kind::log_sum_exp>});
+    t.add(declare::reduce("reduce_log_sum"), {reduce<Kind::log_sum>});
 }
 
 } // namespace anefast::host

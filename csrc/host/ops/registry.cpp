@@ -7,6 +7,13 @@
 
 namespace anefast::host {
 
+// The files of operations in this folder. Each has an add_NAME, which adds its own; a new file is a name here.
+#define ANEFAST_OP_FILES(FILE)                                                                                         \
+    FILE(elementwise) FILE(unary) FILE(reductions) FILE(normalisers) FILE(products) FILE(movement) FILE(composed)
+#define ANEFAST_OP_FILE(NAME) void add_##NAME(Table &t);
+ANEFAST_OP_FILES(ANEFAST_OP_FILE)
+#undef ANEFAST_OP_FILE
+
 int32_t Builder::operand(const char *name) const {
     const int32_t v = f.operand(op, name);
     if (v < 0) refuse(std::string("expected an argument ") + name + ", got none");
@@ -37,20 +44,29 @@ std::vector<bool> Builder::axes(size_t rank) const {
 
 void Builder::refuse(const std::string &why) const { throw Refusal{op.where, "[host] " + op.type + ": " + why + "."}; }
 
+void Table::add(const mil::OpRecord &record, OpKernel kernel) {
+    kernels_[record.name] = kernel;
+    mil::add_op(record);
+}
+
+const OpKernel *Table::find(const std::string &type) const {
+    const auto found = kernels_.find(type);
+    return found == kernels_.end() ? nullptr : &found->second;
+}
+
 const Table &table() {
     static const Table *all = [] {
         auto *t = new Table();
-        add_elementwise(*t);
-        add_unary(*t);
-        add_reductions(*t);
-        add_normalisers(*t);
-        add_linear(*t);
-        add_layout(*t);
-        add_composed(*t);
+#define ANEFAST_OP_FILE(NAME) add_##NAME(*t);
+        ANEFAST_OP_FILES(ANEFAST_OP_FILE)
+#undef ANEFAST_OP_FILE
         add_profile(*t);
         return t;
     }();
     return *all;
 }
+
+// While the library is loaded: whoever reads MIL text must know these operations, and may never ask for a kernel.
+[[maybe_unused]] static const Table &at_load = table();
 
 } // namespace anefast::host

@@ -1,7 +1,7 @@
-// One record per operation: how its step is built, and how much scratch memory it wants.
+// One kernel per operation: how what runs is built, and how much scratch memory it wants.
 //
-// A step is built once, at compile, with every shape known; it captures what it needs and is then run
-// with a Frame, which says where memory is today. Families register themselves in registry.cpp's table.
+// A Runnable is built once, at compile, with every shape known; it captures what it needs and is then run
+// with a Frame, which says where memory is today.
 #pragma once
 
 #include <array>
@@ -9,6 +9,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "../../mil/declare.h"
 #include "../memory_plan.h"
 
 namespace anefast::host {
@@ -21,27 +22,27 @@ struct Parts {
     int64_t right_rows = 0;
 };
 
-// What a group has make columns of one of the right operand's matrices just before they are read.
-using Leader = std::function<void(const Frame &, int64_t matrix, int64_t column, int64_t columns)>;
+// A product's prologue: makes columns of one of the right operand's matrices just before they are read.
+using FusedPrologue = std::function<void(const Frame &, int64_t matrix, int64_t column, int64_t columns)>;
 
-// What a group has follow each part as soon as it is there; rows are counted over all matrices.
-struct Follower {
+// A product's epilogue: runs on each part of the result as soon as it is there; rows are counted over all matrices.
+struct FusedEpilogue {
     std::function<void(const Frame &, int64_t row, int64_t rows, int64_t column, int64_t columns)> run;
     int64_t unit = 1; // as an Epilogue's
 };
 
-// What a step's builder sees: its operation, the types, and where the values will be.
+// What a kernel's `build` sees: its operation, the types, and where the values will be.
 class Builder {
   public:
-    Builder(const mil::Function &f, const mil::Operation &op, const Plan &plan, size_t index)
+    Builder(const mil::Function &f, const mil::Operation &op, const MemoryPlan &plan, size_t index)
         : f(f), op(op), plan(plan), index(index) {}
     bool fixed = false, away = false; // of a chip: Q15.16 products; elementwise results rounded half away from zero
     const mil::Function &f;
     const mil::Operation &op;
-    const Plan &plan;
+    const MemoryPlan &plan;
     const size_t index;
-    Leader before; // of an operation whose result is made in parts, this and the next; or none
-    Follower then;
+    FusedPrologue prologue; // of an operation whose result is made in parts, this and the next; or none
+    FusedEpilogue epilogue;
 
     // The value id of a required operand.
     int32_t operand(const char *name) const;
@@ -63,22 +64,29 @@ class Builder {
 
 using Halves = std::array<uint16_t, 65536>; // a function of fp16: its value for every bit pattern
 
-struct Record {
-    Step (*build)(const Builder &b);
+struct OpKernel {
+    Runnable (*build)(const Builder &b);
     size_t (*workspace)(const mil::Function &f, const mil::Operation &op) = nullptr;
     // All values of an operation on one fp16 tensor, where they are looked up; may give null.
     std::shared_ptr<const Halves> (*values)(const Builder &b) = nullptr;
     Parts (*parts)(const mil::Function &f, const mil::Operation &op) = nullptr;
 };
 
-using Table = std::unordered_map<std::string, Record>;
-void add_elementwise(Table &t);
-void add_unary(Table &t);
-void add_reductions(Table &t);
-void add_normalisers(Table &t);
-void add_linear(Table &t);
-void add_layout(Table &t);
-void add_composed(Table &t);
+namespace declare = mil::declare; // the words of records
+
+// The operations this executor runs, by type.
+class Table {
+  public:
+    // What MIL text may say of an operation, with its type rule, and how it runs: all that C++ knows of it.
+    void add(const mil::OpRecord &record, OpKernel kernel);
+    // One that no text can name.
+    void add_hidden(const char *type, OpKernel kernel) { kernels_[type] = kernel; }
+    const OpKernel *find(const std::string &type) const; // or null
+    const OpKernel &at(const std::string &type) const { return kernels_.at(type); }
+
+  private:
+    std::unordered_map<std::string, OpKernel> kernels_;
+};
 
 const Table &table();
 

@@ -64,7 +64,7 @@ std::shared_ptr<const Halves> halves(Scalar f, const Parameters &p) {
     return entry;
 }
 
-Step lookup(const Builder &b, Scalar f, const Parameters &p) {
+Runnable lookup(const Builder &b, Scalar f, const Parameters &p) {
     const Ref from = b.at("x"), to = b.at(b.result());
     const size_t total = b.result_type().elements();
     std::shared_ptr<const Halves> t = halves(f, p);
@@ -91,19 +91,21 @@ template <Scalar F, class T> void k_scalar(const T *const *in, T *out, size_t n,
     }
 }
 
-template <Scalar F> Step function(const Builder &b, const Parameters &p = {}) {
+template <Scalar F> Runnable function(const Builder &b, const Parameters &p = {}) {
     if (b.type("x").dtype == mil::DType::fp16 && b.result_type().dtype == mil::DType::fp16) return lookup(b, F, p);
     return build_elementwise(b, {b.operand("x")}, k_scalar<F, float>, k_scalar<F, double>, p);
 }
 
 // A function with parameters P, as a step and as all of its values.
 Parameters none(const Builder &) { return {}; }
-template <Scalar F, Parameters (*P)(const Builder &)> Step step_of(const Builder &b) { return function<F>(b, P(b)); }
+template <Scalar F, Parameters (*P)(const Builder &)> Runnable runnable_of(const Builder &b) {
+    return function<F>(b, P(b));
+}
 template <Scalar F, Parameters (*P)(const Builder &)> std::shared_ptr<const Halves> values_of(const Builder &b) {
     return halves(F, P(b));
 }
-template <Scalar F, Parameters (*P)(const Builder &) = none> Record looked_up() {
-    return {step_of<F, P>, nullptr, values_of<F, P>};
+template <Scalar F, Parameters (*P)(const Builder &) = none> OpKernel looked_up() {
+    return {runnable_of<F, P>, nullptr, values_of<F, P>};
 }
 
 // 4) plain arithmetic, faster computed than looked up
@@ -121,7 +123,6 @@ UNARY(k_relu, (x > 0 || x != x) ? x : T(0))
 UNARY(k_relu6, x > 6 ? T(6) : ((x > 0 || x != x) ? x : T(0)))
 UNARY(k_clip, x < low ? low : (x > high ? high : x)) // NaN comes through
 UNARY(k_threshold, (x > low || x != x) ? x : low)
-UNARY(k_neg, -x)
 UNARY(k_sign, x != x ? x : T(x > 0) - T(x < 0))
 UNARY(k_floor, std::floor(x))
 UNARY(k_ceil, std::ceil(x))
@@ -129,7 +130,7 @@ UNARY(k_round, std::nearbyint(x)) // halves to even
 UNARY(k_not, T(x == 0))
 #undef UNARY
 
-template <Kernel<float> F, Kernel<double> D> Step simple(const Builder &b) {
+template <Kernel<float> F, Kernel<double> D> Runnable simple(const Builder &b) {
     return build_elementwise(b, {b.operand("x")}, F, D);
 }
 
@@ -147,15 +148,15 @@ Parameters alpha_beta(const Builder &b) {
     return p;
 }
 
-Step clip(const Builder &b) {
+Runnable clip(const Builder &b) {
     return build_elementwise(b, {b.operand("x")}, k_clip<float>, k_clip<double>, alpha_beta(b));
 }
 
-Step threshold(const Builder &b) {
+Runnable threshold(const Builder &b) {
     return build_elementwise(b, {b.operand("x")}, k_threshold<float>, k_threshold<double>, alpha_beta(b));
 }
 
-Step gelu(const Builder &b) {
+Runnable gelu(const Builder &b) {
     const std::string mode = b.f.text(b.op, "mode", "EXACT");
     if (mode == "EXACT") return function<f_gelu_exact>(b);
     if (mode == "TANH_APPROXIMATION") return function<f_gelu_tanh>(b);
@@ -174,7 +175,7 @@ Parameters exponent(const Builder &b) {
     return p;
 }
 
-Step power(const Builder &b) { return constant_power(b) ? function<f_pow>(b, exponent(b)) : build_pow(b); }
+Runnable power(const Builder &b) { return constant_power(b) ? function<f_pow>(b, exponent(b)) : build_pow(b); }
 
 std::shared_ptr<const Halves> power_values(const Builder &b) {
     return constant_power(b) ? halves(f_pow, exponent(b)) : nullptr;
@@ -183,40 +184,40 @@ std::shared_ptr<const Halves> power_values(const Builder &b) {
 } // namespace
 
 void add_unary(Table &t) {
-    t["exp"] = looked_up<f_exp>();
-    t["exp2"] = looked_up<f_exp2>();
-    t["erf"] = looked_up<f_erf>();
-    t["tanh"] = looked_up<f_tanh>();
-    t["atan"] = looked_up<f_atan>();
-    t["sin"] = looked_up<f_sin>();
-    t["cos"] = looked_up<f_cos>();
-    t["tan"] = looked_up<f_tan>();
-    t["sinh"] = looked_up<f_sinh>();
-    t["cosh"] = looked_up<f_cosh>();
-    t["sigmoid"] = looked_up<f_sigmoid>();
-    t["silu"] = looked_up<f_silu>();
-    t["softplus"] = looked_up<f_softplus>();
-    t["softsign"] = looked_up<f_softsign>();
-    t["sqrt"] = looked_up<f_sqrt>();
-    t["log"] = looked_up<f_log, epsilon<LOG_EPSILON>>();
-    t["rsqrt"] = looked_up<f_rsqrt, epsilon<RSQRT_EPSILON>>();
-    t["inverse"] = looked_up<f_inverse, epsilon<INVERSE_EPSILON>>();
-    t["elu"] = looked_up<f_elu, alpha_beta>();
-    t["leaky_relu"] = looked_up<f_leaky_relu, alpha_beta>();
-    t["gelu"] = {gelu};
-    t["pow"] = {power, nullptr, power_values};
-    t["abs"] = {simple<k_abs<float>, k_abs<double>>};
-    t["square"] = {simple<k_square<float>, k_square<double>>};
-    t["relu"] = {simple<k_relu<float>, k_relu<double>>};
-    t["relu6"] = {simple<k_relu6<float>, k_relu6<double>>};
-    t["neg"] = {simple<k_neg<float>, k_neg<double>>};
-    t["sign"] = {simple<k_sign<float>, k_sign<double>>};
-    t["floor"] = {simple<k_floor<float>, k_floor<double>>};
-    t["ceil"] = {simple<k_ceil<float>, k_ceil<double>>};
-    t["round"] = {simple<k_round<float>, k_round<double>>};
-    t["logical_not"] = {simple<k_not<float>, k_not<double>>};
-    t["clip"] = {clip};
-    t["threshold"] = {threshold};
+    using namespace declare;
+    t.add(declare::unary("exp"), looked_up<f_exp>());
+    t.add(declare::unary("exp2", NUMBER), looked_up<f_exp2>());
+    t.add(declare::unary("erf"), looked_up<f_erf>());
+    t.add(declare::unary("tanh"), looked_up<f_tanh>());
+    t.add(declare::unary("atan"), looked_up<f_atan>());
+    t.add(declare::unary("sin"), looked_up<f_sin>());
+    t.add(declare::unary("cos"), looked_up<f_cos>());
+    t.add(declare::unary("tan"), looked_up<f_tan>());
+    t.add(declare::unary("sinh"), looked_up<f_sinh>());
+    t.add(declare::unary("cosh"), looked_up<f_cosh>());
+    t.add(declare::unary("sigmoid"), looked_up<f_sigmoid>());
+    t.add(declare::unary("silu"), looked_up<f_silu>());
+    t.add(declare::unary("softplus"), looked_up<f_softplus>());
+    t.add(declare::unary("softsign"), looked_up<f_softsign>());
+    t.add(declare::unary("sqrt"), looked_up<f_sqrt>());
+    t.add(declare::unary_epsilon("log"), looked_up<f_log, epsilon<LOG_EPSILON>>());
+    t.add(declare::unary_epsilon("rsqrt"), looked_up<f_rsqrt, epsilon<RSQRT_EPSILON>>());
+    t.add(declare::unary_epsilon("inverse"), looked_up<f_inverse, epsilon<INVERSE_EPSILON>>());
+    t.add(declare::unary_alpha("elu"), looked_up<f_elu, alpha_beta>());
+    t.add(declare::unary_alpha("leaky_relu"), looked_up<f_leaky_relu, alpha_beta>());
+    t.add({"gelu", 15, FLOAT, FLOAT, {in("x"), may("mode", Role::text)}, rules::gelu}, {gelu});
+    t.add(declare::binary("pow"), {power, nullptr, power_values});
+    t.add(declare::unary("abs", NUMBER), {simple<k_abs<float>, k_abs<double>>});
+    t.add(declare::unary("square", NUMBER), {simple<k_square<float>, k_square<double>>});
+    t.add(declare::unary("relu"), {simple<k_relu<float>, k_relu<double>>});
+    t.add(declare::unary("relu6"), {simple<k_relu6<float>, k_relu6<double>>});
+    t.add(declare::unary("sign", NUMBER), {simple<k_sign<float>, k_sign<double>>});
+    t.add(declare::unary("floor"), {simple<k_floor<float>, k_floor<double>>});
+    t.add(declare::unary("ceil"), {simple<k_ceil<float>, k_ceil<double>>});
+    t.add(declare::unary("round"), {simple<k_round<float>, k_round<double>>});
+    t.add(declare::unary("logical_not", BOOL), {simple<k_not<float>, k_not<double>>});
+    t.add({"clip", 15, FLOAT, FLOAT, {in("x"), scalar("alpha"), scalar("beta")}, rules::clip}, {clip});
+    t.add(declare::unary_alpha("threshold", NUMBER), {threshold});
 }
 
 } // namespace anefast::host

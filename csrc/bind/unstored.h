@@ -1,4 +1,4 @@
-// The class behind _C.Flow, which head_loss_grad (training.cpp) fills and the optimiser empties.
+// The class behind _C.UnstoredGradients, which head_loss_grad (training.cpp) fills and the optimiser empties.
 #pragma once
 
 #include "bind.h"
@@ -19,9 +19,9 @@ struct Tap {
     int64_t elements = 0; // halves of it that count
 };
 
-class Flow : public Counted {
+class UnstoredGradients : public Counted {
   public:
-    Flow(int64_t batch, int64_t seq);
+    UnstoredGradients(int64_t batch, int64_t seq);
     void add(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, int64_t rows, int64_t columns);
     void embed(const py::array &tokens, const std::shared_ptr<Surface> &dx);
     bool finite() const;

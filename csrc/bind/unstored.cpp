@@ -1,5 +1,5 @@
-// Flow: gradients that an update makes where it uses them, of surfaces and of the classifier's taps.
-#include "flow.h"
+// UnstoredGradients: gradients that an update makes where it uses them, of surfaces and of the classifier's taps.
+#include "unstored.h"
 
 #include <algorithm>
 #include <atomic>
@@ -11,33 +11,34 @@
 
 namespace anefast::bind {
 
-Tap Flow::tap(const std::shared_ptr<Surface> &surface, int64_t channels) const {
+Tap UnstoredGradients::tap(const std::shared_ptr<Surface> &surface, int64_t channels) const {
     const int64_t elements = batch_ * channels * seq_;
     if (!surface || static_cast<int64_t>(surface->bytes() / 2) < elements)
-        throw py::value_error("[flow] expected a surface of " + std::to_string(elements) + " halves, got " +
+        throw py::value_error("[unstored] expected a surface of " + std::to_string(elements) + " halves, got " +
                               (surface ? std::to_string(surface->bytes()) + " bytes." : "None."));
     return {surface, elements};
 }
 
-Flow::Flow(int64_t batch, int64_t seq) : batch_(batch), seq_(seq) {
-    if (batch < 1 || seq < 1) throw py::value_error("[flow] expected batch and seq of at least 1.");
+UnstoredGradients::UnstoredGradients(int64_t batch, int64_t seq) : batch_(batch), seq_(seq) {
+    if (batch < 1 || seq < 1) throw py::value_error("[unstored] expected batch and seq of at least 1.");
 }
 
-void Flow::add(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, int64_t rows, int64_t columns) {
+void UnstoredGradients::add(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, int64_t rows,
+                            int64_t columns) {
     matrices_.push_back({tap(dy, rows), tap(x, columns), rows, columns});
 }
 
-void Flow::embed(const py::array &tokens, const std::shared_ptr<Surface> &dx) {
-    const auto *t = elements_of<const int32_t>(tokens, "flow", "tokens", "int32", {batch_, seq_});
+void UnstoredGradients::embed(const py::array &tokens, const std::shared_ptr<Surface> &dx) {
+    const auto *t = elements_of<const int32_t>(tokens, "unstored", "tokens", "int32", {batch_, seq_});
     for (py::ssize_t i = 0; i < tokens.size(); i++)
         if (t[i] < 0 || t[i] >= head.vocab)
-            throw py::value_error("[flow] expected tokens below the " + std::to_string(head.vocab) +
+            throw py::value_error("[unstored] expected tokens below the " + std::to_string(head.vocab) +
                                   " of the last head_loss_grad, got " + std::to_string(t[i]) + ".");
     dx_ = tap(dx, head.channels);
     tokens_.assign(t, t + tokens.size());
 }
 
-bool Flow::finite() const {
+bool UnstoredGradients::finite() const {
     constexpr int64_t PART = 1 << 16; // halves: some 3 us
     if (head.tokens && !head.finite) return false;
     std::map<Surface *, Tap> taps; // several matrices may share one
@@ -51,7 +52,7 @@ bool Flow::finite() const {
             parts.emplace_back(data + at, std::min(PART, tap.elements - at));
     }
     std::atomic<bool> finite{true};
-    computing("flow", [&] {
+    computing("unstored", [&] {
         Pool::shared().parallel(static_cast<int64_t>(parts.size()), [&](int64_t i) {
             if (half_overflows(parts[i].first, static_cast<size_t>(parts[i].second))) finite = false;
         });
@@ -59,8 +60,8 @@ bool Flow::finite() const {
     return finite;
 }
 
-double Flow::update(const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states,
-                    const std::vector<float> &rates, const std::vector<float> &decays) {
+double UnstoredGradients::update(const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states,
+                                 const std::vector<float> &rates, const std::vector<float> &decays) {
     Reading reading;
     std::vector<FlowingGrad> grads;
     for (const Matrix &m : matrices_) {
@@ -78,23 +79,24 @@ double Flow::update(const Rule &rule, const Arrays &weights, const std::vector<A
     }
     std::vector<Shape> shapes;
     for (const FlowingGrad &g : grads) shapes.push_back({g.rows, g.columns});
-    const std::vector<Tensor> tensors = tensors_of("flow", rule, weights, states, rates, decays, shapes);
-    return computing("flow", [&] {
+    const std::vector<Tensor> tensors = tensors_of("unstored", rule, weights, states, rates, decays, shapes);
+    return computing("unstored", [&] {
         return update_flowing(tensors.data(), grads.data(), static_cast<int64_t>(tensors.size()), rule);
     });
 }
 
-void init_flow(py::module_ &m) {
+void init_unstored(py::module_ &m) {
     using py::arg;
-    py::class_<Flow, std::shared_ptr<Flow>>(
-        m, "Flow", "Gradients of one micro-step that are never stored; read anefast/runtime/unstored.py.")
-        .def(init_counted<Flow, int64_t, int64_t>(), arg("batch"), arg("seq"))
-        .def("add", &Flow::add, arg("dy"), arg("x"), arg("rows"), arg("columns"),
+    py::class_<UnstoredGradients, std::shared_ptr<UnstoredGradients>>(
+        m, "UnstoredGradients", "Gradients of one micro-step that are never stored; read anefast/runtime/unstored.py.")
+        .def(init_counted<UnstoredGradients, int64_t, int64_t>(), arg("batch"), arg("seq"))
+        .def("add", &UnstoredGradients::add, arg("dy"), arg("x"), arg("rows"), arg("columns"),
              "The next matrix (Co, Ci), whose gradient is dy (B, Co, 1, S) x (B, Ci, 1, S)^T, fp16 surfaces.")
-        .def("embed", &Flow::embed, arg("tokens"), arg("dx"),
+        .def("embed", &UnstoredGradients::embed, arg("tokens"), arg("dx"),
              "The classifier's matrix is the embedding too: its gradient has dx (B, C, 1, S) at tokens (B, S) besides.")
-        .def("finite", &Flow::finite, "Whether all of them are.")
-        .def("update", &Flow::update, arg("rule"), arg("weights"), arg("states"), arg("rates"), arg("decays"),
+        .def("finite", &UnstoredGradients::finite, "Whether all of them are.")
+        .def("update", &UnstoredGradients::update, arg("rule"), arg("weights"), arg("states"), arg("rates"),
+             arg("decays"),
              "_C.update of the matrices in the order of add, the classifier's last if head_loss_grad left one here. "
              "Returns "
              "the gradients' sum of squares, in double.");

@@ -12,7 +12,7 @@ from anefast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from anefast.errors import Failure
 from anefast.models import init_params
 from anefast.optim import Optimizer
-from anefast.runtime.unstored import Flow
+from anefast.runtime.unstored import UnstoredGradients
 from anefast.trainer import Trainer
 
 OPTIM = OptimConfig(accumulation=1, clip=0, weight_decay=0.2)
@@ -22,7 +22,7 @@ def trained(config, plan, batch, flows, updates=3, poison=None):
     """(weights, mean, square, what each update said) after some updates on random tokens."""
     model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
     step = model.training_step(anefast.Device("host"), batch, 64, plan, flows=flows)
-    assert (step.flow is not None) == flows
+    assert (step.unstored is not None) == flows
     optimizer = Optimizer(step.params, OPTIM)
     rng, said = np.random.default_rng(0), []
     for i in range(updates):
@@ -31,7 +31,7 @@ def trained(config, plan, batch, flows, updates=3, poison=None):
             tokens[:, :-1].copy(), tokens[:, 1:].copy(), poison if i == 1 and poison else 64.0
         )
         step.wait()
-        said.append(optimizer.update(step.grads, 1 / (64.0 * 64 * batch), 1e-2, step.flow))
+        said.append(optimizer.update(step.grads, 1 / (64.0 * 64 * batch), 1e-2, step.unstored))
         step.begin_update()
         if not said[-1].overflow:
             step.update_weights()
@@ -77,7 +77,7 @@ def test_logits_that_are_not_finite_change_nothing(name):
     targets = np.full((1, 64), -1, np.int32)  # left out, all of them: the loss is a finite 0
     step.micro_step(np.zeros((1, 64), np.int32), targets, 64.0)
     step.wait()
-    assert optimizer.update(step.grads, 1.0, 1e-2, step.flow).overflow
+    assert optimizer.update(step.grads, 1.0, 1e-2, step.unstored).overflow
     step.close()
     assert all(p.tobytes() == before[name].tobytes() for name, p in step.params.items())
 
@@ -87,12 +87,12 @@ def test_the_classifier_flows_where_its_tokens_are_one_block(batch, flows):
     config = ModelConfig(dim=32, n_layers=1, n_heads=4, vocab_size=70, max_seq_len=64)
     model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
     step = model.training_step(anefast.Device("host"), batch, 64, "layer", flows=True)
-    assert ("tok_embeddings" in step.flow.names) == flows != ("tok_embeddings" in step.grads)
+    assert ("tok_embeddings" in step.unstored.names) == flows != ("tok_embeddings" in step.grads)
     step.close()
 
 
 def test_wrong_operands_are_refused():
-    flow = anefast._C.Flow(1, 520)
+    flow = anefast._C.UnstoredGradients(1, 520)
     h, dh = np.zeros((1, 8, 1, 520), np.float16), np.zeros((1, 8, 1, 520), np.float16)
     norm, weight = np.ones(8, np.float32), np.ones((40, 8), np.float32)
     targets, nll = np.zeros((1, 520), np.int32), np.zeros((1, 520), np.float32)
@@ -101,7 +101,7 @@ def test_wrong_operands_are_refused():
     with pytest.raises(ValueError, match="expected a surface of 4160 halves, got None"):
         flow.add(None, None, 8, 8)
     with pytest.raises(ValueError, match="batch and seq of at least 1"):
-        anefast._C.Flow(0, 32)
+        anefast._C.UnstoredGradients(0, 32)
     with pytest.raises(ValueError, match="2 states as gradients, which are 0"):
         rule = anefast._C.Rule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
         flow.update(rule, [weight], [[weight], [weight]], [1e-3], [0.0])
@@ -112,7 +112,7 @@ def test_clipping_and_flowing_exclude_each_other():
     model = anefast.Model(config, init_params(config, 0), anefast.open_tokenizer("bytes"))
     step = model.training_step(anefast.Device("host"), 1, 64, "layer", flows=True)
     with pytest.raises(ValueError, match="clip 0"):
-        Optimizer(step.params, OptimConfig()).update(step.grads, 1.0, 1e-3, step.flow)
+        Optimizer(step.params, OptimConfig()).update(step.grads, 1.0, 1e-3, step.unstored)
     step.close()
 
 
@@ -145,12 +145,12 @@ def test_a_run_without_clipping_flows(tmp_path):
 
 def test_weights_of_half_an_update_are_never_saved(tmp_path, monkeypatch):
     """Memory may run out between two panels; whoever rescues such a run must not keep them."""
-    calls, inner, close = [], Flow.update, Trainer.close
+    calls, inner, close = [], UnstoredGradients.update, Trainer.close
 
     def update(self, *arguments):
         calls.append(self)
         if len(calls) == 2:
-            raise MemoryError("[flow] expected memory to work in, got none.")
+            raise MemoryError("[unstored] expected memory to work in, got none.")
         return inner(self, *arguments)
 
     def saving(self):
@@ -158,7 +158,7 @@ def test_weights_of_half_an_update_are_never_saved(tmp_path, monkeypatch):
             self.save()
         close(self)
 
-    monkeypatch.setattr(Flow, "update", update)
+    monkeypatch.setattr(UnstoredGradients, "update", update)
     monkeypatch.setattr(Trainer, "close", saving)
     with pytest.raises(MemoryError):
         anefast.fit(run_config(tmp_path / "run"))
