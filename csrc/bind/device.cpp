@@ -219,10 +219,10 @@ std::shared_ptr<Program> make(const std::shared_ptr<Device> &device, const std::
     {
         WithoutGil free;
         calls::Scope under_way(kept ? CALL_LOAD : CALL_COMPILE, naming);
-        status = kept ? executor->load_kept(device->handle, text.data(), text.size(), raw.data(), raw.size(), kept,
-                                            &handle, &error)
-                      : executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(), &handle,
-                                          &error);
+        status =
+            kept ? executor->load_kept(device->handle, text.data(), text.size(), raw.data(), raw.size(), kept, &handle,
+                                       &error)
+                 : executor->compile(device->handle, text.data(), text.size(), raw.data(), raw.size(), &handle, &error);
     }
     if (status != ANEFAST_OK) raise(error);
     program->device = device;
