@@ -3,8 +3,8 @@
 Data, no code paths. We have run no M-series chip: these are other people's findings, and
 where none was found for a chip the nearest one's is taken and marked so. What sources disagree on,
 or do not say, is a switch whose default is argued here and which `--chip m1,inputs=one` changes.
-The host executor takes a profile on as options (`csrc/host/chip/profile.h`), the linter reads the same
-data, `fuse/legal.py` the limits. How fast a chip is stands in `chips/rates.py`.
+The host executor takes a profile on as options (`csrc/host/chip/profile.h`), the linter reads the
+same data, `fuse/legal.py` the limits. How fast a chip is stands in `chips/rates.py`.
 """
 
 from __future__ import annotations

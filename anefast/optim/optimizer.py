@@ -90,8 +90,8 @@ class Optimizer:
     ) -> Update:
         """Clip and apply `factor * grads` at rate `lr`; `grads` stay as they are.
 
-        factor: 1 / (loss scale * tokens) for accumulated sums. unstored: the gradients that are not in
-        `grads`; there is no clipping with them. A gradient that is not finite changes neither
+        factor: 1 / (loss scale * tokens) for accumulated sums. unstored: the gradients that are not
+        in `grads`; there is no clipping with them. A gradient that is not finite changes neither
         weights nor states nor the step count. squares: the sum of the squares of all gradients,
         where it is known, or where `grads` are not all of them.
         """
