@@ -19,6 +19,7 @@ import tyro
 from anefast.adapting import adapter_for
 from anefast.cli import command
 from anefast.config import GuardConfig
+from anefast.decode import Made
 from anefast.errors import visible
 from anefast.model import Model
 from anefast.runtime import Device
@@ -59,6 +60,7 @@ class Conversation:
         self._config, self._model, self._device = config, model, device
         self._chat = model.chat()
         self.turns: list[dict[str, str]] = []
+        self.told = ""  # about the last answer, for people
         self.reset()
 
     def reset(self) -> None:
@@ -74,13 +76,14 @@ class Conversation:
         """Answers a message, showing the text as it grows. Oldest turns are forgotten, with a word,
         where the context could not hold them and an answer."""
         self.turns.append({"role": "user", "content": message})
-        config, text = self._config, Stream(self._model.tokenizer)
+        config, text, made = self._config, Stream(self._model.tokenizer), Made()
         parts: list[str] = []
         tokens = self._model.stream(
             self._prompt(), config.tokens, config.temperature, config.top_k, config.top_p,
             config.seed + len(self.turns), self._device, self._chat.ends, config.min_p,
-            config.repetition_penalty,
+            config.repetition_penalty, made=made,
         )  # fmt: skip
+        begun = time.perf_counter()
         try:
             for token in tokens:
                 parts.append(text.push(token))
@@ -89,6 +92,12 @@ class Conversation:
             tell("(the answer ends here)")
         parts.append(text.close())
         show(parts[-1])
+        seconds, cut = time.perf_counter() - begun, made.tokens == config.tokens
+        self.told = (
+            f"({made.tokens} tokens in {seconds:.1f} s, {made.tokens / seconds:.1f} tok/s; "
+            f"{self._model.cache_bytes / 2**20:.1f} MiB of cache"
+            + (f"; cut off by --tokens {config.tokens})" if cut else ")")
+        )
         said = "".join(parts)
         self.turns.append({"role": "assistant", "content": said})
         return said
@@ -161,11 +170,9 @@ def talk(config: ChatConfig) -> None:
             if mark := conversation.mark_in(message):
                 tell(f"(expected a message without marks of the template, got {mark})")
                 continue
-            start = time.perf_counter()
             conversation.answer(message, lambda part: print(shown_as(part), end="", flush=True))
             print(flush=True)
-            seconds = time.perf_counter() - start
-            tell(f"({seconds:.1f} s; {model.cache_bytes / 2**20:.1f} MiB of cache)")
+            tell(conversation.told)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

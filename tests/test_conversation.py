@@ -79,6 +79,7 @@ def test_the_command_reads_messages_and_prints_answers(
     monkeypatch.setattr("sys.stdin", io.StringIO(given))
     talk(ChatConfig("a model", tokens=4, temperature=0, device="host"))
     out, err = capsys.readouterr()
-    assert err.count("MiB of cache") == 2  # two answers
+    assert err.count(" tok/s; ") == err.count("MiB of cache") == 2  # two answers
+    assert "(4 tokens in " in err and "; cut off by --tokens 4)" in err
     assert "(a new conversation)" in err and "got <|im_end|>" in err
     assert out.endswith("\n") and "never" not in out

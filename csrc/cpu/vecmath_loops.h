@@ -88,6 +88,21 @@ static void scale_rows(const float *x, int64_t rows, int64_t stride, int64_t n, 
 
 constexpr int SUMS = 32, TILE = 8 * WIDTH / SUMS; // a dot product, and how many of them are under way at a time
 
+typedef float Four __attribute__((vector_size(16)));
+
+// Sums in vectors, folded by halves.
+static inline float folded(const F *sum) {
+    F all[SUMS / WIDTH];
+    memcpy(all, sum, sizeof all);
+    for (int half = SUMS / WIDTH / 2; half; half /= 2)
+        for (int s = 0; s < half; ++s) all[s] += all[s + half];
+    Four parts[WIDTH / 4];
+    memcpy(parts, all, sizeof parts);
+    for (int half = WIDTH / 8; half; half /= 2)
+        for (int s = 0; s < half; ++s) parts[s] += parts[s + half];
+    return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
+}
+
 // ROWS rows with COLUMNS columns.
 template <int ROWS, int COLUMNS>
 static void dot_tile(const float *matrix, int64_t n, const float *x, float *out, int64_t stride) {
@@ -106,12 +121,13 @@ static void dot_tile(const float *matrix, int64_t n, const float *x, float *out,
             }
     for (int i = 0; i < ROWS; ++i)
         for (int j = 0; j < COLUMNS; ++j) {
-            float all[SUMS];
-            memcpy(all, sum[i][j], sizeof all);
-            for (int64_t m = 0; k + m < n; ++m) all[m] += matrix[i * n + k + m] * x[j * n + k + m];
-            for (int half = SUMS / 2; half; half /= 2)
-                for (int m = 0; m < half; ++m) all[m] += all[m + half];
-            out[j * stride + i] = all[0];
+            if (k < n) {
+                float all[SUMS];
+                memcpy(all, sum[i][j], sizeof all);
+                for (int64_t m = 0; k + m < n; ++m) all[m] += matrix[i * n + k + m] * x[j * n + k + m];
+                memcpy(sum[i][j], all, sizeof all);
+            }
+            out[j * stride + i] = folded(sum[i][j]);
         }
 }
 
