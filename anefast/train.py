@@ -310,8 +310,6 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
             f"below {p.lowest:.4f}. Hint: a larger --patience goes on"
         )
     per_byte = [f"{nats * trainer.bits:.3f}" for nats in (p.first_val, p.last_val)]
-    offs = [r["val/error"] for r in rows if "val/error" in r]
-    off = f" ± {offs[-1]:.4f}" if offs and math.isfinite(_float(offs[-1])) else ""
     floor = ""
     if result.floor is not None:
         floor = f" (floor {result.floor:.4f})"
@@ -319,9 +317,12 @@ def _finish(trainer: Trainer, interrupted: bool, device: Device, stop: Stop) -> 
     seen = result.val_losses[-1][0] if result.val_losses else p.step
     old = f" at update {seen}, not validated since" if seen != p.step else ""
     say(
-        f"validation loss {p.first_val:.4f} -> {p.last_val:.4f}{off} nats per token{old}{floor}, "
+        f"validation loss {p.first_val:.4f} -> {p.last_val:.4f} nats per token{old}{floor}, "
         f"{' -> '.join(per_byte)} bits per byte"
     )
+    errors = [_float(r["val/error"]) for r in rows if "val/error" in r]
+    if errors and math.isfinite(errors[-1]):
+        say(f"one standard error of the last: {errors[-1]:.4f} nats per token")
     if skipped := sum(bool(r.get("overflow")) for r in rows):
         updates = "1 update was" if skipped == 1 else f"{skipped} updates were"
         scale = trainer.scale.value
