@@ -64,10 +64,8 @@ class Messages:
         """Where the next slice of each rank's part begins, and how long it is."""
         for at in range(0, max(b - a for a, b in pairwise(ends)), self._slice):
             firsts = [min(a + at, b) for a, b in pairwise(ends)]
-            yield (
-                firsts,
-                [min(self._slice, b - first) for first, b in zip(firsts, ends[1:], strict=True)],
-            )
+            counts = [min(self._slice, b - a) for a, b in zip(firsts, ends[1:], strict=True)]
+            yield firsts, counts
 
 
 class Shared:

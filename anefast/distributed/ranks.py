@@ -1,4 +1,4 @@
-"""Real ranks, over MPI: the only file that imports mpi4py, and only below `mpiexec`."""
+"""Real ranks, over MPI. mpi4py is imported below `mpiexec` only."""
 
 from __future__ import annotations
 
