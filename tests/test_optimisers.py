@@ -156,6 +156,24 @@ def test_adafactor_takes_gradients_of_zeros_and_means_below_its_least(eps):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6 * np.abs(b).max())
 
 
+def test_adafactor_updates_many_tensors_as_each_alone():
+    """More than are taken together, among them one that is larger than that alone."""
+    rng = np.random.default_rng(7)
+    shapes = [(700, 1000), (900, 1000), (1100, 1000), (2200, 1000), (3, 5)]
+    made = [rng.standard_normal((2, *shape), np.float32) for shape in shapes]
+
+    def updated(chosen):
+        w, g = ([made[i][k].copy() for i in chosen] for k in (0, 1))
+        rows, columns = ([np.zeros(s, np.float32) for s in sizes] for sizes in zip(
+            *(((shapes[i][0], 1), (1, shapes[i][1])) for i in chosen), strict=True))  # fmt: skip
+        settings = ([1e-2] * len(w), [0.1] * len(w), 0.5, 1.0, 1.0, 1e-30, 1e-3)
+        _C.adafactor(w, g, rows, columns, *settings)
+        return [a.tobytes() for a in (*w, *rows, *columns)]
+
+    alone = zip(*(updated([i]) for i in range(len(shapes))), strict=True)
+    assert updated(range(len(shapes))) == [a for of_one in alone for a in of_one]
+
+
 def judge_of(torch, config, peers):
     """The same optimiser of another hand, over float64 copies of the weights."""
     c = settled(config)

@@ -19,10 +19,11 @@
 namespace anefast {
 namespace {
 
-constexpr int64_t PANEL = 262144; // values, as far as whole rows allow: each panel has sums of its own for all columns
-constexpr int LANES = 16;         // running sums of a row, and the values of a cache line
-constexpr int BLOCK = 4;          // rows that are weighed at once
-constexpr int64_t AHEAD = 512;    // values: the hardware looks ahead too, but never past a page
+constexpr int64_t PANEL = 262144;  // values, as far as whole rows allow: each panel has sums of its own for all columns
+constexpr int64_t GROUP = 1 << 21; // values of tensors that are updated together, whose second pass meets a warm cache
+constexpr int LANES = 16;          // running sums of a row, and the values of a cache line
+constexpr int BLOCK = 4;           // rows that are weighed at once
+constexpr int64_t AHEAD = 512;     // values: the hardware looks ahead too, but never past a page
 
 struct Row {
     float *weight;
@@ -220,7 +221,12 @@ class Update {
 } // namespace
 
 void adafactor(const FactoredTensor *tensors, int64_t count, const FactoredRule &rule) {
-    Update(tensors, count, rule).run();
+    for (int64_t first = 0, end = 0; first < count; first = end) {
+        int64_t values = 0;
+        do values += tensors[end].rows * tensors[end].columns;
+        while (++end < count && values + tensors[end].rows * tensors[end].columns <= GROUP);
+        Update(tensors + first, end - first, rule).run();
+    }
 }
 
 } // namespace anefast
