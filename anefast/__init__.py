@@ -1,4 +1,4 @@
-"""anefast: train transformers on the Apple Neural Engine, and on its host twin anywhere.
+"""anefast: train transformers on the Apple Neural Engine, or the same programs on any CPU.
 
 >>> import anefast
 >>> result = anefast.fit(steps=200)  # doctest: +SKIP

@@ -34,7 +34,7 @@ HELP = 'a message; \\ at its end or """ around it for more lines; /new, /quit'
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """The model to talk with, and how it answers."""
+    """Talk with a model by its chat template."""
 
     # A run, a checkpoint, a Hugging Face folder, hf:owner/name, or a GGUF file.
     model: Annotated[str, tyro.conf.Positional]
@@ -42,12 +42,12 @@ class ChatConfig:
     system: str = ""  # Instructions for the model, before the first message.
     tokens: int = TOKENS  # At most this many tokens per answer.
     temperature: float = TEMPERATURE  # 0 takes the likeliest token; higher is more varied.
-    top_k: int = TOP_K  # Choose among the k likeliest only; 0 is off.
-    # Choose among the likeliest only, those that together have this probability; 1 is off.
+    top_k: int = TOP_K  # Sample from the k likeliest tokens only; 0 is off.
+    # Sample from the likeliest tokens only, those that together have this probability; 1 is off.
     top_p: float = TOP_P
-    # Choose among what is at least this many times as likely as the likeliest; 0 is off.
+    # Sample from tokens at least this many times as likely as the likeliest one; 0 is off.
     min_p: float = 0.0
-    repetition_penalty: float = 1.0  # Above 1, what the text has already is less likely.
+    repetition_penalty: float = 1.0  # Above 1, tokens that the text already has are less likely.
     seed: int = 0  # The same seed and messages give the same answers.
     device: str = "auto"  # Where programs run: auto, ane or host.
     chip: str = ""  # The host emulates: CHIPS, doctor.json.

@@ -361,7 +361,8 @@ def _checked(folder: Path) -> dict[str, Any]:
         )
     if _NAME.fullmatch(folder.name) and folder.name != at:
         raise CheckpointError(
-            f"[checkpoint] {shown(folder)} is another one: {STATE} in it is that of {shown(at)}."
+            f"[checkpoint] {shown(folder)} holds another checkpoint: its {STATE} is that of "
+            f"{shown(at)}."
         )
     for name in {MODEL, OPTIM} | set(hashes):
         path = folder / Path(name).name
@@ -391,7 +392,7 @@ def _unsealed(path: Path) -> dict[str, Any]:
     old = type(form) is int and form == 1 and CHECKSUM not in content
     if not old and content.get(CHECKSUM) != checksum(rest):
         raise CheckpointError(
-            f"[checkpoint] {shown(path)} is damaged: its checksum is another one."
+            f"[checkpoint] {shown(path)} is damaged: its checksum does not match."
         )
     return rest
 
@@ -410,8 +411,8 @@ def load_model(
     state = load_state(folder, files)
     if ADAPTER in state:
         raise CheckpointError(
-            f"[checkpoint] expected a whole model in {shown(folder)}, got an adapter beside one. "
-            "Hint: name the model, and this with --adapter."
+            f"[checkpoint] expected a whole model in {shown(folder)}, got a LoRA adapter without "
+            "its model. Hint: name the model, and this adapter with --adapter."
         )
     config = model_of(folder, state)
     return config, read_tensors(folder / MODEL, shapes(config))

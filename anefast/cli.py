@@ -279,8 +279,8 @@ def sweep_of(argv: Sequence[str]) -> Path | None:
         return None
     if others := [f"--{name}" for name in named(arguments) if name != "resume"]:
         raise ConfigError(
-            f"[config] {shown(folder)} is a sweep, which goes on as it was begun, but {others[0]} "
-            f"was named. Hint: --resume {shown(folder)} alone."
+            f"[config] {shown(folder)} is a sweep, which resumes with its own settings, but "
+            f"{others[0]} was given. Hint: --resume {shown(folder)} alone."
         )
     return folder
 

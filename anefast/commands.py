@@ -33,15 +33,15 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("train", "TrainConfig", "train a model, or go on with a run"),
+    "train": Command("train", "TrainConfig", "train a model, or resume a run"),
     "generate": Command("generate", "GenerateConfig", "continue a text with a trained model"),
     "chat": Command("chat", "ChatConfig", "talk with a model by its chat template"),
-    "serve": Command("serve.__main__", "ServeConfig", "answer requests as OpenAI's endpoints do"),
+    "serve": Command("serve.__main__", "ServeConfig", "serve a model with OpenAI's HTTP API"),
     "eval": Command("eval", "EvalConfig", "score a text: nats, perplexity, bits per byte"),
     "report": Command("report", "ReportConfig", "show what runs did, as a web page"),
-    "export": Command("export", "ExportConfig", "write a model as files of other programs"),
+    "export": Command("export", "ExportConfig", "write a model in another program's format"),
     "inspect": Command("inspect", "InspectConfig", "show what a model's files hold"),
-    "plan": Command("plan", "PlanCommand", "weigh the ways to cut a training step"),
+    "plan": Command("plan", "PlanCommand", "compare the ways to cut a training step"),
     "doctor": Command("doctor.__main__", "DoctorCommand", "examine this machine"),
     "bench": Command("bench.__main__", "BenchCommand", "measure the published tables again"),
     "lint": Command("lint", "LintCommand", "say what a chip will refuse in MIL text"),
@@ -83,7 +83,7 @@ def overview() -> str:
         [
             "usage: anefast COMMAND [flags]",
             "",
-            "Train transformers on the Apple Neural Engine, and on its host twin anywhere.",
+            "Train transformers on the Apple Neural Engine, or the same programs on any CPU.",
             "",
             *(f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items()),
             "",
@@ -94,7 +94,7 @@ def overview() -> str:
 
 def _unknown(name: str) -> str:
     if name.startswith("-"):
-        hint = f" Hint: anefast train {shown(name)}..., for a command comes first."
+        hint = f" Hint: anefast train {shown(name)}...; the command comes first."
     elif name in _OTHERS:
         hint = f" Hint: did you mean {_OTHERS[name]}?"
     else:

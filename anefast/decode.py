@@ -149,7 +149,7 @@ class Text:
     def _full(self) -> None:
         self.done = self.made.full = True
         log.warning(
-            "[generate] the context of %d tokens is full: %d of %d tokens were made. "
+            "[generate] the context of %d tokens is full: %d of %d tokens were generated. "
             "Hint: --slide forgets the older half and goes on; or take a shorter prompt.",
             self._ends.limit, self.made.tokens, self._ends.tokens,
         )  # fmt: skip

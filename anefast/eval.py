@@ -38,13 +38,13 @@ CONTEXT = 1024  # tokens of a window, unless the model was trained on fewer
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Which model, on which text."""
+    """Score a text with a model: nats per token, perplexity, bits per byte."""
 
     # A run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF file, or a llama2.c .bin.
     model: Annotated[str, tyro.conf.Positional]
-    data: str = ""  # A text file, UTF-8; there has to be one.
+    data: str = ""  # A text file, UTF-8; required.
     context: int = 0  # Tokens of a window; 0: as many as the model was trained on, at most 1024.
-    tokens: int = 0  # Only the first so many tokens of the text; 0: all.
+    tokens: int = 0  # Score only this many tokens, the first ones; 0: all.
     apart: bool = False  # Windows do not overlap, as those of a run's validation do not.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     device: str = "auto"  # Where programs run: auto, ane or host.
@@ -160,8 +160,8 @@ class Judge:
         said: npt.NDArray[np.float32] = nll[:, :n]
         if not np.isfinite(said).all():
             raise BadInput(
-                "[eval] expected finite losses, got one that is not: the residual stream left "
-                "fp16. Hint: model.stream_scale keeps it smaller."
+                "[eval] expected finite losses, got one that is not: the residual stream "
+                "overflowed fp16. Hint: a smaller model.stream_scale."
             )
         return said
 

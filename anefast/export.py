@@ -24,13 +24,13 @@ from anefast.saving import Target, write
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Which model, in which format, where to."""
+    """Write a model in a format that other programs read."""
 
     model: Annotated[str, tyro.conf.Positional]  # A run, a checkpoint, or a model's folder or file.
-    # A folder, but for gguf (model.gguf) and llama2c (model.bin), which are files.
+    # The folder to write; for gguf and llama2c the file (model.gguf, model.bin).
     out: Annotated[str, tyro.conf.Positional]
-    # The format: hf (a Hugging Face folder), gguf (llama.cpp), llama2c, checkpoint; of an adapter
-    # peft, mlx. Empty: what OUT's name ends in says, .gguf or .bin, and otherwise hf.
+    # The format: hf (a Hugging Face folder), gguf (llama.cpp), llama2c, checkpoint; for an adapter
+    # peft or mlx. Empty: gguf or llama2c if OUT ends in .gguf or .bin, else hf.
     to: str = ""
     # How numbers are stored. hf, peft, mlx: F32, BF16, F16. gguf: F32, F16, BF16, Q8_0. Empty: F32,
     # and F16 for gguf.

@@ -116,7 +116,7 @@ def open_regular(
             handle = os.open(path, flags)
         except ValueError:  # a NUL or half a surrogate pair, out of a file that names others
             raise FileError(
-                f"[{where}] cannot read {shown(path)}: no file has such a name. Hint: mend it."
+                f"[{where}] cannot read {shown(path)}: no file can have this name. Hint: rename it."
             ) from None
     try:
         about = os.fstat(handle)
@@ -151,7 +151,7 @@ def spool_pipe(path: AnyPath, limit: int, where: str = "file") -> BinaryIO:
         spooled = tempfile.TemporaryFile()
     try:
         if not stat.S_ISFIFO(os.fstat(handle).st_mode):
-            raise FileError(f"[{where}] expected {shown(path)} to be a pipe, it is none any more.")
+            raise FileError(f"[{where}] expected {shown(path)} to be a pipe, it is no longer one.")
         opened = time.monotonic()
         while True:
             select.select(

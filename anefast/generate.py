@@ -33,27 +33,27 @@ from anefast.wishes import same_tokenizer
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Arguments: what to continue, and how."""
+    """Continue a text with a trained model."""
 
     # A run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF file, or a llama2.c .bin.
     model: Annotated[str, tyro.conf.Positional]
     adapter: str = ""  # A LoRA adapter of the model: a folder of PEFT or mlx-lm, or a run.
     prompt: str = ""  # Text to continue.
-    chat: bool = False  # The prompt is a message: written by the model's chat template, answered.
+    chat: bool = False  # Take the prompt as a message and answer it by the model's chat template.
     tokens: int = TOKENS  # At most this many new tokens.
     temperature: float = TEMPERATURE  # 0 takes the likeliest token; higher is more varied.
-    top_k: int = TOP_K  # Choose among the k likeliest only; 0 is off.
-    # Choose among the likeliest only, those that together have this probability; 1 is off.
+    top_k: int = TOP_K  # Sample from the k likeliest tokens only; 0 is off.
+    # Sample from the likeliest tokens only, those that together have this probability; 1 is off.
     top_p: float = TOP_P
-    # Choose among what is at least this many times as likely as the likeliest; 0 is off.
+    # Sample from tokens at least this many times as likely as the likeliest one; 0 is off.
     min_p: float = 0.0
-    repetition_penalty: float = 1.0  # Above 1, what the text has already is less likely.
+    repetition_penalty: float = 1.0  # Above 1, tokens that the text already has are less likely.
     seed: int = 0  # The same seed gives the same text.
-    num: int = 1  # So many texts side by side, with seeds from the one given on.
-    stop: tuple[str, ...] = ()  # Strings at which a text ends, left out.
-    speculate: bool = True  # Draft what was said before; the text is the same with and without.
-    draft: str = ""  # A smaller model with the same tokenizer, which drafts instead.
-    slide: bool = False  # Where the context is full, forget its older half and go on.
+    num: int = 1  # Number of texts to generate side by side, with this seed and those after it.
+    stop: tuple[str, ...] = ()  # Strings at which a text ends; they are not printed.
+    speculate: bool = True  # Draft from phrases already used; the text is the same without.
+    draft: str = ""  # A smaller model with the same tokenizer, which writes the drafts instead.
+    slide: bool = False  # When the context is full, forget its older half and go on.
     # Print the log probability of each token, and their mean, to standard error.
     log_probabilities: bool = False
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
@@ -80,7 +80,7 @@ def _generate(config: GenerateConfig) -> None:
         raise ConfigError("[generate] expected stop to be strings of a character or more, got ''.")
     if config.padded and not config.tokenizer:
         raise ConfigError(
-            "[generate] --padded is about a tokenizer that is named, and none is. "
+            "[generate] --padded has an effect only with --tokenizer, which was not given. "
             "Hint: leave it out, or add --tokenizer."
         )
     if config.chat and not config.prompt:

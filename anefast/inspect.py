@@ -27,7 +27,7 @@ from anefast.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """Arguments: the file to look at."""
+    """Show what a model's files hold."""
 
     # A Hugging Face folder, a GGUF file, a run, a checkpoint, a llama2.c .bin, or an adapter.
     model: Annotated[str, tyro.conf.Positional]

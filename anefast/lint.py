@@ -33,10 +33,11 @@ class LintCommand:
     chip: str = ""  # Lint for CHIPS, doctor.json; empty: every chip.
     os: str = ""  # A macOS version such as 26.2; empty: the current ones.
     format: Literal["text", "json", "sarif"] = "text"  # How findings are printed.
-    fail_on: Literal["error", "warning", "note", "never"] = "warning"  # Exit with 1 from here on.
-    fix: bool = False  # Rewrite files where that is safe, each at once.
+    # Exit with 1 if a finding is at least this severe.
+    fail_on: Literal["error", "warning", "note", "never"] = "warning"
+    fix: bool = False  # Rewrite files where that is safe, each file in one step.
     list: bool = False  # Print every rule with its sources.
-    coverage: bool = False  # Print what is known of every form that anefast itself writes.
+    coverage: bool = False  # Print what is known about every form of MIL that anefast writes.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,7 +50,7 @@ def run(asked: LintCommand) -> None:
     for flag, alone in (("list", LintCommand(list=True)), ("coverage", LintCommand(coverage=True))):
         if getattr(asked, flag) and asked != alone:
             raise BadInput(
-                f"[lint] --{flag} prints a table and looks at no text. Hint: leave out the rest."
+                f"[lint] --{flag} prints a table and checks no text. Hint: leave out the rest."
             )
     if asked.list:
         say(report.listing())

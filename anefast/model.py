@@ -318,8 +318,8 @@ class Model:
         ids = self._ids(prompt)
         if tokens and 0 < self.trained_length < min(len(ids) + tokens, self.config.max_seq_len):
             log.warning(
-                "[generate] the model was trained on %d tokens at a time, and text past them is "
-                "worse. Hint: at most %d new tokens stay within.",
+                "[generate] the model was trained on sequences of %d tokens, and text beyond that "
+                "length is worse. Hint: ask for at most %d new tokens.",
                 self.trained_length, max(0, self.trained_length - len(ids)),
             )  # fmt: skip
         own = self.tokenizer

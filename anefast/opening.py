@@ -123,8 +123,8 @@ def open_run(
         ):  # fmt: skip
             if name in wishes:
                 raise ConfigError(
-                    f"[fit] {name} was named, but the data that was passed is split and made "
-                    "already. Hint: leave it out; open_data takes it."
+                    f"[fit] {name} was given, but the data that was passed is prepared already. "
+                    "Hint: leave it out and pass it to open_data."
                 )
         c = c.replace(source=GIVEN)
     shape = model.config if model is not None else _with_vocabulary(config.model, data.tokenizer)
@@ -164,7 +164,7 @@ def _check_given(
         if missing:
             whose = f"of {shown(resumed.parent)}" if resumed else "of these settings"
             raise ConfigError(
-                f"[train] the {name} {whose} was given to fit by its caller and has no name. "
+                f"[train] the {name} {whose} was an object passed to fit, which no file holds. "
                 f"Hint: pass {name}= to fit again."
             )
     if model is not None and config.init not in ("", GIVEN):
@@ -405,14 +405,14 @@ def _check_same(config: TrainConfig, run: Path) -> TrainConfig:
     before = str(was.get("plan", config.plan))  # any cut gives the same bytes, stale weights do not
     if is_async(before) != is_async(config.plan):
         raise ConfigError(
-            f"[train] plan {config.plan} compiles another way than the run's {before}. "
-            "Hint: keep async or sync, or start a new run with --init."
+            f"[train] expected a plan with async as before, or without it as before: the run had "
+            f"{before}, got {config.plan}. Hint: keep that word, or start a new run with --init."
         )
     if config.lora.rank and is_auto(config.plan) and "gradients=" not in config.plan:
         config = config.replace(plan=f"{config.plan},gradients={multiplies(before)}")
     if config.lora.rank and multiplies(before) != multiplies(config.plan):
         raise ConfigError(
-            f"[train] plan {config.plan} makes gradients on the {multiplies(config.plan)}, the "
+            f"[train] plan {config.plan} computes gradients on the {multiplies(config.plan)}, the "
             f"run's {before} on the {multiplies(before)}, which round differently. "
             "Hint: keep gradients=, or start a new run with --init."
         )

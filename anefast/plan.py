@@ -49,7 +49,7 @@ PUBLISHED = Published("m1-pro", 109529856, 100, 169.4, 3.15, "maderix/ANE issue 
 
 @dataclass(frozen=True)
 class Pairs:
-    """An adapter to weigh the plans for, beside full training."""
+    """An adapter to compare the plans for, beside full training."""
 
     rank: int = 0  # Rows of each pair of matrices; 0: no LoRA, the model itself trains.
     targets: str = ""  # The matrices with a pair, such as wq,wv; empty: all of the layers.
@@ -58,18 +58,18 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PlanCommand:
-    """Weigh the plans for a model on this device, or on a chip that is not here."""
+    """Compare the plans for a model on this device, or on a chip that this machine lacks."""
 
     preset: str = "tiny"  # A named model: its shape, batch, sequence and accumulation.
     chip: str = ""  # Plan for CHIPS, doctor.json; empty: this device.
     batch: int = 0  # Sequences per micro-batch; 0: the preset's.
     seq_len: int = 0  # Tokens per sequence; 0: the preset's.
-    accumulation: int = 0  # Micro-batches per update; 0: the preset's, of LoRA 1.
-    # The candidates: auto, perhaps with words that hold for all of them, as in auto,async.
+    accumulation: int = 0  # Micro-batches per update; 0: the preset's, or 1 with LoRA.
+    # The candidates: auto, optionally with words that all of them have, as in auto,async.
     plan: str = "auto"
-    device: str = "auto"  # Where no chip is named: auto, host or ane.
+    device: str = "auto"  # The device to plan for if no chip is given: auto, host or ane.
     max_compiles: int = MAX_COMPILES  # Compiles that one process may make.
-    optimizer: str = "adamw"  # Whose states the memory counts: OPTIMISERS.
+    optimizer: str = "adamw"  # The optimiser whose states the memory includes: OPTIMISERS.
     lora: Pairs = field(default_factory=Pairs)
 
 
@@ -84,7 +84,7 @@ def report(asked: PlanCommand) -> list[str]:
     if not is_auto(asked.plan):
         raise ConfigError(
             f"[plan] expected --plan to start with auto, got {asked.plan!r}. "
-            "Hint: name a plan in anefast.train; here all are weighed."
+            "Hint: anefast train takes one plan; this command compares all of them."
         )
     if asked.chip:
         chip = find_chip(asked.chip)
@@ -150,8 +150,8 @@ def settings(asked: PlanCommand) -> TrainConfig:
     need_choice("--device", asked.device, DEVICES, "plan")
     if asked.chip and asked.device != "auto":
         raise ConfigError(
-            f"[plan] --device {asked.device} and --chip {shown(asked.chip)} were both named. "
-            "Hint: leave one out; a chip is weighed by its published figures."
+            f"[plan] --device {asked.device} and --chip {shown(asked.chip)} were both given. "
+            "Hint: leave one out; --chip uses the chip's published figures."
         )
     data, model = config.data, config.model
     data = data.replace(batch=asked.batch or data.batch, seq_len=asked.seq_len or data.seq_len)
@@ -165,7 +165,7 @@ def settings(asked: PlanCommand) -> TrainConfig:
     for name in ("targets", "layers"):
         if getattr(lora, name) and not lora.rank:
             raise ConfigError(
-                f"[plan] --lora.{name} is of an adapter, and --lora.rank 0 makes none. "
+                f"[plan] --lora.{name} needs an adapter, and --lora.rank 0 makes none. "
                 "Hint: --lora.rank 8."
             )
     return config.replace(data=data, model=model, optim=optim, lora=lora)

@@ -35,7 +35,7 @@ class Ramp:
                 good = int(update) > found[-1][0]
             need(
                 bool(at and good),
-                "optim.ramp must be micro-batches @ the update from which on, updates in order, "
+                "optim.ramp must be a list of MICRO_BATCHES@UPDATE in the order of the updates, "
                 f"got {shown(repr(text), 60)}",
                 "8@500, 32@2000 has 8 from update 500 on",
             )

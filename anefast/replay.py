@@ -27,7 +27,7 @@ from anefast.runtime.inspect.watch import TOLERANCE, first_stray, strays
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Which dump, on what."""
+    """Run a dumped program again and compare its results."""
 
     folder: Annotated[Path, tyro.conf.Positional]  # A dumped program, or a folder of them.
     device: str = "auto"  # Where programs run: auto, ane or host.
@@ -64,7 +64,7 @@ def replay(config: ReplayConfig) -> None:
         say(f"{shown(folder.name)}: {', '.join(agreements)}", *lines)
         bad += bool(lines)
     if bad:
-        raise Failure(f"[replay] {bad} of {len(folders)} programs stray.")
+        raise Failure(f"[replay] {bad} of {len(folders)} programs give other values.")
 
 
 def programs(root: Path) -> list[Path]:

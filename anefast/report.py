@@ -30,7 +30,7 @@ NAME = "report"
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Which runs, and where the report goes."""
+    """Show what runs did, as a web page."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # Run folders, or sweeps of them.
     out: str = ""  # A folder; empty: the run's own, or this one when there are several runs.
@@ -43,7 +43,7 @@ def report(config: ReportConfig) -> None:
         raise BadInput("[report] expected a run folder, got none. Hint: runs/2026-...")
     if config.text and config.out:
         raise BadInput(
-            "[report] --text prints and writes nothing, but --out was named. Hint: leave one out."
+            "[report] --text prints and writes no file, but --out was given. Hint: leave one out."
         )
     runs = ranked([read_history(folder) for name in config.runs for folder in runs_in(Path(name))])
     for note in (note for run in runs for note in run.notes):

@@ -40,8 +40,8 @@ def stopped(error: Exception) -> str:
     """The message for a compile that failed in a restarted process. None is
     tried again: quick restarts make it worse."""
     return (
-        f"[compile] restart {restarts()} failed to compile, and none is tried again: {error} Hint: "
-        "--resume goes on from the checkpoint; where all processes fail to compile, reboot first."
+        f"[compile] restart {restarts()} failed to compile, and there is no other try: {error} "
+        "Hint: --resume goes on from the checkpoint; if every process fails to compile, reboot."
     )
 
 

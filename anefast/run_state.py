@@ -96,8 +96,8 @@ def check_config(run: Path, folder: Path | None, fresh: bool = False) -> None:
     if folder is None:
         if not written:
             raise ConfigError(
-                f"[train] {shown(run / CONFIG)} is not known to be as the run wrote it, and there "
-                "is no checkpoint to compare it with. Hint: start a new run with it: "
+                f"[train] {shown(run / CONFIG)} may have been edited since the run began, and "
+                "there is no checkpoint to compare it with. Hint: start a new run with it: "
                 f"anefast train {shown(run / CONFIG)} --out ANOTHER_FOLDER"
             )
         return
@@ -173,8 +173,8 @@ class RunState:
             return
         if self.optimizer.torn:
             raise Failure(
-                f"[train] expected whole weights to save, got update {p.step + 1} broken off in "
-                "the middle. Hint: resume from the last checkpoint."
+                f"[train] expected complete weights to save, but update {p.step + 1} was "
+                "interrupted midway. Hint: resume from the last checkpoint."
             )
         before = _C.spans_phase(_C.Phase.SAVE)
         if settles:  # from here on this run is on the newest weights, as a resumed one is
@@ -257,8 +257,8 @@ class RunState:
             ) from None
         if p.micro >= (most := config.optim.micro_batches.at(p.step + 1)):
             raise ConfigError(
-                f"[train] {folder} is {p.micro} micro-steps into an update, got optim.accumulation "
-                f"{most}. Hint: resume with more."
+                f"[train] expected optim.accumulation above {p.micro}, because {folder} was saved "
+                f"after {p.micro} micro-steps of an update, got {most}. Hint: resume with more."
             )
         if not self.data.matches(p.fingerprint):
             raise ConfigError(

@@ -143,8 +143,8 @@ def check_resumed(
             if not value or Path(value).resolve() == run.resolve():
                 continue
             raise ConfigError(
-                f"[config] out {shown(value)} was named while {shown(run)} is resumed, which goes "
-                f"on where it is. Hint: leave it out; --init {shown(run)} starts a run elsewhere."
+                f"[config] out {shown(value)} was given, but a resumed run stays in its folder "
+                f"{shown(run)}. Hint: leave it out; --init {shown(run)} starts a run elsewhere."
             )
         if name == "init" and origin != "flag":  # a run's own config.toml may name it
             continue
@@ -168,14 +168,14 @@ def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
     names = set(asked) if config.resume else wished(config, asked)  # a run was asked for before
     for name in sorted(n for n in names if n.startswith("lora.") and not config.lora.rank):
         raise ConfigError(
-            f"[config] {name} is of an adapter, and lora.rank 0 makes none. Hint: --lora.rank 8."
+            f"[config] {name} needs an adapter, and lora.rank 0 makes none. Hint: --lora.rank 8."
         )
     for name, useless, why, hint in (
         (
             "prompt",
             config.prompt and not config.sample_tokens,
             "begins the closing sample, and sample_tokens 0 makes none",
-            "leave out the prompt, or ask for tokens",
+            "leave out the prompt, or raise sample_tokens",
         ),
         (
             "breakdown",
@@ -192,8 +192,8 @@ def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
         (
             "train",
             config.train and config.lora.rank,
-            "names parameters of the model, which stay as they are beside an adapter",
-            "lora.targets and lora.layers say what has one",
+            "names parameters of the model, and with an adapter only the adapter trains",
+            "choose its matrices with lora.targets and lora.layers",
         ),
         (
             "schedule.decay",

@@ -185,7 +185,9 @@ def test_a_run_is_exported_merged_and_alone(
 
 
 def test_an_adapter_is_no_model(base: str, named: str) -> None:
-    with pytest.raises(ValueError, match=rf"got an adapter beside one. Hint: name {base}, and"):
+    with pytest.raises(
+        ValueError, match=rf"got a LoRA adapter without its model. Hint: name {base} as"
+    ):
         anefast.Model.load(named)
 
 

@@ -125,7 +125,7 @@ def test_text_past_what_was_trained_is_said_once(model, host, caplog):
         caplog.clear()
         list(model.stream("ab", tokens, temperature=0, device=host))
         assert len(caplog.messages) == count
-    assert "trained on 32 tokens at a time" in caplog.messages[0]
+    assert "trained on sequences of 32 tokens" in caplog.messages[0]
     assert "at most 29 new tokens" in caplog.messages[0]
 
 

@@ -147,7 +147,7 @@ def test_one_benchmark_at_a_time(tmp_path):
 
 def test_a_busy_machine_is_said_or_refused():
     assert guard.look_around(share=0.1) == ""
-    assert "others take 80 %" in guard.look_around(share=0.8)
+    assert "other processes use 80 %" in guard.look_around(share=0.8)
     with pytest.raises(guard.Busy, match="Hint"):
         guard.look_around(refuse=True, share=0.8)
     assert 0 <= guard.busy_share(0.05) <= 1

@@ -129,16 +129,19 @@ BROKEN = {
     "state cut": (lambda f: (f / "state.json").write_text('{"format": 1, '), "to hold JSON"),
     "state is a list": (lambda f: (f / "state.json").write_text("[]"), "to hold a table"),
     "state missing": (lambda f: (f / "state.json").unlink(), r"state\.json: No such file"),
-    "state changed": (lambda f: unseal(f, tokens=9), "its checksum is another"),
-    "checksum stripped": (lambda f: unseal(f, checksum=None), "its checksum is another"),
+    "state changed": (lambda f: unseal(f, tokens=9), "its checksum does not match"),
+    "checksum stripped": (lambda f: unseal(f, checksum=None), "its checksum does not match"),
     "session missing": (lambda f: (f / "session.json").unlink(), r"session\.json: No such file"),
-    "session cut": (lambda f: (f / "session.json").write_text("{}"), "its checksum is another"),
+    "session cut": (lambda f: (f / "session.json").write_text("{}"), "its checksum does not match"),
     "format is a truth": (
         lambda f: unseal(f, format=True, checksum=None),
         "its checksum",
     ),
     "newer format": (lambda f: edit_state(f, format=3), "expected format 2, got 3"),
-    "another step": (lambda f: edit_state(f, step=2), "is another one: .* that of step_000002"),
+    "another step": (
+        lambda f: edit_state(f, step=2),
+        "holds another checkpoint: .* that of step_000002",
+    ),
     "no model": (lambda f: edit_state(f, model={"dim": 3}), "does not describe a model"),
     "another shape": (
         lambda f: edit_state(f, model={"dim": 32, "n_layers": 2}),

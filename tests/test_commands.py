@@ -243,8 +243,8 @@ def test_flags_that_leave_each_other_no_effect(capfd):
     assert "--text prints" in refused(capfd, ReportConfig, "run", "--text", "--out", "x")
     assert "--list prints" in refused(capfd, LintCommand, "--list", "--chip", "m1")
     assert "--coverage prints" in refused(capfd, LintCommand, "--coverage", "--fix")
-    assert "--held-out is of" in refused(capfd, BenchCommand, "ffn", "--held-out")
-    assert "both named" in refused(capfd, PlanCommand, "--chip", "m1", "--device", "ane")
+    assert "--held-out works with" in refused(capfd, BenchCommand, "ffn", "--held-out")
+    assert "both given" in refused(capfd, PlanCommand, "--chip", "m1", "--device", "ane")
     both = refused(capfd, GenerateConfig, "x", "--draft=y", "--no-speculate")
     assert "contradict each other" in both
     assert "expected no chip" in refused(capfd, GenerateConfig, "x", "--chip=m1", "--device=ane")

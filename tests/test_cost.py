@@ -304,7 +304,7 @@ def test_training_refuses_before_it_compiles(tmp_path):
     with pytest.raises(ValueError, match=r"\[plan\] layer cannot run on tiny: .* 32, got 64"):
         refuse(lowered, find_plan("layer"), Target("tiny", short))
     config = TrainConfig.from_preset("bytes", plan="all,weights=packed", out=str(tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"\[plan\] packed weights ride beside one sequence"):
+    with pytest.raises(ValueError, match=r"\[plan\] weights=packed needs a batch of one sequence"):
         anefast.fit(config, device=device)
     assert device.programs.counters.compiles == 0
     assert not (tmp_path / "run").exists()

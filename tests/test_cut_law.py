@@ -118,7 +118,7 @@ def test_evaluations_per_micro_step(words):
 
 
 def test_packed_weights_need_one_sequence():
-    with pytest.raises(ValueError, match=r"\[plan\] packed weights ride beside one sequence"):
+    with pytest.raises(ValueError, match=r"\[plan\] weights=packed needs a batch of one sequence"):
         outcome(CONFIGS["gqa"], find_plan("unfused,weights=packed"), batch=2)
 
 

@@ -311,7 +311,7 @@ def test_auto_heeds_what_was_learned(
         opened, _ = device_module.open_first(("ane", "host"), "")
     assert opened.name == ("host" if broken else "ane")
     assert (
-        "passes over ane (Apple M9): doctor found it broken: op conv, weights" in caplog.text
+        "does not use ane (Apple M9): doctor found it broken: op conv, weights" in caplog.text
     ) == bool(broken)
     assert device_module.open_first(("ane",), "")[0].name == "ane"  # who names it gets it
 
@@ -335,7 +335,7 @@ def test_auto_gives_each_device_its_own_options(
     with caplog.at_level(logging.WARNING, "anefast"):
         device = anefast.Device("auto", " groups=off  qos=9 threads=2")
     assert sorted(device.programs.options.split()) == sorted(options.split())
-    assert f"auto opened {opened}, which has no {left_out}: left out." in caplog.text
+    assert f"auto opened {opened}, which has no option {left_out}: ignored." in caplog.text
 
 
 def test_a_device_by_name_takes_its_own_options_only() -> None:

@@ -218,7 +218,7 @@ def test_switches_behind_a_file_win(written: Path) -> None:
 def test_plans_are_weighed_for_a_file(written: Path) -> None:
     told = planned(PlanCommand(preset="stories15m", chip=str(written)))
     text = " ".join(" ".join(told).split())
-    assert "m5 by " in told[1] and "Not probed, so as the table has them" in text
+    assert "m5 by " in told[1] and "Not measured, so taken from the table" in text
     assert "refused for its weights=const: anefast doctor" in text
     assert "no more than 7 and 64 were seen to work (anefast doctor, " in text
 

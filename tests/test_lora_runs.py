@@ -89,7 +89,7 @@ def test_gradients_of_another_form_are_refused(base, tmp_path):
     settings = merge(read_config(run), {"resume": str(run), "steps": 2, "init": ""})
     assert anefast.fit(from_settings(merge(settings, {"plan": "all"}))).losses
     with pytest.raises(
-        ConfigError, match="makes gradients on the cpu, the run's all on the device"
+        ConfigError, match="computes gradients on the cpu, the run's all on the device"
     ):
         anefast.fit(from_settings(merge(settings, {"plan": "all,gradients=cpu", "steps": 3})))
 
@@ -125,7 +125,7 @@ def test_a_run_is_opened_as_its_base_with_the_adapter(whole):
     plain = model.inference().logits(tokens)
     model.adapt(checkpoint.load_adapter(whole.run_dir))
     assert not np.array_equal(model.inference().logits(tokens), plain)
-    with pytest.raises(checkpoint.CheckpointError, match="got an adapter beside one"):
+    with pytest.raises(checkpoint.CheckpointError, match="got a LoRA adapter without"):
         checkpoint.load_model(whole.run_dir)
 
 
@@ -133,7 +133,7 @@ def test_a_run_is_opened_as_its_base_with_the_adapter(whole):
     ("settings", "said"),
     [
         ({"lora": {"rank": 8}}, r"lora.rank 8 trains an adapter beside a model, got no model"),
-        ({"lora": {"alpha": 8.0}}, r"lora.alpha is of an adapter, and lora.rank 0 makes none"),
+        ({"lora": {"alpha": 8.0}}, r"lora.alpha needs an adapter, and lora.rank 0 makes none"),
         ({"init": "BASE", "lora": {"rank": 8, "targets": "wx"}}, r"lora.targets expected patterns"),
         ({"init": "BASE", "lora": {"rank": 8}, "train": "norm"}, r"train names parameters of the"),
         (

@@ -438,7 +438,7 @@ def test_unknown_chips_and_switches():
         anefast.Device(chip="m1,input=one")
     with pytest.raises(ValueError, match=r'inputs to be any, fp16 or one, got "two"\.'):
         anefast.Device(chip="m1,inputs=two")
-    with pytest.raises(ValueError, match=r"a chip's name alone, got .*Hint: m1; switches"):
+    with pytest.raises(ValueError, match=r"a chip's name alone, got .*Hint: use m1; only"):
         find_chip("m1,inputs=one")
     with pytest.raises(ValueError, match="--device host emulates it"):
         anefast.Device("ane", chip="m1")

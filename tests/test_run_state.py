@@ -419,7 +419,7 @@ def test_reading_rows_says_what_it_leaves_out(tmp_path):
     path.write_bytes(b"".join([*metrics[:2], b"\n", b"[1]\n", *metrics[2:], metrics[0][:5]]))
     said: list[str] = []
     assert [row["step"] for row in read_rows(path, said.append)] == [0, 1, 2, 3, 4, 5]
-    assert said == [f"{path}: lines 3 to 4 cannot be read and left out here"]
+    assert said == [f"{path}: lines 3 to 4 cannot be read and will be ignored"]
 
 
 def test_a_report_keeps_the_rows_behind_a_damaged_one(copy):

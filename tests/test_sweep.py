@@ -80,12 +80,12 @@ REFUSED = {
     "[settings]\nlr = 3": r"optim.lr .* values in brackets, got 3. Hint: lr = \[",
     "[settings]\nlr = []": "values in brackets",
     "[settings]\nlr = [1, 1]": "has 1.0 twice. Hint: --seeds 3",
-    "[settings]\nout = ['a']": "out .* is nothing that runs of a sweep differ in. Hint: ",
+    "[settings]\nout = ['a']": "out .* must be the same in all runs of a sweep. Hint: ",
     "[settings]\nlr = {from = 1, to = 2}": "optim.lr .* is a range.* Hint: random = 20",
-    "random = 2\n[settings]\nlr = {from = 2, to = 1}": "to go up from a number, got 2 to 1. Hint",
+    "random = 2\n[settings]\nlr = {from = 2, to = 1}": "to rise from a number, got 2 to 1. Hint",
     "random = 2\n[settings]\nlr = {from = 0, to = 1, log = true}": "a number above 0, got 0 to 1",
     "random = 2\n[settings]\nlr = {from = 1}": "from and to of optim.lr",
-    "random = 2\n[settings]\nplan = {from = 1, to = 2}": "plan .* is no number",
+    "random = 2\n[settings]\nplan = {from = 1, to = 2}": "plan .* is not a number",
     "random = -1\n[settings]\nlr = [1]": "random .* to be a whole number, got -1",
     "random = 2000\n[settings]\nlr = [1]": "random .* 1,000 at most",
     "lr = [1]": r"unknown key 'lr' in .*. Hint: settings come below \[settings\]",
@@ -213,7 +213,9 @@ def test_a_sweep_in_use_is_refused_and_goes_on_alone(swept, monkeypatch):
         begin(TrainConfig(seeds=2), [], Path("s"))
     assert sweep_of(["--resume", "s"]) == Path("s")
     assert sweep_of(["--resume", "s/3-lr=0.003"]) is None
-    with pytest.raises(ConfigError, match=r"goes on as it was begun, but --optim\.lr was named"):
+    with pytest.raises(
+        ConfigError, match=r"resumes with its own settings, but --optim\.lr was given"
+    ):
         sweep_of(["--resume", "s", "--lr", "1"])
     assert newest_run(Path(".")).name in ("s", "alone")
 

@@ -350,7 +350,7 @@ def test_merges_that_scores_cannot_tell_are_refused(data_dir: Path, tmp_path: Pa
     for damaged in (one_less, [*one_less, merges[twice]]):
         description["model"]["merges"] = damaged
         tokenizer = BPETokenizer(json.dumps(description), "odd")
-        with pytest.raises(TokenizerError, match="expected merges that GGUF's scores can tell"):
+        with pytest.raises(TokenizerError, match="expected merges that GGUF's scores can express"):
             pairs_of(tokenizer)
 
 

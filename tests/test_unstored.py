@@ -154,7 +154,7 @@ def test_weights_of_half_an_update_are_never_saved(tmp_path, monkeypatch):
         return inner(self, *arguments)
 
     def saving(self):
-        with pytest.raises(Failure, match="update 2 broken off in the middle"):
+        with pytest.raises(Failure, match="update 2 was interrupted midway"):
             self.save()
         close(self)
 

@@ -131,7 +131,7 @@ def test_a_dump_is_one_folder_and_runs_again(monkeypatch, tmp_path, capsys):
     out = capsys.readouterr()
     assert (
         "first unlike the exact host's: layers.0.ffn." in out.out
-        and "1 of 1 programs stray" in out.err
+        and "1 of 1 programs give other values" in out.err
     )
 
 

@@ -403,18 +403,22 @@ def test_what_the_caller_passed_has_no_name_later(tmp_path, monkeypatch):
     recorded = train_config(["--resume", "r"])[0]
     assert (recorded.data.source, recorded.data.tokenizer) == (GIVEN, "bytes")
     assert (recorded.device, recorded.preset, recorded.model) == ("host", "", SHAPE)
-    with pytest.raises(ConfigError, match=r"data of r was given to fit .* pass data= to fit again"):
+    with pytest.raises(
+        ConfigError, match=r"data of r was an object passed to fit.* pass data= to fit again"
+    ):
         fit(recorded.replace(steps=2))
     fit(recorded.replace(steps=2), data=data)
     assert train_config(["--resume", "r"])[0].data.source == GIVEN
     for missing, argv in (("data", []), ("model", ["--data", "stories:20"])):
-        with pytest.raises(ConfigError, match=f"the {missing} of these settings was given to fit"):
+        with pytest.raises(
+            ConfigError, match=f"the {missing} of these settings was an object passed to fit"
+        ):
             fit(train_config(["r/config.toml", "--out", "new", *argv])[0])
     for name, value in (("val_fraction", 0.3), ("collapse_spaces", True)):
-        with pytest.raises(ConfigError, match=f"data.{name} was named, but the data that was"):
+        with pytest.raises(ConfigError, match=f"data.{name} was given, but the data that was"):
             changed = dataclasses.replace(config.data, **{name: value})
             fit(config.replace(out="x", data=changed), data=data)
-    with pytest.raises(ConfigError, match="the data of these settings was given to fit"):
+    with pytest.raises(ConfigError, match="the data of these settings was an object passed to fit"):
         named = dataclasses.replace(config.data, source="stories:9", tokenizer=GIVEN)
         fit(config.replace(out="x", data=named))
     other = Model.from_config(SHAPE.replace(vocab_size=300), open_tokenizer("bytes"))

@@ -34,13 +34,13 @@ class BenchCommand:
 
     # Which tables to measure; none: all.
     tables: Annotated[tuple[str, ...], tyro.conf.Positional] = field(default=())
-    quick: bool = False  # Smaller budgets, and the largest sizes left out: minutes in all.
+    quick: bool = False  # Smaller budgets, without the largest sizes: minutes in all.
     chip: str = published.CHIP  # The chip that the modelled column is for.
     device: str = "auto"  # Where programs run: auto, host or ane.
     json: str = ""  # Also write the tables to this file.
-    # Of the table `model`, print only how far it is from the published times of other chips.
+    # For the table `model`: print only how far it is from the published times of other chips.
     held_out: bool = False
-    refuse_busy: bool = False  # Stop where other processes keep the machine busy.
+    refuse_busy: bool = False  # Stop if other processes keep the machine busy.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def run(asked: BenchCommand) -> None:
     if asked.held_out:
         if asked != BenchCommand(tables=("model",), held_out=True):
             hint = "anefast bench model --held-out"
-            raise ConfigError(f"[bench] --held-out is of the table model alone. Hint: {hint}.")
+            raise ConfigError(f"[bench] --held-out works with the table model only. Hint: {hint}.")
         say(*held_out.report())
         return
     names = asked.tables or tuple(MODULES)

@@ -60,8 +60,8 @@ def look_around(refuse: bool = False, share: float | None = None) -> str:
     if taken <= BUSY:
         return ""
     line = (
-        f"[bench] others take {100 * taken:.0f} % of this machine's CPU time: absolute times here "
-        "are too long; ratios within a run hold."
+        f"[bench] other processes use {100 * taken:.0f} % of this machine's CPU time: absolute "
+        "times are too long; ratios within a run hold."
     )
     if refuse:
         raise Busy(f"{line} Hint: wait, or go without the flag that refuses.")

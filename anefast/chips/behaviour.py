@@ -325,8 +325,8 @@ def find_chip(name: str) -> Chip:
     alone, comma, _ = name.partition(",")
     if comma and (alone in CHIPS or alone.endswith(DOCTORS)):
         raise ValueError(
-            f"[chip] expected a chip's name alone, got {name!r}. Hint: {alone}; switches are for "
-            "what runs programs: train, generate, replay."
+            f"[chip] expected a chip's name alone, got {name!r}. Hint: use {alone}; only commands "
+            "that run programs (train, generate, replay) take switches."
         )
     near = difflib.get_close_matches(name.lower().replace(" ", "-"), CHIPS, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(CHIPS)}."
@@ -414,8 +414,8 @@ def unprobed(chip: Chip) -> str:
     mine = {k for k, s in chip.switches.items() if s.source.startswith("anefast doctor")}
     rest = [k for k in chip.switches if k not in mine and k not in UNASKED]
     return (
-        f"[chip] {shown(chip.file)} says {len(mine)} facts of this {chip.name}. Not probed, so as "
-        f"the table has them: {', '.join(rest)}."
+        f"[chip] {shown(chip.file)} has {len(mine)} measured facts of this {chip.name}. Not "
+        f"measured, so taken from the table: {', '.join(rest)}."
     )
 
 

@@ -21,7 +21,7 @@ class ModelConfig(Checked):
     dim: int = 128  # Width C of the residual stream.
     n_layers: int = 3  # Number of layers.
     n_heads: int = 4  # Query heads.
-    # Key/value heads, each read by n_heads / n_kv_heads query heads. 0: as n_heads.
+    # Key/value heads, each read by n_heads / n_kv_heads query heads. 0: the same as n_heads.
     n_kv_heads: int = 0
     head_dim: int = 0  # Size of one head, even. 0: dim // n_heads.
     hidden_dim: int = 0  # Width of the feed-forward. 0: 8/3 of dim, up to a multiple of 32.
@@ -32,14 +32,14 @@ class ModelConfig(Checked):
     # "llama3:FACTOR,LOW,HIGH,LENGTH" as in Llama 3.1, "divisors:D0,D1,..." with one number per pair
     # of channels; empty: none.
     rope_scaling: str = ""
-    sliding_window: int = 0  # Positions a query reads, its own included. 0: all before it.
+    sliding_window: int = 0  # Positions a query reads, its own included. 0: its own and all before.
     attention_bias: bool = False  # Biases on wq, wk, wv and wo, in the llama family.
     mlp_bias: bool = False  # Biases on w1, w2 and w3, in the llama family.
     norm_eps: float = 1e-5  # Epsilon inside RMSNorm and LayerNorm.
     tied: bool = True  # Classifier shares the embedding's weights.
     residual_scale: float = 1.0  # Multiplies attention and FFN outputs, e.g. 1/sqrt(2 * layers).
     init_std: float = 0.02  # Standard deviation of the initial weights.
-    # The device keeps the residual stream times this power of two, so that it stays within fp16.
+    # The device stores the residual stream times this power of two, so that it stays within fp16.
     stream_scale: float = 1.0
 
     def _check(self) -> None:

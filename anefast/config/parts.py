@@ -12,26 +12,26 @@ from anefast.ramp import Ramp
 
 @dataclass(frozen=True)
 class DataConfig(Checked):
-    """The text to read, and the pieces it is cut into."""
+    """The data, its tokenizer, and how it is cut into sequences."""
 
     # Built-in "stories" or "stories:N", a text, rows of JSON, token ids (.bin, .npy), a folder of
     # those, or - for a pipe of text. Short: --data.
     source: str = "stories"
-    # What makes tokens of text: "bytes", the "words" of the built-in stories, a tokenizer file, or
-    # bpe:2048. Short: --tokenizer.
+    # The tokenizer: "bytes", the "words" of the built-in stories, a tokenizer file, or bpe:2048 to
+    # train one of 2048 tokens. Short: --tokenizer.
     tokenizer: str = "bytes"
     seq_len: int = 128  # Tokens per sequence S; a multiple of 32.
     batch: int = 8  # Sequences per micro-batch B.
-    # Part held out for validation, where the data has no part of its own for that.
+    # Part held out for validation, if the data has no validation part of its own.
     val_fraction: float = 0.1
-    order: str = "shuffled"  # How sequences follow each other: "shuffled", or "sequential".
+    order: str = "shuffled"  # Order of the sequences: "shuffled", or "sequential".
     # Documents lie end to end, and a sequence begins and ends anywhere in them. Without packing a
     # sequence is one document from its beginning, padded, and cut where it is longer.
     packing: bool = True
     # No sequence reaches over a document's end, so nothing attends to another document: a longer
     # one is read in several sequences, the last of them padded. Nothing is packed then.
     boundaries: bool = False
-    # Train over the token ids that occur in the data only: a smaller classifier, and no other id is
+    # Train only the token ids that occur in the data: the classifier is smaller, and no other id is
     # ever generated. Checkpoints keep full tables (models/vocabulary.py).
     compact_vocab: bool = False
     collapse_spaces: bool = False  # Runs of spaces become one, as usual for TinyStories.
@@ -59,43 +59,44 @@ class DataConfig(Checked):
 
 @dataclass(frozen=True)
 class OptimConfig(Checked):
-    """The optimiser, its rate and gradient accumulation. -1: as the optimiser has it."""
+    """The optimiser, its rate and gradient accumulation. -1: the optimiser's own default."""
 
-    # The update: OPTIMISERS; see anefast/optim/. Muon is for the layers' matrices, and the rest has
-    # AdamW's.
+    # The optimiser: OPTIMISERS; see anefast/optim/. Muon updates the layers' matrices, and AdamW
+    # the rest.
     name: str = "adamw"
-    # Peak learning rate. The default and those of presets are AdamW's: where none is named, another
-    # optimiser takes its usual part of it, and says so.
+    # Peak learning rate. The default and those of presets are AdamW's: if none is given, another
+    # optimiser scales it by its usual factor, and says so.
     lr: float = 3e-4
     beta1: float = -1  # Decay of the mean of gradients. AdamW's: 0.9.
     beta2: float = -1  # Decay of the mean of squared gradients. AdamW's: 0.95.
     eps: float = -1  # Keeps the division finite. AdamW's: 1e-8.
     weight_decay: float = -1  # Decoupled decay; matrices only, never norms. AdamW's: 0.1.
     momentum: float = -1  # Momentum of sgd (0.9) and of muon's matrices (0.95).
-    nesterov: bool = False  # Whether the momentum of sgd looks ahead.
-    # Rates and decay of tensors by pattern: "*.norm:decay=0; tok_embeddings:lr=0.5x". The last that
-    # fits a tensor counts.
+    nesterov: bool = False  # Use Nesterov's momentum with sgd.
+    # Rates and decay of tensors by pattern: "*.norm:decay=0; tok_embeddings:lr=0.5x". The last
+    # pattern that matches a tensor counts.
     rules: str = ""
     # Half-life in tokens of an average of the weights, which is evaluated at the end and exported
     # by --ema; 0: none.
     ema_tokens: int = 0
-    # Evaluate the average at each validation, not only at the end. Plans that bake weights compile
-    # for it twice.
+    # Evaluate the average at each validation, not only at the end. Plans with weights=const
+    # compile twice for it.
     ema_eval: bool = False
-    # Resume with another optimiser or other settings of it; its states begin at zero.
+    # Resume with another optimiser, or with other settings of it; its states begin at zero.
     fresh: bool = False
     warmup_steps: int = 100  # Updates of linear warm-up.
-    min_lr_ratio: float = 0.1  # A rate that falls to the last update ends at this part of lr.
-    # Largest global gradient norm; 0 turns clipping off. Without it and with accumulation 1,
-    # gradients of matrices go straight into the update and are never stored (the classifier's of
-    # few tokens).
+    min_lr_ratio: float = 0.1  # A falling learning rate ends at this part of lr.
+    # Largest global gradient norm; 0 turns clipping off. Without clipping and with accumulation 1,
+    # gradients of matrices go straight into the update and are never stored (the classifier's
+    # only if a micro-batch has few tokens).
     clip: float = 1.0
-    # Micro-batches per update. High, because an update means new weights on the device.
+    # Micro-batches per update. The default is high, because every update puts new weights on the
+    # device.
     accumulation: int = 100
     # More micro-batches per update from some updates on: "8@500, 32@2000" has 8 from update 500 on.
     ramp: str = ""
-    # Multiply lr by accumulation. For an lr that was tuned with one micro-batch per update and
-    # small enough to grow: an update then goes as far as that many small ones would have. Off by
+    # Multiply lr by accumulation. Use it with an lr that was tuned for one micro-batch per update
+    # and is small enough to grow: one update then goes as far as that many small ones. Off by
     # default, because Adam's step hardly depends on the gradient's size, and the square root of
     # accumulation is often closer.
     scale_lr_with_accumulation: bool = False
@@ -112,7 +113,7 @@ class OptimConfig(Checked):
 
     @property
     def flows(self) -> bool:
-        """Whether nobody but the update reads a gradient: nothing adds to it, nothing clips it."""
+        """True if gradients need not be stored: nothing accumulates them and nothing clips them."""
         return self.micro_batches.most == 1 and not self.clip
 
     def _check(self) -> None:
@@ -160,19 +161,20 @@ class OptimConfig(Checked):
 
 @dataclass(frozen=True)
 class LoraConfig(Checked):
-    """LoRA: the model stays as it is; a pair of small matrices beside each of its own trains."""
+    """LoRA: the model stays frozen, and a pair of small matrices beside each of its own trains."""
 
-    # Rows of each pair of matrices, 8 is usual; 0: no LoRA, the model itself trains. LoRA needs a
-    # base, which init names.
+    # Rank of each pair of matrices, 8 is usual; 0: no LoRA, the model itself trains. LoRA needs a
+    # base model, which init names.
     rank: int = 0
-    # What a pair gives is multiplied by alpha / rank.
+    # The output of a pair is multiplied by alpha / rank.
     alpha: float = 16.0
-    # Multiply what a pair gives by alpha / sqrt(rank) instead, which suits ranks above 32.
+    # Multiply the output of a pair by alpha / sqrt(rank) instead, which suits ranks above 32.
     rslora: bool = False
-    # The matrices that get a pair: patterns with commas between, such as wq,wv; empty: all of the
-    # layers.
+    # The matrices that get a pair: patterns with commas between, such as wq,wv; empty: all matrices
+    # of the layers.
     targets: str = ""
-    # Pairs are in the last so many layers only, and backward ends at the first of them. 0: in all.
+    # Only this many layers, the last ones, have pairs, and backward ends at the first of them. 0:
+    # all layers.
     layers: int = 0
 
     def _check(self) -> None:
@@ -194,14 +196,15 @@ SCHEDULES = ("cosine", "linear", "constant", "wsd", "inverse-sqrt")
 
 @dataclass(frozen=True)
 class ScheduleConfig(Checked):
-    """The course of the rate after warm-up."""
+    """How the learning rate changes after warm-up."""
 
-    # What the rate does: cosine and linear fall to optim.min_lr_ratio at the last update; constant
-    # stays; wsd stays and cools down at the end; inverse-sqrt falls with the root of the update.
+    # How the learning rate changes: cosine and linear fall to optim.min_lr_ratio at the last
+    # update; constant stays; wsd stays and cools down at the end; inverse-sqrt falls with the root
+    # of the update.
     name: str = "cosine"
-    decay: float = 0.2  # The part of the run that wsd cools down in.
+    decay: float = 0.2  # The last part of the run, in which wsd cools down.
     # Cool down from this update on, by 1 - sqrt to optim.min_lr_ratio at the last: a number, or
-    # "now" where a run is resumed. Empty: only as the schedule says.
+    # "now" for a run that is resumed. Empty: the schedule decides.
     decay_from: str = ""
 
     def _check(self) -> None:
@@ -223,7 +226,8 @@ class LossScaleConfig(Checked):
     """Keeps small gradients above the smallest fp16 number."""
 
     # The factor on the gradient of the SUM of token losses. That sum is already batch * seq_len
-    # times larger than the mean, so this is small beside the 65536 seen where the mean is scaled.
+    # times larger than the mean, so this factor is small beside the 65536 that other trainers use
+    # on the mean.
     initial: float = 64.0
     dynamic: bool = True  # Halve after an overflow, double after growth_interval good updates.
     growth_interval: int = 200  # Good updates before the factor doubles.
@@ -252,19 +256,18 @@ class LossScaleConfig(Checked):
 
 @dataclass(frozen=True)
 class GuardConfig(Checked):
-    """Guards of a run against its device."""
+    """Limits that protect a run from a device that hangs or gives wrong values."""
 
-    # Seconds after which a call of the device counts as one that never returns: the run is saved
-    # and ends. 0: no limit. Compiles of 180 s and more are published, so there is room.
+    # Seconds that a compile may take. After that the run is saved and ends. 0: no limit. Compiles
+    # of 180 s and more were reported, so the default is high.
     compile_s: float = 3600.0
-    # Seconds after which loading or unloading a program counts as never returning. 0: no limit.
+    # Seconds that loading or unloading a program may take, as above. 0: no limit.
     load_s: float = 600.0
-    # Seconds after which one evaluation, milliseconds on a chip, counts as never returning. 0: no
-    # limit.
+    # Seconds that one evaluation may take (milliseconds are usual on a chip). 0: no limit.
     evaluate_s: float = 600.0
-    # Updates between canaries: programs of a micro-step are replayed on the exact host, and a run
-    # whose device gives other values, with no error, ends there. One comes before every checkpoint
-    # too. 0: none. Nothing is replayed where the host itself is the device.
+    # Updates between canary checks, which replay the programs of a micro-step on the exact host. If
+    # the device gives wrong values, the run ends. There is one before every checkpoint too. 0:
+    # none. If the device is the exact host itself, nothing is replayed.
     canary_every: int = 100
     # How far a value may be off, as a part of its tensor's largest magnitude.
     canary_tolerance: float = 0.25
@@ -274,7 +277,7 @@ class GuardConfig(Checked):
             value = getattr(self, name)
             need(
                 0 <= value < float("inf"), f"guard.{name} must not be negative, got {value}",
-                "0 is no limit",
+                "0 sets no limit",
             )  # fmt: skip
         need(
             self.canary_every >= 0,
@@ -290,18 +293,19 @@ class GuardConfig(Checked):
 
 @dataclass(frozen=True)
 class DistConfig(Checked):
-    """Data parallel training: `mpiexec -n R` before the command makes R ranks of it."""
+    """Data parallel training: `mpiexec -n R` before the command starts R ranks."""
 
-    # Ranks that one process stands in for, one after the other: the bytes of so many real ones.
+    # Ranks that one process emulates, one after the other. The results are those of as many real
+    # ranks, byte for byte.
     emulate: int = 1
-    # Each rank keeps the optimiser's states of its own part of the weights only: the same bytes, in
-    # less memory.
+    # Each rank keeps the optimiser's states of its own part of the weights only. The run needs less
+    # memory and gives the same bytes.
     shard_optimizer: bool = False
-    # Updates that each rank makes of weights of its own before all meet (DiLoCo), for slow links.
-    # 1: gradients are summed for every update.
+    # Updates that each rank makes on its own weights before all ranks average (DiLoCo), for slow
+    # links. 1: gradients are summed for every update.
     local_steps: int = 1
-    outer_lr: float = 0.7  # With local_steps: the rate of the step that all take when they meet.
-    # With local_steps: the Nesterov momentum of the step that all take when they meet.
+    outer_lr: float = 0.7  # With local_steps: the learning rate of the common outer step.
+    # With local_steps: the Nesterov momentum of the common outer step.
     outer_momentum: float = 0.9
 
     def _check(self) -> None:
@@ -313,12 +317,12 @@ class DistConfig(Checked):
         need(
             0 < self.outer_lr < float("inf"),
             f"dist.outer_lr must be positive, got {self.outer_lr}",
-            "0.7 is published",
+            "0.7 is the published value",
         )
         need(
             0 <= self.outer_momentum < 1,
             f"dist.outer_momentum must lie in [0, 1), got {self.outer_momentum}",
-            "0.9 is published",
+            "0.9 is the published value",
         )
         need(
             1 <= self.emulate <= 1024,

@@ -63,17 +63,17 @@ class TrainConfig(Checked):
     chip: str = ""
     # How the step is cut into programs: unfused, layer, 4, all, auto; see anefast plan.
     plan: str = "auto"
-    # Plans that compile async: the part of the next accumulation that still runs on the programs of
-    # the update before. Fixed, so that a run repeats and resumes bit for bit; 0 swaps once the
-    # new ones are ready, and then it does not.
+    # With a plan that compiles async: the part of the next accumulation that still runs on the
+    # programs of the previous update. It is fixed, so that a run repeats and resumes bit for bit.
+    # With 0, programs are swapped as soon as the new ones are ready, and a run does not repeat.
     # A smaller part learns better, a larger one hides a longer compile (compiler.py has numbers).
     swap_after: float = 0.25
-    # Compiles one process is meant to make: some systems were seen to fail after about 119.
+    # Compiles that one process may make: some systems were reported to fail after about 119.
     max_compiles: int = 500
     # What to do after max_compiles: "continue" with a warning, or "checkpoint-restart" in a new
     # process.
     on_budget: str = "continue"
-    health_every: int = 10  # Updates between looks at numeric health; overflows always get one.
+    health_every: int = 10  # Updates between checks of numeric health; an overflow always gets one.
     cache_mb: int = 256  # MiB of loaded programs above which idle ones are unloaded.
     out: str = ""  # The run folder; empty: runs/<time>_<preset>.
     # Continue this run or checkpoint, bit for bit, or a sweep; "latest" is the newest run.
@@ -81,18 +81,18 @@ class TrainConfig(Checked):
     # Start from the weights of a run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF
     # file or a llama2.c .bin.
     init: str = ""
-    # Train only the parameters that these patterns name, with commas between, such as layers.5.* or
-    # wq; empty: all of them. The rest is frozen.
+    # Train only the parameters that match these patterns, separated by commas, such as layers.5.*
+    # or wq; empty: all of them. The rest is frozen.
     train: str = ""
     prompt: str = ""  # Begin the closing sample with this text.
     # Tokens of the closing sample at most; it ends with its document, or with the last sentence
     # that fits into the length that was trained. 0: none.
     sample_tokens: int = 200
-    # Account for every millisecond, in timings.jsonl and at the end; costs less than 1%.
+    # Measure where the time goes, for timings.jsonl and the last lines; costs less than 1%.
     timeline: bool = True
     breakdown: bool = False  # Print where the time went, component by component, at the end.
     trace: str = ""  # Write a trace for ui.perfetto.dev or chrome://tracing to this file.
-    sinks: str = ""  # Feed dashboards too: "tensorboard", "trackio", "wandb", with commas.
+    sinks: str = ""  # Also log to "tensorboard", "trackio" or "wandb", separated by commas.
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -133,7 +133,7 @@ class TrainConfig(Checked):
         self._check_preset()
 
     def _check_preset(self) -> None:
-        """A config may not call itself a preset that it has nothing of."""
+        """ConfigError if the config names a preset and has none of its settings."""
         need(
             not self.preset or self.has_of(self.preset),
             f"preset {self.preset} is named, but none of its settings is here",
@@ -141,7 +141,7 @@ class TrainConfig(Checked):
         )
 
     def has_of(self, preset: str) -> bool:
-        """Whether this has any setting of a preset that is not a default."""
+        """True if any setting that the preset changes has the preset's value here."""
         mine, plain = flatten(to_settings(self)), flatten(to_settings(TrainConfig()))
         changed = {k: v for k, v in flatten(preset_settings(preset)).items() if v != plain[k]}
         return any(mine[k] == v for k, v in changed.items()) or self.model != ModelConfig()
@@ -157,7 +157,7 @@ class TrainConfig(Checked):
         return from_settings(merge(preset_settings(name), changes)).called(name)
 
     def called(self, preset: str) -> TrainConfig:
-        """This, named after a preset; as it is where it has nothing of it."""
+        """This config with the preset's name, if it has any of the preset's settings."""
         named = preset and self.has_of(preset)
         return dataclasses.replace(self, preset=preset) if named else self
 

@@ -25,11 +25,11 @@ PROBE_FILE = "anefast-doctor.json"
 class DoctorCommand:
     """Examine this machine: framework, operations, surfaces, weights, published measurements."""
 
-    device: str = "auto"  # What to examine. auto: the ANE where it opens, else host.
-    chip: str = ""  # Examine the host as: CHIPS, doctor.json.
-    probe: bool = False  # Make the published measurements again: minutes on a device.
-    quick: bool = False  # Smaller probes.
-    dist: bool = False  # Below mpiexec: measure how fast ranks sum gradients, and nothing else.
+    device: str = "auto"  # The device to examine. auto: the ANE if it opens, else the host.
+    chip: str = ""  # Examine the host as it emulates: CHIPS, doctor.json.
+    probe: bool = False  # Repeat the published measurements: minutes on a device.
+    quick: bool = False  # With --probe: smaller probes.
+    dist: bool = False  # Under mpiexec: measure how fast ranks sum gradients, and nothing else.
     json: str = ""  # Write everything to this file; with --probe always: anefast-doctor.json.
 
 
@@ -46,7 +46,7 @@ def examine(asked: DoctorCommand) -> report.Report:
             "Hint: without it, the ANE is examined where there is one."
         )
     if asked.quick and not asked.probe:
-        raise ConfigError("[doctor] --quick is about probes. Hint: --probe --quick.")
+        raise ConfigError("[doctor] --quick works only with --probe. Hint: --probe --quick.")
     if asked.json and not Path(asked.json).expanduser().parent.is_dir():
         raise ConfigError(f"[doctor] expected a folder for --json {asked.json}, got none there.")
     why_not = machine.why_no_ane()

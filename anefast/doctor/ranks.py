@@ -26,7 +26,7 @@ def measure() -> None:
     world = open_world()
     if world.size == 1:
         raise ConfigError(
-            "[doctor] --dist measures what ranks say to each other, and there is one. "
+            "[doctor] --dist measures how ranks communicate, and there is only one rank. "
             "Hint: mpiexec -n 2 anefast doctor --dist."
         )
     hosts = world.all(socket.gethostname())

@@ -60,8 +60,8 @@ def open_source(path: Path) -> ModelSource | None:
     if path.is_dir() and (adapter := open_adapter(path)) is not None:
         of = shown(adapter.base.path) or "the model it was trained on"
         raise AdapterFileError(
-            f"[model] expected a model in {shown(path)}, got an adapter beside one. "
-            f"Hint: name {of}, and this with --adapter."
+            f"[model] expected a model in {shown(path)}, got a LoRA adapter without its model. "
+            f"Hint: name {of} as the model, and this adapter with --adapter."
         )
     return None
 

@@ -190,7 +190,9 @@ def places_of(config: ModelConfig) -> Places:
     """Where Hugging Face's folders have a model's parameters. ValueError where they have none."""
     family = family_of(config)
     if family.hugging_face is None:
-        raise BadInput(f"[adapter] no file of others holds adapters of family {family.name}.")
+        raise BadInput(
+            f"[adapter] expected a family that PEFT or mlx-lm has adapters of, got {family.name}."
+        )
     return family.hugging_face.places(config)
 
 

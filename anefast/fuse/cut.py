@@ -89,7 +89,7 @@ def ordered(home: Home) -> list[str]:
                     heapq.heappush(ready, rank[name])
     if len(order) < len(rank):
         stuck = sorted(set(rank) - set(order))
-        raise ValueError(f"[cut] expected programs in some order, got a cycle among {stuck}.")
+        raise ValueError(f"[cut] expected programs without a cycle, got one among {stuck}.")
     return order
 
 

@@ -194,8 +194,8 @@ def with_weights(ports: list[Port], parameters: list[Tensor], max_axis: int) -> 
     flat = [p for p in ports if len(p.shape) == 4 and p.shape[0] == 1 and p.shape[2] == 1]
     if not flat:
         raise ValueError(
-            "[plan] packed weights ride beside one sequence, got a program without an input of "
-            "[1, C, 1, S]. Hint: batch 1, or weights as params."
+            "[plan] weights=packed needs a batch of one sequence, got a program without an input "
+            "of [1, C, 1, S]. Hint: --batch 1, or a plan with weights=params."
         )
     host = max(flat, key=lambda p: p.shape[1])
     channels, width = host.shape[1], host.shape[3]

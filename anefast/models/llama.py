@@ -80,7 +80,10 @@ def _read(settings: Settings, has_head: bool) -> dict[str, Any]:
 def _write(config: ModelConfig) -> dict[str, Any]:
     if config.sliding_window:  # what transformers' Llama has not
         if config.attention_bias or config.mlp_bias:
-            raise ValueError("[huggingface] no family there has both a window and biases.")
+            raise ValueError(
+                "[huggingface] expected a sliding window or biases, got both, which no family of "
+                "transformers has."
+            )
         return {
             "model_type": "mistral",
             "architectures": ["MistralForCausalLM"],

@@ -99,5 +99,5 @@ class Vocabulary:
         except (TypeError, ValueError):
             bits = np.zeros(0, np.uint8)
         if len(bits) != -(-size // 8) * 8:
-            raise ValueError(f"[vocabulary] expected {size} bits, got another text.")
+            raise ValueError(f"[vocabulary] expected {size} bits as hex text, got something else.")
         return cls(np.flatnonzero(bits), size)

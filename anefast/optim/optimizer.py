@@ -105,7 +105,10 @@ class Optimizer:
             return Update(norm, overflow=True)
         clip = self.config.clip
         if clip and unstored is not None:
-            raise ValueError("[optim] expected clip 0 for gradients that flow, whose norm is last.")
+            raise ValueError(
+                "[optim] expected clip 0 for gradients that are not stored: their norm is known "
+                "only after the update."
+            )
         if clip and norm > clip:
             factor *= clip / norm
         self.torn = True

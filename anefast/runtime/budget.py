@@ -40,9 +40,9 @@ class CompileBudget:
             self._warned |= warns
         if warns:
             self._warn(
-                f"[compile] this process has made {self.limit} compiles, its budget, and goes on. "
-                "Hint: --on-budget checkpoint-restart where the system limits them, a larger "
-                "--max-compiles where it does not."
+                f"[compile] this process has used its budget of {self.limit} compiles, and goes "
+                "on. Hint: if the system limits compiles, --on-budget checkpoint-restart; if it "
+                "does not, a larger --max-compiles."
             )
 
     @contextmanager

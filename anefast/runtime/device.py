@@ -1,7 +1,7 @@
 """Devices: the Python side of the one door (`csrc/anefast.h`).
 
 `ane` and `host` are driven alike; nothing above this file asks which one it has. `auto` is the ANE
-where there is one that doctor did not find broken, else the host twin, and says why.
+where there is one that doctor did not find broken, else the host, and says why.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Device:
             self._native, options = open_first(("ane", "host"), options)
             if left_out := " ".join(w for w in asked if w not in options.split()):
                 found = self._native.name
-                log.warning("[device] auto opened %s, which has no %s: left out.", found, left_out)
+                log.warning(
+                    "[device] auto opened %s, which has no option %s: ignored.", found, left_out
+                )
         else:
             self._native = _C.Device(name, options)
         self.name: str = self._native.name
@@ -201,8 +203,8 @@ def open_first(names: tuple[str, ...], options: str) -> tuple[_C.Device, str]:
         if known is None or not known.objection:
             return native, own
         log.warning(
-            "[device] auto passes over %s: %s. Hint: anefast doctor looks again; "
-            "--device %s insists.",
+            "[device] auto does not use %s: %s. Hint: anefast doctor checks it again; "
+            "--device %s uses it all the same.",
             native.description, known.objection, name,
         )  # fmt: skip
     own = options_of(last, options)

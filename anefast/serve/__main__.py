@@ -36,17 +36,17 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Serve a model by OpenAI's completions and chat endpoints."""
+    """Serve a model with OpenAI's completions and chat endpoints."""
 
     # A run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF file, or a llama2.c .bin.
     model: Annotated[str, tyro.conf.Positional]
     adapter: str = ""  # A LoRA adapter of the model: a folder of PEFT or mlx-lm, or a run.
     host: str = "127.0.0.1"  # The address to listen on; there are no passwords.
-    port: int = 8000  # 0 takes a free one.
-    name: str = ""  # What clients call the model; empty: the name of its file or folder.
-    batch: int = 8  # Texts that are made side by side.
-    queue: int = 64  # Requests that may wait; more are told to come again.
-    tokens: int = TOKENS  # At most this many tokens for a request that names no number.
+    port: int = 8000  # The port to listen on; 0 takes a free one.
+    name: str = ""  # The model's name for clients; empty: the name of its file or folder.
+    batch: int = 8  # Texts to generate side by side.
+    queue: int = 64  # Requests that may wait; further ones get 503 and retry-after.
+    tokens: int = TOKENS  # Most tokens of an answer, if the request names no number.
     tokenizer: str = ""  # "bytes" or a tokenizer file; a run brings its own.
     padded: bool = False  # The model's table is meant to have more ids than the tokenizer named.
     device: str = "auto"  # Where programs run: auto, ane or host.

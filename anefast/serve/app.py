@@ -59,7 +59,9 @@ class Service:
         try:
             self.worker.submit(job)
         except Full:
-            raise Refusal(503, f"[serve] {self.worker.waiting} requests wait already.") from None
+            raise Refusal(
+                503, f"[serve] the queue is full: {self.worker.waiting} requests are waiting."
+            ) from None
         told = Answer(wish, self.name, self.model.tokenizer)
         coming = self._coming(request, job, parts)
         if wish.stream:
@@ -109,7 +111,7 @@ class Service:
                     return
                 part = coming.result()
                 if isinstance(part, Full):
-                    raise Refusal(503, "[serve] the server ends.")
+                    raise Refusal(503, "[serve] the server is shutting down.")
                 if isinstance(part, Exception):
                     raise Refusal(500, f"[serve] the evaluation failed: {shown(part)}")
                 left -= part.finish is not None
@@ -171,7 +173,7 @@ async def body_of(request: Request) -> Any:
     except TimeoutError:
         raise Refusal(408, f"[serve] expected the body within {BODY_SECONDS:g} s.") from None
     except ClientDisconnect:
-        raise Refusal(499, "[serve] the client left.") from None
+        raise Refusal(499, "[serve] the client disconnected.") from None
     except ValueError as error:
         raise Refusal(400, f"[serve] the body is not JSON: {shown(error)}.") from None
 

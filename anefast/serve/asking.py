@@ -115,7 +115,7 @@ class Body:
                 continue
             if key not in NOTHING:
                 raise Refusal(
-                    400, f"[serve] {shown(repr(key), 60)} is no argument of this endpoint.", key
+                    400, f"[serve] {shown(repr(key), 60)} is not an argument of this endpoint.", key
                 )
             if not any(type(value) is type(idle) and value == idle for idle in NOTHING[key]):
                 if not (is_number(value) and value == 0 and 0 in NOTHING[key]):

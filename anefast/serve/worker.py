@@ -172,7 +172,7 @@ class Worker:
             fails()
             for job in left:
                 job.close()
-                job.deliver(Full("the server ends"))
+                job.deliver(Full("the server is shutting down"))
 
     def _admit(self) -> bool:
         """Waits for work, and takes in as much as there is room for. False: the thread ends."""

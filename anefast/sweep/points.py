@@ -96,7 +96,7 @@ def _axis(word: str, value: Any, file: Path) -> tuple[str, list[Any] | Span]:
         raise ConfigError(f"[sweep] unknown setting {shown(repr(word))} in {shown(file)}.{near}")
     if name in NOT_SWEPT:
         raise ConfigError(
-            f"[sweep] {name} in {shown(file)} is nothing that runs of a sweep differ in. "
+            f"[sweep] {name} in {shown(file)} must be the same in all runs of a sweep. "
             "Hint: leave it out; --out names the folder of all runs."
         )
     kind = keys()[name]
@@ -121,7 +121,7 @@ def _span(name: str, kind: Any, value: Mapping[str, Any], file: Path) -> Span:
     hint = f"Hint: {name} = {{from = 1e-4, to = 1e-2, log = true}}."
     if kind not in (int, float):
         raise ConfigError(
-            f"[sweep] {name} in {shown(file)} is no number, and only numbers have from and to. "
+            f"[sweep] {name} in {shown(file)} is not a number, and only numbers take from and to. "
             "Hint: give its values in brackets."
         )
     if not {"from", "to"} <= set(value):
@@ -130,12 +130,12 @@ def _span(name: str, kind: Any, value: Mapping[str, Any], file: Path) -> Span:
     log = value.get("log", False)
     if not isinstance(log, bool) or (log and kind is int):
         raise ConfigError(
-            f"[sweep] log of {name} in {shown(file)} is for true or false, and for numbers with "
-            f"a point. {hint}"
+            f"[sweep] expected log of {name} in {shown(file)} to be true or false, and true only "
+            f"for a setting that is not a whole number. {hint}"
         )
     if not low < high < math.inf or (log and low <= 0):
         raise ConfigError(
-            f"[sweep] expected {name} in {shown(file)} to go up from a number"
+            f"[sweep] expected {name} in {shown(file)} to rise from a number"
             f"{' above 0' if log else ''}, got {low:g} to {high:g}. {hint}"
         )
     return Span(low, high, log, kind is int)
@@ -153,15 +153,15 @@ def _combinations(axes: Mapping[str, list[Any] | Span], file: Path) -> list[Poin
     for name, values in axes.items():
         if isinstance(values, Span):
             raise ConfigError(
-                f"[sweep] {name} in {shown(file)} is a range, which has no end of combinations. "
-                "Hint: random = 20 draws so many runs."
+                f"[sweep] {name} in {shown(file)} is a range, which cannot be listed in full. "
+                "Hint: random = 20 draws 20 runs."
             )
         lists.append(values)
     count = math.prod(map(len, lists))
     if count > MOST_POINTS:
         raise ConfigError(
             f"[sweep] {shown(file)} has {count:,} combinations, expected {MOST_POINTS:,} at most. "
-            "Hint: random = 20 draws so many of them."
+            "Hint: random = 20 draws 20 of them."
         )
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*lists)]
 

@@ -272,15 +272,15 @@ def _columns(path: Path, form: Check, most: int, notes: list[str]) -> Columns:
                     first = first or f"line {number:,}: {shown(error)}"
             if found.rows > most:
                 notes.append(
-                    f"[run] {shown(path)} goes on, but the run has no more than {most:,} rows. "
-                    "The others are left out."
+                    f"[run] expected at most {most:,} rows in {shown(path)}, got more. The report "
+                    "ignores the rest."
                 )
                 break
     except FileError as error:
-        notes.append(f"{error} What follows row {found.rows:,} is left out.")
+        notes.append(f"{error} The report ignores everything after row {found.rows:,}.")
     if damaged:
-        rows = "a row is" if damaged == 1 else f"{damaged:,} rows are"
-        notes.append(f"[run] {rows} damaged in {shown(path)} and left out, {first}.")
+        rows = "a damaged row" if damaged == 1 else f"{damaged:,} damaged rows"
+        notes.append(f"[run] the report ignores {rows} in {shown(path)}, {first}.")
     return found
 
 

@@ -153,7 +153,7 @@ def read_rows(path: Path, say: Callable[[str], None] | None = None) -> list[Row]
             elif line.endswith(b"\n"):
                 left_out.append(number)
     if left_out and say is not None:
-        say(f"{shown(path)}: {spoken('line', left_out)} cannot be read and left out here")
+        say(f"{shown(path)}: {spoken('line', left_out)} cannot be read and will be ignored")
     return rows
 
 

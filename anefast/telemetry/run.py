@@ -130,7 +130,7 @@ class RunFolder:
         could not be written.
         """
         if self._files is None:
-            raise RuntimeError("[run] open_logs comes before log.")
+            raise RuntimeError("[run] expected open_logs to be called before log.")
         self.background.call(self._write, metrics, timings, more)
 
     def sync(self) -> None:

@@ -105,7 +105,7 @@ def _byte_level_bpe(values: Mapping[str, Any], tokens: Sequence[str], name: str)
             "Hint: name the model's tokenizer.json with --tokenizer."
         )
     if len(set(tokens)) != len(tokens):  # on which the library panics
-        raise TokenizerError(f"[tokenizer] expected each of {name}'s tokens once.")
+        raise TokenizerError(f"[tokenizer] expected different tokens in {name}, got one twice.")
     types = kinds(values, len(tokens), name)
     added = [
         {"id": i, "content": token, "special": kind == CONTROL, **AS_WRITTEN}
@@ -159,7 +159,7 @@ def _pairs_of_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
     pre = next((name for name, known in PRE.items() if _alike(parts, known)), None)
     if pre is None:
         raise TokenizerError(
-            f"[tokenizer] expected a way to part words that GGUF names ({', '.join(PRE)}), "
+            f"[tokenizer] expected a pre-tokenizer that GGUF has a name for ({', '.join(PRE)}), "
             f"{tokenizer.name} has another. Hint: --to hf keeps it as it is."
         )
     by_id, added = texts_of(description)
@@ -181,8 +181,8 @@ def _normalizer(tokenizer: BPETokenizer, description: dict[str, Any], pre: str) 
     found = [step[0] for step in plain_steps(description.get("normalizer"), "normalizers")]
     if found not in ([], ["NFC"]):
         raise TokenizerError(
-            f"[tokenizer] expected a tokenizer that takes texts as they are, {tokenizer.name} "
-            f"changes them first ({shown(', '.join(map(str, found)))}). "
+            f"[tokenizer] expected a tokenizer without a normalizer, or with NFC, {tokenizer.name} "
+            f"has {shown(', '.join(map(str, found)))}. "
             "Hint: --to hf keeps it as it is."
         )
     usual = _NORMALIZERS.get(pre)

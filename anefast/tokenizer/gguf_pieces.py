@@ -84,7 +84,7 @@ def _as_merges(
     types = [NORMAL if t == USER and SPACE in tokens[i] else t for i, t in enumerate(types)]
     vocab = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
     if len(vocab) != sum(kind != UNUSED for kind in types):
-        raise TokenizerError(f"[tokenizer] expected each of {name}'s tokens once.")
+        raise TokenizerError(f"[tokenizer] expected different tokens in {name}, got one twice.")
     if missing := [byte for byte in BYTES if byte not in vocab]:
         raise TokenizerError(
             f"[tokenizer] expected a token for each byte in {name}, it has none {missing[0]}. "
@@ -256,6 +256,6 @@ def plain_steps(step: Any, within: str) -> list[tuple[Any, ...]]:
 
 def _refused(tokenizer: Tokenizer, why: str) -> TokenizerError:
     return TokenizerError(
-        f"[tokenizer] expected merges that GGUF's scores can tell, {tokenizer.name} has others: "
+        f"[tokenizer] expected merges that GGUF's scores can express, {tokenizer.name} has others: "
         f"{why}. Hint: --to hf keeps it as it is."
     )

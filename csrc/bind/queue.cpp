@@ -70,8 +70,8 @@ class Queue : public Counted {
         finish();
         tell();
         if (reaped_ < asked)
-            throw std::runtime_error("[queue] expected sums of this process, got some that its parent queued before it "
-                                     "forked and has to itself. Hint: wait() first.");
+            throw std::runtime_error("[queue] expected sums that this process queued, got some that its parent queued "
+                                     "before the fork; only the parent has them. Hint: call wait() before you fork.");
     }
 
     uint64_t submitted() const { return submitted_; }

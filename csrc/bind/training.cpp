@@ -147,7 +147,8 @@ py::tuple head_loss_grad_flowing(const py::array &h, const py::array &norm, cons
     const Head head = head_of("head_loss_grad", h, norm, weight, epsilon, bias);
     if (head.batch * head.seq > HEAD_TOKENS)
         throw py::value_error("[head_loss_grad] expected at most " + std::to_string(HEAD_TOKENS) +
-                              " tokens for a gradient that flows, got " + std::to_string(head.batch * head.seq) + ".");
+                              " tokens for a gradient that is not stored, got " +
+                              std::to_string(head.batch * head.seq) + ".");
     return head_grad(head, targets, nll, dh, dnorm, dbias,
                      [&](const int32_t *t, float *n, uint16_t *d, float *dn, float *db) {
                          return head_loss_grad(head, t, scale, n, d, dn, db, dweight.head, fresh);

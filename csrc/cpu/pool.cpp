@@ -55,7 +55,7 @@ template <class Ready> bool spin_until(Ready ready) {
 
 // What ends a body that waited for another one, which had failed. Never the first exception.
 struct Abandoned : std::exception {
-    const char *what() const noexcept override { return "[pool] another share of the same work failed."; }
+    const char *what() const noexcept override { return "[pool] another thread failed at its part of the same work."; }
 };
 
 // The body that this thread is in: where it, or another share of the same work, says that it failed.

@@ -195,7 +195,7 @@ class Watched:
             port = next(iter(bad))
             where, stray = self._first(feeds, tolerance) or (f"output {port}", bad[port])
             log.warning(
-                "[check] %s: the first tensor that strays from the exact host is %s: %s. "
+                "[check] %s: the first tensor that differs from the exact host is %s: %s. "
                 "Hint: ANEFAST_DUMP=dir keeps the program for anefast replay.",
                 self._name, where, stray,
             )  # fmt: skip
