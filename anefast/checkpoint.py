@@ -86,7 +86,7 @@ def checkpoint_name(step: int, micro: int = 0) -> str:
 
 
 def rank_file(rank: int) -> str:
-    """Where a rank's own arrays are."""
+    """The file of a rank's own arrays."""
     return f"rank_{rank:03d}.safetensors" if rank else OPTIM
 
 
@@ -433,7 +433,7 @@ def load_adapter(folder: str | os.PathLike[str]) -> Adapter | None:
 
 
 def base_path(adapter: Adapter, folder: Path) -> str:
-    """Where the base of a run's adapter is. CheckpointError where it is there no more."""
+    """The path of an adapter's base model. CheckpointError if it is no longer there."""
     path = adapter.base.path
     if not path or not Path(path).exists():
         whose = shown(path) if path else "a model that was given to fit and has no name"

@@ -189,7 +189,7 @@ def named_by(origins: Mapping[str, str]) -> set[str]:
 
 
 def _of_weights(name: str) -> bool:
-    """Whether a setting is one that trained weights have already."""
+    """True if a setting is one that trained weights have already."""
     return name.startswith("model.") or name == "data.tokenizer"
 
 

@@ -53,7 +53,7 @@ class Flag(NamedTuple):
 
     @property
     def typed(self) -> str:
-        """As it is typed: --seq-len N, --fix, or FILE by position."""
+        """How the flag is typed: --seq-len N, --fix, or FILE by position."""
         word = self.word
         if self.placed:
             word = word.upper()

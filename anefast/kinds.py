@@ -207,7 +207,7 @@ _BY_STRUCTURE: tuple[Callable[[bytes, int], Kind | None], ...] = (
 
 
 def looks_like_text(head: bytes) -> bool:
-    """Whether `head` is ASCII or UTF-8 with nothing that text does not have."""
+    """True if `head` is ASCII or UTF-8 with nothing that text does not have."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -145,7 +145,7 @@ def open_run(
 
 
 def _brings_tokenizer(init: str) -> bool:
-    """Whether what a run begins from has a tokenizer of its own."""
+    """True if what a run begins from has a tokenizer of its own."""
     return bool(init) and (Path(init).is_dir() or open_source(Path(init)) is not None)
 
 

@@ -1,4 +1,4 @@
-"""How far a run is, as a checkpoint and the screen tell it."""
+"""The progress of a run, as a checkpoint and the screen show it."""
 
 from __future__ import annotations
 

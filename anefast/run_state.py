@@ -148,7 +148,7 @@ class RunState:
 
     @property
     def wants_saving(self) -> bool:
-        """Whether the last checkpoint is so long ago that another one should be made.
+        """True if the last checkpoint is so long ago that another one should be made.
 
         It is made between micro-steps, where no stale programs run, and changes nothing in the run.
         """

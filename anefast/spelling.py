@@ -120,7 +120,7 @@ CLOSE = 0.75  # of two names, by difflib: one letter of four may differ
 
 
 def _likeness(asked: str, key: str) -> float:
-    """How alike two names are, whole or by the part after the dot, from 0 to 1."""
+    """The similarity of two names, whole or by the part after the dot, from 0 to 1."""
     pairs = [(asked, key), (_tail(asked), _tail(key))]
     return max(SequenceMatcher(None, a, b).ratio() for a, b in pairs)
 

@@ -267,7 +267,7 @@ def _step(
 
 
 def _flows(config: TrainConfig, world: World) -> bool:
-    """Whether gradients are used where they are made: no rank and no meeting asks for them."""
+    """True if gradients are used where they are made: no rank and no meeting asks for them."""
     alone = world.size == 1 and config.dist.local_steps == 1
     return alone and config.optim.flows and record_of(config.optim).flows
 

@@ -225,7 +225,7 @@ class Trainer(RunState):
             self.save()
 
     def _leaves(self, stop: Stop) -> bool:
-        """Whether training ends before the next micro-step. Where ranks train together they decide
+        """True if training ends before the next micro-step. Where ranks train together they decide
         so together; what was asked for besides, a checkpoint, is done here."""
         if self.step.compiler.stale:
             return False
@@ -381,7 +381,7 @@ class Trainer(RunState):
 
     @property
     def done(self) -> bool:
-        """Whether the last update is made, or the last one that there was patience for."""
+        """True if the last update is made, or the last one that there was patience for."""
         p, config = self.progress, self.config
         return p.step >= config.steps or 0 < config.patience <= p.waited
 
@@ -520,7 +520,7 @@ class Trainer(RunState):
         return Canary(self.step.device, self.step.compiled, guard.canary_tolerance)
 
     def _is_due(self, step: int) -> bool:
-        """Whether the canary looks at this update: every so many, and at a session's first."""
+        """True if the canary looks at this update: every so many, and at a session's first."""
         assert self.canary is not None
         return self.canary.looked < 0 or step - self.canary.looked >= self.config.guard.canary_every
 

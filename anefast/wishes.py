@@ -288,7 +288,7 @@ def meet_tokenizer(
 
 
 def same_tokenizer(a: Tokenizer, b: Tokenizer) -> bool:
-    """Whether two tokenizers are the same: both would be saved as the same bytes."""
+    """True if two tokenizers are the same: both would be saved as the same bytes."""
     if a is b:
         return True
     if type(a) is not type(b) or a.vocab_size != b.vocab_size:

@@ -20,7 +20,7 @@ FLOOR, ATTEMPTS = 0.97, 3
 
 
 def seconds(run: Run, timer: Timer = time.perf_counter) -> float:
-    """Of one call. timer: `time.thread_time` counts CPU time, which no neighbour adds to."""
+    """Seconds of one call. timer: `time.thread_time` counts this thread's CPU time only."""
     start = timer()
     run()
     return timer() - start

@@ -41,7 +41,7 @@ class Published:
 
     @property
     def slow(self) -> bool:
-        """Whether a larger program of its table took less time: a governor lowers the clock where
+        """True if a larger program of its table took less time: a governor lowers the clock where
         the host leaves gaps (751K/Apple-Neural-Engine-Microarchitecture-Study-M6), as before the
         first rows of a table."""
         return any(
@@ -88,7 +88,7 @@ def predicted(row: Published) -> predictions.Row:
 
 
 def errors() -> dict[str, list[float]]:
-    """By chip, the absolute relative errors of all its rows."""
+    """The absolute relative errors of all rows, by chip."""
     found: dict[str, list[float]] = {}
     for row in published():
         found.setdefault(row.chip, []).append(abs(predicted(row).error))

@@ -97,7 +97,7 @@ class Machine:
         }
 
     def warming(self, step: int) -> float:
-        """How many times its warm time step `step` of a batch takes; the first is 1."""
+        """The time of step `step` of a batch, as a multiple of a warm step; the first is 1."""
         return 1 + self.cpu.cold.value * math.exp(-(step - 1) / self.cpu.warm_steps.value)
 
     def sweep(self, accumulation: int, steps: int) -> tuple[float, float, float]:

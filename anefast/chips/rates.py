@@ -18,7 +18,7 @@ from anefast.chips.behaviour import GUIDE, MADERIX, SEED, Chip, Figure, assumed
 
 @dataclass(frozen=True)
 class ChipRates:
-    """Of one chip. Effective, as seen by a whole program, not peaks of a data sheet."""
+    """Effective rates of one chip, as a whole program sees them, not the peaks of a data sheet."""
 
     dispatch_us: Figure  # per evaluation, whatever is in it
     product_us: Figure  # per convolution or matmul, whatever its size

@@ -1,4 +1,4 @@
-"""What sizes and seeds of every section are held to."""
+"""Limits of sizes and seeds, for every section."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class OptimConfig(Checked):
 
     @property
     def micro_batches(self) -> Ramp:
-        """How many micro-batches each update has."""
+        """The number of micro-batches of each update."""
         return Ramp.of(self.accumulation, self.ramp)
 
     @property

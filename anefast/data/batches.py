@@ -48,11 +48,11 @@ class TokenData:
 
     @property
     def amount(self) -> str:
-        """How much there is to train on, for a log."""
+        """The amount of training data, as text for a log."""
         return f"{len(self.train):,} tokens to train on"
 
     def matches(self, fingerprint: str) -> bool:
-        """Whether a run that recorded `fingerprint` was trained on these very tokens.
+        """True if a run that recorded `fingerprint` was trained on these very tokens.
 
         Runs of before recorded a sample of them: for those, as far as the sample tells.
         """
@@ -69,7 +69,7 @@ class TokenData:
         return np.array(sorted(found), np.int32)
 
     def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
-        """Training batches of B sequences of S tokens. DataError when the data is too short."""
+        """Training batches of B sequences of S tokens. DataError if the data is too short."""
         for name, stream, needed in (
             ("training", self.train, B * S + 1),
             ("validation", self.validation, S + 1),
@@ -98,7 +98,7 @@ class TokenData:
 
 
 class Batches:
-    """Which tokens a training step reads: a pure function of (seed, order, step).
+    """Chooses the tokens of each training step, as a pure function of (seed, order, step).
 
     sequential: window r is stream[r*S : r*S + S + 1], batch k has windows k*B .. k*B + B - 1, and
     after the last whole window the first comes again. shuffled: each epoch cuts the stream into
@@ -123,12 +123,12 @@ class Batches:
         return self._read([self.start(step * self.B + b) for b in range(self.B)])
 
     def start(self, window: int) -> int:
-        """Where in the stream the window-th sequence that was ever drawn begins."""
+        """The position in the stream at which sequence number `window` begins."""
         epoch, i = divmod(window, self.windows_per_epoch)
         return self._in_order(i) if self.order == "sequential" else int(self._epoch(epoch)[i])
 
     def _count(self) -> int:
-        """The windows of an epoch. DataError where there is none."""
+        """The number of windows of an epoch. DataError if there is none."""
         if len(self.stream) < self.S + 1:
             raise DataError(
                 f"at least {self.S + 1} tokens", f"got {len(self.stream)}", "give more text"
@@ -144,7 +144,7 @@ class Batches:
         return _windows(self.stream, starts, self.S)
 
     def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Where the windows of an epoch begin, in the order in which they are read."""
+        """The start positions of an epoch's windows, in the order in which they are read."""
         if epoch not in self._epochs:
             if len(self._epochs) > 1:  # a batch spans two epochs at most, unless the data is tiny
                 self._epochs.clear()
@@ -189,7 +189,7 @@ class ExampleData(TokenData):
         return f"{learnt:,} of {len(self.train):,} tokens are learnt, which tokens/s counts"
 
     def batches(self, B: int, S: int, seed: int = 0, order: Order = "shuffled") -> Batches:
-        """Training batches of B examples in S positions. DataError where none has room."""
+        """Training batches of B examples in S positions. DataError if no example fits."""
         train = self.train.pieces(S) if self.pieces else self.train
         found = ExampleBatches(train, B, S, seed, order)
         train.tell(S, self.description, len(found.rows))
@@ -209,7 +209,7 @@ class ExampleData(TokenData):
 
 
 class ExampleBatches(Batches):
-    """Batches of examples, each from its beginning: every epoch takes each once.
+    """Batches of examples, each read from its beginning. Every epoch reads each example once.
 
     A window is an example, and it starts at its number.
     """
@@ -242,7 +242,7 @@ class ExampleBatches(Batches):
 
 
 def _spread(rows: Sequence[int], most: int) -> Sequence[int]:
-    """At most `most` of the rows, evenly spread; all of them where that is 0."""
+    """At most `most` of the rows, evenly spread; all of them if it is 0."""
     return [rows[i * len(rows) // most] for i in range(most)] if 0 < most < len(rows) else rows
 
 

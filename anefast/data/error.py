@@ -8,7 +8,7 @@ from anefast.kinds import Kind
 
 
 class DataError(BadInput):
-    """Data that cannot be trained on. The message is one line and names the file."""
+    """The data cannot be used for training. The message is one line and names the file."""
 
     def __init__(self, expected: str, got: str, hint: str) -> None:
         super().__init__(f"[data] expected {expected}, {got}. Hint: {hint}.")

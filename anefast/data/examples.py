@@ -26,22 +26,22 @@ log = logging.getLogger("anefast")
 
 @dataclass(frozen=True)
 class Example:
-    """ids: from BOS, where there is one, to the end. learnt: which of them are to be predicted."""
+    """ids: from BOS, if there is one, to the end. learnt: True for each id that is a target."""
 
     ids: Sequence[int]
     learnt: Sequence[bool]
 
 
 def whole(text: str, tokenizer: Tokenizer) -> Example:
-    """A document as an example: all of it is learnt, its end included."""
+    """A document as an example: every id after the first is a target, EOS included."""
     ids = tokenizer.encode(text, bos=True, eos=True)
     return Example(ids, [False, *[True] * (len(ids) - 1)])
 
 
 class Examples(TokenStream):
-    """Examples end to end; as a stream it is all their ids.
+    """Examples end to end, which as a stream are all their ids.
 
-    learnt: of every id, whether it is to be predicted.
+    learnt: (len,) bool, True for each id that is a target.
     """
 
     def __init__(self, examples: Iterable[Example], dtype: Any) -> None:
@@ -61,7 +61,7 @@ class Examples(TokenStream):
 
     @property
     def all_learnt(self) -> bool:
-        """Whether every id but an example's first is to be predicted, as of documents."""
+        """True if all ids but the first of each example are targets, as with documents."""
         return int(self.learnt.sum()) == len(self.learnt) - self.count
 
     def question(self, row: int) -> list[int]:
@@ -75,7 +75,7 @@ class Examples(TokenStream):
         yield self.learnt
 
     def part_of(self, first: int, last: int) -> Examples:
-        """Examples first..last, not copied."""
+        """The examples first..last, not copied."""
         found = Examples([], np.uint32)
         begin, end = int(self._begin[first]), int(self._end[last - 1])
         found._begin, found._end = self._begin[first:last] - begin, self._end[first:last] - begin
@@ -96,7 +96,7 @@ class Examples(TokenStream):
         return found
 
     def fitting(self, S: int) -> npt.NDArray[np.int64]:
-        """Those with something to learn in S positions, by number."""
+        """The numbers of the examples that have a target within S positions."""
         # of a window of S + 1 ids, all but the first are predicted
         sums = np.concatenate([[0], np.cumsum(self.learnt)])
         first = np.minimum(self._begin + 1, self._end)

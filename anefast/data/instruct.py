@@ -29,7 +29,7 @@ ANSWERS = "assistant"
 
 
 def fields(file: File) -> set[str]:
-    """Which fields of an example a file's first row has: none where it is text."""
+    """The example fields that a file's first row has; none if the file is text."""
     if file.kind is not None:
         return set()
     reader, blocks = opened(file)
@@ -38,7 +38,7 @@ def fields(file: File) -> set[str]:
 
 
 def examples(file: File, tokenizer: Tokenizer) -> Iterator[Example]:
-    """The examples of a file. DataError names file, line and reason for a row that is none."""
+    """The examples of a file. DataError names file, line and reason if a row is not one."""
     reader, blocks = opened(file)
     if reader is None:
         raise DataError("rows of JSON", f"{file} is prose", "keep it in a folder of its own")
@@ -110,7 +110,7 @@ def _messages(found: Any, where: str, chat: Chat) -> list[dict[str, str]]:
 
 
 def _turns(turns: list[dict[str, str]], chat: Chat, where: str) -> Example:
-    """A chat as it is written, its assistant's turns learnt."""
+    """A chat as its template writes it; the assistant's turns are the targets."""
     whole, at = chat.write(turns, where), 0
     ids: list[int] = []
     learnt: list[bool] = []

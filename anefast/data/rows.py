@@ -91,7 +91,7 @@ def _array(name: str, blocks: Iterator[str]) -> Rows:
         return DataError("one JSON array", f"{name}, {why}", "mend it, or write JSON lines")
 
     def take() -> str:
-        """The next character that is no white space, "" at the end."""
+        """The next character that is not white space, "" at the end."""
         nonlocal text, at
         while True:
             at = _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches anything
@@ -135,7 +135,7 @@ def _array(name: str, blocks: Iterator[str]) -> Rows:
 
 
 def text_of(row: Any, where: str) -> str:
-    """The document that a row is. DataError where it is none."""
+    """The document in a row. DataError if it has none."""
     text = row.get(FIELD) if isinstance(row, dict) else row
     if not isinstance(text, str):
         fields = sorted(map(str, row)) if isinstance(row, dict) else []
@@ -152,7 +152,7 @@ def text_of(row: Any, where: str) -> str:
 
 
 def cleaned(text: str, where: str) -> str:
-    """A text of a row with \\n for line ends and no byte order marks. DataError: it is no text."""
+    """A row's text with \\n for line ends, without byte order marks. DataError if it is not text."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -182,12 +182,12 @@ def _is_row(line: str) -> bool:
 
 
 def _opens_array(start: str) -> bool:
-    """Whether a text begins like an array of objects, as no prose does."""
+    """True if a text begins like an array of objects, as no prose does."""
     return _OBJECT.match(start[1:].lstrip()) is not None
 
 
 def _refuse_table(name: str, suffix: str, start: str) -> None:
-    """DataError where a text is a table of a name that says so; a warning under another name."""
+    """DataError if a file with a table's name holds a table; under another name a warning."""
     lines = start[: 1 << 16].split("\n")
     lines = lines if len(start) <= 1 << 16 else lines[:-1]
     for mark in (_TABLES[suffix],) if suffix in _TABLES else ("\t", ","):

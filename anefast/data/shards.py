@@ -55,7 +55,7 @@ class Shard:
         return _name(self.ids.dtype)
 
     def check(self, part: npt.NDArray[Any], start: int) -> None:
-        """DataError where `part`, the ids from `start` on, has one that is not in range."""
+        """DataError if `part`, the ids from `start` on, has an id out of range."""
         low, high = int(part.min()), int(part.max())
         if low < 0 or high >= self.limit:
             at = int(((part < 0) | (part >= self.limit)).argmax())
@@ -71,7 +71,7 @@ class Shard:
 
 
 def is_shard(file: File) -> bool:
-    """Whether a file is to be read as token ids. DataError for other kinds that are no text."""
+    """True if a file is to be read as token ids. DataError for other kinds that are no text."""
     kind = file.kind
     if kind in (NUMPY, LLMC_SHARD):
         return True
@@ -81,7 +81,7 @@ def is_shard(file: File) -> bool:
 
 
 def open_shard(file: File, limit: int) -> Shard:
-    """The ids of a file, each to be below `limit`. DataError in one line where it has none."""
+    """The ids of a file, each below `limit`. DataError in one line if it has none."""
     if file.held is not None:
         raise DataError("text", f"{file} is a pipe of token ids", "write them to a .bin file")
     kind, (start, size) = file.kind, file.start
@@ -153,7 +153,7 @@ def _llmc(file: File, start: bytes, size: int) -> tuple[npt.NDArray[Any], str, i
 
 
 def _flat(file: File, size: int, limit: int) -> str:
-    """How the ids of a flat file lie, by samples of it. DataError where it is no way we read."""
+    """The type of a flat file's ids, judged by samples. DataError if no known type fits."""
     sample = _sample(file, size)
     for dtype in _WIDE:  # before uint16, which any bytes are where there are ids enough
         if size % np.dtype(dtype).itemsize == 0 and _fits(sample, dtype, limit):
@@ -181,7 +181,7 @@ def _sample(file: File, size: int) -> bytes:
 
 
 def _fits(sample: bytes, dtype: str, limit: int) -> bool:
-    """Whether all ids of a sample are in range when read so; of int32 a few marks may be below 0.
+    """True if all ids of a sample are in range when read so; of int32 a few marks may be below 0.
 
     Marks are -1, -100 and the like: `Shard.check` names the first of them.
     """
@@ -192,7 +192,7 @@ def _fits(sample: bytes, dtype: str, limit: int) -> bool:
 
 
 def _is_turned(sample: bytes) -> bool:
-    """Whether upper bytes of uint16 ids vary so much more than lower ones that they are the lower.
+    """True if upper bytes of uint16 ids vary so much more than lower ones that they are the lower.
 
     Frequent ids are small in every vocabulary, so that upper bytes repeat themselves.
     """

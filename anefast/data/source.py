@@ -1,4 +1,4 @@
-"""Which files a source names, and what of them trains and what validates.
+"""Finds the files of a source, and decides which of them train and which validate.
 
 A source is a file, a folder or a pipe. A folder is read whole, links to other folders included;
 a line names the files that are left out. Where its owner has split it (train.bin beside val.bin, or
@@ -196,7 +196,7 @@ def _read_at_all(folder: Path, paths: list[Path]) -> list[Path]:
 
 
 def _split(folder: Path, paths: list[Path]) -> Source:
-    """Training and validation as the folder's owner has parted them, or all of it in one."""
+    """Training and validation files as the folder's owner split them, or all in one part."""
     parted = _parted_by_folder(folder, paths) or _parted_by_name(paths)
     if parted is None:
         return Source([File(path) for path in paths])
@@ -227,7 +227,7 @@ def _parted_by_folder(folder: Path, paths: Iterable[Path]) -> dict[Path, str | N
 
 
 def _parted_by_name(paths: Iterable[Path]) -> dict[Path, str | None] | None:
-    """By a word in their names, where names are the same but for that word and numbers."""
+    """Splits by a word in the names, if they are equal except for that word and numbers."""
     roles: dict[Path, str | None] = {}
     rests: dict[tuple[object, ...], set[str | None]] = {}
     for path in paths:
@@ -268,7 +268,7 @@ def _say_left_out(folder: Path, why: str, paths: list[Path]) -> None:
 
 
 def one_of(files: Iterable[File], test: Callable[[File], bool]) -> bool:
-    """Whether `test` holds for all files. DataError naming two where it does for some of them."""
+    """True if `test` holds for all files. DataError, naming two, if it holds for some only."""
     parts: dict[bool, File] = {}
     for file in files:
         parts.setdefault(test(file), file)

@@ -56,7 +56,7 @@ class TokenStream:
                 yield array[start : start + BLOCK]
 
     def told(self) -> Iterator[npt.NDArray[Any]]:
-        """The parts of a fingerprint."""
+        """The arrays that a fingerprint hashes."""
         return self.blocks()
 
 
@@ -131,7 +131,7 @@ class Fingerprint:
         self._digest.update(np.ascontiguousarray(ids, "<u4").data)
 
     def of(self, training: int, validation: int) -> str:
-        """Ends it: how many of the ids train, and how many behind them validate."""
+        """The digest. training, validation: the number of ids of each part."""
         self._digest.update(f";{training};{validation}".encode())
         return self._digest.hexdigest()
 

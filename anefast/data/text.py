@@ -46,7 +46,7 @@ _UNMARKED = (  # where zeros lie among four bytes of ASCII characters
 
 
 def documents(file: File, collapse_spaces: bool = False) -> Iterator[Piece]:
-    """The documents of a text file. DataError in one line where it is no text."""
+    """The documents of a text file. DataError in one line if it is not text."""
     kind = file.kind
     if kind is not None and not kind.text:
         raise refused(file.path, kind)
@@ -137,7 +137,7 @@ def _blocks(file: File) -> Iterator[str]:
 
 
 def _codec(file: File, start: bytes) -> tuple[str, int]:
-    """How a text is encoded by the mark at its start, and the mark's length."""
+    """The encoding that the byte order mark at a text's start names, and the mark's length."""
     for mark, codec in _MARKS:
         if start.startswith(mark):
             return codec, len(mark)
@@ -171,7 +171,7 @@ def _undecoded(file: File, codec: str, error: UnicodeDecodeError, before: int) -
 
 
 def _is_latin(content: bytes) -> bool:
-    """Whether most bytes above ASCII stand alone among ASCII, as accented letters do."""
+    """True if most bytes above ASCII stand alone among ASCII, as accented letters do."""
     runs = re.findall(rb"[\x80-\xff]+", content)
     return len(content) > 4 and sum(len(run) == 1 for run in runs) * 4 >= len(runs) * 3
 
@@ -186,7 +186,7 @@ def _zero(file: File, codec: str, raw: bytes, at: int) -> DataError:
 
 
 def _start_of_mark(text: str) -> int:
-    """How many characters at the end of `text` may be the start of <|endoftext|>."""
+    """The number of characters at the end of `text` that may begin <|endoftext|>."""
     longest = min(len(text), len(END_OF_TEXT) - 1)
     if END_OF_TEXT[0] not in text[-longest:]:
         return 0

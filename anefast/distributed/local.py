@@ -79,7 +79,7 @@ class Local(Together):
         ]
 
     def due(self, step: int, every: int) -> bool:
-        """At the first meeting since a multiple of `every`."""
+        """True at the first meeting since a multiple of `every`."""
         return self._met and step // every > (step - self._length) // every
 
     def begin(self, share: int) -> None:

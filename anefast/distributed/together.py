@@ -48,12 +48,12 @@ class Together:
 
     @property
     def alone(self) -> bool:
-        """Whether there is nobody to train together with."""
+        """True if there is nobody to train together with."""
         return self.world.size == 1
 
     @property
     def apart(self) -> bool:
-        """Whether no rank has by itself what a checkpoint holds."""
+        """True if no rank has by itself what a checkpoint holds."""
         return self.shares is not None
 
     def about(self) -> list[str]:
@@ -68,7 +68,7 @@ class Together:
         ]
 
     def due(self, step: int, every: int) -> bool:
-        """Whether what is done every so many updates is done after update `step`."""
+        """True if what is done every so many updates is done after update `step`."""
         return step % every == 0
 
     def begin(self, share: int) -> None:

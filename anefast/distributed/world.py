@@ -59,7 +59,7 @@ class World:
         return cursor + own * self.size + self.rank + share
 
     def ends_share(self, micro: int, accumulation: int) -> bool:
-        """Whether `micro` micro-steps end a share, and another one of this process follows."""
+        """True if `micro` micro-steps end a share, and another one of this process follows."""
         return micro % accumulation == 0 and micro < self.shares * accumulation
 
     def bank(self, grads: Floats, losses: Losses) -> None:

@@ -117,7 +117,7 @@ POINTS = {  # of tables that are not published whole
 
 
 def tables(subject: Subject) -> Found:
-    """Which table a curve is of: none, exact samples, or another whose errors are as published."""
+    """The kind of table that gives a curve: none, exact samples, or one with published errors."""
     kinds = {name: table_of(subject, name) for name in CURVES}
     if len(set(kinds.values())) > 1:
         raise Wrong("; ".join(f"{name} has tables={kind}" for name, kind in kinds.items()))

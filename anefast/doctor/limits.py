@@ -1,4 +1,4 @@
-"""How far a device goes: the longest axis, the longest sum, the deepest program, the most ports.
+"""The limits of a device: the longest axis, the longest sum, the deepest program, the most ports.
 
 Each limit is found by halving what is left between a size that was taken and one that was not. What
 the answers speak for is said in the switches of `--chip` (chips/behaviour.py), so that a file of
@@ -45,7 +45,7 @@ def most(subject: Subject, takes: Takes, low: int, high: int, step: int = 1) -> 
 
 
 def compiles(subject: Subject, text: str, blobs: Blobs | None = None) -> bool:
-    """Whether the device takes this text."""
+    """True if the device takes this text."""
     try:
         subject.raw.compile(text, blobs or {}).unload()
     except REFUSALS:
@@ -54,7 +54,7 @@ def compiles(subject: Subject, text: str, blobs: Blobs | None = None) -> bool:
 
 
 def doubled(subject: Subject, shape: tuple[int, ...]) -> bool:
-    """Whether a value of this shape, added to itself, is taken."""
+    """True if the device takes a program that adds a value of this shape to itself."""
 
     def lines(of: Dialect) -> list[str]:
         return [f"{of.type('fp16', shape)} z = add(x = a0, y = a0)[name = {of.string('z')}];"]
@@ -63,7 +63,7 @@ def doubled(subject: Subject, shape: tuple[int, ...]) -> bool:
 
 
 def summed(subject: Subject, terms: int) -> bool:
-    """Whether a convolution that sums so many terms is taken."""
+    """True if the device takes a convolution whose sums have this many terms."""
     x = ir.input("a0_x", (1, terms, 1, 32))
     y = ir.conv(x, ir.parameter("w", (32, terms, 1, 1)))
     program = ir.Program.cut("doctor", [("a0_x", x)], [("z0_y", y)])
@@ -185,7 +185,7 @@ def affine(subject: Subject) -> str:
 
 
 def deep(products: int) -> Callable[[Subject], Found]:
-    """So many convolutions in a row, in one program."""
+    """A probe of one program with this many convolutions, one after the other."""
 
     def run(subject: Subject) -> Found:
         x = ir.input("a0_x", SHAPE)

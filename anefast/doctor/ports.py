@@ -32,7 +32,7 @@ def several(subject: Subject) -> Found:
 
 
 def mixed(surfaces: str) -> Callable[[Subject], Found]:
-    """As many ports as a layer has, of its sizes, in surfaces of one size or each of its own."""
+    """A probe with the ports of a layer, in surfaces of one size or each of its own size."""
 
     def run(subject: Subject) -> Found:
         (inputs, outputs), _ = MANY["mixed"]
@@ -84,12 +84,12 @@ def beside(way: str) -> Callable[[Subject], Found]:
 
 
 def sides(shapes: Sequence[Shape], count: int) -> list[Shape]:
-    """So many shapes in their order, each of them about as often."""
+    """`count` shapes from `shapes`, in their order, each about equally often."""
     return sorted((shapes[i % len(shapes)] for i in range(count)), key=shapes.index)
 
 
 def factor(i: int) -> float:
-    """A factor that tells a value from its neighbours."""
+    """A factor that differs from those of neighbouring ports."""
     return 1 + (i % 64) / 32
 
 

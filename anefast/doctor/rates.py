@@ -1,5 +1,5 @@
-"""How fast this device is, in the words of the time model, so that plans for it can be weighed on
-another machine: `anefast plan --chip doctor.json`."""
+"""Measures the rates of the time model on this device, so that another machine can compare plans
+for it: `anefast plan --chip doctor.json`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rates(subject: Subject) -> Found:
 
 
 def converted(r: Rates) -> dict[str, float]:
-    """Those rates that the time model of a chip has, too (fuse/timing.py)."""
+    """The rates that the time model of a chip also has (fuse/timing.py)."""
     return {
         "dispatch_us": 1e6 * r.dispatch,
         "tflops": 1e-12 * r.flops,

@@ -59,7 +59,7 @@ class Result:
         return self.status == "passed"
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as plain values for JSON."""
         out = asdict(self)
         numbers = [n if n["published"] else {**n, "published": None} for n in out["numbers"]]
         return {**out, "numbers": numbers, "facts": {k: list(v) for k, v in self.facts.items()}}

@@ -1,4 +1,4 @@
-"""How this device adds products, asked with sums whose results tell: what the study of an M6 asked.
+"""Measures how this device adds products, with sums whose results show it, as a study of an M6 did.
 
 One matmul has every question on its diagonal: row i of one operand by column i of the other. The
 answers set switches of `--chip` (chips/behaviour.py), so a chip that nobody has measured can be

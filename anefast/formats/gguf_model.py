@@ -181,7 +181,7 @@ def _padded(pairs: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def _divisors(config: ModelConfig) -> Array:
-    """By what each rotary frequency is divided, fp32 [D / 2]."""
+    """The divisor of each rotary frequency, fp32 [D / 2]."""
     plain = rope_frequencies(config.replace(rope_scaling=""))
     divisors: Array = (plain / rope_frequencies(config)).astype(np.float32)
     return divisors

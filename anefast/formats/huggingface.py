@@ -41,7 +41,7 @@ class HuggingFaceError(files.FileError):
 
 
 def is_folder(path: Path) -> bool:
-    """Whether this looks like a Hugging Face folder: it has a config.json."""
+    """True if this looks like a Hugging Face folder: it has a config.json."""
     return path.is_dir() and (path / CONFIG).is_file()
 
 

@@ -62,7 +62,7 @@ class AdapterSource:
 
     @property
     def rank(self) -> int:
-        """Of the widest layer."""
+        """The largest rank of any layer."""
         return max(module.a.shape[0] for module in self.modules.values())
 
     def load(self, config: ModelConfig, places: Places | None = None) -> Adapter:
@@ -187,7 +187,7 @@ def widened(pair: Pair, rank: int) -> Pair:
 
 
 def places_of(config: ModelConfig) -> Places:
-    """Where Hugging Face's folders have a model's parameters. ValueError where they have none."""
+    """The places of a model's parameters in Hugging Face folders. ValueError if there are none."""
     family = family_of(config)
     if family.hugging_face is None:
         raise BadInput(

@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.uint8]
 
 
 class Kind(NamedTuple):
-    """How a type lies in a file: so many numbers in so many bytes."""
+    """The block layout of a type in a file: how many numbers are in how many bytes."""
 
     name: str
     numbers: int

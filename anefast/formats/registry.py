@@ -1,4 +1,4 @@
-"""Which formats of others there are: one line each. The first that recognises a path opens it."""
+"""The formats of other programs, one line each. The first that recognises a path opens it."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Cost:
 
     @cached_property
     def busy(self) -> float:
-        """Of the step: the engine computes or moves values. Dispatches and copies are the CPU's."""
+        """Seconds of a step in which the engine works: without dispatches and the CPU's copies."""
         apart = sum(
             self.rates.dispatch + p.copied_bytes / self.rates.copied_bytes
             for p in self.count.programs
@@ -113,7 +113,7 @@ class Cost:
 
     @property
     def tail(self) -> float:
-        """Of the step: the wait for weight gradients when the last program is done."""
+        """Seconds of a step that wait for weight gradients after the last program."""
         return self.step - self.head - self.device("forward") - self.device("backward")
 
     @cached_property

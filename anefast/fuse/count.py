@@ -60,7 +60,7 @@ class ProgramCount:
 
     @cached_property
     def flops(self) -> int:
-        """Of all products."""
+        """Floating-point operations of all products."""
         return sum(p.flops for p in self.products)
 
     @property
@@ -107,12 +107,12 @@ class StepCount:
 
     @property
     def weight_grad_flops(self) -> int:
-        """Of all weight gradients, per micro-step."""
+        """Floating-point operations of all weight gradients, per micro-step."""
         return sum(self.grad_flops)
 
     @property
     def evaluations(self) -> int:
-        """Of programs, per micro-step."""
+        """Evaluations of programs per micro-step."""
         return len(self.programs)
 
     @cached_property
@@ -149,7 +149,7 @@ class StepCount:
 
     @cached_property
     def flops(self) -> int:
-        """Of the device programs, per micro-step."""
+        """Floating-point operations of the device programs, per micro-step."""
         return sum(p.flops for p in self.programs)
 
     @property
@@ -385,5 +385,5 @@ def names_of(port: Port) -> str:
 
 
 def nbytes(t: Tensor) -> int:
-    """Of a value as the device has it, packed fp16."""
+    """Bytes of a value on the device, packed fp16."""
     return HALF * t.size

@@ -85,7 +85,7 @@ class Target:
 
     @property
     def doubts_ports(self) -> bool:
-        """Whether a program with several ports of several sizes may fail here, as far as is known.
+        """True if a program with several ports of several sizes may fail here, as far as is known.
         It is public evidence that says so of every chip; doctor says otherwise of a device."""
         return self is not HOST and "mixed" not in self.seen
 

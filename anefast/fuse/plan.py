@@ -177,12 +177,12 @@ def find_plan(spec: str) -> Plan:
 
 
 def is_auto(spec: str) -> bool:
-    """Whether a spec asks for the fastest plan rather than for one; words may follow `auto`."""
+    """True if a spec asks for the fastest plan rather than for one; words may follow `auto`."""
     return spec.split(",")[0] == AUTO
 
 
 def is_async(spec: str) -> bool:
-    """Whether a spec, `auto` or not, compiles behind the training."""
+    """True if a spec, `auto` or not, compiles behind the training."""
     modes = [w for w in spec.split(",") if w in ("sync", "async")]
     return modes[-1:] == ["async"]
 

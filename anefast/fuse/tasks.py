@@ -24,7 +24,7 @@ TASK_BYTES = 1 << 20  # of weights, for each task of a product with constant wei
 
 
 class Tasks(NamedTuple):
-    """From so many to so many."""
+    """An estimated number of tasks, as a range."""
 
     least: int
     most: int
@@ -56,7 +56,7 @@ FUSED_BEHIND = ("relu", "gelu", "silu")  # products, beside a scalar factor and 
 
 
 def per_layer(count: StepCount, chip: Chip) -> dict[str, Tasks]:
-    """By direction, tasks of all its programs, divided by the layers."""
+    """The tasks of all programs of a direction, divided by the number of layers."""
     found: dict[str, Tasks] = {}
     for direction in ("forward", "backward"):
         every = [of_program(p, chip) for p in count.programs if p.direction == direction]
@@ -138,12 +138,12 @@ def of_binary(t: Tensor) -> Tasks:
 
 
 def held(x: Tensor) -> bool:
-    """Whether a value comes out of the weight file."""
+    """True if a value comes out of the weight file."""
     return x.op == "constant" or baked(x) is not None
 
 
 def is_scalar(t: Tensor) -> bool:
-    """Whether one of two operands is a number in the text."""
+    """True if one of two operands is a number in the text."""
     return any(x.op == "constant" and x.size == 1 for x in t.inputs)
 
 
@@ -152,7 +152,7 @@ def is_scale(t: Tensor) -> bool:
 
 
 def is_bias(t: Tensor) -> bool:
-    """Whether a number is added for each channel, out of the weight file."""
+    """True if a number is added for each channel, out of the weight file."""
     return t.op == "add" and any(held(x) and x.size == t.shape[1] for x in t.inputs)
 
 

@@ -52,7 +52,7 @@ class Const:
 
 @dataclass(frozen=True)
 class Mil:
-    """How an op is spelled: argument names of its inputs, and its constants.
+    """An op's form in MIL: argument names of its inputs, and its constants.
 
     `variadic`: all inputs go into the one tuple argument, as concat's values=(a, b). `commutes`:
     its two inputs may change places.

@@ -158,7 +158,7 @@ def constant(value: npt.ArrayLike, name: str | None = None) -> Tensor:
 
 
 def is_frozen(array: npt.NDArray[Any]) -> bool:
-    """Whether an array and all that it is a view of are read-only arrays."""
+    """True if an array and all that it is a view of are read-only arrays."""
     while isinstance(array, np.ndarray) and not array.flags.writeable:
         if array.base is None:
             return True

@@ -159,7 +159,7 @@ def _kind(value: Value) -> str:
 
 
 def _against(x: Value, y: Value) -> str:
-    """How the axes of two operands compare: = < > each."""
+    """The comparison of two operands' axes: =, < or > for each axis."""
     if len(x.shape) != len(y.shape) or "scalar" in (_kind(x), _kind(y)):
         return ""
     return "".join("=" if a == b else "<" if a < b else ">"

@@ -108,7 +108,7 @@ WHOLE = {
 
 
 def places(config: ModelConfig, style: Style, hugging_face: bool, split: bool) -> dict[str, Place]:
-    """Where every parameter is in a Hugging Face folder, else in a GGUF file.
+    """The place of every parameter in a Hugging Face folder, or else in a GGUF file.
 
     split: rows of queries and keys are in half-split order there.
     """

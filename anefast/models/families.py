@@ -1,4 +1,4 @@
-"""Which families there are: one line each."""
+"""The model families, one line each."""
 
 from __future__ import annotations
 

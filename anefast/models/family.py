@@ -46,5 +46,5 @@ class Family:
 
     @property
     def rotary(self) -> bool:
-        """Whether attention rotates queries and keys."""
+        """True if attention rotates queries and keys."""
         return not self.positions

@@ -91,7 +91,7 @@ def padded(rank: int) -> int:
 
 
 def is_pair(parameter: str) -> bool:
-    """Whether a parameter is an A or a B."""
+    """True if a parameter is an A or a B."""
     return parameter.endswith((A, B))
 
 
@@ -162,5 +162,5 @@ def on_device(gradient: ir.Tensor, name: str) -> ir.Tensor:
 
 
 def is_gradient(value: ir.Tensor) -> bool:
-    """Whether a device value is the gradient of an A or a B."""
+    """True if a device value is the gradient of an A or a B."""
     return value.op == "matmul" and str(value.name).startswith(GRAD)

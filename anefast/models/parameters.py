@@ -27,7 +27,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def count_params(config: ModelConfig) -> int:
-    """How many numbers the model has (vocab_size must be known)."""
+    """The number of the model's weights (vocab_size must be known)."""
     return sum(math.prod(shape) for shape in shapes(config).values())
 
 

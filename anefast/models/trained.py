@@ -18,7 +18,7 @@ Trained = frozenset[str] | None  # names; None: every parameter
 
 
 def trains(trained: Trained, name: str) -> bool:
-    """Whether this parameter changes.
+    """True if this parameter changes.
 
     >>> trains(None, "norm"), trains(frozenset({"output"}), "norm")
     (True, False)

@@ -107,7 +107,7 @@ def peeked(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
 
 
 def held(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Those that are in memory."""
+    """The arrays that are in memory."""
     if not isinstance(arrays, Weights):
         return dict(arrays)
     entries = ((name, arrays._entry(name)) for name in arrays)
@@ -115,7 +115,7 @@ def held(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def shapes_in(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    """Of each, whether it was read or not."""
+    """The shape of each array, read from its file or not."""
     if not isinstance(arrays, Weights):
         return {name: array.shape for name, array in arrays.items()}
     return {name: arrays._entry(name).shape for name in arrays}

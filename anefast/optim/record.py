@@ -96,12 +96,12 @@ class Record:
     whole: frozenset[str] = frozenset()
 
     def splits(self, config: OptimConfig, name: str, shape: Shape) -> bool:
-        """Whether parts of such a tensor may be updated in several places, to the same bytes."""
+        """True if parts of such a tensor may be updated in several places, to the same bytes."""
         return self.whole.isdisjoint(self.states(config, name, shape))
 
     @property
     def flows(self) -> bool:
-        """Whether its gradients may be made where the update uses them, a panel at a time."""
+        """True if its gradients may be made where the update uses them, a panel at a time."""
         return self.rule is not None
 
 

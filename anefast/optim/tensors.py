@@ -15,7 +15,7 @@ EXAMPLE = '"*.norm:decay=0; tok_embeddings:lr=0.5x"'
 
 @dataclass(frozen=True)
 class Rule:
-    """Of tensors whose name fits `pattern`: None leaves a setting as it is for all."""
+    """Rate and decay of tensors whose names match `pattern`. None keeps the common value."""
 
     pattern: str
     rate: float | None = None  # times the run's

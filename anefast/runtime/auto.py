@@ -1,4 +1,4 @@
-"""From a plan's spec to a plan, where the model and the device are known.
+"""Turns a plan's spec into a plan, once the model and the device are known.
 
 `auto` needs both, so it is resolved here and nowhere earlier. What it becomes is an ordinary spec:
 that is what a run records and what a resumed run goes on with.

@@ -38,7 +38,7 @@ class Run:
 
     @property
     def positions(self) -> slice:
-        """Of its tokens in their text."""
+        """The positions of its tokens in their text."""
         return slice(self.begin, self.begin + len(self.tokens))
 
     def split(self, count: int) -> tuple[Run, Run]:

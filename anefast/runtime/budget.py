@@ -1,4 +1,4 @@
-"""How many programs this process has compiled, against how many it is meant to.
+"""Counts the programs that this process has compiled, against its budget.
 
 Some systems were seen to fail, at first silently, after about 119 compiles in one process; others
 took hundreds without complaint. So the number is a guard, not a law: what to do about it is the
@@ -56,7 +56,7 @@ class CompileBudget:
             self.limit, self._warn, self._warned = before
 
     def holds(self, compiles: int) -> bool:
-        """Whether so many more stay within the limit."""
+        """True if so many more stay within the limit."""
         return self.used + compiles <= self.limit
 
     def __repr__(self) -> str:

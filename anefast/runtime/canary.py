@@ -31,7 +31,7 @@ class WrongValues(AnefastError, RuntimeError):
 
 
 class Canary:
-    """Of the programs of one sequence. `looked` is the update it last looked at, -1 before any."""
+    """Checks the programs of one graph. `looked`: the update it checked last, -1 before any."""
 
     def __init__(self, device: Device, compiled: CompiledGraph, tolerance: float) -> None:
         self._device, self._compiled, self._tolerance = device, compiled, tolerance
@@ -39,7 +39,7 @@ class Canary:
         self.looked = -1
 
     def look(self, params: Params, update: int) -> None:
-        """At what the last micro-step left in the surfaces. Call it while nothing writes them.
+        """Checks what the last micro-step left in the surfaces. Call it while nothing writes them.
 
         params: those that the programs were compiled with. Raises WrongValues.
         """
@@ -57,7 +57,7 @@ class Canary:
         self.looked = update
 
     def _overflows(self) -> bool:
-        """Whether a surface holds an inf or a NaN, as one micro-step in many may."""
+        """True if a surface holds an inf or a NaN, as one micro-step in many may."""
         around = {s: None for b in self._compiled.bound for s in (*b.inputs, *b.outputs)}
         for surface in around:
             with surface.read() as data:

@@ -124,21 +124,21 @@ class CompileService:
         return sum(k.baked for k in self.kernels)
 
     def affords(self, updates: int = 1) -> bool:
-        """Whether this process may compile for so many more updates."""
+        """True if this process may compile for so many more updates."""
         promised = len(self._pending.kernels) if self._pending else 0  # perhaps made already
         needed = promised + updates * self.per_update
         return needed == 0 or self.budget.holds(needed)
 
     @property
     def stale(self) -> bool:
-        """Whether the next micro-step would run on the weights before the last update."""
+        """True if the next micro-step would run on the weights before the last update."""
         if self._pending is None or self.swap_at is None:
             return self._pending is not None and not self._pending.future.done()
         return self._micro_steps < self.swap_at
 
     @property
     def settled(self) -> bool:
-        """Whether the last micro-step ran on the programs of the newest weights."""
+        """True if the last micro-step ran on the programs of the newest weights."""
         return self._pending is None
 
     def needs(self) -> int:

@@ -138,7 +138,7 @@ class Device:
 
     @property
     def takes_parts(self) -> bool:
-        """Whether an evaluation of some columns costs less than one of all of them."""
+        """True if an evaluation of some columns costs less than one of all of them."""
         return self._native.takes_parts
 
     @property

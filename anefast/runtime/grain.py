@@ -29,7 +29,7 @@ Halves = npt.NDArray[np.float16]
 
 
 class Lost(NamedTuple):
-    """Of one product dx = W^T dy. Shares are of products whose factors are not 0."""
+    """What one product dx = W^T dy loses. Shares count products of factors that are not 0."""
 
     dropped: float  # share of its terms
     error: float  # of dx by rounding, relative to its size; 1: nothing is left
@@ -57,20 +57,21 @@ class Grain:
         return found
 
     def starved(self, params: Params) -> bool:
-        """Whether a larger loss scale is wanted."""
+        """True if a larger loss scale is wanted."""
         return starved(self.look(params))
 
 
 def starved(products: dict[str, Lost]) -> bool:
-    """Whether a quarter of the products lose more than STARVED: those of scores lose first, and
+    """True if a quarter of the products lose more than STARVED: those of scores lose first, and
     are as many."""
     errors = sorted(of.error for of in products.values())
     return bool(errors) and errors[len(errors) * 3 // 4] > STARVED
 
 
 def sampled(array: Any) -> Halves:
-    """At most SAMPLE elements, as fp16. What lies beside each other in a tensor is alike, so the
-    stride is odd."""
+    """At most SAMPLE elements, as fp16. Neighbours in a tensor are similar, so the stride is
+    odd.
+    """
     flat = array.reshape(-1)
     stride = -(-flat.size // SAMPLE) | 1
     with np.errstate(over="ignore"):
@@ -79,7 +80,7 @@ def sampled(array: Any) -> Halves:
 
 
 def lost(dy: Halves, weight: Halves) -> Lost:
-    """By the exponents of both, and by rounding errors that are uniform and independent."""
+    """The loss of W^T dy, estimated from exponents, and from uniform, independent rounding."""
     of_dy, of_weight = exponents(dy), exponents(weight)
     together = np.convolve(of_dy, of_weight)
     total, zero = float(together.sum()), float(np.mean(dy == 0))
@@ -93,7 +94,7 @@ def lost(dy: Halves, weight: Halves) -> Lost:
 
 
 def exponents(h: Halves) -> npt.NDArray[np.int64]:
-    """How many elements other than 0 have each exponent, from SUBNORMAL to 16."""
+    """Counts of elements other than 0 by their exponent, from SUBNORMAL to 16."""
     bits = h[h != 0].view(np.uint16)
     field = np.maximum((bits >> 10) & 31, 1).astype(np.int64)
     return np.bincount(field - 1, minlength=31)

@@ -116,7 +116,7 @@ class Inference:
 
     @property
     def wide(self) -> bool:
-        """Whether unread columns cost nothing, and others do."""
+        """True if unread columns cost nothing, and others do."""
         return self.device.takes_parts and self.plan.forward == "all"
 
     @property
@@ -127,7 +127,7 @@ class Inference:
 
     @property
     def cache_bytes(self) -> int:
-        """Of keys and values of the positions that are cached."""
+        """Bytes of the keys and values of all cached positions."""
         kv = self.config.n_kv_heads * self.config.head_dim
         return 2 * 2 * self.config.n_layers * kv * len(self._prefixes)
 

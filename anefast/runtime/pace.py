@@ -1,4 +1,4 @@
-"""Whether a device has become slower than it was.
+"""Detects that a device has become slower than it was.
 
 Direct evaluations were seen to slow down after some 100,000 in one process, on an M3 Ultra, and to
 recover when the programs were compiled again (ncdrone/rustane). What is watched is the time of the
@@ -16,7 +16,7 @@ ENOUGH = 50_000  # evaluations of this process before which no slow-down is this
 
 
 class Pace:
-    """Of one training step. `add` for each micro-step, `look` after each update."""
+    """Watches the speed of one training step. Call `add` per micro-step, `look` per update."""
 
     def __init__(self) -> None:
         self._least = float("inf")  # seconds, of the update under way

@@ -1,4 +1,4 @@
-"""Which column of a key-value cache is of which token, for several texts in one cache.
+"""Maps the columns of a key-value cache to tokens, for several texts in one cache.
 
 A column is a node of a tree: a token, behind the column of the token before it. So texts that begin
 alike share the columns of what they share. A column's number is larger than that of the column it

@@ -207,7 +207,7 @@ class TrainingStep:
             self.lora.unscale({name: self.grads[name] for name in names})
 
     def starved(self) -> bool:
-        """Whether the device's products lost so much of the last micro-step's gradients that a
+        """True if the device's products lost so much of the last micro-step's gradients that a
         larger loss scale is wanted. Never where their arithmetic is not known to be fixed point."""
         return self.grain is not None and self.grain.starved(self.params)
 

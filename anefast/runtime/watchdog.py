@@ -161,7 +161,7 @@ def rescued_by(rescue: Callable[[], str]) -> None:
 
 
 def stuck() -> bool:
-    """Whether this process has a thread that cannot be ended."""
+    """True if this process has a thread that cannot be ended."""
     return bool(_found)
 
 

@@ -30,7 +30,7 @@ class Answer:
 
     @property
     def done(self) -> bool:
-        """Whether every text has its end."""
+        """True if every text has its end."""
         return None not in self._finish
 
     def begin(self) -> list[JSON]:

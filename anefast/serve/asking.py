@@ -48,7 +48,7 @@ class Refusal(AnefastError):
         self.status, self.param, self.code = status, param, code
 
     def body(self) -> dict[str, Any]:
-        """As OpenAI's libraries read it."""
+        """The error as OpenAI's libraries read it."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         told = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": told}

@@ -59,7 +59,7 @@ class Job:
 
     @property
     def under_way(self) -> list[int]:
-        """Which of its texts go on."""
+        """The indices of its texts that are not finished."""
         return [i for i in range(len(self.texts)) if i not in self._over]
 
     def take(self, index: int, tokens: list[int]) -> None:
@@ -93,7 +93,7 @@ class Job:
 
 
 class Full(Exception):
-    """As many requests wait as may."""
+    """The queue is full: no further request may wait."""
 
 
 class Worker:

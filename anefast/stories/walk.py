@@ -198,7 +198,7 @@ def _alternative(template: str) -> Alternative:
 
 
 def _check_prefix_free(begins: Sequence[str], name: str) -> None:
-    """In sorted order, a text that begins another begins its neighbour."""
+    """ValueError if one text begins another: in sorted order it then begins its neighbour."""
     ordered = sorted(begins)
     for a, b in itertools.pairwise(ordered):
         if b.startswith(a):

@@ -167,7 +167,7 @@ def _combinations(axes: Mapping[str, list[Any] | Span], file: Path) -> list[Poin
 
 
 def _drawn(axes: Mapping[str, list[Any] | Span], count: int, seed: int, file: Path) -> list[Point]:
-    """So many different points; all combinations where there are no more."""
+    """`count` different random points, or all combinations if there are fewer."""
     if count > MOST_POINTS:
         raise ConfigError(
             f"[sweep] random in {shown(file)} is {count:,}, expected {MOST_POINTS:,} at most. "

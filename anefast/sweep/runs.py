@@ -60,7 +60,7 @@ class Run:
 
     @property
     def note(self) -> Path:
-        """Where its process leaves a line when it fails."""
+        """The file in which its process leaves a line if it fails."""
         return self.folder.with_name(f"{self.folder.name}.failed")
 
     def failure(self) -> str:
@@ -109,7 +109,7 @@ class Sweep:
         return ", ".join(f"{shortest(k)} {shown(v, 40)}" for k, v in point.items()) or "all"
 
     def _name(self, number: int, seed: int) -> str:
-        """Of a run's folder: '03-lr=0.003-seed=1'."""
+        """The name of a run's folder, such as '03-lr=0.003-seed=1'."""
         point, width = self.points[number], len(str(len(self.points)))
         parts = [f"{shortest(k)}={v}" for k, v in point.items()]
         if len(self.points) > 1 or point:

@@ -1,4 +1,4 @@
-"""How the runs of a sweep compare, in lines of text: the lowest validation loss first."""
+"""The table of a sweep's runs, in lines of text, the lowest validation loss first."""
 
 from __future__ import annotations
 

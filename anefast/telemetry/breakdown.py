@@ -161,7 +161,7 @@ def entry(what: str, spent: float, total: float, steps: int, of: Summary | None 
 
 
 def ms(parts: Summary, phase: str) -> float:
-    """Of all components of a phase."""
+    """Milliseconds of all components of a phase."""
     return float(sum(c["ms"] for c in parts["components"] if c["phase"] == phase))
 
 

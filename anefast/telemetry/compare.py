@@ -88,7 +88,7 @@ def along(run: History, series: Series, axis: str) -> Series:
 
 
 def band(many: Sequence[Series]) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Where all of them have values: x, and the mean, lowest and highest of the values there."""
+    """x where all runs have values, and the mean, lowest and highest of the values there."""
     start = max(s.steps[0] for s in many)
     end = min(s.steps[-1] for s in many)
     x = [step for step in many[0].steps if start <= step <= end]

@@ -145,7 +145,7 @@ def draw_time(ax: Any, runs: Sequence[History]) -> None:
 
 
 def draw_parts(ax: Any, runs: Sequence[History]) -> None:
-    """Where a micro-step goes: bars by component, longest first, one per run."""
+    """Draws the time of a micro-step: bars by component, longest first, one per run."""
     spent = [run.spent() for run in runs]
     names = sorted({n for s in spent for n in s}, key=lambda n: -max(s.get(n, 0) for s in spent))
     most = MOST_BARS if len(runs) == 1 else MOST_BARS * 2 // 3
@@ -275,12 +275,12 @@ def smooth_line(
 
 
 def smoothing(s: Series) -> int:
-    """How many neighbours a mean is over."""
+    """The number of neighbours that each mean covers."""
     return max(1, min(len(s.values), MOST_SMOOTHED) // 60)
 
 
 def smoothed(s: Series) -> Series:
-    """Means over some neighbours, at most MOST_POINTS of them."""
+    """The series as running means, at most MOST_POINTS of them."""
     if not s:
         return s
     s = thin(s, MOST_SMOOTHED)
@@ -290,7 +290,7 @@ def smoothed(s: Series) -> Series:
 
 
 def thin(s: Series, most: int = MOST_POINTS) -> Series:
-    """At most so many points of it, each a mean."""
+    """The series reduced to at most `most` points, each the mean of a bin."""
     steps, values = binned(np.array(s.steps, float), np.array([s.values]), most)
     return Series(steps.tolist(), values[0].tolist())
 

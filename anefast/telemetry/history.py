@@ -82,7 +82,7 @@ class Columns:
         return name in self._columns
 
     def after_lowest(self, name: str) -> int:
-        """How many numbers came after the lowest one, those that were not finite included."""
+        """The count of numbers after the lowest one, including those that were not finite."""
         steps, values = self._columns.get(name, ((), ()))
         at = steps[min(range(len(values)), key=values.__getitem__)] if values else -1
         return sum(step > at for step in (*steps, *self._blank.get(name, ())))
@@ -157,14 +157,14 @@ class History:
 
     @property
     def micro_batches(self) -> Ramp:
-        """How many micro-batches each update has."""
+        """The number of micro-batches of each update."""
         return Ramp.of(
             max(1, int(self.settings.get("optim.accumulation", 1))),
             self.settings.get("optim.ramp", ""),
         )
 
     def series(self, name: str) -> Series:
-        """Of metrics.jsonl or timings.jsonl, whichever has it."""
+        """The series of this name, from metrics.jsonl or timings.jsonl, whichever has it."""
         return self.timings[name] if name in self.timings else self.metrics[name]
 
     @property
@@ -226,7 +226,7 @@ def read_history(path: Path) -> History:
 
 
 def owner_lives(lock: Path) -> bool:
-    """Whether the process that last held a run's lock is there; the lock is not touched."""
+    """True if the process that last held a run's lock is there; the lock is not touched."""
     try:
         os.kill(max(1, int(read_bytes(lock, 20, "run", follow=False))), 0)
     except PermissionError:  # it is somebody else's

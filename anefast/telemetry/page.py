@@ -136,7 +136,7 @@ def notes(run: History) -> str:
 
 
 def legend(runs: Sequence[History]) -> str:
-    """Which colour is which run, or which runs of several seeds."""
+    """The legend: the colour of each run, or of each set of seeds."""
     items = "".join(
         f'<span><i style="background:{colour}"></i>{escape(named(group))}</span>'
         for group, colour in coloured(runs)

@@ -44,7 +44,7 @@ class Mark:
 
     @classmethod
     def of(cls, value: Any) -> Mark:
-        """From JSON. ValueError where it is no mark."""
+        """Reads a mark from JSON. ValueError if it is none."""
         try:
             mark = cls(**value)
             numbers = (mark.bytes, mark.rows)

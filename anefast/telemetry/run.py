@@ -181,7 +181,7 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def is_as_written(run: Path) -> bool:
-    """Whether a run's config.toml is known to hold the settings that the run wrote."""
+    """True if a run's config.toml is known to hold the settings that the run wrote."""
     last = read_text(run / CONFIG, where="run", follow=False).rstrip().rpartition("\n")[2]
     return last == SEAL + checksum(read_config(run))
 

@@ -26,20 +26,20 @@ CHUNK_BYTES = 512
 
 
 class Stream(Protocol):
-    """As much of a text file as is used here."""
+    """The part of a text file's interface that is used here."""
 
     def write(self, text: str, /) -> int: ...
     def flush(self) -> None: ...
 
 
 def is_terminal(stream: object) -> bool:
-    """Whether a person looks at it; False for a stream that cannot say."""
+    """True for a terminal; False for a stream that cannot say."""
     ask = getattr(stream, "isatty", None)
     return ask is not None and bool(ask())
 
 
 def is_watched(stream: object) -> bool:
-    """Whether a person looks at it: on a terminal, or below the cell of a notebook."""
+    """True for a terminal, and for the output of a notebook's cell."""
     return is_terminal(stream) or type(stream).__module__.startswith("ipykernel.")
 
 

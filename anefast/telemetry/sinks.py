@@ -88,7 +88,7 @@ EXTRAS = {  # name: what is imported, what installs it
 
 
 class Sinks:
-    """Those that were asked for. `log` and `close` never raise."""
+    """The dashboards that a run logs to. `log` and `close` never raise."""
 
     def __init__(self, names: str, run: Path, config: Mapping[str, Any]) -> None:
         """names: separated by commas. SinkError for one that is unknown or not installed."""

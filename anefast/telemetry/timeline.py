@@ -1,4 +1,4 @@
-"""Where the time of a run goes: native spans, summed per update and over the session.
+"""Measures where the time of a run goes: native spans, summed per update and over the session.
 
 The thread that trains only empties the rings (`tick`); summing, and writing a trace, is the
 background thread's. On the training thread the self times of the spans add up, and what is left of

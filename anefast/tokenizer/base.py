@@ -26,7 +26,7 @@ from anefast.files import make_folder, write_atomic
 
 
 class TokenizerError(BadInput):
-    """A tokenizer that cannot be used, or ids and texts that it cannot take. One line."""
+    """A tokenizer cannot be used, or cannot take these ids or this text. One line."""
 
 
 FIRST_BYTE = 3  # llama2.c numbering: <unk> 0, <s> 1, </s> 2, then the 256 bytes
@@ -69,7 +69,7 @@ class Cuts(Protocol):
     """The protocol of a tokenizer that can encode a long text in parts."""
 
     def cut(self, text: str) -> int:
-        """How much of `text` may be encoded alone, whatever follows; 0: not known.
+        """How many characters of `text` may be encoded alone, whatever follows; 0: unknown.
 
         With `n = cut(text)` above 0, encode(text + more) is encode(text[:n]) and then
         encode_rest(text[n:] + more), for every `more`.
@@ -101,7 +101,7 @@ def drawable(tokenizer: Tokenizer, size: int) -> npt.NDArray[np.int64]:
 
 
 def adds_bos(tokenizer: Tokenizer) -> bool:
-    """Whether a prompt begins with BOS, as texts did when the tokenizer's models were trained."""
+    """True if a prompt begins with BOS, as texts did when the tokenizer's models were trained."""
     return bool(getattr(tokenizer, "adds_bos", True))
 
 
@@ -111,7 +111,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 class Lengths:
-    """How many bytes of text tokens stand for: what makes losses of two tokenizers comparable.
+    """Counts the bytes of text that tokens stand for, to compare losses of two tokenizers.
 
     >>> Lengths(ByteTokenizer()).of(np.array([[1, 75]]), np.array([[75, -1]]))
     1

@@ -211,7 +211,7 @@ class BPETokenizer(Pieces):
         return token if 0 <= token < self.vocab_size and token not in self.unused else None
 
     def _template_begins(self, description: dict[str, Any]) -> bool:
-        """Whether the post-processor puts BOS in front of a text."""
+        """True if the post-processor puts BOS in front of a text."""
         for step in _flat(description.get("post_processor"), "processors"):
             first = (step.get("single") or [{}])[0] if step.get("type") == _TEMPLATE else {}
             named = (first.get("SpecialToken") or {}).get("id")
@@ -285,7 +285,7 @@ class BPETokenizer(Pieces):
             self._inner.encode_special_tokens = True
 
     def text_of(self, token: int) -> str:
-        """How a token is written in the vocabulary."""
+        """The text of a token in the vocabulary."""
         return str(self._inner.id_to_token(token))
 
     def description(self) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def _sentencepiece_piece(symbol: str) -> bytes:
 
 
 def _is_sentencepiece(decoders: list[dict[str, Any]]) -> bool:
-    """Whether a decoder turns ▁ to spaces and <0xNN> to bytes, and does no more."""
+    """True if a decoder turns ▁ to spaces and <0xNN> to bytes, and does no more."""
     kinds = {step.get("type") for step in decoders}
     return bool(kinds & {"Replace", "Metaspace"}) and kinds <= _SENTENCEPIECE
 
@@ -360,7 +360,7 @@ def _strips_space(decoders: list[dict[str, Any]]) -> bool:
 
 
 def _parts_words(description: dict[str, Any]) -> bool:
-    """Whether every token of a text ends before a space that follows another character.
+    """True if every token of a text ends before a space that follows another character.
 
     True only for parts that are known to keep to that; see _WORD_PATTERNS.
     """
@@ -394,7 +394,7 @@ def _ids_of(inner: Any, text: str) -> list[int]:
 
 
 def _adds(step: dict[str, Any]) -> bool:
-    """Whether a pre-tokenizer may put a space in front of a text."""
+    """True if a pre-tokenizer may put a space in front of a text."""
     return bool(step.get("type") == "Metaspace" or step.get("add_prefix_space"))
 
 

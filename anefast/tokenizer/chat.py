@@ -77,7 +77,7 @@ class Chat:
         return self.ids([{"role": "user", "content": message}])
 
     def ids(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
-        """As `prompt`, of a chat of several turns."""
+        """The ids of a chat of several turns; see `prompt`."""
         for turn in turns:
             if mark := self.mark_in(turn["content"]):
                 raise TokenizerError(
@@ -100,7 +100,7 @@ class Chat:
         return frozenset([self.tokenizer.eos_id, *self.tokenizer.encode_marked(first)])
 
     def mark_in(self, text: str) -> str | None:
-        """A mark that a text spells, if it does."""
+        """A special token that a text spells, or None."""
         return next((mark for mark in self._marks if mark in text), None)
 
 

@@ -194,7 +194,7 @@ def _normalizer(tokenizer: BPETokenizer, description: dict[str, Any], pre: str) 
 
 
 def _alike(parts: Any, known: dict[str, Any]) -> bool:
-    """Whether two pre_tokenizers part texts alike; what only moves offsets does not count."""
+    """True if two pre_tokenizers part texts alike; what only moves offsets does not count."""
 
     def steps(part: Any) -> list[tuple[Any, ...]]:
         inner = part.get("pretokenizers") if isinstance(part, dict) else None

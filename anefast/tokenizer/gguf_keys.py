@@ -40,7 +40,7 @@ def kinds(values: Mapping[str, Any], count: int, name: str) -> list[int]:
 
 
 def numbers(values: Mapping[str, Any], key: str, count: int, said: str) -> list[float]:
-    """A list of so many finite numbers."""
+    """A list of `count` finite numbers."""
     try:
         found = [float(value) for value in values.get(PREFIX + key, ())]
     except (TypeError, ValueError):
@@ -89,7 +89,7 @@ def texts_of(description: Mapping[str, Any]) -> tuple[dict[int, str], dict[int, 
 
 
 def filled(texts: Mapping[int, str], size: int) -> list[str]:
-    """A text for each of `size` ids, also for those that stand for nothing."""
+    """A text for each of `size` ids, including unused ones."""
     return [texts.get(i, f"[unused{i}]") for i in range(size)]
 
 

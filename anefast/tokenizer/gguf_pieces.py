@@ -194,7 +194,7 @@ def _type(
 def _scores(
     tokenizer: BPETokenizer, description: dict[str, Any], tokens: list[str], types: list[int]
 ) -> list[float]:
-    """Those merged earlier have better ones.
+    """The scores of pieces: pieces that are merged earlier have better ones.
 
     Scores belong to what two pieces make, so every two that make a piece have to be a merge, and
     all of a piece have to be side by side.

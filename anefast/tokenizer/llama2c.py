@@ -77,7 +77,7 @@ class Llama2cTokenizer(Pieces):
         return [self.bos_id] * bos + body + [self.eos_id] * eos
 
     def cut(self, text: str) -> int:
-        """Where no piece spells the two bytes at a boundary, no merge can join across it."""
+        """Cuts between two bytes that no piece contains side by side: no merge can join them."""
         if self.by_word:
             return before_space(text)
         for at in range(len(text) - 1, max(0, len(text) - _CUTS_TRIED), -1):

@@ -98,7 +98,7 @@ def _in_a_row(x: Tensor, epsilon: float) -> Tensor:
 
 
 def _row(node: Tensor) -> bool:
-    """Whether a root is written in a row: it is not with an epsilon that is none in fp16."""
+    """True if a root is written in a row: it is not with an epsilon that is none in fp16."""
     return bool(node.attrs["form"] == "row" and node.attrs["epsilon"] >= LEAST_IN_A_ROW)
 
 
@@ -197,7 +197,7 @@ def _expand_layer_norm(y: Tensor) -> Tensor:
 
 
 def _layer_norm_grad(y: Tensor, dy: Tensor, i: int) -> Tensor:
-    """As rms_norm of the centred x; its mean over channels is then taken out."""
+    """The gradient of rms_norm for the centred x, minus its mean over channels."""
     x, scale = _centred(y.inputs[0])
     g, m = _projected(dy, y)
     inverse, rstd = _rstd_parts(x, y.attrs["epsilon"], scale)

@@ -73,7 +73,7 @@ def reduce_mean(x: Tensor, axes: int | Sequence[int], keep_dims: bool = True) ->
 
 
 def reduce_max(x: Tensor, axes: int | Sequence[int], keep_dims: bool = True) -> Tensor:
-    """Where several elements are the largest, each gets the whole gradient."""
+    """The maximum over axes. If several elements are the largest, each gets the whole gradient."""
     return _reduce("reduce_max", x, axes, keep_dims)
 
 

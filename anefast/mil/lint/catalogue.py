@@ -79,7 +79,7 @@ class Rule:
         return f"{chips}; macOS {self.os}" if self.os else chips
 
     def applies(self, chip: Chip | None, os: str = "") -> bool:
-        """Whether to look for it. Without a chip, rules of all chips hold; what was only seen on
+        """True if to look for it. Without a chip, rules of all chips hold; what was only seen on
         one macOS is said for that macOS only."""
         if self.os and not re.match(rf"{re.escape(self.os)}(\.|$)", os):
             return False

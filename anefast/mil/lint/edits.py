@@ -76,7 +76,7 @@ class Rewriter:
 
     @property
     def operation(self) -> Span:
-        """Where the operation's name stands."""
+        """The place of the operation's name in the text."""
         begin = self.source.offset(self.op.at)
         return begin, begin + len(self.op.op)
 

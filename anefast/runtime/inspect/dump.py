@@ -46,7 +46,7 @@ MOST_VALUES = 4 * GIB  # of all ports, and of all weights: no program comes near
 
 
 def folder_of(root: Path, name: str, text: str) -> Path:
-    """Where the program of this name and text goes."""
+    """The folder for a program of this name and text."""
     plain = re.sub(r"[^\w.-]", "_", name)[:80]
     return root / f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

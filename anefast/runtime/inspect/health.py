@@ -37,7 +37,7 @@ UNDERFLOW = 1 / 8  # part of a gradient's numbers other than 0 that are denormal
 
 
 class Counts(NamedTuple):
-    """Of one tensor's elements. saturated: finite, but of 32752 or more."""
+    """Counts of one tensor's elements. saturated: finite, with a magnitude of 32752 or more."""
 
     size: int
     inf: int
@@ -53,7 +53,7 @@ class Counts(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A tensor that is not well, and a line about it."""
+    """A tensor with bad values, and a line about it."""
 
     name: str
     kind: str  # overflow, vanished, saturation or underflow
@@ -70,7 +70,7 @@ class Report:
     lost: dict[str, Lost] = field(default_factory=dict)  # by fixed-point products, by their weight
 
     def row(self) -> dict[str, Any]:
-        """For metrics.jsonl: totals, and the tensor that is worst off."""
+        """The row for metrics.jsonl: totals, and the name of the worst tensor."""
         total = {
             "health/overflow": sum(c.overflow for c in self.tensors.values()),
             "health/underflow": sum(c.denormal for c in self.tensors.values()),
@@ -90,7 +90,7 @@ class Report:
 
 
 def counts(array: Any) -> Counts:
-    """Of an fp16 array."""
+    """Counts the elements of an fp16 array."""
     return Counts(array.size, *_C.half_health(np.ascontiguousarray(array)))
 
 
@@ -112,7 +112,7 @@ class Health:
         self._probed: set[tuple[int, int]] = set()
 
     def overflows(self) -> bool:
-        """Whether h, dh or dx, as far as there are any, holds an inf or a NaN: residuals carry
+        """True if h, dh or dx, as far as there are any, holds an inf or a NaN: residuals carry
         nearly all of them there.
 
         Not those that became 0 on the way; they are found when the update is looked at.
@@ -276,12 +276,12 @@ def vanishing(lost: dict[str, Lost]) -> Finding:
 
 
 def alike(t: Tensor, other: Tensor) -> bool:
-    """Whether both have the same positions, along the first and the last axis."""
+    """True if both have the same positions, along the first and the last axis."""
     return (t.shape[0], t.shape[-1]) == (other.shape[0], other.shape[-1])
 
 
 def reads(bound: Bound, surface: Surface, t: Tensor) -> bool:
-    """Whether a kernel's inputs hold `t`: its surface, or a copy of it."""
+    """True if a kernel's inputs hold `t`: its surface, or a copy of it."""
     return surface in bound.inputs or any(region.value is t for region, _ in bound.gathered)
 
 

@@ -41,7 +41,7 @@ class Target:
     os: str = ""
 
     def family(self, *names: str) -> bool:
-        """Whether the chip is of one of these families, or may be."""
+        """True if the chip is of one of these families, or may be."""
         chip = self.chip
         return chip is None or any(chip.name == n or chip.name.startswith(n + "-") for n in names)
 

@@ -84,7 +84,7 @@ def _range(op: Op, known: dict[int, Range]) -> Range:
 
 
 def _normalises(op: Op, value: str, by: str) -> bool:
-    """Whether a product is x * (1 / max(|x|)), the maximum perhaps with a floor under it and a
+    """True if a product is x * (1 / max(|x|)), the maximum perhaps with a floor under it and a
     ceiling that no half is above."""
     x, made = op.get(value), _maker(op.get(by), "real_div")
     one = made.get("x") if made else None

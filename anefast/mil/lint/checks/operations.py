@@ -156,7 +156,7 @@ def by_constant(source: Source, function: Function, target: Target) -> Iterator[
 
 
 def summed(op: Op) -> int:
-    """How many products a conv, matmul or linear adds per result; 0 for anything else."""
+    """The number of products that a conv, matmul or linear adds per result; 0 for others."""
     x, weight = op.get("x"), op.get("weight")
     if op.op == "conv" and weight is not None:
         n = 1

@@ -44,14 +44,14 @@ def roots(source: Source, function: Function, target: Target) -> Iterator[Findin
 
 
 def late(value: Value | None) -> bool:
-    """Whether it is a slice that starts behind the beginning of the last axis."""
+    """True if it is a slice that starts behind the beginning of the last axis."""
     made = by(value, "slice_by_size", "slice_by_index")
     begin = made.constant("begin") if made else None
     return isinstance(begin, list) and bool(begin) and begin[-1] != 0
 
 
 def moved_last(value: Value | None) -> bool:
-    """Whether it is part of the last axis of something, or changed elements of it."""
+    """True if it is part of the last axis of something, or changed elements of it."""
     for _ in range(4):
         made = by(value, "slice_by_size", "slice_by_index", "mul", "split")
         if made is None:

@@ -202,7 +202,7 @@ def dialect(source: Source, target: Target) -> Iterator[Finding]:
 
 
 def is_state(source: Source, port: Value) -> bool:
-    """Whether a parameter is a state, which is no surface in the list of inputs."""
+    """True if a parameter is a state, which is no surface in the list of inputs."""
     return source.spelled(port.span).startswith("state")
 
 

@@ -91,7 +91,7 @@ def opened(path: Path) -> WeightFile | str:
 
 
 def located(source: Source, name: str) -> Path | None:
-    """Where the file of a BLOBFILE path is to be; None where the path leads out of the folder."""
+    """The file of a BLOBFILE path; None if the path leads out of the folder."""
     inner = PurePosixPath(name.removeprefix(PREFIX))
     if source.path is None or inner.is_absolute() or ".." in inner.parts or "\0" in name:
         return None
@@ -194,7 +194,7 @@ def _record(source: Source, file: WeightFile, value: Value) -> Iterator[Finding]
 
 
 def finite(path: Path, record: Record, dtype: str) -> bool:
-    """Whether every element of a record is finite, as far as MOST_LOOKED_AT goes."""
+    """True if every element of a record is finite, as far as MOST_LOOKED_AT goes."""
     kind, exponent = ("<u2", 0x7C00) if dtype == "fp16" else ("<u4", 0x7F800000)
     with open_regular(path, where="lint") as file:
         file.seek(record.data)
