@@ -152,7 +152,7 @@ def text_of(row: Any, where: str) -> str:
 
 
 def cleaned(text: str, where: str) -> str:
-    """A row's text with \\n for line ends, without byte order marks. DataError if it is not text."""
+    """A row's text with \\n line ends and no byte order marks. DataError if it is not text."""
     try:
         text.encode()
     except UnicodeEncodeError:
