@@ -93,14 +93,14 @@ log = logging.getLogger("anefast")
 
 @dataclass(repr=False)
 class Model:
-    """A model of one of the families in `anefast.models.FAMILIES`. `params` are fp32 arrays by name
-    (`anefast.models.shapes`).
+    """A model of one of the families in `anefast.models.FAMILIES`.
 
-    vocabulary: the only ids that it may generate, where it was trained with `compact_vocab`. A
-    checkpoint keeps it, a llama2.c file cannot. trained_length: tokens per sequence that it was
-    trained on, 0 if unknown; text beyond them is worse, and `stream` warns. lora: the
-    adapter that it is used with, beside params that stay as they are; see `adapt`. optim: of its
-    last training in this process, for `summary`.
+    params: fp32 arrays by name, row-major, matrices (out, in); `anefast.models.shapes` lists them.
+    vocabulary: the only ids that the model may generate, if it was trained with `compact_vocab`; a
+    checkpoint keeps it, a llama2.c file cannot. trained_length: tokens per training sequence, 0 if
+    unknown; text beyond that length is worse, and `stream` warns. lora: the adapter in use, which
+    leaves params unchanged; see `adapt`. optim: the settings of its last training in this process,
+    for `summary`.
     """
 
     config: ModelConfig
@@ -192,7 +192,7 @@ class Model:
         return model
 
     def adapt(self, adapter: Adapter | None) -> None:
-        """From now on the model is used, and trained, with this adapter; None: as it is.
+        """Uses and trains the model with this adapter from now on; None removes the adapter.
 
         AdapterError where it is of another model.
         """
@@ -427,7 +427,7 @@ class Model:
         return "".join([*parts, said.close()])
 
     def chat(self) -> Chat:
-        """How chats are written with the template of its tokenizer files. ModelError without."""
+        """The chat template of the model's tokenizer files. ModelError if there is none."""
         if self._chat is None or self._chat.tokenizer is not self.tokenizer:
             self._chat = Chat.of(self.tokenizer)
         if self._chat is None:
@@ -458,11 +458,11 @@ class Model:
     def save(self, path: str | Path, to: str = "", dtype: str = "", merge: bool = False) -> Path:
         """Writes the model, whole or not at all; `load` opens what it wrote. Returns the path.
 
-        to: checkpoint keeps all that the model is and has been; hf, gguf and llama2c are for other
-        programs, peft and mlx hold its adapter alone. Empty: what the path ends in says, .gguf or
-        .bin, and otherwise checkpoint. dtype: of the weights (hf: F32, BF16, F16; gguf: F16, F32,
-        BF16, Q8_0). merge: with its adapter in its weights. ConfigError, ValueError or FileError in
-        one line; nothing that is there is written over.
+        to: `checkpoint` keeps everything; `hf`, `gguf` and `llama2c` are for other programs; `peft`
+        and `mlx` hold only the adapter. Empty: gguf or llama2c if the path ends in .gguf or .bin,
+        else checkpoint. dtype: the type of the written weights (hf: F32, BF16, F16; gguf: F16, F32,
+        BF16, Q8_0). merge: adds the adapter into the weights. ConfigError, ValueError or FileError
+        in one line; existing files are never overwritten.
         """
         if not isinstance(path, (str, os.PathLike)):
             refuse("save", "path", path, "the path of a folder or a file to be")
@@ -476,8 +476,8 @@ class Model:
         self, data: TokenData | str | Path, context: int = 0, tokens: int = 0,
         device: Device | None = None, apart: bool = False,
     ) -> Score:  # fmt: skip
-        """How well the model says a text: nats per token, perplexity and bits per byte, with their
-        standard errors. It is what `anefast eval` prints.
+        """Scores a text: nats per token, perplexity and bits per byte, with their standard errors,
+        as `anefast eval` prints them.
 
         data: the path of a text file, or an opened `TokenData`, whose validation part is scored.
         context: tokens of a window, 0 for as many as it was trained on, at most 1024. tokens: only

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class FitResult:
-    """The result of a run. `losses` has a value per update, those before a resumption included."""
+    """The result of a run. `losses` has one value per update, including those before a resume."""
 
     losses: list[float]  # token-weighted mean training loss, nats per token; nan: overflowed
     val_losses: list[tuple[int, float]]  # (update, validation loss); update 0 is before training

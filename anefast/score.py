@@ -27,11 +27,12 @@ def bits_per_byte(nats: float, count: int) -> float:
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """nats, tokens, bytes: of each window, what was scored of it. context: tokens of a window.
+    """The score of a text that was read in windows.
 
-    Nats per token depend on the tokenizer; bits per byte do not, so models of different ones can be
-    compared. The uncertainty is that of the mean over windows, as if they were drawn independently:
-    one standard error.
+    nats, tokens, bytes: (windows,), the sum of losses, the tokens and the bytes scored in each
+    window. context: tokens of a window. Nats per token depend on the tokenizer; bits per byte do
+    not, so they compare models with different tokenizers. An uncertainty is one standard error of
+    the mean over windows, as if they were drawn independently.
     """
 
     nats: npt.NDArray[np.float64]
@@ -56,12 +57,12 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """e to the nats per token."""
+        """exp(nats per token)."""
         return math.exp(self.nats_per_token)
 
     @property
     def bits_per_byte(self) -> float:
-        """Does not depend on the tokenizer, so it compares models of different ones."""
+        """Loss in bits per byte of text, which compares models with different tokenizers."""
         return bits_per_byte(float(self.nats.sum()), int(self.bytes.sum()))
 
     def __repr__(self) -> str:
@@ -75,7 +76,7 @@ class Score:
         return f"<pre>{html.escape(chr(10).join(self.lines()))}</pre>"
 
     def lines(self) -> list[str]:
-        """The score for people."""
+        """The score as lines of text."""
         nats, off = self.per(self.tokens)
         bits, bits_off = (v / math.log(2) for v in self.per(self.bytes))
         return [

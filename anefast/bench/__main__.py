@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(asked: BenchCommand) -> None:
-    """Prints each table as soon as it is there."""
+    """Prints each table as soon as it is measured."""
     from anefast.runtime import Device
 
     if asked.held_out:

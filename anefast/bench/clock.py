@@ -28,7 +28,7 @@ def seconds(run: Run, timer: Timer = time.perf_counter) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Everything on the calling thread, so that its CPU time is all there is."""
+    """Runs everything on the calling thread, so that its CPU time is the whole cost."""
     before = _C.threads()
     _C.set_threads(1)
     try:
@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 
 def cpu_ratios(runs: Mapping[str, Run], against: str, turns: int = 9) -> dict[str, float]:
-    """{other: other / against} in CPU time on one thread: what a regression is judged by."""
+    """{other: other / against} in CPU time on one thread, which decides about regressions."""
     with one_thread():
         return race(runs, against, turns=turns, timer=time.thread_time)[1]
 

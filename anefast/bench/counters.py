@@ -91,7 +91,7 @@ def count(spec: str) -> Counts:
 
 
 def recorded(call: object) -> Counts:
-    """Spans of one call: how many of each component, and the bytes and flops they tell."""
+    """The spans of one call: their number by component, and their bytes and flops."""
     assert callable(call)
     _C.spans_drain()
     _C.spans_record(True)
@@ -139,7 +139,7 @@ def allocated(call: object) -> Counts:
 
 
 def compare(found: Mapping[str, Counts], baseline: Mapping[str, Counts]) -> list[str]:
-    """One line per count that is not the baseline's; fewer counts as a change too."""
+    """One line per count that differs from the baseline; a lower count is a change too."""
     lines = []
     for plan, counts in found.items():
         for name, n in counts.items():
@@ -155,7 +155,7 @@ def compare(found: Mapping[str, Counts], baseline: Mapping[str, Counts]) -> list
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A saved baseline; none where there is no file."""
+    """A saved baseline; empty if there is no file."""
     if not path.exists():
         return {}
     saved: dict[str, Any] = read_json(path, where="bench")

@@ -26,7 +26,7 @@ class Busy(AnefastError, RuntimeError):
 
 @contextmanager
 def one_at_a_time(path: Path | None = None) -> Iterator[None]:
-    """Holds the lock while the context lasts. Busy where another process has it."""
+    """Holds the lock while the context lasts. Raises Busy if another process has it."""
     path = path or Path(tempfile.gettempdir()) / f"anefast-bench-{os.getuid()}.lock"
     try:
         handle = lock(path, "bench")
@@ -41,7 +41,7 @@ def one_at_a_time(path: Path | None = None) -> Iterator[None]:
 
 
 def busy_share(seconds: float = 0.3) -> float:
-    """The part of all CPU time, 0 to 1, that others took for a moment; where unknown, of load."""
+    """The share of CPU time, 0 to 1, that other processes use now; by load if it is unknown."""
     before = _ticks()
     if before is None:
         return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
@@ -55,7 +55,7 @@ def busy_share(seconds: float = 0.3) -> float:
 
 
 def look_around(refuse: bool = False, share: float | None = None) -> str:
-    """A line that says the machine is busy; empty where it is not. Busy with `refuse`."""
+    """A line if the machine is busy, else empty. With `refuse` it raises Busy."""
     taken = busy_share() if share is None else share
     if taken <= BUSY:
         return ""

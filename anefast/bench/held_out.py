@@ -27,7 +27,7 @@ CLIFF = "beyond the cliff of an M3 Pro at 768 stacked channels, which the form d
 
 @dataclass(frozen=True)
 class Published:
-    """A program that somebody timed: convolutions 1x1 in a row, over so many positions."""
+    """A published time of a program: 1x1 convolutions one after the other."""
 
     table: str
     source: str
@@ -82,7 +82,7 @@ def published() -> tuple[Published, ...]:
 
 
 def predicted(row: Published) -> predictions.Row:
-    """The row with what the rates in the table make of it."""
+    """The row with the time that the table's rates predict."""
     us = 1e3 * predictions.Machine(row.chip).evaluate(row.work)
     return predictions.Row(row.table, row.name, "us", row.us, us)
 

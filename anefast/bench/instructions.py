@@ -36,12 +36,12 @@ CHILD = ("-m", "anefast.bench.instructions")
 
 
 class NoCounter(RuntimeError):
-    """Instructions are not counted here. One line."""
+    """This machine cannot count instructions. One line."""
 
 
 @dataclass(frozen=True)
 class Counter:
-    """A command that runs another one and says its instructions on stderr."""
+    """A command that runs another one and prints its instructions on stderr."""
 
     name: str
     command: tuple[str, ...]
@@ -62,7 +62,7 @@ class Counter:
         return {process: int(n.replace(",", "")) for process, n in found}, done.stdout
 
     def jobs(self, *jobs: str) -> tuple[list[int], dict[str, str]]:
-        """(instructions of each job and of all that is the same for each, what ran them)."""
+        """(instructions of each job and of the part common to all jobs, what ran them)."""
         groups = [jobs] if self.apart else [(job,) for job in jobs]
         counts = []
         for group in groups:
@@ -89,7 +89,7 @@ COUNTERS = (
 
 
 def find_counter() -> Counter:
-    """The first that works here. NoCounter says why none does."""
+    """The first counter that works here. NoCounter says why none does."""
     why = []
     for counter in COUNTERS:
         if not shutil.which(counter.command[0]):
@@ -113,7 +113,7 @@ def measure(counter: Counter, *options: str) -> tuple[str, list[int]]:
 
 
 def compare(key: str, count: int, baseline: Mapping[str, int]) -> str:
-    """A complaint about a count; empty where it is right. Fewer is a change too."""
+    """A line if the count differs from the baseline, else empty. Fewer is a change too."""
     change = count / baseline[key] - 1
     if abs(change) <= TOLERANCE:
         return ""
@@ -136,7 +136,7 @@ def training_step(options: str) -> TrainingStep:
 
 
 def main(jobs: Sequence[str]) -> None:
-    """The child: a process for each `MICRO_STEPS:OPTIONS`; says which and what they are made of."""
+    """The child process: runs each `MICRO_STEPS:OPTIONS` and prints what it ran."""
     x = np.arange(SEQ, dtype=np.int32)[None]
     asked = [(int(count), options) for count, _, options in (job.partition(":") for job in jobs)]
     steps = {options: training_step(options) for _, options in asked}

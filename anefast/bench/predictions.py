@@ -33,7 +33,7 @@ class Row:
 
     @property
     def error(self) -> float:
-        """Relative, signed; of a range, from its nearer end, and 0 within it."""
+        """Signed relative error. For a published range: 0 inside, else against the nearer end."""
         low = self.published
         high = low if math.isnan(self.highest) else self.highest
         if low <= self.modelled <= high:
@@ -58,7 +58,7 @@ class Machine:
         self.rates: Rates = modelled(find_chip(chip), self.cpu)
 
     def evaluate(self, *works: published.Described) -> float:
-        """ms of one evaluation of each."""
+        """Milliseconds of one evaluation of each program."""
         return 1e3 * sum(self.rates.evaluation(w) for w in works)
 
     def compile(self, *works: published.Described, first: bool = False) -> float:

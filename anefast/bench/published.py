@@ -29,7 +29,7 @@ SOURCE, CHIP, SEQ, VOCAB = SEED, "m1-pro", 256, 32000
 
 @dataclass(frozen=True)
 class Described:
-    """A program that was measured elsewhere: what the time model needs to know of it."""
+    """A program that others measured, as the time model needs it."""
 
     products: tuple[Product, ...]
     channels: int  # of all ports together
@@ -151,7 +151,7 @@ class Pipeline:
 
     @property
     def compiled(self) -> list[Described]:
-        """The programs with weights: what an update makes stale."""
+        """The programs with weights, which an update makes stale."""
         return [p for p in (*self.forward, *self.backward) if p.weight_bytes]
 
     def _bytes(self, channels: int) -> int:

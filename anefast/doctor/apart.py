@@ -95,7 +95,7 @@ def _pass(
 
 
 def _result(line: str) -> Result | None:
-    """A line of a child; what something else printed is passed over."""
+    """The result in a line of a child; lines that something else printed are ignored."""
     try:
         plain = json.loads(line)
         return of_plain(plain["doctor"]) if isinstance(plain, dict) else None
@@ -125,7 +125,7 @@ def _last(noise: list[str]) -> str:
 
 
 def run_one(check: Check, subject: Callable[[float], Any]) -> Result:
-    """Runs a check and gives what it says, or what went wrong, as a result."""
+    """Runs a check and returns its result, or its failure as a result."""
     start = time.perf_counter()
 
     def result(status: Any, found: Found) -> Result:

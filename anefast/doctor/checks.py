@@ -31,7 +31,7 @@ def dialects(subject: Subject) -> Found:
 
 
 def dispatch(subject: Subject) -> Found:
-    """A program that does next to nothing, many times."""
+    """Times a program that does next to nothing."""
     x = ir.input("a0_x", (1, 32, 1, 32))
     kernel = subject.kernel({"a0_x": x}, {"b0_y": x * 0.5})
     inputs, outputs = [subject.device.surface(x.shape)], [subject.device.surface(x.shape)]

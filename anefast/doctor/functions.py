@@ -24,7 +24,7 @@ Values = npt.NDArray[np.float64]
 
 
 class Question(NamedTuple):
-    """An operation, its operands, each the same everywhere, and what a result speaks for."""
+    """An operation, its operands, each constant over a tensor, and the meaning of a result."""
 
     name: str
     op: str
@@ -68,7 +68,7 @@ QUESTIONS = (
 
 
 def single(subject: Subject) -> Found:
-    """Every question, in a program of its own."""
+    """Asks every question, each with its own program."""
     found = switches((q.name, answer(subject, q), q.answers) for q in QUESTIONS)
     return Found(
         f"single operations are as with --chip ...,{','.join(found)}", facts={"numbers": found}
@@ -76,7 +76,7 @@ def single(subject: Subject) -> Found:
 
 
 def answer(subject: Subject, q: Question) -> float:
-    """The operation's result. Raises Wrong where it differs from place to place."""
+    """The operation's result. Raises Wrong if it differs between positions."""
     operands = [np.full(SHAPE, value, np.float16) for value in q.operands]
     got = evaluated(subject, q.op, q.arguments, operands, q.shape).ravel()
     if len(set(map(str, got))) > 1:
@@ -131,7 +131,7 @@ def tables(subject: Subject) -> Found:
 
 
 def table_of(subject: Subject, name: str) -> str:
-    """off, sampled or on, as the switch `tables` has them. Wrong: larger errors than any report."""
+    """A value of the switch `tables`. Wrong if the errors are larger than any report's."""
     exact, low, high = CURVES[name]
     x = np.linspace(low - 1, high + 1, 1024).astype(np.float16).reshape(SHAPE)
     got = evaluated(subject, name, "x = a0", [x])

@@ -99,7 +99,7 @@ DTYPES = ("fp16", "fp32", "int8", "uint8", "bool")
 
 
 def typed(subject: Subject, dtype: str, inputs: int = 1) -> str:
-    """Text with so many inputs of a dtype, whose sum in fp16 is the result."""
+    """MIL text that sums `count` inputs of a dtype in fp16."""
     of = DIALECTS[subject.dialect]
     half = of.type("fp16", SHAPE)
     names = [f"a{i}" for i in range(inputs)]
@@ -133,7 +133,7 @@ def behind_a_sum(call: str) -> Callable[[Dialect], list[str]]:
 
 
 def root(of: Dialect) -> list[str]:
-    """A root that does not say its epsilon."""
+    """MIL text of a root without an epsilon."""
     return [f"{of.type('fp16', SHAPE)} z = rsqrt(x = a0)[name = {of.string('z')}];"]
 
 
@@ -147,7 +147,7 @@ TAKEN: dict[str, tuple[str, Callable[[Dialect], list[str]], str, str]] = {
 
 
 def ways(subject: Subject) -> Found:
-    """Inputs, dtypes and small programs that reports call refused."""
+    """Tries inputs, dtypes and small programs that reports say are refused."""
     dtypes = [d for d in DTYPES if compiles(subject, typed(subject, d))]
     if "fp16" not in dtypes:
         raise Wrong("a program of one fp16 input is refused")
@@ -206,7 +206,7 @@ def deep(products: int) -> Callable[[Subject], Found]:
 
 
 def growth(subject: Subject) -> Found:
-    """Compile times of programs of ever more elementwise operations."""
+    """Measures the compile times of programs with more and more elementwise operations."""
     numbers = []
     for count in ELEMENTWISE[:2] if subject.quick else ELEMENTWISE:
         if subject.late:

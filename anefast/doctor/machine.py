@@ -75,7 +75,7 @@ def daemon_cache() -> str:
 
 
 def framework() -> str:
-    """Facts of the private framework that need not open it."""
+    """Facts about the private framework, found without opening it."""
     if sys.platform != "darwin":
         return f"absent: {platform.system()} has none, it is a part of macOS"
     if Path(FRAMEWORK).exists():
@@ -93,7 +93,7 @@ def selectors() -> list[dict[str, object]]:
 
 
 def why_no_ane() -> str:
-    """Empty where a device "ane" opens."""
+    """The reason why no device "ane" opens; empty if one does."""
     try:
         _C.Device("ane")
     except (_C.AneUnavailable, ValueError, RuntimeError) as error:
@@ -102,7 +102,7 @@ def why_no_ane() -> str:
 
 
 def sysctl(name: str) -> str:
-    """A string the system knows under this name; empty where it does not."""
+    """The system's string of this name; empty if it has none."""
     raw = _sysctl(name)
     return raw.split(b"\0")[0].decode("utf-8", "replace").strip()
 

@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 
 
 def several(subject: Subject) -> Found:
-    """Two values in and two out, each in a surface of its own."""
+    """Two inputs and two outputs, each in its own surface."""
     bind(subject, [(1, 32, 1, 64)] * 2, [(1, 32, 1, 64)] * 2)
     return Found("taken, and the values are right", facts={"ports": ("several",)})
 
@@ -44,7 +44,7 @@ def mixed(surfaces: str) -> Callable[[Subject], Found]:
 
 
 def many(subject: Subject) -> Found:
-    """A great number of ports."""
+    """A probe with very many ports."""
     (inputs, outputs), _ = MANY["many"]
     bind(subject, [(1, 32, 1, 32)] * inputs, [(1, 32, 1, 32)] * outputs)
     said = f"{inputs} inputs and {outputs} outputs of one size are bound rightly"
@@ -52,7 +52,7 @@ def many(subject: Subject) -> Found:
 
 
 def falling(subject: Subject) -> Found:
-    """Against the order that a report demands: inputs that fall in bytes, outputs that rise."""
+    """Inputs that fall in bytes and outputs that rise, against the order that a report demands."""
     try:
         bind(subject, sides(REAL, 3)[::-1], sides(REAL, 3))
     except Wrong as wrong:
@@ -98,7 +98,7 @@ def bind(
 ) -> None:
     """Runs a program whose every output is an input of its shape times a factor of its own.
 
-    Inputs hold a different number each. Raises Wrong where an output is not what it should be.
+    Inputs hold a different number each. Raises Wrong if an output has a wrong value.
     """
     digits = len(str(max(len(inputs), len(outputs))))
     xs = [ir.input(f"a{i:0{digits}}_x", shape) for i, shape in enumerate(inputs)]
@@ -136,7 +136,7 @@ def bind(
 
 
 def rope(form: ir.RopeForm) -> Callable[[Subject], Found]:
-    """Rotary embedding of a layer's width, written one way."""
+    """A probe of one form of rotary embedding, at a layer's width."""
 
     def run(subject: Subject) -> Found:
         channels, seq = 768, 256

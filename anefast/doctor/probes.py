@@ -36,7 +36,7 @@ LEFT_OUT = "; larger sizes left out for want of time"
 
 
 def time_call(subject: Subject, fused: Fused, x: np.ndarray) -> float:
-    """us of a call, within about half a second."""
+    """Microseconds of a call, measured for about half a second."""
     return subject.typical_us(partial(fused, x), 0.3 if subject.quick else 0.6)
 
 
@@ -81,7 +81,7 @@ SINGLE: dict[str, tuple[Callable[[Subject], str], Callable[[Values, Values], Val
 
 
 def operations(subject: Subject) -> Found:
-    """Not all are used, or expected to work: what is refused or wrong is written down."""
+    """Tries all operations and records which are refused or wrong. Training needs only some."""
     rng = np.random.default_rng(0)
     a, b = (rng.uniform(0.5, 3, (1, 32, 1, 32)).astype(np.float16) for _ in range(2))
     said: dict[str, list[str]] = {"right": [], "wrong": [], "refused": []}
@@ -295,7 +295,7 @@ def behind(subject: Subject) -> Found:
 
 
 def budget(subject: Subject) -> Found:
-    """Compiles in one process, and programs loaded at once."""
+    """Counts compiles in one process, and programs that are loaded at once."""
     found = usual.compiles(subject, 150 if subject.quick else 312)
     text, layout = conv_program(subject, 64 if subject.quick else 768)
     dim = layout.entries[0].shape[0]

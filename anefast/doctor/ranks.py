@@ -22,7 +22,7 @@ REPEATS = 3
 
 
 def measure() -> None:
-    """Prints what all-reduce takes here. ConfigError where there is one rank only."""
+    """Prints the times of an all-reduce. ConfigError if there is only one rank."""
     world = open_world()
     if world.size == 1:
         raise ConfigError(

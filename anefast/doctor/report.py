@@ -33,7 +33,7 @@ class Report:
     asked: dict[str, Any]
 
     def plain(self) -> dict[str, Any]:
-        """The document, without what would say who or where this is."""
+        """The document, without names or paths that identify the user or the machine."""
         from anefast import __version__
 
         document = {
@@ -86,7 +86,7 @@ def write(report: Report, path: Path) -> None:
 
 
 def heading(report: Report) -> list[str]:
-    """The machine, and what there is of an ANE."""
+    """Lines about the machine and its ANE."""
     lines = [f"{name + ':':12} {value}" for name, value in report.machine.items()]
     lines.append(f"{'framework:':12} {report.ane['framework']}")
     lines += selectors(report.ane["selectors"])
@@ -149,7 +149,7 @@ def operations(results: Sequence[Result]) -> list[str]:
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """The probes' figures beside the published ones."""
+    """A table of the probes' figures beside the published ones."""
     rows = [(r.name.removeprefix("probe "), n) for r in results for n in r.numbers]
     rows = [(probe, n) for probe, n in rows if n.published or n.unit in ("us", "ms")]
     if not rows:

@@ -35,7 +35,7 @@ class Found:
 
 
 class Wrong(Exception):
-    """A check that ran and saw something it should not have. One line."""
+    """A check ran and got a wrong result. One line."""
 
     def __init__(self, said: str, numbers: tuple[Number, ...] = ()) -> None:
         super().__init__(said)
@@ -44,7 +44,7 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """A check after it was tried."""
+    """The result of a check."""
 
     name: str
     group: str

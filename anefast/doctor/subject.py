@@ -55,7 +55,7 @@ class Subject:
         return next(name for name in DIALECTS if not self.refusal(name))
 
     def refusal(self, dialect: str) -> str:
-        """Why a plain program in this dialect is refused; empty where it is taken."""
+        """The reason why a plain program in this dialect is refused; empty if it is taken."""
         x = ir.input("a0_x", (1, 32, 1, 32))
         try:
             self.kernel({"a0_x": x}, {"b0_y": x * 0.5}, dialect).unload()
@@ -64,7 +64,7 @@ class Subject:
         return ""
 
     def plan(self, spec: str) -> Plan:
-        """A plan for this device, in the dialect it takes, whatever was learned of it before."""
+        """A plan for this device in its dialect, without regard to earlier results."""
         self.device.learned = Learned(dialects=(self.dialect,))
         return find_plan(spec)
 

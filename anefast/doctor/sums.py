@@ -22,7 +22,7 @@ SMALL = SIZE * float(np.float16(1.99 * T**-3)) * float(np.float16(1.99 * T**-14)
 
 
 class Question(NamedTuple):
-    """Terms to be summed, and what is spoken for by a result: answer -> switch."""
+    """Terms to be summed, and the meaning of each result: answer -> switch."""
 
     name: str
     terms: tuple[tuple[float, float], ...]
@@ -95,7 +95,7 @@ def switches(told: Iterable[tuple[str, float, Mapping[float, str]]]) -> tuple[st
 
 
 def same(a: float, b: float) -> bool:
-    """Equal, or neither a number."""
+    """True if both are equal or both are NaN."""
     return a == b or (a != a and b != b)
 
 

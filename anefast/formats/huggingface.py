@@ -112,7 +112,7 @@ def save_folder(
 
 
 def settings_of(config: ModelConfig, dtype: str) -> tuple[dict[str, Any], Places]:
-    """A config.json, and where its weights go. ValueError where the format has no such model."""
+    """The config.json of a model, and the places of its weights. ValueError if there is none."""
     family = family_of(config)
     spelled = family.hugging_face
     if spelled is None or config.residual_scale != 1.0:
@@ -155,7 +155,7 @@ def _tensors(folder: Path, spelled: HuggingFace) -> Tensors:
 def _one_head(
     config: ModelConfig, tensors: Tensors, spelled: HuggingFace
 ) -> tuple[ModelConfig, Tensors]:
-    """Some files of tied models hold the classifier all the same: as a copy, or as another one."""
+    """Handles files of tied models that hold a classifier too: a copy, or another matrix."""
     embedding = tensors.get(spelled.places(config)["tok_embeddings"].name)
     if embedding is not None and embedding.shape == tensors[HEAD].shape:
         if np.array_equal(embedding.read(), tensors[HEAD].read()):

@@ -32,7 +32,7 @@ SHA256 = "anefast.base_sha256"  # in the metadata of the tensors, which others l
 
 
 class AdapterFileError(files.FileError):
-    """Files that do not hold an adapter, or not one of this model. One line that names them."""
+    """The files hold no adapter, or one of another model. One line that names them."""
 
 
 class Module(NamedTuple):
@@ -181,7 +181,7 @@ def base_of(path: Path, named: object) -> Base:
 
 
 def widened(pair: Pair, rank: int) -> Pair:
-    """The same change with more rows of A and columns of B, all of them zero."""
+    """The same adapter at a larger rank: the new rows of A and columns of B are zero."""
     more = rank - len(pair.a)
     return Pair(np.pad(pair.a, ((0, more), (0, 0))), np.pad(pair.b, ((0, 0), (0, more))))
 

@@ -139,7 +139,7 @@ OTHERS = {
 
 
 def dequantised(raw: Bytes, kind: Kind, count: int) -> Array:
-    """`count` numbers from their bytes, in pieces, so that nothing else of that size is held."""
+    """`count` numbers from their bytes, converted in pieces to save memory."""
     blocks = raw.reshape(-1, kind.nbytes)
     values = np.empty(count, np.float32)
     table = values.reshape(-1, kind.numbers)

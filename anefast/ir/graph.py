@@ -16,8 +16,8 @@ from .tensor import ShapeError, Tensor
 
 
 def reach(outputs: Iterable[Tensor], stop: Iterable[Tensor] = ()) -> list[Tensor]:
-    """All that outputs depend on, themselves included, in creation order: always topological, and
-    the order the model was written in. Does not look behind the tensors of `stop`."""
+    """All tensors that outputs depend on, outputs included, in creation order, which is topological
+    and the order the model was written in. Does not look behind the tensors of `stop`."""
     edge = set(stop)
     seen: set[Tensor] = set()
     todo = list(outputs)
@@ -129,5 +129,5 @@ def baked(t: Tensor) -> tuple[Tensor, bool] | None:
 
 
 def is_device(t: Tensor) -> bool:
-    """False for what only the CPU computes."""
+    """True if a device program computes t; False if only the CPU does."""
     return t.is_leaf or OPS[t.op].device

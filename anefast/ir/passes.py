@@ -24,7 +24,7 @@ Build = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
 
 def simplify(graph: Graph) -> Graph:
-    """Ready to be cut. Composites are gone; no two nodes compute the same."""
+    """The graph ready to be cut: without composites, and no two nodes compute the same."""
     for change in (expand, share, fold, share):
         if debug.level() >= 5:
             debug.say(f"graph before {change.__name__}:\n{graph}")
@@ -133,7 +133,7 @@ def _again(
 
 
 def _flat(t: Tensor, done: dict[Tensor, Tensor]) -> Tensor:
-    """t in simple ops."""
+    """The composite t written in simple ops."""
     if t not in done:
         inputs = tuple(_flat(x, done) for x in t.inputs)
         node = rebuild(t, inputs)
@@ -144,7 +144,7 @@ def _flat(t: Tensor, done: dict[Tensor, Tensor]) -> Tensor:
 
 
 def expand(graph: Graph) -> Graph:
-    """Composites into simple ops, and theirs in turn."""
+    """The graph with composites written in simple ops, repeatedly, until none is left."""
     done: dict[Tensor, Tensor] = {}
 
     def build(t: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:

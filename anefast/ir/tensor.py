@@ -34,7 +34,7 @@ _order = itertools.count()
 
 
 class ShapeError(BadInput):
-    """A graph that cannot be built: `[op] expected ..., got ... Hint: ...`."""
+    """A graph cannot be built: `[op] expected ..., got ... Hint: ...`."""
 
     def __init__(self, where: str, expected: str, got: object, hint: str = "") -> None:
         super().__init__(f"[{where}] expected {expected}, got {got}." + (hint and f" Hint: {hint}"))
@@ -74,7 +74,7 @@ class Tensor:
 
     @property
     def value(self) -> npt.NDArray[Any]:
-        """A constant's elements, unrounded. Only a constant has any."""
+        """The unrounded elements of a constant. Other tensors have none."""
         if self.op != "constant":
             raise ValueError(f"[value] expected a constant, got {self!r}.")
         value: npt.NDArray[Any] = self.attrs["value"]
@@ -143,7 +143,7 @@ def parameter(name: str, shape: Shape) -> Tensor:
 
 
 def constant(value: npt.ArrayLike, name: str | None = None) -> Tensor:
-    """Known when the graph is built: a number (shape ()) or an array. fp16 on the device.
+    """A constant known when the graph is built: a number (shape ()) or an array; fp16 on device.
 
     The elements are kept as given (float64 unless already floating), so that gradient checks in
     float64 see them unrounded: a copy, unless they are read-only.

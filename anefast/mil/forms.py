@@ -65,7 +65,7 @@ class Verdict:
 
 @functools.cache
 def verdicts() -> dict[str, Verdict]:
-    """Every form that Apple's compiler was asked about. A form that is not there: never tried."""
+    """The verdict on every form that Apple's compiler was asked about."""
     table = read_toml(Path(__file__).with_name("verdicts.toml"))
     return {form: Verdict(**entry) for form, entry in table.items()}
 
@@ -136,7 +136,7 @@ def _of_op(op: Op) -> Iterator[str]:
 
 
 def _typed(op: Op, argument: str) -> str:
-    """The argument's name, and its type where that is another than x's: epsilon:fp32."""
+    """The argument's name, and its type if it differs from x's: epsilon:fp32."""
     value, x = op.get(argument), op.get("x")
     other = value is not None and x is not None and value.dtype != x.dtype
     return f"{argument}:{value.dtype}" if other and value and value.dtype in FLOATS else argument

@@ -80,7 +80,7 @@ class BlobLayout:
         return {self.path: file}
 
     def release(self) -> None:
-        """Lets go of the buffer; the next `fill` makes another."""
+        """Frees the buffer; the next `fill` makes another."""
         self._file = None
 
     def _blank(self) -> Bytes:

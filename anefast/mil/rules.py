@@ -19,7 +19,7 @@ MAX_TERMS = 16384
 
 
 class RuleError(ShapeError):
-    """A program that breaks a rule of the catalogue, named by `rule`: "ANE018"."""
+    """A program breaks the rule of the catalogue named by `rule`: "ANE018"."""
 
     def __init__(self, rule: str, where: str, expected: str, got: object, hint: str = "") -> None:
         if not hint:

@@ -73,7 +73,7 @@ DIALECTS = {
 
 
 def to_half(value: Any, name: str) -> np.ndarray[Any, np.dtype[np.float16]]:
-    """fp16, `value` itself where it is. ValueError where an element has no finite half."""
+    """`value` as fp16. ValueError if an element has no finite half."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         half = np.asarray(value).astype(np.float16, copy=False)
         ends = half.min(), half.max()  # a NaN is both

@@ -180,7 +180,7 @@ def spoken(name: str) -> str:
 
 
 def first_layer(program: Program) -> int | None:
-    """The lowest layer that a node of the program belongs to; None where there are no layers."""
+    """The lowest layer of the program's nodes; None if there are no layers."""
     scopes = (n.scope for n in program.nodes if not n.is_leaf)  # constants are shared by layers
     found = [int(m[1]) for m in map(LAYER.match, scopes) if m]
     return min(found, default=None)

@@ -33,7 +33,7 @@ def ffn_shapes(dim: int, hidden: int, layers: int) -> dict[str, tuple[int, ...]]
 
 
 def init_ffn(dim: int, hidden: int, layers: int, seed: int) -> Params:
-    """Draws parameters, fp32: normal with a standard deviation of 1 / sqrt(input channels).
+    """Draws fp32 parameters by name, (out, in): normal with deviation 1 / sqrt(input channels).
 
     Nothing normalises the stream, so `w2`, which writes to it, is narrower by sqrt(2 L): a unit
     input stays of order one through any number of layers, far from where fp16 ends. Each tensor

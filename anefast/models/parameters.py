@@ -68,7 +68,7 @@ def block(arrays: Params) -> npt.NDArray[np.float32]:
 
 
 def places(arrays: Params) -> dict[str, tuple[int, int]]:
-    """Where each array of `zeros_of` lies in their `block`: its first float, and the next one's."""
+    """The range of each array of `zeros_of` in their `block`: first float, and padded end."""
     base = block(arrays).ctypes.data
     found = {}
     for name, array in arrays.items():
@@ -78,8 +78,8 @@ def places(arrays: Params) -> dict[str, tuple[int, int]]:
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
-    """Draws initial parameters, as each says (`Parameter.init`): normal(0, init_std) matrices,
-    gains of one, biases of zero.
+    """Draws initial parameters, fp32 by name: matrices (out, in) from normal(0, init_std), gains of
+    one, biases of zero (`Parameter.init`).
 
     Each tensor has a stream of its own, keyed by seed and name, so a model with one more layer
     starts with the same values in the others.

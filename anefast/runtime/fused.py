@@ -36,9 +36,9 @@ from anefast.runtime.device import Device, Half
 class Fused:
     """A forward graph with one input `x` and one output `h`, compiled under a plan.
 
-    programs: their names, in the order they run; a call makes one evaluation of each.
-    evaluations: made so far, over all calls.
-    compile_seconds: from the graph to loaded programs: cut, text, weight files, compilation.
+    programs: the names of its programs in the order they run; a call evaluates each once.
+    evaluations: the number made so far, over all calls. compile_seconds: the time from the graph to
+    loaded programs: cut, text, weight files, compilation.
     """
 
     def __init__(self, graph: Graph, params: Params, device: Device, plan: Plan | str) -> None:
@@ -109,9 +109,10 @@ def fused_ffn(
     device: Device,
     plan: Plan | str = "all",
 ) -> Fused:
-    """The FFN-only proxy (`models/ffn.py`); any sizes, `seq` a multiple of 32.
+    """A chain of feed-forward layers (`models/ffn.py`) as programs; call it with x to get h.
 
-    params: fp32 by name, such as `init_ffn` draws.
+    x, h: fp16 (1, dim, 1, seq). seq: a multiple of 32. params: fp32 by name, such as `init_ffn`
+    draws. ValueError for sizes or a plan that do not fit; CompileError if the device refuses.
     """
     for name, size in (("dim", dim), ("hidden", hidden), ("layers", layers)):
         whole("fused", name, size, 1)
@@ -122,10 +123,12 @@ def fused_ffn(
 def fused_transformer(
     config: ModelConfig, params: Params, seq: int, device: Device, plan: Plan | str = "all"
 ) -> Fused:
-    """Every layer of a model's trunk, as its family has them.
+    """All layers of a model as programs; call it with x to get h.
 
-    seq: a multiple of 32. params: fp32 by name, of a whole model; embedding, last norm and
-    classifier are not used here: `x` is the embedded sequence and `h` the last residual stream.
+    x: fp16 (1, dim, 1, seq), the embedded sequence. h: the same shape, the residual stream after
+    the last layer. seq: a multiple of 32. params: fp32 by name, of a whole model; embedding, last
+    norm and classifier are not used. ValueError for sizes or a plan that do not fit; CompileError
+    if the device refuses.
     """
     instance("fused", "config", config, ModelConfig, "ModelConfig(dim=128, ...)")
     _check_seq(seq)

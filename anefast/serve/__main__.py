@@ -105,7 +105,7 @@ def serve(config: ServeConfig) -> None:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens there. BadInput where it cannot."""
+    """A listening socket. BadInput if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)

@@ -41,7 +41,7 @@ class Answer:
         return [self._chunk([self._choice(i, first, [], None)]) for i in range(len(self._texts))]
 
     def add(self, part: Part) -> JSON:
-        """Takes in a part. Its chunk, for who streams."""
+        """Adds a part. Returns its chunk, for a client that streams."""
         offset = len(self._texts[part.index])
         self._texts[part.index] += part.text
         self._logs[part.index] += part.tokens
@@ -57,7 +57,7 @@ class Answer:
         return [self._chunk([]) | {"usage": self._usage()}]
 
     def whole(self) -> JSON:
-        """All of it at once."""
+        """The whole answer."""
         choices = []
         for i, text in enumerate(self._texts):
             choice = self._choice(i, text, self._logs[i], self._finish[i])

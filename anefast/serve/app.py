@@ -152,7 +152,7 @@ class Events:
 
 
 async def leaves(request: Request) -> None:
-    """Returns when the client is gone."""
+    """Returns when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -39,7 +39,7 @@ NOTHING: dict[str, tuple[Any, ...]] = {
 
 
 class Refusal(AnefastError):
-    """A request that is not answered: an HTTP status, and OpenAI's words for why."""
+    """A refused request: an HTTP status, and the reason in OpenAI's form."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None
@@ -74,7 +74,7 @@ class Wish:
 
 
 class Body:
-    """A JSON object, read key by key; what nobody read is refused in the end."""
+    """A JSON object, read key by key; `close` refuses keys that were not read."""
 
     def __init__(self, value: Any) -> None:
         if not isinstance(value, dict):
@@ -83,7 +83,7 @@ class Body:
         self._read: set[str] = set()
 
     def get(self, key: str, kind: Callable[[Any], bool], what: str, default: Any) -> Any:
-        """A value, checked; the default where there is none or null."""
+        """The checked value of a key; the default if it is missing or null."""
         self._read.add(key)
         value = self._value.get(key)
         if value is None:
@@ -93,23 +93,23 @@ class Body:
         return value
 
     def whole(self, key: str, least: int, most: int, default: int) -> int:
-        """An integer of that range."""
+        """The integer of a key, within a range."""
         found: int = self.get(
             key, lambda v: is_whole(v) and least <= v <= most, f"{least} to {most}", default
         )
         return found
 
     def number(self, key: str, least: float, most: float, default: float) -> float:
-        """A number of that range."""
+        """The number of a key, within a range."""
         fits = lambda v: is_number(v) and least <= v <= most  # noqa: E731
         return float(self.get(key, fits, f"{least:g} to {most:g}", default))
 
     def flag(self, key: str) -> bool:
-        """True, false, or false where nothing is said."""
+        """A boolean; False if the key is missing."""
         return bool(self.get(key, lambda v: isinstance(v, bool), "true or false", False))
 
     def close(self) -> None:
-        """Refuses keys that were not read, but for those of no effect."""
+        """Refuses keys that were not read, except those that have no effect."""
         for key, value in self._value.items():
             if key in self._read or key in IDLE:
                 continue

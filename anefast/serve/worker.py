@@ -63,7 +63,7 @@ class Job:
         return [i for i in range(len(self.texts)) if i not in self._over]
 
     def take(self, index: int, tokens: list[int]) -> None:
-        """Delivers what a text grew by."""
+        """Delivers the new tokens of a text."""
         text, said, made = self.texts[index], self.said[index], self.texts[index].made
         parts: list[str] = []
         found: list[Token] = []
@@ -87,7 +87,7 @@ class Job:
             self.deliver(Part(index, "".join(parts), found, finish))
 
     def close(self) -> None:
-        """Gives back what its texts have of the device."""
+        """Releases what its texts use on the device."""
         for text in self.texts:
             text.close()
 
@@ -121,7 +121,7 @@ class Worker:
             raise self.failure
 
     def submit(self, job: Job) -> None:
-        """Puts a job in line. Full where there is no room."""
+        """Queues a job. Raises Full if the queue has no room."""
         with self._change:
             if self._ends or len(self._line) >= self._room:
                 raise Full
@@ -129,7 +129,7 @@ class Worker:
             self._change.notify()
 
     def cancel(self, job: Job) -> None:
-        """Nobody wants it any more. Safe for one that is done."""
+        """Cancels a job. This is safe for one that is done."""
         with self._change:
             job.cancelled = True
             if job in self._line:
@@ -145,7 +145,7 @@ class Worker:
         return len(self._jobs)
 
     def stop(self) -> None:
-        """Ends the thread after the evaluation under way; jobs that are not done hear so."""
+        """Ends the thread after the current evaluation; unfinished jobs get an error."""
         with self._change:
             self._ends = True
             self._change.notify()
@@ -175,7 +175,7 @@ class Worker:
                 job.deliver(Full("the server is shutting down"))
 
     def _admit(self) -> bool:
-        """Waits for work, and takes in as much as there is room for. False: the thread ends."""
+        """Waits for jobs and starts as many as there is room for. False: the thread ends."""
         with self._change:
             while True:
                 self._drop([job for job in self._jobs if job.cancelled])

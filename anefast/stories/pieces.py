@@ -48,7 +48,7 @@ def pieces(counts: Counter[str]) -> list[str]:
 
 
 def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """`parts` with every neighbouring `pair` made one, from the left."""
+    """`parts` with every neighbouring `pair` merged, from the left."""
     out: list[str] = []
     for part in parts:
         if out and (out[-1], part) == pair:

@@ -75,7 +75,7 @@ class Story:
 
     @property
     def logp(self) -> float:
-        """ln p(text) under the grammar, exact to the last bit or so."""
+        """ln p(text) under the grammar, exact to about the last bit."""
         return -math.log(self.one_in)
 
 

@@ -14,9 +14,9 @@ from anefast.sweep.table import lines
 
 
 def work(sweep: Sweep) -> None:
-    """Trains what is left of a sweep, and says how its runs compare.
+    """Trains the runs left of a sweep, and prints how all compare.
 
-    Failure where every one of them failed.
+    Failure if all of them failed.
     """
     completed = sweep.work()
     runs = sweep.runs()

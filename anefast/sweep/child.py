@@ -21,7 +21,7 @@ from anefast.results import FitResult
 
 
 def main() -> None:
-    """Runs train. Its exit codes."""
+    """Runs `train`, with its exit codes."""
     note, *arguments = sys.argv[1:]
 
     def fit(*args: Any, **named: Any) -> FitResult:
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _outlive_nobody() -> None:
-    """Waits for the end of standard input, whose other end only the sweep holds."""
+    """Ends this process when the sweep ends, whose pipe is its standard input."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

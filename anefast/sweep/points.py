@@ -48,7 +48,7 @@ class Span:
     whole: bool
 
     def draw(self, rng: np.random.Generator) -> float | int:
-        """One of them: a whole number, or three digits of another."""
+        """A random number from the span: whole, or rounded to three digits."""
         if self.whole:
             return int(rng.integers(int(self.low), int(self.high), endpoint=True))
         ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
@@ -79,7 +79,7 @@ def read_points(file: Path) -> list[Point]:
 
 
 def _flat(settings: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by name, those of a section by dotted name."""
+    """Settings by name; settings of a section have dotted names."""
     for key, value in settings.items():
         name = f"{section}{key}"
         if isinstance(value, Mapping) and not (value and set(value) <= RANGE):

@@ -64,7 +64,7 @@ class Run:
         return self.folder.with_name(f"{self.folder.name}.failed")
 
     def failure(self) -> str:
-        """Why it failed when it ran last, or ''."""
+        """The reason why its last attempt failed, or ''."""
         return read_text(self.note, where="sweep", follow=False).strip() if self.failed else ""
 
     @property
@@ -72,7 +72,7 @@ class Run:
         return self.note.exists()
 
     def history(self) -> History | None:
-        """Its rows so far, None where it has not begun."""
+        """Its rows so far; None if it has not begun."""
         return read_history(self.folder) if (self.folder / CONFIG).is_file() else None
 
     @property
@@ -93,7 +93,7 @@ class Sweep:
     seeds: list[tuple[int, int]]
 
     def runs(self) -> list[Run]:
-        """All of them, seeds of a point one after another."""
+        """All runs; the seeds of a point follow one another."""
         first = [f"{self.settings}"] if self.settings else []
         runs = []
         for number, point in enumerate(self.points):
@@ -120,7 +120,7 @@ class Sweep:
         return plain if len(plain) <= 80 else f"{number + 1:0{width}}-seed={seed}"
 
     def work(self) -> bool:
-        """Trains what is not done yet. False where a signal ended it before."""
+        """Trains the unfinished runs. False if a signal ended it early."""
         runs = self.runs()
         with self._locked(), stopping() as stop:
             stop.saves = True
@@ -135,7 +135,7 @@ class Sweep:
         return True
 
     def _train(self, run: Run, stop: Stop) -> None:
-        """One run in a process of its own; how it failed is its note."""
+        """Trains one run in its own process. If it fails, its note says how."""
         if run.failed:
             remove(run.note, "sweep")
         begun = (run.folder / CONFIG).is_file()
@@ -167,13 +167,13 @@ class Sweep:
             os.close(handle)
 
     def save(self) -> None:
-        """Writes which runs there are."""
+        """Writes the list of runs."""
         held = {"flags": self.flags, "points": self.points, "seeds": self.seeds}
         write_json(self.folder / SWEEP, held, "sweep")
 
 
 def _heard(process: subprocess.Popen[bytes], stop: Stop) -> int:
-    """Waits for a process, which gets the signals that we get. Its exit code."""
+    """Waits for a process and passes on our signals. Returns its exit code."""
     told = False
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -191,7 +191,7 @@ def _heard(process: subprocess.Popen[bytes], stop: Stop) -> int:
 
 
 def typed(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as they are typed: --optim.lr=0.003, --no-timeline."""
+    """Settings as command-line flags: --optim.lr=0.003, --no-timeline."""
     found = []
     for name, value in settings.items():
         section, dot, last = name.replace("_", "-").rpartition(".")
@@ -259,7 +259,7 @@ def begin(config: TrainConfig, argv: Sequence[str], folder: Path) -> Sweep:
 
 
 def _check(config: TrainConfig) -> None:
-    """ConfigError for what several runs cannot have."""
+    """ConfigError for settings that several runs cannot share."""
     for name, has, why, hint in (
         ("resume", config.resume, "goes on with one run", "--init starts from its weights"),
         ("trace", config.trace, "is of one run", "leave it out"),

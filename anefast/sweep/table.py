@@ -54,7 +54,7 @@ def _row(
 
 
 def _at(history: History, unit: Unit) -> int:
-    """The update of the lowest loss."""
+    """The update with the lowest loss."""
     val = unit.val(history)
     return min(zip(val.values, val.steps, strict=True))[1]
 

@@ -1,4 +1,4 @@
-"""One thread that does the slow part of telling what happened: files, dashboards, sums of spans.
+"""One thread that does the slow part of logging: files, dashboards, sums of spans.
 
 Calls run in the order in which they came. The first one that fails stops the rest, so that a file
 never has a gap, and its error is raised by the next `call` or `flush` of the thread that trains.
@@ -27,7 +27,7 @@ class Background:
         self._thread.start()
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Runs it soon, over there. Raises what an earlier call raised, once."""
+        """Queues a call for the thread. Raises what an earlier call raised, once."""
         self._check()
         self._put((function, arguments))
 

@@ -56,7 +56,7 @@ SUMMARY = record(
 
 
 def line(summary: Summary) -> str:
-    """One line: what a micro-step takes, and on what."""
+    """One line: the time of a micro-step, by component."""
     parts, total = summary["updates"], summary["updates"]["ms"]
     share = [(100 * ms(parts, phase) / total, phase) for phase in PHASES]
     said = [f"{phase} {percent:.0f}%" for percent, phase in share if percent >= 0.05]

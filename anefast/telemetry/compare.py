@@ -40,7 +40,7 @@ class Unit:
         return run.floor * bits / nats if nats > 0 else None
 
     def best(self, run: History) -> float:
-        """The lowest validation loss, inf where there is none."""
+        """The lowest validation loss, inf if there is none."""
         return min(self.val(run).values, default=math.inf)
 
 
@@ -60,7 +60,7 @@ def ranked(runs: Sequence[History]) -> list[History]:
 
 
 def groups(runs: Sequence[History]) -> list[list[History]]:
-    """Runs that differ in their seed alone are together. Order: of the first of each."""
+    """Groups of runs that differ only in their seed, in the order of their first runs."""
     found: dict[tuple[tuple[str, str], ...], list[History]] = {}
     for run in runs:
         key = tuple(sorted((k, str(v)) for k, v in run.settings.items() if k not in OWN))
@@ -97,7 +97,7 @@ def band(many: Sequence[Series]) -> tuple[list[float], list[float], list[float],
 
 
 def ceiling(runs: Sequence[History], unit: Unit) -> float:
-    """The top of a plot of losses: what only the first twentieth of a run exceeds is left above."""
+    """The top of a plot of losses, which only the first twentieth of a run may exceed."""
     late = []
     for run in runs:
         for series in (unit.train(run), unit.val(run)):

@@ -243,7 +243,7 @@ def plain(text: str) -> str:
 
 
 def finish(ax: Any, title: str, unit: str, legend: bool = False) -> None:
-    """Settings shared by all panels."""
+    """Applies the settings that all panels share."""
     ax.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
     ax.set_xlabel("update", color=FAINT, fontsize=9)
     if unit:
@@ -264,7 +264,7 @@ def finish(ax: Any, title: str, unit: str, legend: bool = False) -> None:
 def smooth_line(
     ax: Any, s: Series, colour: str, label: str | None = None, raw: bool = True
 ) -> None:
-    """A mean over some neighbours, the raw values faint beneath."""
+    """Draws a running mean, with the raw values faint beneath."""
     if not s:
         return
     if raw and smoothing(s) > 1:
@@ -319,7 +319,7 @@ def colours(runs: Sequence[History]) -> list[str]:
 
 
 def labels(runs: Sequence[History]) -> str:
-    """' (emulated)', as no time goes without."""
+    """The label of a run's times, such as ' (emulated)'."""
     found = list(dict.fromkeys(run.label for run in runs if run.label))
     return plain(f" ({', '.join(found)})") if found else ""
 

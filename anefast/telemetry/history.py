@@ -52,7 +52,7 @@ TIMING_ROW = record(
 
 @dataclass(frozen=True)
 class Series:
-    """Numbers by update, those that are not finite left out."""
+    """Finite numbers by update."""
 
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Columns:
         return [name.removeprefix(start) for name in self._columns if name.startswith(start)]
 
     def add(self, row: dict[str, Any]) -> None:
-        """Takes a row that was checked. ValueError where it does not follow the one before."""
+        """Adds a checked row. ValueError if it does not follow the previous one."""
         step = row["step"]
         if step <= self.step:
             raise ValueError(f"step {step:,} comes after step {self.step:,}")
@@ -174,7 +174,7 @@ class History:
 
     @property
     def overflows(self) -> list[int]:
-        """The updates that were skipped since their gradients overflowed."""
+        """The number of updates that were skipped because their gradients overflowed."""
         found = self.metrics["overflow"]
         return [step for step, value in zip(found.steps, found.values, strict=True) if value]
 
@@ -257,7 +257,7 @@ def _settings(run: Path) -> dict[str, Any]:
 
 
 def _columns(path: Path, form: Check, most: int, notes: list[str]) -> Columns:
-    """The rows of a file without those that are damaged; a half-written last one is passed."""
+    """The sound rows of a file. A half-written last row is ignored without a note."""
     found = Columns()
     if not os.path.lexists(path):
         return found

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 class RunError(BadInput):
-    """A run folder, or rows of it, that cannot be used. One line."""
+    """A run folder, or its rows, cannot be used. One line."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class RowFiles:
                 raise self._refused(file.path, error) from None
 
     def sync(self) -> None:
-        """Rows are on disk when this returns. RunError."""
+        """Returns when the rows are on disk. RunError if that fails."""
         for file in (self.metrics, self.timings):
             try:
                 file.sync()

@@ -253,7 +253,7 @@ def _check_unused(path: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    """A lock the kernel releases however the process ends. RunError when somebody has it."""
+    """Takes a lock that ends with the process. RunError if another process has it."""
     try:
         handle = lock(path / LOCK, "run")
     except Locked as held:
@@ -268,7 +268,7 @@ def _lock(path: Path) -> int:
 
 
 def _git(*arguments: str) -> str:
-    """A line about the checkout this package lies in; empty for an installed one or without git."""
+    """A line about this package's git checkout; empty if it is installed or git is missing."""
     root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return ""

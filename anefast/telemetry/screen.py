@@ -54,7 +54,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
         super().refresh(nolock=True)
 
     def clear(self, nolock: bool = True) -> None:
-        """Takes the bar off the screen."""
+        """Removes the bar from the screen."""
         super().clear(nolock=True)
 
 
@@ -77,7 +77,7 @@ class Direct:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Does nothing: nothing is buffered."""
 
     def fileno(self) -> int:
         return self._descriptor
@@ -111,7 +111,7 @@ class Screen:
         return self._err is not None
 
     def say(self, line: str) -> None:
-        """A line, soon."""
+        """Queues a line to be printed."""
         self._lines.append(line)
         self._news.set()
 
@@ -120,7 +120,7 @@ class Screen:
         self._shown = (done, total, note)
 
     def close(self) -> None:
-        """Returns when everything is out, or when the terminal has not moved for five seconds."""
+        """Returns when everything is printed, or when the terminal was stuck for five seconds."""
         self._closing = True
         self._news.set()
         while self._thread.is_alive() and time.monotonic() - self._moved < PATIENCE_SECONDS:

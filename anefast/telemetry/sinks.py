@@ -24,7 +24,7 @@ log = logging.getLogger("anefast")
 
 
 class SinkError(BadInput):
-    """A sink that cannot be had. One line."""
+    """A sink cannot be used. One line."""
 
 
 class Sink(Protocol):

@@ -74,7 +74,7 @@ class Sums:
         self._add_programs(dict(zip(labels.tolist(), each.T.tolist(), strict=True)))
 
     def add(self, other: Sums) -> None:
-        """Sums, field by field."""
+        """Adds other sums, field by field."""
         self.wall_ns += other.wall_ns
         self.micro_steps += other.micro_steps
         self.driving += other.driving
@@ -122,7 +122,7 @@ class Timeline:
         self.first_step = self.last_step = 0
 
     def start(self, background: Background) -> None:
-        """Begins to record. Where another run of this process does, this one goes without.
+        """Begins to record. If another run of this process records, this one does not.
 
         FileError when the trace cannot be written.
         """

@@ -69,7 +69,7 @@ class Trace:
 
     @contextmanager
     def _or_end(self) -> Iterator[None]:
-        """No trace is worth a run: a full disk ends the trace, with a warning."""
+        """Ends the trace with a warning if it cannot be written: the run goes on."""
         try:
             yield
         except OSError as error:

@@ -65,7 +65,7 @@ _NORMAL_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
 
 @dataclass(frozen=True)
 class Marks:
-    """The tokens around a document, by text or by id; None: nothing says."""
+    """The tokens around a document, by text or by id; None if no file names them."""
 
     bos: str | int | None = None
     eos: str | int | None = None

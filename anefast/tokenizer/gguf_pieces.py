@@ -52,7 +52,7 @@ _UNK, _BOS, _EOS = 0, 1, 2  # where a file names no ids
 
 
 def read(values: Mapping[str, Any], tokens: Sequence[str], name: str) -> Tokenizer:
-    """Llama's own pieces need no library; those with more marks or a chat template do."""
+    """Reads the tokenizer. Llama's own pieces need no library; others need `tokenizers`."""
     if flag(values, "remove_extra_whitespaces", False):
         raise TokenizerError(
             f"[tokenizer] expected {PREFIX}remove_extra_whitespaces false in {name}, whose pieces "

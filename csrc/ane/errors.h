@@ -10,9 +10,9 @@
 // "[ane] expected <expected>, got <domain, code and message>. Hint: <what is known about it>."
 anefast_status ane_fail_with(anefast_error *error, anefast_status status, const char *expected, NSError *cause);
 
-// Whether the connection to the system's service broke: it ended, and starts again by itself.
+// True if the connection to the system's service broke. The service restarts by itself.
 int ane_interrupted(NSError *cause);
-// Whether it says that the device has no room for a program.
+// True if the error says that the device has no memory for a program.
 int ane_no_room(NSError *cause);
 
 #endif

@@ -1,4 +1,4 @@
-// What a loaded model says of its own ports (modelAttributes), against what we read in its text.
+// Compares what a loaded model reports about its ports (modelAttributes) with what its text says.
 #ifndef ANEFAST_ANE_LAYOUT_H
 #define ANEFAST_ANE_LAYOUT_H
 
@@ -6,9 +6,9 @@
 
 #include "ports.h"
 
-// Checks the order of the symbol tables and takes over the model's strides and sizes where it names
-// them; what it does not say stays by the 64-byte rule. ANEFAST_COMPILE where the two contradict each
-// other: values would be swapped or misread in silence.
+// Checks the order of the symbol tables and takes the model's strides and sizes if it names them;
+// otherwise the 64-byte rule holds. ANEFAST_COMPILE if the two contradict each other, because values
+// would be swapped or misread without an error.
 anefast_status ane_layout_apply(id attributes, ane_ports *ports, anefast_error *error);
 
 #endif

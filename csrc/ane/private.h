@@ -19,10 +19,10 @@
 #endif
 #endif
 
-// Opens the framework and fills the table, once per process; a failure is looked into again next time.
+// Opens the framework and fills the table, once per process. After a failure the next call tries again.
 anefast_status ane_private_open(anefast_error *error);
-// Where this is a fork of the process that opened it, ANEFAST_UNAVAILABLE: the system forbids its use
-// there, and a mutex may be held by a thread that did not come along.
+// ANEFAST_UNAVAILABLE in a fork of the process that opened it: the system forbids its use there, and
+// a thread that the fork does not have may hold a mutex.
 anefast_status ane_private_forked(anefast_error *error);
 
 id ane_descriptor(NSData *text, NSDictionary *weights, NSError **error); // nil without error: text refused

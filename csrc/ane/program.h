@@ -6,7 +6,7 @@
 
 anefast_status ane_program_compile(uint32_t qos, const char *text, size_t text_bytes, const anefast_blob *blobs,
                                    size_t n_blobs, anefast_program **program, anefast_error *error);
-// Files of the program's own folder, which the compiler has left there: out of it, and back into it.
+// Copies the files that the compiler has left in the program's folder out of it, and back.
 anefast_status ane_program_keep(const anefast_program *program, const char *folder, anefast_error *error);
 anefast_status ane_program_load_kept(uint32_t qos, const char *text, size_t text_bytes, const anefast_blob *blobs,
                                      size_t n_blobs, const char *folder, anefast_program **program,

@@ -31,7 +31,7 @@ extern "C" {
     X(ARCHITECTURE, "_ANEDeviceInfo", '+', "aneArchitectureType", 0)                                                   \
     X(CORES, "_ANEDeviceInfo", '+', "numANECores", 0)
 
-/* Other makers of a request, which are tried in turn where REQUEST is not there or makes none. They take
+/* Other methods that make a request, tried in turn if REQUEST is missing or makes none. They take
  * one and two arguments more, events and a handle, which may be nil. Seen by jafreck/ironmill. */
 #define ANE_REQUEST_WITH_EVENTS                                                                                        \
     "requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:sharedEvents:"

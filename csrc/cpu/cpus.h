@@ -1,4 +1,4 @@
-// How many threads the pool has by default.
+// The default number of threads of the pool.
 #pragma once
 
 #include <string>

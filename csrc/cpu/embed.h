@@ -13,7 +13,7 @@ struct Embedding {
 };
 
 // out (batch, channels, 1, seq) fp16 = weight (vocab, channels) fp32, gathered, rounded, transposed. positions (seq,
-// channels) fp32 is added before rounding, where there are any. Of a weight that is rounded already, the same bytes.
+// channels) fp32 is added before rounding, unless it is null. A weight that is rounded already gives the same bytes.
 // Returns -1, or the flat index (b * seq + s) of the first token outside [0, vocab): nothing is written.
 int64_t embed(const Embedding &e, const float *weight, const float *positions, uint16_t *out);
 int64_t embed(const Embedding &e, const uint16_t *weight, uint16_t *out);

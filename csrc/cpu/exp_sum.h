@@ -1,5 +1,5 @@
-// The sum of a softmax's exponentials, which are between 0 and 1: each to the nearest multiple of 2^-44, and exact from
-// there on. So it is the same in any order, and what a mask makes 0 may be left out wherever it stands.
+// The sum of a softmax's exponentials, which are between 0 and 1. Each is rounded to a multiple of 2^-44, and the sum
+// of those is exact. So the order does not matter, and terms that a mask makes 0 may be left out.
 #pragma once
 
 #include <cmath>

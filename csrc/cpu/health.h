@@ -1,4 +1,4 @@
-/* How well halves fit their range: counts over a tensor, for reports of numeric health. */
+/* Counts of a tensor's fp16 values that are near or beyond the limits of fp16, for reports of numeric health. */
 #ifndef ANEFAST_HEALTH_H
 #define ANEFAST_HEALTH_H
 
@@ -24,7 +24,7 @@ typedef struct {
 
 half_zero half_zero_lines(const uint16_t *h, size_t outer, size_t rows, size_t columns, uint16_t *seen);
 
-int half_overflows(const uint16_t *h, size_t n); /* whether any is inf or NaN: a fraction of that pass */
+int half_overflows(const uint16_t *h, size_t n); /* true if any is inf or NaN; much faster than the counts */
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-// What this machine can do at most, and what small CPU work costs: figures to hold others against.
+// Measures this machine's peak rates and the cost of small CPU work, to compare other figures with.
 //
 // For benchmarks only; nothing in a training step calls these. Each takes the best of a few short
 // runs, since a neighbour only adds time.
@@ -14,7 +14,7 @@ struct Peak {
 };
 Peak probe_peak(int threads);
 
-// Bytes per second of AdamW's traffic and as good as nothing else, over arrays that no cache holds: four
+// Bytes per second of AdamW's memory traffic with hardly any arithmetic, over arrays larger than any cache: four
 // read, three of them written, 28 bytes a weight.
 double probe_stream(int threads);
 

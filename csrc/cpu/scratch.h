@@ -1,6 +1,6 @@
 // Memory a thread keeps from one use to the next, aligned for whole vectors.
 //
-// What is obtained anew each time comes as fresh pages, and to touch one costs more than to fill it.
+// Memory that is allocated anew each time has fresh pages, and the first access to a page costs more than filling it.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace anefast {
 
 class Scratch {
   public:
-    // At least so many floats, of any content. What an earlier call gave is gone.
+    // At least this many floats, with any content. The memory of an earlier call is no longer valid.
     float *get(int64_t floats) {
         if (floats > size) {
             memory.reset(); // the old one first: the peak is one buffer
@@ -44,8 +44,8 @@ class Scratch {
     int64_t size = 0;
 };
 
-// Memory that threads hand on: a user takes one for a while, and the next one finds its pages warm.
-// It keeps as many as were ever in use at once, and is never destroyed.
+// Memory that threads share in turn: a user borrows a buffer, and the next user finds its pages in memory.
+// It keeps as many buffers as were ever in use at once, and is never destroyed.
 class ScratchShelf {
     struct Return {
         ScratchShelf *shelf;

@@ -35,7 +35,7 @@ struct Tensor { // fp32, `size` contiguous values each
 // One update. Gradients are read only.
 void update(const Tensor *tensors, int64_t count, const Rule &rule);
 
-// A gradient that is never stored but made a panel of rows at a time, on whatever threads ask.
+// A gradient that is never stored: a panel of rows at a time is computed, on any thread that needs it.
 struct FlowingGrad {
     int64_t rows, columns;
     // What its panels have in common: so many floats, written in so many pieces before the first panel is made.
@@ -44,7 +44,7 @@ struct FlowingGrad {
     std::function<void(int64_t first, int64_t rows, const float *shared, float *out)> make;
 };
 
-// One update by gradients made a panel of rows at a time, where they are used; `grad` of the tensors is not read.
+// One update whose gradients are computed a panel of rows at a time; `grad` of the tensors is not read.
 // Returns the gradients' sum of squares, panel by panel in order.
 double update_flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const Rule &rule);
 

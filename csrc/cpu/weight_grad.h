@@ -2,7 +2,7 @@
 //
 // Sums begin with what acc holds, or, where `fresh`, with 0: then what it held is never read.
 // Each call returns at once; Pool::drain() finishes them. The caller keeps every buffer alive and unchanged
-// until then; what goes wrong is in `failure` then, as with Pool::enqueue, and acc is of no use. Calls on the same acc
+// until then. An error is in `failure` then, as with Pool::enqueue, and acc is not valid. Calls on the same acc
 // run one after the other, so sums have one order whatever the threads: for weights batch ascending, then sequence
 // ascending (any order within a batch where gemm_isa() names a library), in fp32; for channel sums eight interleaved
 // lanes in double.
@@ -20,7 +20,7 @@ namespace anefast {
 void weight_grad(const uint16_t *dy, const uint16_t *x, float *acc, int64_t batch, int64_t seq, int64_t out_channels,
                  int64_t in_channels, bool fresh, FirstError &failure);
 
-// The same sum from 0, by rows: a gradient that flows (update.h). dy and x must outlive it.
+// The same sum from 0, by rows: a gradient that is not stored (update.h). dy and x must outlive it.
 FlowingGrad weight_grad_flowing(const uint16_t *dy, const uint16_t *x, int64_t batch, int64_t seq, int64_t out_channels,
                                 int64_t in_channels);
 

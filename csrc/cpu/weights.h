@@ -1,4 +1,4 @@
-// Weights on their way to the device: fp32 masters rounded to fp16, many tensors in one parallel region.
+// Rounds fp32 weights to fp16 for the device, many tensors in one parallel region.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@ struct RoundedWeight {
     bool transposed;
 };
 
-// Rounds all of them, nearest even. lost[i] is how many values of weight i fp16 cannot hold: of at
-// least 65520, which round to infinity, or not a number.
+// Rounds all of them to nearest even. lost[i] counts the values of weight i that fp16 cannot hold: NaN, and
+// magnitudes of at least 65520, which round to infinity.
 void round_weights(const RoundedWeight *weights, int64_t count, int64_t *lost);
 
 } // namespace anefast

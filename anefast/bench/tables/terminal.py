@@ -43,7 +43,7 @@ def measure(bench: Bench) -> tuple[list[str], list[Line]]:
 
 
 def throughput(run: Callable[[list[str], Path], str], steps: int) -> float:
-    """Updates per second of a short training run, as it says itself."""
+    """Updates per second of a short training run, as the run reports them."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [f"--{name}={value}" for name, value in SHAPE.items()]
         flags += [f"--steps={steps}", f"--out={folder}/run", "--sample-tokens=0", "--eval-every=0"]
@@ -66,7 +66,7 @@ def to_file(command: list[str], folder: Path) -> str:
 
 
 def to_slow_terminal(command: list[str], folder: Path) -> str:
-    """stderr is a terminal whose other end takes its time."""
+    """Runs with stderr on a terminal that reads slowly."""
     ours, theirs = os.openpty()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
     os.close(theirs)

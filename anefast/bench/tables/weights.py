@@ -48,7 +48,7 @@ def plan(bench: Bench, weights: str) -> Cell:
 
 
 def overwritten(bench: Bench) -> str:
-    """Evaluates before and after the bytes that a program was compiled from are written over."""
+    """Evaluates a program before and after the bytes that it was compiled from change."""
     x = ir.input("a0_x", (1, 64, 1, 32))
     y = ir.conv(x, ir.parameter("w", (64, 64, 1, 1)))
     kernel = Kernel(bench.device, ir.Program.cut("conv", [("a0_x", x)], [("z0_y", y)]), "ios18")

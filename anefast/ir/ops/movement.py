@@ -44,7 +44,7 @@ register(
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """One entry may be -1. A shape x already has gives x itself."""
+    """x with another shape, of which one entry may be -1. The same shape gives x itself."""
     wanted = _ints(shape)
     if wanted.count(-1) == 1:
         rest = -math.prod(wanted)
@@ -76,7 +76,7 @@ def transpose(x: Tensor, perm: Sequence[int]) -> Tensor:
 
 
 def expand_dims(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """New axes of size 1, counted in the result."""
+    """x with new axes of size 1; axes count in the result."""
     return apply("expand_dims", x, axes=_new_axes(x, axes))
 
 
@@ -86,7 +86,7 @@ def _new_axes(x: Tensor, axes: Sequence[int]) -> tuple[int, ...]:
 
 
 def squeeze(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """Without these axes, each of size 1."""
+    """x without these axes, each of size 1."""
     return apply("squeeze", x, axes=tuple(sorted(axis_of("squeeze", a, x.rank) for a in axes)))
 
 
@@ -252,8 +252,11 @@ def slice_by_index(
 
 
 def split(x: Tensor, sizes: int | Sequence[int], axis: int) -> list[Tensor]:
-    """Parts along one axis: so many equal ones, or of these sizes. Made of slice_by_size: MIL's own
-    split has several results, and some chips refuse it beside matmul, softmax and tile."""
+    """Parts of x along one axis: `sizes` equal parts, or parts of these sizes.
+
+    Made of slice_by_size: MIL's own split has several results, and some chips refuse it beside
+    matmul, softmax and tile.
+    """
     axis = axis_of("split", axis, x.rank)
     if isinstance(sizes, int):
         if sizes < 1 or x.shape[axis] % sizes:

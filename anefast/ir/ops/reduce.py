@@ -23,7 +23,7 @@ def _shape(xs: Sequence[Tensor], attrs: Attrs) -> Shape:
 
 
 def _kept(node: Tensor, t: Tensor) -> Tensor:
-    """t, shaped like node's result, with the reduced axes put back as 1."""
+    """t reshaped to node's result, with the reduced axes as size 1."""
     axes = node.attrs["axes"]
     return reshape(t, tuple(1 if i in axes else d for i, d in enumerate(node.inputs[0].shape)))
 

@@ -106,5 +106,5 @@ def catalogue() -> dict[str, Rule]:
 
 
 def rule(id: str) -> Rule:
-    """The rule of that id. KeyError where there is none: ids are written by us."""
+    """The rule of an id. KeyError if there is none."""
     return catalogue()[id]

@@ -22,7 +22,7 @@ class Edit(NamedTuple):
 
 
 def dialect_of(source: Source) -> Dialect:
-    """ios16 where the text spells scalars as rank-0 tensors, else ios18."""
+    """ios16 if the text writes scalars as rank-0 tensors, else ios18."""
     portable = re.search(rb"tensor\s*<\s*string\s*,\s*\[\s*\]", source.text)
     return DIALECTS["ios16" if portable else "ios18"]
 
@@ -36,7 +36,7 @@ class Rewriter:
         self.taken = {v.name for v in function.values}
 
     def name(self, stem: str) -> str:
-        """A name that no value has, always the same for the same text."""
+        """An unused name, always the same for the same text."""
         result = self.op.results[0].name if self.op.results else self.op.op
         name = identifier(f"{result}_{stem}")
         while name in self.taken:
@@ -50,7 +50,7 @@ class Rewriter:
         return Constant(name, f"{of} {name} = const()[name = {label}, val = {of}({payload})];")
 
     def before(self, *statements: str) -> Edit:
-        """Statements before the operation's, one to a line."""
+        """Inserts statements before the operation's, one per line."""
         begin = self.op.span[0]
         line = self.source.text.rfind(b"\n", 0, begin) + 1
         head = self.source.text[line:begin].decode("utf-8", "replace")
@@ -59,13 +59,13 @@ class Rewriter:
         return Edit((begin, begin), "".join(s + glue for s in statements))
 
     def argument(self, name: str, value: str) -> Edit:
-        """One more argument of the call."""
+        """Adds an argument to the call."""
         at = self.op.close[0]
         comma = ", " if any(not a.bracketed for a in self.op.arguments.values()) else ""
         return Edit((at, at), f"{comma}{name} = {value}")
 
     def without(self, name: str) -> Edit:
-        """The call without an argument, its comma included."""
+        """Removes an argument from the call, with its comma."""
         begin, end = self.op.arguments[name].whole
         text = self.source.text
         after = re.compile(rb"\s*,\s*").match(text, end)

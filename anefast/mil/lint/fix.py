@@ -46,7 +46,7 @@ def fixed(text: bytes, path: Path | None, target: Target) -> tuple[bytes, list[F
 
 
 def apply(text: bytes, findings: Sequence[Finding]) -> tuple[bytes, list[Finding]]:
-    """The text with the edits of these findings, but for findings that touch another's bytes."""
+    """The text with these findings' edits, except where an edit touches another's bytes."""
     taken: list[tuple[int, int]] = []
     edits: list[Edit] = []
     used = []

@@ -63,7 +63,7 @@ class Value:
 
     @property
     def baked(self) -> bool:
-        """A constant, or what a constexpr_ operation makes of constants."""
+        """True for a constant, and for a constexpr_ operation's result from constants."""
         made = self.producer
         return self.const or (made is not None and made.op.startswith("constexpr_"))
 
@@ -96,12 +96,12 @@ class Op:
     known: bool
 
     def get(self, argument: str) -> Value | None:
-        """The (first) value of an argument, None where it is absent."""
+        """The (first) value of an argument; None if it is absent."""
         found = self.arguments.get(argument)
         return found.values[0] if found else None
 
     def constant(self, argument: str) -> Any:
-        """The elements of a constant argument, None where it is absent or not in the text."""
+        """The elements of a constant argument; None if it is absent or not in the text."""
         value = self.get(argument)
         return value.value if value is not None else None
 
@@ -164,7 +164,7 @@ class Source:
 
 
 def read(text: bytes, path: Path | None = None) -> Source:
-    """Reads any bytes: faults become `problems`."""
+    """Reads any bytes. Faults become `problems`."""
     found = _C.outline(text)
     return Source(
         text=text,

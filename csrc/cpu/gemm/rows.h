@@ -1,4 +1,4 @@
-// Rows of A on their way to the kernels: where they lie, or in a thread's own memory as the kernels want them.
+// Prepares rows of A for the kernels: in place, or copied into a thread's own memory in the kernels' layout.
 #pragma once
 
 #include "../../round.h"

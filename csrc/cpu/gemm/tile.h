@@ -69,7 +69,7 @@ template <int ROWS, int VECTORS, bool PANEL> static __attribute__((noinline)) vo
     else put(sum, static_cast<float *>(t.c), t.c_row_stride);
 }
 
-// The rows that are left below whole tiles.
+// The last rows, too few for a whole tile.
 template <int ROWS, int VECTORS, bool PANEL> static void last_rows(const Strip &t) {
     if (t.rows == ROWS) return tile_of<ROWS, VECTORS, PANEL>(t);
     if constexpr (ROWS > 1) last_rows<ROWS - 1, VECTORS, PANEL>(t);

@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Target:
-    """The target: a chip (None: every chip) and a macOS version ("": the current ones)."""
+    """What to lint for: a chip (None: every chip) and a macOS version ("": the current ones)."""
 
     chip: Chip | None = None
     os: str = ""

@@ -32,7 +32,7 @@ SAME = frozenset(
 
 
 def ranges(function: Function) -> dict[int, Range]:
-    """The interval of each value, whatever the inputs, by id(value)."""
+    """The interval of each value over all possible inputs, by id(value)."""
     known: dict[int, Range] = {}
     for value in function.values:
         if value.range is not None:
@@ -137,7 +137,7 @@ def exponent(size: float) -> float:
 
 
 def scale_of(value: Value | None) -> float:
-    """The constant a value was scaled by just before, 1 where it was not."""
+    """The constant by which a value was just scaled; 1 if it was not."""
     made = value.producer if value is not None else None
     if made is None or made.op not in ("mul", "real_div"):
         return 1.0

@@ -14,7 +14,7 @@ WIDE = 5120
 
 
 def by(value: Value | None, *ops: str) -> Op | None:
-    """The operation that made a value, where it is one of these."""
+    """The operation that made a value, if it is one of these."""
     made = value.producer if value is not None else None
     return made if made is not None and made.op in ops else None
 

@@ -66,7 +66,7 @@ def faults(source: Source, target: Target) -> Iterator[Finding]:
 
 
 def named(source: Source, function: Function, op: Op, at: At) -> list[Edit]:
-    """The literal argument at that place as a named constant before the call."""
+    """Moves a literal argument into a named constant before the call."""
     name, argument = next((n, a) for n, a in op.arguments.items() if a.at == at)
     value = argument.values[0]
     if len(argument.values) != 1 or not op.span[1]:
@@ -138,7 +138,7 @@ def _alive(value: Value, returned: set[int], dead: set[int]) -> bool:
 
 
 def _gone(source: Source, span: tuple[int, int]) -> Edit:
-    """The statement away, with its line where it has one to itself."""
+    """Removes a statement, and its line if nothing else is in it."""
     begin, end = span
     start = source.text.rfind(b"\n", 0, begin) + 1
     stop = source.text.find(b"\n", end)

@@ -79,7 +79,7 @@ class WeightFile:
 
 
 def opened(path: Path) -> WeightFile | str:
-    """The file, or what is wrong with it."""
+    """The opened file, or a description of its fault."""
     try:
         with open_regular(path, where="lint") as file:
             head, size = file.read(8), os.fstat(file.fileno()).st_size
