@@ -64,7 +64,7 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what was said."""
+        """Forgets all turns."""
         system = self._config.system
         self.turns = [{"role": "system", "content": system}] if system else []
 
@@ -135,7 +135,7 @@ def read_message(lines: Callable[[], str]) -> str:
 
 
 def tell(line: str) -> None:
-    """A line that is no answer."""
+    """Prints a line that is not an answer."""
     print(visible(line), file=sys.stderr, flush=True)
 
 

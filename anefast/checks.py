@@ -26,12 +26,12 @@ _checking: ContextVar[bool] = ContextVar("anefast_config_checking", default=True
 
 
 class ConfigError(BadInput):
-    """A setting that cannot work. The message is one line: expected, got, hint."""
+    """A setting cannot work. The message is one line: expected, got, hint."""
 
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Build configs without checks: a file may be wrong until a flag on top puts it right."""
+    """Builds configs without checks: a file may be wrong until a flag corrects it."""
     token = _checking.set(False)
     try:
         yield
@@ -91,7 +91,7 @@ class Checked:
 
 
 def coerce(value: Any, kind: Any, name: str) -> Any:
-    """Give `value` the field's type where nothing is lost (1 -> 1.0); ConfigError otherwise."""
+    """`value` in the field's type if nothing is lost (1 -> 1.0); ConfigError otherwise."""
     if kind is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if kind is str and isinstance(value, str):
@@ -111,7 +111,7 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
 
 
 def _text(value: str, name: str) -> str:
-    """A text that a TOML file and a path can hold."""
+    """`value` as a text that a TOML file and a path can hold. ConfigError otherwise."""
     bad = next((c for c in value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
     if bad is not None:
         raise ConfigError(
@@ -160,7 +160,7 @@ def real(where: str, name: str, value: Any, expected: str, hint: str = "") -> fl
 
 
 def refuse(where: str, name: str, value: Any, expected: str, hint: str = "") -> typing.NoReturn:
-    """Raises the one line for an argument that is not what was expected."""
+    """Raises BadInput in one line for an argument that was not expected."""
     tail = f" Hint: {hint}." if hint else ""
     raise BadInput(f"[{where}] expected {name} to be {expected}, got {_given(value)}.{tail}")
 

@@ -83,12 +83,12 @@ def guarded(call: Callable[[], Any]) -> int:
 
 
 def say(*lines: str) -> None:
-    """Prints lines, with what a terminal would obey escaped: every command speaks through this."""
+    """Prints lines, with control characters escaped. Every command prints through this."""
     print(visible("\n".join(lines)), flush=True)
 
 
 def stand_in() -> None:
-    """Standard streams take every text, and those that our caller had closed lead nowhere.
+    """Makes standard streams take every text, and replaces closed ones with /dev/null.
 
     Left alone, the next file that is opened gets a closed stream's number, and whatever a library
     prints. A character that a stream's encoding cannot hold is escaped: \\u041f.
@@ -203,7 +203,7 @@ def describe_origins(config: TrainConfig, origins: Mapping[str, str]) -> list[st
 
 
 def _first_named(path: Path) -> dict[str, Any]:
-    """The settings in what stands first on the command line, which may be a text by mistake."""
+    """The settings file that comes first on the command line; it may be a text by mistake."""
     try:
         return read_settings(path)
     except AnefastError as error:
@@ -286,7 +286,7 @@ def sweep_of(argv: Sequence[str]) -> Path | None:
 
 
 def _worked_on(run: Path) -> float:
-    """When something in a folder changed last; what cannot be looked at does not count."""
+    """The time of the last change in a folder; files that cannot be read do not count."""
     times = [0.0]
     with contextlib.suppress(OSError):
         for entry in os.scandir(run):

@@ -23,7 +23,7 @@ class Command(NamedTuple):
     about: str
 
     def main(self, argv: Sequence[str]) -> None:
-        """Runs it, and leaves by SystemExit."""
+        """Runs the command. Ends with SystemExit."""
         import_module(f"anefast.{self.module}").main(argv)
 
     def flags(self) -> type[Any]:
@@ -58,7 +58,7 @@ _OTHERS = {
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command that `argv` names. Exit codes: its own, or 2 for a name that is none."""
+    """Runs the command that `argv` names. Exit codes: its own, or 2 for an unknown name."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     name = arguments[0] if arguments else ""
     if name in COMMANDS:

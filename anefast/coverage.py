@@ -98,7 +98,7 @@ def rank(form: str) -> int:
 
 
 def elsewhere(form: str) -> str:
-    """Which project ran it, or the note on a form that none ran."""
+    """The project that ran a form, or a note if none did."""
     if form not in known():
         return "no word on it"
     seen = known()[form]

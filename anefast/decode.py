@@ -47,7 +47,7 @@ class Made:
 
 
 def drafts_line(made: Collection[Made]) -> str:
-    """How many drafts of texts that were continued together were right, for people."""
+    """A line that says how many drafts of these texts were right."""
     drafted, accepted = sum(one.drafted for one in made), sum(one.accepted for one in made)
     if not drafted:
         return ""
@@ -132,7 +132,7 @@ class Text:
         return found
 
     def close(self) -> None:
-        """Gives back what drafting has of the device. Safe to call twice."""
+        """Releases what drafting uses on the device. Safe to call twice."""
         self.done = True
         if self._drafter is not None:
             self._drafter.close()

@@ -20,7 +20,7 @@ HOPE = 0.6  # of drafts that are right before there were any, to which what is n
 
 
 class Drafter(Protocol):
-    """Where drafts for one text come from. seconds: what a drafted token takes."""
+    """The source of drafts for one text. seconds: the time of a drafted token."""
 
     seconds: float
 
@@ -31,7 +31,7 @@ class Drafter(Protocol):
         """Up to `most` tokens that may come next."""
 
     def close(self) -> None:
-        """Gives back what it has of the device."""
+        """Releases what it uses on the device."""
 
 
 class Lookup:
@@ -61,7 +61,7 @@ class Lookup:
         return []
 
     def close(self) -> None:
-        """It has nothing of the device."""
+        """Does nothing: it uses nothing on the device."""
 
 
 class Smaller:
@@ -108,7 +108,7 @@ class Pace:
         self._seconds[columns] = min(seconds, 1.1 * self._seconds.get(columns, seconds))
 
     def learn(self, drafted: int, right: int) -> None:
-        """Takes in how many of a draft were right: all up to the first that was not."""
+        """Records how many tokens of a draft were right: all before the first wrong one."""
         tried = min(drafted, right + 1)
         for i in range(tried):
             self._rate = HABIT * self._rate + (1 - HABIT) * (i < right)

@@ -74,7 +74,7 @@ _REMEDIES = {
 
 
 class FileError(BadInput, OSError):
-    """A file that cannot be read or written. The message is one line that names it; `errno` is what
+    """A file cannot be read or written. The message is one line that names it; `errno` is what
     the system said, None where the objection is ours."""
 
 
@@ -83,7 +83,7 @@ class Locked(Exception):
 
 
 def refusal(doing: str, path: AnyPath, error: OSError, where: str = "file") -> FileError:
-    """The one line for what the system refused. doing: "read", "write", "list"..."""
+    """The message for what the system refused. doing: "read", "write", "list"..."""
     reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
     remedy = _REMEDIES.get(error.errno or 0, "check the file and its folder")
     told = FileError(f"[{where}] cannot {doing} {shown(path)}: {reason}. Hint: {remedy}.")
@@ -448,7 +448,7 @@ def _sync(folder: int) -> None:
 
 
 def _open_own(path: AnyPath, flags: int, where: str, devices: bool = False) -> int:
-    """A file to change in place: regular, reached by no link, and by no other name either."""
+    """Opens a file to change in place: regular, no link, and without another name."""
     flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with guarding("write", path, where):
         handle = os.open(path, flags, 0o666)
@@ -474,7 +474,7 @@ def _beside(folder: int, name: str) -> tuple[str, int]:
 
 
 class _Named(io.FileIO):
-    """An open file whose errors name it: they come while a caller reads, writes or closes."""
+    """An open file whose later errors (read, write, close) name the file."""
 
     def __init__(self, handle: int, path: AnyPath, mode: str, where: str) -> None:
         super().__init__(os.fspath(path), mode, opener=lambda *_: handle)

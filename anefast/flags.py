@@ -87,7 +87,7 @@ def value_of(arguments: Sequence[str], name: str) -> str:
 
 
 def flag_names(kind: type[Any]) -> list[str]:
-    """A command's flags as they are typed: its fields, but for those that are given by position."""
+    """A command's flags as they are typed: its fields, except positional ones."""
     if kind is TrainConfig:
         names = [*keys(), "data", "tokenizer"]
     else:
@@ -98,7 +98,7 @@ def flag_names(kind: type[Any]) -> list[str]:
 
 
 def _summary(noise: str, flags: Sequence[str]) -> str:
-    """tyro's box as one line: its message, and the closest setting as the hint."""
+    """tyro's error as one line: its message, and the closest setting as the hint."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", noise)
     lines = [line.strip("│|╭╮╰╯─ ") for line in text.splitlines()]
     lines = [line for line in lines if not line or set(line) != {"-"}]
@@ -126,7 +126,7 @@ _DOTTED = re.compile(r"--[a-z_]+\.[a-z0-9-]+")
 
 
 def _short(flag: str) -> str:
-    """--optim.lr is --lr, which is what --help calls it."""
+    """A flag by its name in --help: --lr for --optim.lr."""
     return "--" + shortest(flag[2:].replace("-", "_")).replace("_", "-")
 
 

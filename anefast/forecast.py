@@ -12,7 +12,7 @@ PER_EPOCH = 10  # updates that an epoch should be worth, where accumulating less
 
 
 def forecast(config: TrainConfig, epoch: Epoch, ranks: int = 1) -> list[str]:
-    """How often a run reads its training data, and whether its warm-up ends in time."""
+    """Lines that say how often a run reads its data, and whether its warm-up ends in time."""
     return [
         _epochs(config, epoch, ranks), *_ramp(config), *_warm_up(config), *_cool_down(config)
     ]  # fmt: skip

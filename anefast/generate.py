@@ -129,7 +129,7 @@ def _generate(config: GenerateConfig) -> None:
 
 
 class Printer:
-    """Texts printed one behind the other, the first that is under way as it grows."""
+    """Prints texts one after the other, and the first unfinished one as it grows."""
 
     def __init__(
         self, model: Model, texts: list[Text], config: GenerateConfig, prompt: Collection[int]

@@ -1,4 +1,4 @@
-"""Arrays of an .npz file, read with suspicion: what they may be is known before they are opened.
+"""Reads arrays of an untrusted .npz file: names, shapes and dtypes are known beforehand.
 
 The directory of the archive and the header of every array are held against what was expected, and
 only then memory is taken, for exactly that. Arrays are taken as np.savez stores them, without

@@ -271,7 +271,7 @@ def with_schedule(config: TrainConfig, resumed: Path | None) -> TrainConfig:
 
 
 def _recorded(folder: Path, name: str) -> object:
-    """A setting of the run that a checkpoint is in, as its config.toml has it."""
+    """A setting from the config.toml of a checkpoint's run."""
     return flatten(read_config(folder.resolve().parent)).get(name)
 
 

@@ -163,7 +163,7 @@ def test_what_is_no_text_is_left_out_of_a_folder_and_said(
     (tmp_path / "old.txt.gz").write_bytes(b"\x1f\x8b\x08 words")
     caplog.clear()
     assert ids_of(open_data(tmp_path, BYTES).train) == alone
-    said = [message for message in caplog.messages if "left out" in message]
+    said = [message for message in caplog.messages if "skipped" in message]
     assert [line.partition(" (")[2] for line in said] == [
         "a gzip archive): old.txt.gz", "a PDF): paper.pdf",
     ]  # fmt: skip
@@ -277,7 +277,7 @@ def test_ids_that_a_file_says_are_of_another_tokenizer(
     open_data(tmp_path / "s.bin")
     assert "header for GPT-2, which has 50257 ids, but ids here go below 259" in caplog.text
     open_data(made(tmp_path / "char", "train.bin", "val.bin", "meta.pkl"))
-    assert "meta.pkl numbers the ids of" in caplog.text
+    assert "meta.pkl defines the ids of" in caplog.text
 
 
 @pytest.mark.parametrize(

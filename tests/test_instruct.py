@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_cut_or_left_out_and_said(
     with caplog.at_level(logging.WARNING, "anefast"):
         batches = data.batches(1, 32, order="sequential")
     assert "2 of 81 examples are cut after 33 tokens" in caplog.text
-    assert "1 of 81 examples are left out: nothing to learn within 32 tokens" in caplog.text
+    assert "1 of 81 examples are skipped: no target within 32 tokens" in caplog.text
     x, y = batches.batch(40)
     assert BYTES.decode(x[0]) == "a" + "b" * 30 and (y[0, 1:] == BYTES.encode("b")[1]).all()
     data = open_data(written(tmp_path, [{"prompt": "p" * 40, "completion": "x"}] * 4), "bytes")

@@ -428,5 +428,5 @@ def test_a_report_keeps_the_rows_behind_a_damaged_one(copy):
     path.write_bytes(b"".join([*lines[:3], b"?" + lines[3], *lines[4:]]))
     found = read_history(copy)
     assert found.step == 10 and found.series("train/loss").steps == [1, 2, 4, 5, 6, 7, 8, 9, 10]
-    assert len(found.notes) == 1 and "a row is damaged" in found.notes[0]
-    assert "left out, line 4" in found.notes[0]
+    assert len(found.notes) == 1 and "ignores a damaged row" in found.notes[0]
+    assert "metrics.jsonl, line 4" in found.notes[0]

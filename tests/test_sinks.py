@@ -112,7 +112,7 @@ def test_a_sink_that_fails_is_left_out_with_one_warning(tmp_path, recorders, cap
         result = fit(config, model=BigramModel(), device=DEVICE)
     assert len(result.losses) == 4
     told = [r.message for r in caplog.records if "sink" in r.message]
-    assert told == ["sink wandb is left out from here on: the server is on holiday"]
+    assert told == ["sink wandb gets no more rows: the server is on holiday"]
     assert len(recorders["trackio"].logged) == 5
 
 
@@ -161,7 +161,7 @@ def test_the_real_libraries_work_without_a_network(tmp_path, library):
         capture_output=True, timeout=120, env=os.environ | {"TRACKIO_DIR": str(tmp_path / "t")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "" and "left out" not in done.stderr
+    assert done.stdout == "" and "no more rows" not in done.stderr
     if library == "wandb":
         assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     else:

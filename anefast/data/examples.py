@@ -126,6 +126,6 @@ class Examples(TokenStream):
             log.warning("data: %d of %d examples are cut after %d tokens", cut, self.count, S + 1)
         if gone := self.count - used:
             log.warning(
-                "data: %d of %d examples are left out: nothing to learn within %d tokens",
+                "data: %d of %d examples are skipped: no target within %d tokens",
                 gone, self.count, S,
             )  # fmt: skip

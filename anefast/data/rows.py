@@ -51,7 +51,7 @@ def reader(name: str, suffix: str, first: str, whole: bool) -> Reader | None:
         if (lines and _is_row(lines[0])) or (not lines and opens):
             if suffix in _JSON or all(map(_is_row, lines)):
                 return partial(_lines, name)
-            log.warning("data: %s begins with a row of JSON, but is learnt as prose", name)
+            log.warning("data: %s begins with a row of JSON, but is read as plain text", name)
         elif suffix in _JSON - {".json"}:
             return partial(_lines, name)  # which says what is wrong with the first line
         elif opens or suffix == ".json":
@@ -207,7 +207,7 @@ def _refuse_table(name: str, suffix: str, start: str) -> None:
             )
         if len(columns) > 1 and named and same and len(table) > _LEAST_ROWS:
             log.warning(
-                "data: %s looks like a table of %d columns; it is learnt as prose, marks and all",
+                "data: %s looks like a table of %d columns; it is read as plain text",
                 name, len(columns),
             )  # fmt: skip
             return

@@ -171,8 +171,8 @@ def _useful(folder: Path, paths: list[Path]) -> list[Path]:
         _say_left_out(folder, "about the data, not data", beside)
         if any(path.name == "meta.pkl" for path in beside):
             log.warning(
-                "data: meta.pkl numbers the ids of %s its own way, and a pickle is never read; "
-                "text from this model means nothing unless --tokenizer numbers them so, too",
+                "data: meta.pkl defines the ids of %s, and a pickle is never read; text from this "
+                "model is wrong unless --tokenizer has the same ids",
                 shown(folder),
             )
     return kept
@@ -264,7 +264,7 @@ def _say_unused(path: Path) -> None:
 def _say_left_out(folder: Path, why: str, paths: list[Path]) -> None:
     shown_as = ", ".join(shown(path) for path in paths[:4])
     more = f" and {len(paths) - 4:,} more" if len(paths) > 4 else ""
-    log.warning("data: left out in %s (%s): %s%s", shown(folder), why, shown_as, more)
+    log.warning("data: skipped in %s (%s): %s%s", shown(folder), why, shown_as, more)
 
 
 def one_of(files: Iterable[File], test: Callable[[File], bool]) -> bool:

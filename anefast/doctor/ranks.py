@@ -40,8 +40,11 @@ def measure() -> None:
             rate = 4e-9 * floats / seconds
             say(f"{name:22} {1e3 * seconds:12.1f} ms {rate:7.2f} GB/s  {_shares(seconds)}")
     if world.rank == 0:
-        say("", "Sums are measured. Percent: the part of an update that computes (modelled), for")
-        say("micro-steps of so many ms and so many of them in an update (accumulation).")
+        say(
+            "",
+            "Sums are measured. Percent: the share of an update spent computing (modelled), by the",
+        )
+        say("milliseconds of a micro-step and the micro-steps of an update (accumulation).")
     world.finish()
 
 

@@ -217,7 +217,7 @@ class CompileService:
             self._thread = None
         if pending is not None:
             if error := pending.future.exception():
-                log.warning("compiling was not needed any more and failed: %s", error)
+                log.warning("a compile failed whose programs were no longer needed: %s", error)
             else:
                 release(pending.future.result())
 

@@ -59,7 +59,7 @@ LOSSES = {"by update": "loss", "by tokens": "loss-tokens", "by time": "loss-time
 
 
 def tabs(pictures: Mapping[str, str]) -> str:
-    """One of several pictures at a time, chosen without a script."""
+    """Tabs that show one of several pictures, without a script."""
     buttons = "".join(
         f'<input type="radio" name="axis" id="axis{i}"{" checked" * (i == 0)}>'
         f'<label for="axis{i}">{escape(name)}</label>'
@@ -93,7 +93,7 @@ def with_error(value: float, error: float) -> str:
 
 
 def summary(run: History, alone: bool) -> str:
-    """Name, state and the numbers people ask for first; a sample of what it writes."""
+    """The run's name, state and main numbers, and its sample."""
     rate, unit = run.series("tok_per_s"), unit_of([run])
     recent, floor = rate.values[-100:], unit.floor(run)
     cards = [
@@ -145,7 +145,7 @@ def legend(runs: Sequence[History]) -> str:
 
 
 def differences(runs: Sequence[History]) -> str:
-    """The settings in which the runs are not alike."""
+    """The settings that differ between the runs."""
     names = sorted({name for run in runs for name in run.settings} - {"out", "resume", "trace"})
     rows = [
         [name, *(shown(run.settings.get(name, "-")) for run in runs)]
@@ -167,7 +167,7 @@ def times(run: History, named: bool) -> str:
     return (
         f"<h2>Time{of}, component by component</h2>"
         f"<p>{escape(steps)} of its last session, {escape(label)} on {escape(device)}. What the "
-        f"training thread did adds up to the whole; Python is what no span accounts for.</p>"
+        f"training thread did adds up to the whole; Python is the time outside all spans.</p>"
         f"<pre>{escape(visible(breakdown.table(run.summary)))}</pre>"
     )
 

@@ -123,7 +123,7 @@ class Sinks:
         except Exception as error:  # somebody else's code: anything may come
             self._sinks.pop(name, None)
             said = shown(" ".join(str(error).split())) or type(error).__name__
-            log.warning("sink %s is left out from here on: %s", name, said)
+            log.warning("sink %s gets no more rows: %s", name, said)
 
 
 def checked(names: str) -> list[str]:

@@ -52,7 +52,7 @@ class Trace:
         with self._or_end():
             self._append(records[each])
         if self._events > MOST_EVENTS:
-            log.warning("the trace is full: %d events; the rest is left out", self._events)
+            log.warning("the trace is full: %d events; later ones are not written", self._events)
 
     def close(self) -> None:
         """Ends the array."""
