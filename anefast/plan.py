@@ -172,7 +172,7 @@ def settings(asked: PlanCommand) -> TrainConfig:
 
 
 def ranks_of(config: TrainConfig) -> dict[str, int]:
-    """Of the pairs that a config asks for, as programs have them; {} without LoRA."""
+    """The ranks of a config's pairs, as programs have them; {} without LoRA."""
     rank = padded(config.lora.rank)
     return dict.fromkeys(targets_of(config.model, config.lora), rank) if rank else {}
 
@@ -314,7 +314,7 @@ def reasons(choice: Choice, target: Target) -> list[str]:
 
 
 def ports_of(choice: Choice) -> str:
-    """How many ports the winner's programs have, beside the plan with the most: each is a risk."""
+    """The winner's number of ports, beside that of the plan with the most: each is a risk."""
     counts = {c.spec: fullest(c.cost.count) for c in choice.candidates if c.cost}
     name, (inputs, outputs) = max(counts.items(), key=lambda item: sum(item[1]))
     into, out = counts[choice.winner.spec]
@@ -407,7 +407,7 @@ def why(choice: Choice) -> str:
 
 
 def itemised(m: Memory) -> str:
-    """Where the bytes are, in MB, and how much that is of what training needs in any case."""
+    """The bytes by use, in MB, and their ratio to the least that training needs."""
     needed = {
         "weights": m.weights,
         "gradients": m.gradients,

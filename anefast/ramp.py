@@ -1,4 +1,4 @@
-"""How many micro-batches the updates of a run have: one number, or a ramp of them.
+"""The number of micro-batches per update: one number, or a ramp of them.
 
 A ramp such as "8@500, 32@2000" means 8 from update 500 on and 32 from update 2,000 on. It is a pure
 function of the update, so resuming needs no state.

@@ -23,7 +23,7 @@ COUNT = "ANEFAST_RESTARTS"  # in the environment: how often this command has bee
 
 
 def restarts() -> int:
-    """How many processes of this run came before this one by `restart`."""
+    """The number of processes of this run that `restart` replaced before this one."""
     value = os.environ.get(COUNT, "0")
     return int(value) if value.isdigit() else 0
 

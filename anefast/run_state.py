@@ -377,7 +377,7 @@ class RunState:
         self._tidy()
 
     def _judge_again(self) -> None:
-        """Which checkpoint of a resumed run is the newest sound one."""
+        """Finds the newest sound checkpoint of a resumed run."""
         names = {}
         for path in checkpoint.checkpoints(self.run.path):
             at = checkpoint.place(path.name)

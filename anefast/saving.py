@@ -103,7 +103,7 @@ class Target:
 
     @property
     def form(self) -> Written:
-        """How it is written."""
+        """The record of its format."""
         return formats()[self.to]
 
     def flag(self, name: str) -> str:

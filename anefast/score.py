@@ -1,4 +1,4 @@
-"""How well a model says a text: the sums of its tokens' losses, in three units, with their errors.
+"""Scores of texts: the sums of their tokens' losses, in three units, with standard errors.
 
 `anefast eval`, the validation of a run and a loop of one's own all come here. What it is not: the
 losses, which a training step or eval.py makes.

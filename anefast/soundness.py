@@ -1,4 +1,4 @@
-"""Which checkpoint is the last one of a run that was still learning.
+"""Finds the last checkpoint at which a run was still learning.
 
 The newest checkpoints and the best one are kept. A run that diverges goes on saving, and where it
 does not validate there is no best: then the newest ones are all worthless. So the newest sound one

@@ -373,7 +373,7 @@ def _check_outputs(config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def _screen(bar: bool | Screen | None) -> Iterator[Screen | None]:
-    """Where the bar is drawn: a screen that is there, one made for this run, or none."""
+    """The screen for the bar: a given one, one made for this run, or none."""
     if isinstance(bar, Screen):
         yield bar
         return

@@ -497,7 +497,7 @@ class Trainer(RunState):
         self.say(f"stopped by {type(error).__name__}: {told}")
 
     def _from_sound(self) -> str:
-        """Which checkpoint a diverged run may begin again from."""
+        """The checkpoint from which a diverged run may begin again."""
         name = self.soundness.newest
         return f"; --init {self.run.path / name} begins before it went wrong" if name else ""
 
@@ -551,7 +551,7 @@ def arithmetic(description: str) -> str:
 
 
 def swap_at(config: TrainConfig, update: int) -> int | None:
-    """At which micro-step of this update's accumulation the programs of new weights take over."""
+    """The micro-step of this update's accumulation at which programs of new weights start."""
     if config.swap_after == 0:
         return None
     accumulation = config.optim.micro_batches.at(update)

@@ -41,7 +41,7 @@ Fate = Literal["honoured", "same"]  # same: only as it is already; anything else
 
 @dataclass(frozen=True)
 class Law:
-    """How a setting is treated when a run begins from weights, and when one is resumed."""
+    """The rule for a setting when a run starts from weights, and when it is resumed."""
 
     init: Fate = "honoured"
     resume: Fate = "same"

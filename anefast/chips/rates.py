@@ -1,4 +1,4 @@
-"""How fast each chip's Neural Engine is, every figure with its source.
+"""The speed of each chip's Neural Engine, every figure with its source.
 
 Data, no code paths. We have run no M-series chip: these figures are other people's
 measurements, or fitted to them by benchmarks/fit_time_model.py, and where none was found for a chip

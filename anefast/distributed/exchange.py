@@ -61,7 +61,7 @@ class Messages:
             self._waiting.until(asked.Test, "an exchange of parts", moves=True)
 
     def _slices(self, ends: Ends) -> Iterator[tuple[list[int], list[int]]]:
-        """Where the next slice of each rank's part begins, and how long it is."""
+        """The start and the length of the next slice of each rank's part."""
         for at in range(0, max(b - a for a, b in pairwise(ends)), self._slice):
             firsts = [min(a + at, b) for a, b in pairwise(ends)]
             counts = [min(self._slice, b - a) for a, b in zip(firsts, ends[1:], strict=True)]

@@ -162,7 +162,7 @@ class Ranks(World):
         self.abort(1)
 
     def _left(self) -> None:
-        """At the exit of a rank that never came to the end of its run."""
+        """Runs at the exit of a rank that did not finish its run."""
         self.abort(1)
 
 

@@ -100,7 +100,7 @@ class Shares:
         return full
 
     def part(self, name: str, array: Floats) -> Floats:
-        """Of a state of all of a tensor's values, those of this rank."""
+        """This rank's part of a state of a whole tensor."""
         cut = self.of(self.world.rank)[name]
         whole = cut.stop - cut.start == self.grads[name].size
         return array if whole else array.reshape(-1)[cut]

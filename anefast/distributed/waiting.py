@@ -30,7 +30,7 @@ ARE_YOU_THERE, HERE = 101, 102  # tags
 
 
 class Waiting:
-    """How long a rank of `comm` waits, and whom it names."""
+    """The time that a rank of `comm` waits for others, and the rank that its error names."""
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm

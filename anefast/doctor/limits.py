@@ -162,7 +162,7 @@ def ways(subject: Subject) -> Found:
 
 
 def affine(subject: Subject) -> str:
-    """Whether layer_norm over channels takes a gain and a bias from the weight file."""
+    """Tests if layer_norm over channels takes a gain and a bias from the weight file."""
     gain = np.full((32,), 2, np.float16)
     layout = BlobLayout([Entry(None, (32,), data=gain), Entry(None, (32,), data=gain)])
 

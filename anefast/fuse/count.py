@@ -80,7 +80,7 @@ class ProgramCount:
 
     @property
     def scratch_bytes(self) -> int:
-        """Of values inside, as the host executor lays them out for the threads it has now."""
+        """Bytes of values inside, as the host executor places them for its current threads."""
         if self.structure not in self.known:
             self.known[self.structure] = _C.scratch_bytes(emit(self.lowered.program).text)
         return self.known[self.structure]
@@ -132,7 +132,7 @@ class StepCount:
 
     @cached_property
     def repeated_bytes(self) -> int:
-        """Of them, what another program bakes too, or has as the transpose."""
+        """Bytes of baked weights that another program also holds, perhaps as the transpose."""
         found = [matrix for p in self.distinct for matrix in matrices(p.lowered.program).items()]
         once = {name: size for (name, _), size in found}
         return sum(size for _, size in found) - sum(once.values())

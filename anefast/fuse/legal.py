@@ -285,7 +285,7 @@ def laborious(count: StepCount, target: Target) -> str:
 
 
 def elementwise(program: Program) -> int:
-    """How many operations compute each number of their result from one of each operand."""
+    """The number of elementwise operations: each result comes from one number of each operand."""
     return sum(t.op in ELEMENTWISE for t in program.nodes)
 
 

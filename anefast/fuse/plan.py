@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def spelling(self) -> Spelling:
-        """How composites are written."""
+        """The forms in which composites are written."""
         return Spelling(self.rope, self.norm, self.scale)
 
     def key(self, node: Tensor) -> str:

@@ -50,7 +50,7 @@ ScaleForm = Literal["late", "early"]
 
 
 class Spelling(NamedTuple):
-    """How composites with several forms are written: ops/rope.py and ops/composite.py."""
+    """The forms of composites that have several: ops/rope.py and ops/composite.py."""
 
     rope: RopeForm = "slices"
     norm: NormForm = "scaled"

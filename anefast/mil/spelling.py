@@ -1,4 +1,4 @@
-"""How values and types are spelled in each MIL dialect, and how names become identifiers.
+"""Writes values and types in each MIL dialect, and turns names into identifiers.
 
 "ios18" is program(1.3) with scalar shorthands, what current chips take; "ios16" is program(1.0),
 where every scalar is a rank-0 tensor, for M1 and M2. Same statements otherwise. Not here: which

@@ -1,4 +1,4 @@
-"""The model families, one line each."""
+"""The list of model families, one line each."""
 
 from __future__ import annotations
 

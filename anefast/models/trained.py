@@ -1,4 +1,4 @@
-"""Which parameters a run trains: all of them, or those whose names fit a pattern.
+"""Chooses the parameters that a run trains: all, or those whose names match a pattern.
 
 The others are frozen: no gradient of theirs is in a graph, and they have no buffer, no moments and
 no decay. A plan bakes them once, whatever it does with weights that change (`fuse/plan.py`).

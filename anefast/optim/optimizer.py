@@ -75,7 +75,7 @@ class Optimizer:
         self.torn = False  # an update was broken off: some weights and states are of after it
 
     def own(self, arrays: Arrays) -> Arrays:
-        """Of arrays of all tensors, views of what this optimiser updates."""
+        """Views of the parts of these arrays that this optimiser updates."""
         if self.parts is None:
             return arrays
         return {name: part_of(arrays[name], cut) for name, cut in self.parts.items()}

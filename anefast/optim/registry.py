@@ -27,7 +27,7 @@ def record_of(config: OptimConfig) -> Record:
 
 
 def count_states(config: OptimConfig, weights: Mapping[str, Shape]) -> int:
-    """How many numbers the optimiser keeps beside these weights, named with their shapes."""
+    """The number of values that the optimiser keeps for weights of these names and shapes."""
     record, config = record_of(config), settled(config)
     return sum(
         math.prod(shape)

@@ -127,7 +127,7 @@ class Bucket:
             mask[rows[:, None], fresh] = np.where(seen[:, ~before], 0, MASKED)
 
     def extents(self, count: int, cached: int) -> list[int]:
-        """How much of every axis of the only program's inputs counts; nothing for all of it."""
+        """The used length of every axis of the only program's inputs; empty if all is used."""
         if self.chunk == CHUNK:
             return []
         live = count if count <= EXACT else -(-count // STEP) * STEP

@@ -98,6 +98,6 @@ class Canary:
 
 
 def strays_finite(got: Array, want: Array, tolerance: float) -> Stray | None:
-    """As `strays`, of the elements that are finite in both."""
+    """`strays` for the elements that are finite in both."""
     both = np.isfinite(got) & np.isfinite(want)
     return strays(np.where(both, got, 0), np.where(both, want, 0), tolerance)

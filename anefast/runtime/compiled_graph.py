@@ -144,7 +144,7 @@ class CompiledGraph:
 
 
 def placement(lowered: Lowered) -> Iterator[str]:
-    """Where the values of a program's ports lie, a line each."""
+    """One line for each value of a program's ports: its place in a surface."""
     sides = (("in", lowered.inputs), ("out", lowered.outputs))
     for side, port in [(side, p) for side, ports in sides for p in ports]:
         how = "shared, no copy" if port.shared is not None else "packed"

@@ -111,7 +111,7 @@ class KeptPrograms:
             remove_tree(made)
 
     def _sound(self, folder: Path) -> bool:
-        """Whether the files are those that were written."""
+        """True if the files are those that were written."""
         try:
             listed = read_json(folder / LIST, MIB, "kept", form=_LIST)
             found = _contents(folder / FILES)

@@ -299,7 +299,7 @@ def _or_left_out(path: Path, read: Callable[[Path], Any], notes: list[str]) -> A
     try:
         return read(path)
     except (FileError, RunError) as error:
-        notes.append(f"{str(error).partition(' Hint:')[0]} It is left out.")
+        notes.append(f"{str(error).partition(' Hint:')[0]} The report ignores it.")
         return None
 
 

@@ -218,7 +218,7 @@ def _scores(
 
 
 def _space_in_front(tokenizer: BPETokenizer, description: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether a text gets a space in front, and whether llama.cpp puts it just there."""
+    """(True if a text gets a space in front, True if llama.cpp puts it at the same places)."""
     normal, parts = (
         plain_steps(description.get(key), within)
         for key, within in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))

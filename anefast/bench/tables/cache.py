@@ -1,4 +1,4 @@
-"""Which compiles are found again: programs without weights are, those with changed ones never."""
+"""Compiles found again in a cache: programs without weights are, those with changed ones never."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many programs one process may compile: 312 as training does, and 150 one after the other."""
+"""Compiles many programs in one process: 312 as training does, and 150 one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a training step's time goes, forward and backward, from the native spans."""
+"""Measures where a training step's time goes, forward and backward, with the native spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the terminal slows training: stderr to a file, and to a terminal that reads slowly."""
+"""Measures if a terminal slows training: stderr to a file, and to a terminal that reads slowly."""
 
 from __future__ import annotations
 

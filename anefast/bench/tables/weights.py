@@ -1,4 +1,4 @@
-"""How weights can change without a compile: what was refused there, and what each way does here."""
+"""Ways to change weights without a compile: what was refused there, and what each does here."""
 
 from __future__ import annotations
 
