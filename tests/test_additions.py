@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 import anefast
-from anefast import chips, formats, ir, mil
+from anefast import formats, ir, mil
+from anefast.chips import behaviour
 from anefast.config import ModelConfig, TrainConfig
 from anefast.formats import registry
 from anefast.models import families
@@ -255,7 +256,7 @@ def test_a_chip_is_one_row(
     from anefast.plan import main
 
     made = contributed(tmp_path, "m0", CHIP)
-    monkeypatch.setitem(chips.CHIPS, "m0", made.CHIP)
+    monkeypatch.setitem(behaviour.CHIPS, "m0", made.CHIP)
     rates = rates_of(made.CHIP)
     assert rates.dispatch_us.value == 9000 and "assumed, as m1" in rates.tflops.source
     assert Device("host", chip="m0").description.startswith("host as m0")
