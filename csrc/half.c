@@ -8,6 +8,7 @@
  */
 #include "half.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "isa.h"
@@ -166,7 +167,7 @@ static const Kernels WITH_AVX512 = {"AVX-512", avx512_from_floats, avx512_to_flo
 static const Kernels WITH_NEON = {"NEON", neon_from_floats, neon_to_floats};
 #endif
 
-static const Kernels *kernels(void) {
+static const Kernels *allowed(void) {
     switch (isa_allowed()) {
 #if HALF_X86
     case ISA_AVX512: return &WITH_AVX512;
@@ -176,6 +177,17 @@ static const Kernels *kernels(void) {
 #endif
     default: return &PORTABLE;
     }
+}
+
+/* Kept, because rows are short and many. Two threads may both choose: the same. */
+static const Kernels *kernels(void) {
+    static const Kernels *_Atomic kept;
+    const Kernels *k = atomic_load_explicit(&kept, memory_order_relaxed);
+    if (!k) {
+        k = allowed();
+        atomic_store_explicit(&kept, k, memory_order_relaxed);
+    }
+    return k;
 }
 
 void half_from_floats(const float *x, uint16_t *h, size_t n) { kernels()->from_floats(x, h, n); }
