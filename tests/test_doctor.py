@@ -274,7 +274,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 class Ane:
     """A device "ane" that opens; any other is the real one."""
 
-    real = _C.Device
+    real, keeps = _C.Device, False
 
     def __new__(cls, name: str, options: str = "") -> Any:
         if name != "ane":
