@@ -8,7 +8,7 @@ Sums and units are score.py's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -20,16 +20,19 @@ import tyro
 from anefast import _C
 from anefast.checks import refuse, whole
 from anefast.cli import command, say
-from anefast.config import ROW_MULTIPLE, ConfigError
-from anefast.data import TokenData, TokenStream
+from anefast.config import ROW_MULTIPLE, ConfigError, from_settings
+from anefast.data import ExampleData, TokenData, TokenStream
 from anefast.errors import BadInput, shown
 from anefast.files import read_text
 from anefast.mil.pack import halves
 from anefast.model import Model
 from anefast.models import classifier, family_of
 from anefast.models.weights import peeked
+from anefast.opening import data_of
 from anefast.runtime import Device, fused_transformer
 from anefast.score import Ids, Score, scored
+from anefast.telemetry import read_config
+from anefast.telemetry.run import CONFIG
 from anefast.tokenizer.base import Lengths, adds_bos
 from anefast.wishes import same_tokenizer
 
@@ -42,7 +45,7 @@ class EvalConfig:
 
     # A run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF file, or a llama2.c .bin.
     model: Annotated[str, tyro.conf.Positional]
-    data: str = ""  # A text file, UTF-8; required.
+    data: str = ""  # A text file, UTF-8. Empty: the validation part of a run's own data.
     context: int = 0  # Tokens of a window; 0: as many as the model was trained on, at most 1024.
     tokens: int = 0  # Score only this many tokens, the first ones; 0: all.
     apart: bool = False  # Windows do not overlap, as those of a run's validation do not.
@@ -53,21 +56,28 @@ class EvalConfig:
 
 def evaluate(
     model: Model,
-    text: str | Sequence[int],
+    text: str | Sequence[int] | ExampleData,
     context: int = 0,
     tokens: int = 0,
     device: Device | None = None,
     apart: bool = False,
 ) -> Score:
-    """Scores a text, or its ids. context: tokens of a window, 0 for what the model was trained on,
-    at most 1024. tokens: only the first so many, 0 for all. apart: windows do not overlap, and what
-    does not fill the last one is left out. BadInput where the text has too few tokens."""
+    """Scores a text, or its ids, or the validation part of examples, each of which is a window.
+
+    context: tokens of a window, 0 for what the model was trained on, at most 1024. tokens: only the
+    first so many, 0 for all. apart: windows do not overlap, and what does not fill the last one is
+    left out. BadInput where the text has too few tokens.
+    """
     limit = model.config.max_seq_len
     whole("eval", "context", context, 0)
     whole("eval", "tokens", tokens, 0)
     if context > limit or context == 1:
         raise BadInput(f"[eval] expected a context of 2 to {limit} tokens, got {context}.")
     length = context or min(limit, model.trained_length or CONTEXT, CONTEXT)
+    if isinstance(text, ExampleData):
+        if tokens:
+            raise BadInput("[eval] expected tokens of 0 for examples, which are scored whole.")
+        return _score(model, text.validation_batches(1, length), length, device)
     if isinstance(text, str):
         ids = model.tokenizer.encode(text, bos=adds_bos(model.tokenizer))
     else:
@@ -76,10 +86,15 @@ def evaluate(
     least = length + 1 if apart else 2
     if len(ids) < least:
         raise BadInput(f"[eval] expected a text of {least} tokens or more, got {len(ids)}.")
-    on = device if device is not None else Device()
     text_ids = np.array(ids, np.int32)
-    with Judge(model, length, on) as judge:
-        batches = (_batch(text_ids, *window) for window in windows(len(ids), length, apart))
+    batches = (_batch(text_ids, *window) for window in windows(len(ids), length, apart))
+    return _score(model, batches, length, device)
+
+
+def _score(
+    model: Model, batches: Iterable[tuple[Ids, Ids]], length: int, device: Device | None
+) -> Score:
+    with Judge(model, length, device if device is not None else Device()) as judge:
         return replace(scored(batches, judge.losses, Lengths(model.tokenizer)), context=length)
 
 
@@ -90,8 +105,8 @@ def _batch(ids: Ids, begin: int, first: int, last: int) -> tuple[Ids, Ids]:
     return ids[None, begin:last], targets
 
 
-def held_out(model: Model, data: TokenData | str | Path) -> str | list[int]:
-    """The ids that `Model.evaluate` scores: of a file's text, or of a validation part."""
+def held_out(model: Model, data: TokenData | str | Path) -> str | list[int] | ExampleData:
+    """What `Model.evaluate` scores: a file's text, or a validation part's ids or examples."""
     if isinstance(data, (str, os.PathLike)):
         return read_text(data, where="eval")
     if not isinstance(data, TokenData) or not isinstance(data.validation, TokenStream):
@@ -101,6 +116,8 @@ def held_out(model: Model, data: TokenData | str | Path) -> str | list[int]:
             f"[eval] expected data in the ids of the model's tokenizer, {model.tokenizer.name}, "
             f"got those of {data.tokenizer.name}. Hint: open_data(source, model.tokenizer)."
         )
+    if isinstance(data, ExampleData):
+        return data
     ids: list[int] = data.validation.read(0, len(data.validation)).tolist()
     return ids
 
@@ -191,13 +208,30 @@ def run(config: EvalConfig) -> None:
     for name, value in (("context", config.context), ("tokens", config.tokens)):
         whole("eval", name, value, 0)
     device = Device(config.device, chip=config.chip)
-    if not config.data:
-        raise ConfigError("[eval] expected --data, a text file to score, got none.")
-    text = read_text(config.data, where="eval")
+    if not config.data and not (Path(config.model) / CONFIG).is_file():
+        raise ConfigError(
+            "[eval] expected --data, a text file to score, got none. Hint: only a run has data of "
+            "its own."
+        )
+    text = read_text(config.data, where="eval") if config.data else ""
     model = Model.load(config.model, config.tokenizer)
     say(f"{config.model} on {device.description} ({device.label})")
-    for line in evaluate(model, text, config.context, config.tokens, device, config.apart).lines():
+    if config.data:
+        score = evaluate(model, text, config.context, config.tokens, device, config.apart)
+    else:
+        score = evaluate(
+            model, own_data(config, model), config.context, config.tokens, device, True
+        )
+    for line in score.lines():
         say(line)
+
+
+def own_data(config: EvalConfig, model: Model) -> str | list[int] | ExampleData:
+    """The validation part of a run's data."""
+    settings = from_settings(read_config(Path(config.model)))
+    data = data_of(settings.data, model.tokenizer, model.config.vocab_size)
+    say(f"the validation part of {data.description}, read as the run's validation does")
+    return held_out(model, data)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

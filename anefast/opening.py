@@ -18,6 +18,7 @@ from anefast.config import (
     GIVEN,
     ROW_MULTIPLE,
     ConfigError,
+    DataConfig,
     ModelConfig,
     TrainConfig,
     check_length,
@@ -103,11 +104,7 @@ def open_run(
         tokenizer = open_tokenizer(resumed)
     if data is None:
         vocabulary = model.config.vocab_size if model is not None else config.model.vocab_size
-        data = open_data(
-            c.source, tokenizer, seed=c.seed, val_fraction=c.val_fraction,
-            vocab_size=vocabulary or None, collapse_spaces=c.collapse_spaces,
-            packing=c.packing, boundaries=c.boundaries,
-        )  # fmt: skip
+        data = data_of(c, tokenizer, vocabulary)
     else:
         if not isinstance(tokenizer, str) and not same_tokenizer(tokenizer, data.tokenizer):
             raise ConfigError(
@@ -142,6 +139,15 @@ def open_run(
         model = Opened.from_config(shape, data.tokenizer, seed=config.seed)
     model.trained_length, model.optim = max(trained, c.seq_len), config.optim
     return config, model, data
+
+
+def data_of(c: DataConfig, tokenizer: Tokenizer | str, vocabulary: int) -> TokenData:
+    """The data that these settings name. vocabulary: ids of the model, 0 where it is not known."""
+    return open_data(
+        c.source, tokenizer, seed=c.seed, val_fraction=c.val_fraction,
+        vocab_size=vocabulary or None, collapse_spaces=c.collapse_spaces, packing=c.packing,
+        boundaries=c.boundaries,
+    )  # fmt: skip
 
 
 def _brings_tokenizer(init: str) -> bool:

@@ -98,7 +98,7 @@ def test_the_command_prints_a_score(model, tmp_path, monkeypatch, capsys):
     assert "50 tokens" in said and "bits per byte" in said and "±" in said
 
 
-def test_a_run_s_validation_is_what_eval_says_of_the_same_windows(model, tmp_path):
+def test_a_run_s_validation_is_what_eval_says_of_the_same_windows(model, tmp_path, capsys):
     """Training reads the classifier in fp32 and eval in fp16, which is all the difference."""
     text, lines = (
         tmp_path / "text.txt",
@@ -106,7 +106,7 @@ def test_a_run_s_validation_is_what_eval_says_of_the_same_windows(model, tmp_pat
     )
     text.write_text("".join(lines))
     fitted = anefast.Model.from_config(model.config, model.tokenizer, 3).fit(
-        str(text), device=Device("host"), batch=3, seq_len=64, steps=3, accumulation=1,
+        text, device=Device("host"), batch=3, seq_len=64, steps=3, accumulation=1,
         eval_batches=1000, sample_tokens=0, out=tmp_path / "run",
     )  # fmt: skip
     row = [row for row in read_rows(fitted.run_dir / "metrics.jsonl") if "val/loss" in row][-1]
@@ -121,3 +121,24 @@ def test_a_run_s_validation_is_what_eval_says_of_the_same_windows(model, tmp_pat
     assert error == pytest.approx(row["val/error"], abs=1e-5)
     assert score.bits_per_byte == pytest.approx(row["val/bits_per_byte"], abs=1e-5)
     assert nats != evaluate(model, held.read_text(), 64).nats_per_token  # windows that overlap
+    capsys.readouterr()
+    run(EvalConfig(str(fitted.run_dir), device="host"))  # without data, of the run's own
+    assert capsys.readouterr().out.splitlines()[2:] == score.lines()
+
+
+def test_examples_are_scored_as_a_run_s_validation_does(tmp_path):
+    """The default preset's data: every story is a sequence of its own."""
+    fitted = anefast.fit(
+        "tiny", steps=4, source="stories:60", dim=32, n_layers=1, batch=3, sample_tokens=0,
+        eval_batches=1000, out=tmp_path / "run", device=Device("host"),
+    )  # fmt: skip
+    row = [row for row in read_rows(fitted.run_dir / "metrics.jsonl") if "val/loss" in row][-1]
+    model = anefast.Model.load(fitted.run_dir)
+    data = open_data("stories:60", model.tokenizer, packing=False)
+    score = model.evaluate(data)
+    nats, error = score.per(score.tokens)
+    assert nats == pytest.approx(row["val/loss"], abs=1e-4)
+    assert error == pytest.approx(row["val/error"], abs=1e-4)
+    assert score.bits_per_byte == pytest.approx(row["val/bits_per_byte"], abs=1e-4)
+    with pytest.raises(ValueError, match="expected tokens of 0 for examples"):
+        model.evaluate(data, tokens=9)
