@@ -49,12 +49,9 @@ def facts() -> dict[str, str]:
 
 def kept_programs() -> str:
     """What earlier processes have compiled and left for later ones (runtime/kept.py)."""
-    folder = kept.programs_folder()
-    count, size = kept.held(folder)
-    return (
-        f"{count} compiled programs, {size / 2**20:.0f} MiB, in {folder}; at most "
-        f"{environment.kept_mb()} MiB (ANEFAST_KEEP_MB)"
-    )
+    count, size = kept.held(kept.programs_folder())
+    most = environment.kept_mb()
+    return f"{count} compiled programs, {size / 2**20:.0f} of {most} MiB (ANEFAST_KEEP_MB)"
 
 
 def daemon_cache() -> str:
