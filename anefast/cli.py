@@ -113,6 +113,11 @@ def one_line(error: Exception) -> str | None:
     return None
 
 
+def told(error: Exception) -> str:
+    """The message of any error, in one line."""
+    return one_line(error) or f"{type(error).__name__}: {shown(error)}"
+
+
 def train_config(argv: Sequence[str]) -> tuple[TrainConfig, dict[str, str]]:
     """The run that `argv` asks for, and where each changed setting came from: a flag, a file...
 

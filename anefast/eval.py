@@ -28,7 +28,7 @@ from anefast.mil.pack import halves
 from anefast.model import Model
 from anefast.models import classifier, family_of
 from anefast.models.weights import peeked
-from anefast.opening import data_of
+from anefast.origins import data_of
 from anefast.runtime import Device, fused_transformer
 from anefast.score import Ids, Score, scored
 from anefast.telemetry import read_config

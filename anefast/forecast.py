@@ -18,21 +18,17 @@ def forecast(config: TrainConfig, epoch: Epoch, ranks: int = 1) -> list[str]:
     ]  # fmt: skip
 
 
-def other_batch(config: TrainConfig, optim: OptimConfig, ranks: int = 1) -> str:
+def other_batch(preset: str, mine: int, optim: OptimConfig) -> str:
     """A note on the rate where an update has at least twice, or at most half, the preset's tokens;
-    '' otherwise. optim: with the rate that would be taken."""
-    if not config.preset:
+    '' otherwise. mine: tokens of an update. optim: with the rate that would be taken."""
+    if not preset:
         return ""
-    preset = TrainConfig.from_preset(config.preset)
-    mine, usual = (
-        c.data.batch * c.data.seq_len * c.optim.accumulation * size
-        for c, size in ((config, ranks), (preset, 1))
-    )
+    usual = TrainConfig.from_preset(preset).update_tokens
     if usual / 2 < mine < usual * 2:
         return ""
     record = record_of(optim)
     return (
-        f"optim.lr {optim.lr:g} is for the {usual:,} tokens per update of preset {config.preset}, "
+        f"optim.lr {optim.lr:g} is for the {usual:,} tokens per update of preset {preset}, "
         f"and an update has {mine:,}. Hint: rates of {record.name} grow with "
         f"{_GROWTH[record.batch]}; --optim.lr {optim.lr * (mine / usual) ** record.batch:.2g}"
     )

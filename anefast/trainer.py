@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anefast import _C
-from anefast.config import ConfigError, TrainConfig, flatten, to_settings
-from anefast.data import Batches, Order, TokenData
+from anefast.cli import told
+from anefast.config import ConfigError, flatten, to_settings
 from anefast.distributed import World
 from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change, scaled_rate
@@ -33,6 +32,7 @@ from anefast.score import Ids, Losses, Score, bits_per_byte, scored
 from anefast.signals import Stop
 from anefast.telemetry import (
     RunFolder,
+    arithmetic,
     environment,
     peak_memory_bytes,
     read_config,
@@ -45,7 +45,7 @@ from anefast.telemetry.timeline import Timeline
 from anefast.tokenizer.base import Lengths
 
 if TYPE_CHECKING:
-    from anefast.model import Model
+    from anefast.opening import Opened
     from anefast.optim.average import Average
     from anefast.runtime import TrainingStep
     from anefast.runtime.canary import Canary
@@ -59,18 +59,16 @@ class Trainer(RunState):
 
     def __init__(
         self,
-        config: TrainConfig,
+        opened: Opened,
         run: RunFolder,
-        model: Model,
-        data: TokenData,
-        batches: Batches,
         step: TrainingStep,
         say: Say,
         on_step: Callable[[Row], None] | None,
         world: World | None = None,
     ) -> None:
-        super().__init__(config, run, model, data, step, say, world)
-        self.batches, self.on_step = batches, on_step
+        config, data = opened.config, opened.data
+        super().__init__(config, run, opened.model, data, step, say, world)
+        self.batches, self.on_step = opened.batches, on_step
         step.say, step.watched = say, bool(config.health_every)
         c = config.data
         self.validation = list(data.validation_batches(c.batch, c.seq_len, config.eval_batches))
@@ -88,12 +86,8 @@ class Trainer(RunState):
         self.whole = True  # False while an update changes weights and moments
         self.canary = self._canary()
 
-    def begin(
-        self, resumed: Path | None, can_restart: bool = False, surfaces: str = "exact"
-    ) -> None:
-        """Restores a checkpoint if there is one, notes what this run is, measures the start.
-
-        surfaces: of which sizes they are (`Device.surfaces`), for the record."""
+    def begin(self, resumed: Path | None, can_restart: bool = False) -> None:
+        """Restores a checkpoint if there is one, notes what this run is, measures the start."""
         if resumed is not None:
             self.restore(resumed)
             self._check_steps()
@@ -102,7 +96,7 @@ class Trainer(RunState):
             sys.argv,
             device=device.description,
             label=device.label,
-            surfaces=surfaces,
+            surfaces=device.surfaces,
             restarts=restarts(),
             floor=self.data.floor,
         )
@@ -189,7 +183,7 @@ class Trainer(RunState):
         while not self.done:
             accumulation = ramp.at(p.step + 1)
             micros, made = accumulation * world.shares, ramp.total(p.step) * world.shares
-            self.step.compiler.swap_at = swap_at(config, p.step + 1)
+            self.step.compiler.swap_at = config.swap_at(p.step + 1)
             before = p.micro  # more than 0 only where a run goes on in the middle of an update
             had = p.tokens + p.loss_tokens
             began = self.timeline.begin_update()
@@ -416,6 +410,20 @@ class Trainer(RunState):
                 "plan with fewer programs."
             )
 
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Ends its programs and times when the block does. Once everything is trained, failing at
+        that is no failure of the run: it is printed."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+        try:
+            self.close()
+        except Exception as error:
+            self.say(f"the run is whole, but ending it failed: {told(error)}")
+
     def close(self) -> None:
         """Ends the timeline, and the programs."""
         from anefast.runtime import watchdog
@@ -543,25 +551,6 @@ class Trainer(RunState):
         """See RunState; the times so far are written as well."""
         super().save(val_loss, settles)
         self.timeline.report(self.run.path / SUMMARY, **self._about())
-
-
-def arithmetic(description: str) -> str:
-    """A device's line without the number of threads, which changes no result."""
-    return re.sub(r", \d+ threads?\)$", ")", description)
-
-
-def swap_at(config: TrainConfig, update: int) -> int | None:
-    """The micro-step of this update's accumulation at which programs of new weights start."""
-    if config.swap_after == 0:
-        return None
-    accumulation = config.optim.micro_batches.at(update)
-    return min(math.ceil(config.swap_after * accumulation), accumulation - 1)
-
-
-def batches_of(config: TrainConfig, data: TokenData) -> Batches:
-    c = config.data
-    order: Order = "sequential" if c.order == "sequential" else "shuffled"
-    return data.batches(c.batch, c.seq_len, c.seed, order)
 
 
 def _count(params: Mapping[str, npt.NDArray[np.float32]]) -> int:

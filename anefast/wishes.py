@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from anefast.config import (
     DERIVED,
@@ -31,7 +31,7 @@ from anefast.errors import shown
 from anefast.fuse.plan import is_async
 from anefast.optim.record import OWN
 from anefast.presets import preset_settings
-from anefast.tokenizer import ByteTokenizer, Tokenizer
+from anefast.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer
 
 if TYPE_CHECKING:
     from anefast.runtime import Device
@@ -155,17 +155,25 @@ def check_resumed(
         )
 
 
-def wished(config: TrainConfig, asked: Collection[str]) -> set[str]:
-    """The settings that count as named: those in `asked`, and all that the preset has not."""
+class Wishes(NamedTuple):
+    """The settings that somebody named: as such (`asked`), and by what they are (`all`)."""
+
+    asked: frozenset[str]  # by a flag, a keyword or a file
+    all: frozenset[str]  # these, and all that the preset has not
+
+
+def wishes_of(config: TrainConfig, asked: Collection[str] = ()) -> Wishes:
+    """What counts as named in a config; `asked` was named in words."""
     plain = to_settings(TrainConfig())
     base = flatten(merge(plain, preset_settings(config.preset) if config.preset else {}))
     now = flatten(to_settings(config))
-    return {*asked, *(name for name, value in now.items() if value != base[name])}
+    differs = {name for name, value in now.items() if value != base[name]}
+    return Wishes(frozenset(asked), frozenset({*asked, *differs}))
 
 
-def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
+def check_pairs(config: TrainConfig, wishes: Wishes) -> None:
     """ConfigError for a named setting that another one leaves without any effect."""
-    names = set(asked) if config.resume else wished(config, asked)  # a run was asked for before
+    names = wishes.asked if config.resume else wishes.all  # a run was asked for before
     for name in sorted(n for n in names if n.startswith("lora.") and not config.lora.rank):
         raise ConfigError(
             f"[config] {name} needs an adapter, and lora.rank 0 makes none. Hint: --lora.rank 8."
@@ -240,25 +248,21 @@ def check_pairs(config: TrainConfig, asked: Collection[str]) -> None:
 
 
 def meet_model(
-    config: TrainConfig,
-    shape: ModelConfig,
-    asked: Collection[str],
-    origin: str,
-    changes: bool = True,
+    asked: ModelConfig, shape: ModelConfig, wishes: Wishes, origin: str, changes: bool = True
 ) -> ModelConfig:
-    """`shape`, which the weights of `origin` have, with what of it may be changed by `config`.
+    """`shape`, which the weights of `origin` have, with what of it `asked` may change.
 
     ConfigError where a named setting contradicts it. changes: whether anything may be changed; not
     in a model that the caller holds.
     """
     changed: dict[str, Any] = {}
-    for name in sorted(wished(config, asked)):
+    for name in sorted(wishes.all):
         section, _, field = name.partition(".")
         if section != "model":
             continue
-        want, has = getattr(config.model, field), getattr(shape, field)
-        derived = field in DERIVED and not model_settings(config.model)[field]
-        if want == has or (derived and name not in asked):
+        want, has = getattr(asked, field), getattr(shape, field)
+        derived = field in DERIVED and not model_settings(asked)[field]
+        if want == has or (derived and name not in wishes.asked):
             continue
         if changes and LAWS[name].init == "honoured":
             changed[field] = want
@@ -270,15 +274,10 @@ def meet_model(
     return shape.replace(**changed) if changed else shape
 
 
-def meet_tokenizer(
-    config: TrainConfig, own: Tokenizer, asked: Collection[str], origin: str
-) -> None:
-    """ConfigError where the tokenizer that was named is not the one that `origin` brings."""
-    spec = config.data.tokenizer
-    if "data.tokenizer" not in wished(config, asked) or spec in (GIVEN, origin):
+def meet_tokenizer(spec: str, own: Tokenizer, wishes: Wishes, origin: str) -> None:
+    """ConfigError where `spec`, data.tokenizer, was named and `origin` brings another one."""
+    if "data.tokenizer" not in wishes.all or spec in (GIVEN, origin):
         return
-    from anefast.tokenizer import open_tokenizer
-
     other = None if spec.startswith("bpe") else open_tokenizer(spec)
     if other is None or not same_tokenizer(own, other):
         raise ConfigError(
@@ -302,16 +301,16 @@ def recorded_tokenizer(tokenizer: Tokenizer, otherwise: str) -> str:
     return "bytes" if isinstance(tokenizer, ByteTokenizer) else otherwise
 
 
-def meet_device(config: TrainConfig, device: Device, asked: Collection[str]) -> None:
+def meet_device(asked: Mapping[str, Any], device: Device, wishes: Wishes) -> None:
     """ConfigError where a setting contradicts the device that was passed to `fit`."""
-    names = wished(config, asked)
-    for name, want, has in (
-        ("device", config.device, device.name),
-        ("chip", config.chip, device.profile),
-        ("cache_mb", config.cache_mb, device.programs.limit_bytes >> 20),
-    ):
-        if name in names and want not in (has, "auto"):
+    has = {
+        "device": device.name,
+        "chip": device.profile,
+        "cache_mb": device.programs.limit_bytes >> 20,
+    }
+    for name, want in asked.items():
+        if name in wishes.all and want not in (has[name], "auto"):
             raise ConfigError(
                 f"[config] {name} {shown(want)} was named, but the device that was passed has "
-                f"{shown(has) or 'none'}. Hint: leave one of them out."
+                f"{shown(has[name]) or 'none'}. Hint: leave one of them out."
             )

@@ -24,10 +24,11 @@ import numpy as np
 from anefast import _C
 from anefast.config import TrainConfig
 from anefast.model import Model
-from anefast.opening import open_run
+from anefast.origins import model_and_data
 from anefast.report import runs_in
 from anefast.telemetry.history import read_history
 from anefast.train import fit
+from anefast.wishes import wishes_of
 from benchmarks.bench_penalty import config_of
 from benchmarks.bench_smollm2 import model_file
 from benchmarks.twin import MOVED, Twin, move
@@ -108,7 +109,7 @@ def moved(config: TrainConfig, start: int) -> Model | None:
     """The model of one start; None for the recipe's own."""
     if not start:
         return None
-    _, model, _ = open_run(config, None, None, None, set())
+    _, model, _ = model_and_data(config, None, None, None, wishes_of(config))
     move(model, MOVED["moved"], start)
     return model
 

@@ -14,9 +14,10 @@ import numpy as np
 from anefast.config import TrainConfig
 from anefast.model import Model
 from anefast.models.adapter import A, B
-from anefast.opening import open_run, with_lora, with_optimiser
+from anefast.opening import batches_of, with_lora, with_optimiser
 from anefast.optim import learning_rate
-from anefast.trainer import batches_of
+from anefast.origins import model_and_data
+from anefast.wishes import wishes_of
 from benchmarks.peer import logits_of, rope_tables
 
 # By how much of itself: a last bit of fp32, and about what a rounding to fp16 changes.
@@ -42,9 +43,10 @@ class Twin:
 
         torch.set_num_threads(threads)
         self.torch, self.way = torch, way
-        config = with_optimiser(config, {"optim.lr"}, lambda line: None, None)
-        config, model, self.data = open_run(config, model, None, None, set())
-        config = with_lora(config, model, None, (), lambda line: None)
+        wishes, say = wishes_of(config, {"optim.lr"}), lambda line: None
+        config = config.replace(optim=with_optimiser(config, wishes, say, None))
+        config, model, self.data = model_and_data(config, model, None, None, wishes)
+        config = config.replace(optim=with_lora(config, model, None, wishes, say))
         self.config, self.shape, lora = config, model.config, model.lora
         if way in MOVED:
             move(model, MOVED[way], config.seed)

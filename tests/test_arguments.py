@@ -187,7 +187,7 @@ def test_what_a_call_cannot_take(model, host, tmp_path, monkeypatch, name):
 def test_fit_takes_a_preset_s_name_and_a_path(tmp_path, monkeypatch):
     seen = {}
 
-    def stop(config, *_):
+    def stop(config, *_, **__):
         seen["config"] = config
         raise RuntimeError("far enough")
 

@@ -214,7 +214,7 @@ def test_nothing_after_training_voids_it(tmp_path, what, monkeypatch):
     elif what == "the device":
         model.stream = lambda *_, **__: (_ for _ in ()).throw(_C.EvaluationError("[ane] gone"))
     elif what == "the disk":
-        monkeypatch.setattr("anefast.train.write_atomic", fails)
+        monkeypatch.setattr("anefast.ending.write_atomic", fails)
     else:
         close = Trainer.close
         monkeypatch.setattr(Trainer, "close", lambda self: (close(self), fails()))

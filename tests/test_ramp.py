@@ -13,7 +13,7 @@ from anefast.forecast import forecast, other_batch
 from anefast.opening import with_optimiser
 from anefast.ramp import Ramp
 from anefast.telemetry.history import read_history
-from anefast.trainer import swap_at
+from anefast.wishes import wishes_of
 
 from .test_resume import everything, run
 from .test_resume_optim import resume
@@ -78,7 +78,7 @@ def test_a_ramp_trains_and_resumes_under_programs(tmp_path, plan):
     resume(tmp_path / "run")
     assert everything(tmp_path / "run") == everything(tmp_path / "whole")
     config = TrainConfig(swap_after=0.25, optim=OptimConfig(accumulation=1, ramp="8@3"))
-    assert [swap_at(config, update) for update in (2, 3)] == [0, 2]
+    assert [config.swap_at(update) for update in (2, 3)] == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,8 @@ def test_the_advice_for_the_rate_follows_the_optimiser(name, factor):
 )
 def test_another_batch_than_the_preset_s_is_said(changes, hint):
     lines: list[str] = []
-    with_optimiser(TrainConfig.from_preset("bytes", **changes), set(), lines.append, None)
+    config = TrainConfig.from_preset("bytes", **changes)
+    with_optimiser(config, wishes_of(config), lines.append, None)
     found = [line for line in lines if "tokens per update" in line]
     assert len(found) == (hint is not None)
     assert all(line.endswith(f"grow with {hint}") for line in found)
@@ -119,10 +120,11 @@ def test_another_batch_than_the_preset_s_is_said(changes, hint):
 
 def test_ranks_make_the_batch_larger():
     lines: list[str] = []
-    with_optimiser(TrainConfig.from_preset("bytes"), set(), lines.append, None, 4)
+    config = TrainConfig.from_preset("bytes")
+    with_optimiser(config, wishes_of(config), lines.append, None, 4)
     assert lines[0].endswith("grow with the square root of the batch; --optim.lr 0.006"), lines
 
 
 def test_no_preset_no_advice():
     config = TrainConfig()
-    assert other_batch(config, config.optim) == ""
+    assert other_batch(config.preset, config.update_tokens, config.optim) == ""

@@ -17,9 +17,8 @@ from safetensors.numpy import load_file
 from anefast import _C, checkpoint
 from anefast.config import ConfigError
 from anefast.errors import Failure
-from anefast.telemetry import RunError
+from anefast.telemetry import RunError, arithmetic
 from anefast.train import fit
-from anefast.trainer import arithmetic
 
 from .bigram import DEVICE, BigramModel, settings
 

@@ -16,7 +16,7 @@ from anefast.optim import RECORDS
 from anefast.optim.average import load_average
 from anefast.telemetry import read_config
 from anefast.telemetry.history import read_history
-from anefast.wishes import check_pairs, of_a_run
+from anefast.wishes import check_pairs, of_a_run, wishes_of
 
 from .test_resume import everything
 
@@ -130,13 +130,15 @@ def test_a_cool_down_branches_off_a_checkpoint(tmp_path):
 def test_a_rate_that_nobody_named_is_the_optimiser_s(tmp_path):
     lines: list[str] = []
     config = TrainConfig.from_preset("bytes", optim={"name": "lion"})
-    said = anefast.opening.with_optimiser(config, set(), lines.append, None).optim
+    said = anefast.opening.with_optimiser(config, wishes_of(config), lines.append, None)
     assert (said.lr, said.beta2) == (pytest.approx(6e-4), 0.99) and "x one of adamw" in lines[0]
-    kept = anefast.opening.with_optimiser(config, {"optim.lr"}, lines.append, None).optim
+    kept = anefast.opening.with_optimiser(
+        config, wishes_of(config, {"optim.lr"}), lines.append, None
+    )
     assert kept.lr == 3e-3
     with pytest.raises(ConfigError, match="nothing is resumed"):
         fresh = config.replace(optim=config.optim.replace(fresh=True))
-        anefast.opening.with_optimiser(fresh, set(), lines.append, None)
+        anefast.opening.with_optimiser(fresh, wishes_of(fresh), lines.append, None)
 
 
 def test_the_average_is_of_the_weights_and_is_exported(tmp_path):
@@ -182,7 +184,8 @@ def test_the_average_is_evaluated_where_asked_and_changes_nothing(tmp_path, plan
 
 def test_no_average_is_evaluated_where_none_is_kept():
     with pytest.raises(ConfigError, match=r"optim\.ema_eval evaluates an average.*ema_tokens"):
-        check_pairs(TrainConfig(optim=OptimConfig(ema_eval=True)), {"optim.ema_eval"})
+        config = TrainConfig(optim=OptimConfig(ema_eval=True))
+        check_pairs(config, wishes_of(config))
 
 
 def test_a_run_ends_where_patience_does(tmp_path):

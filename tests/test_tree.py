@@ -39,7 +39,9 @@ LAYERS = [
         "forecast",
     },
     {"run_state", "adapting"},
+    {"origins"},
     {"trainer", "opening"},
+    {"ending"},
     {
         "train",
         "sweep",

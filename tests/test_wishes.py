@@ -27,12 +27,12 @@ from anefast.config import (
 )
 from anefast.data import open_data
 from anefast.model import Model
-from anefast.opening import open_run, with_device
+from anefast.origins import model_and_data
 from anefast.runtime import Device
 from anefast.telemetry import read_config
 from anefast.tokenizer import open_tokenizer
 from anefast.train import fit
-from anefast.wishes import LAWS, check_pairs
+from anefast.wishes import LAWS, check_pairs, wishes_of
 
 YES, SAME = "honoured", "refused unless it says the same"
 # setting: (another value than a run or a preset has, with weights by --init, with --resume)
@@ -212,14 +212,15 @@ def test_a_fresh_run_honours_every_flag(here):
     for values in (shape, *honoured(0)):
         values = {n: v for n, v in values.items() if values is shape or n not in shape}
         config, origins = train_config(typed(values))
-        check_pairs(config, named_by(origins))
+        check_pairs(config, wishes_of(config, named_by(origins)))
         for name, value in values.items():
             assert value_in(config, name) == value and origins[name] == "flag", name
 
 
 def opened(config: TrainConfig, asked=()) -> TrainConfig:
-    check_pairs(config, asked)
-    return open_run(config, None, None, None, asked)[0]
+    wishes = wishes_of(config, asked)
+    check_pairs(config, wishes)
+    return model_and_data(config, None, None, None, wishes)[0]
 
 
 def by_flags(settings: dict) -> TrainConfig:
@@ -339,7 +340,7 @@ def test_a_run_s_own_file_may_be_named_again(here):
 def test_flags_that_leave_each_other_no_effect(here, argv, message):
     with pytest.raises(ConfigError, match=message):
         config, origins = train_config(argv)
-        check_pairs(config, named_by(origins))
+        check_pairs(config, wishes_of(config, named_by(origins)))
 
 
 def test_weights_are_trained_on_by_the_preset_for_it(here):
@@ -365,6 +366,10 @@ def test_a_preset_beside_weights_gives_everything_but_the_shape(here):
 
 def test_a_model_that_is_passed_is_what_is_trained(here):
     model = Model.load("run")
+
+    def taken(config):
+        return model_and_data(config, model, None, None, wishes_of(config))
+
     config = TrainConfig.from_preset("bytes", data={"source": "stories:5"})
     for changes, message in (
         ({"model": {"dim": 64}}, "model.dim 64 was named"),
@@ -373,19 +378,21 @@ def test_a_model_that_is_passed_is_what_is_trained(here):
         ({"data": {"source": "stories:5", "tokenizer": "bpe:300"}}, "tokenizer bpe:300 was named"),
     ):
         with pytest.raises(ConfigError, match=message):
-            open_run(TrainConfig.from_preset("bytes", **changes), model, None, None, ())
-    found, used, _ = open_run(config, model, None, None, ())
+            taken(TrainConfig.from_preset("bytes", **changes))
+    found, used, _ = taken(config)
     assert used is model and found.model == SHAPE and found.init == GIVEN
     assert (found.data.source, found.data.tokenizer) == ("stories:5", "bytes")
 
 
-def test_a_device_that_is_passed_is_what_is_recorded():
+def test_a_device_that_is_passed_is_what_is_recorded(tmp_path):
     chip = Device("host", chip="m1,inputs=any")
-    config = with_device(TrainConfig(), chip, ())
-    assert (config.device, config.chip) == ("host", "m1,inputs=any")
-    for changes in ({"device": "ane"}, {"chip": "m2"}, {"cache_mb": 7}):
-        with pytest.raises(ConfigError, match=f"{next(iter(changes))} .* was named"):
-            with_device(TrainConfig(**changes), chip, ())
+    small = {"steps": 1, "dim": 32, "seq_len": 32, "batch": 1, "sample_tokens": 0}
+    found = fit("bytes", device=chip, out=tmp_path / "run", **small).run_dir
+    config = read_config(found)
+    assert (config["device"], config["chip"]) == ("host", "m1,inputs=any")
+    for name, value in (("device", "ane"), ("chip", "m2"), ("cache_mb", 7)):
+        with pytest.raises(ConfigError, match=f"{name} .* was named"):
+            fit(TrainConfig.from_preset("bytes", **{name: value}), device=chip, **small)
 
 
 def test_what_the_caller_passed_has_no_name_later(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ Also their other form, nested plain dicts: `to_settings`, `from_settings` and th
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -160,6 +161,19 @@ class TrainConfig(Checked):
         """This config with the preset's name, if it has any of the preset's settings."""
         named = preset and self.has_of(preset)
         return dataclasses.replace(self, preset=preset) if named else self
+
+    @property
+    def update_tokens(self) -> int:
+        """Tokens that a rank reads for an update, before any ramp."""
+        return self.data.batch * self.data.seq_len * self.optim.accumulation
+
+    def swap_at(self, update: int) -> int | None:
+        """At which micro-step of this update's accumulation the programs of new weights take
+        over."""
+        if self.swap_after == 0:
+            return None
+        accumulation = self.optim.micro_batches.at(update)
+        return min(math.ceil(self.swap_after * accumulation), accumulation - 1)
 
     def replace(self, **changes: Any) -> TrainConfig:
         """A copy with some fields changed, checked again."""

@@ -6,10 +6,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from anefast import _C
-from anefast.config import ConfigError, TrainConfig, flatten, to_settings
+from anefast.config import ConfigError, DistConfig, OptimConfig, flatten
 from anefast.distributed.ranks import Ranks, open_ranks
 from anefast.distributed.world import Emulated, Floats, World, digest
 from anefast.errors import BadInput, shown
@@ -85,29 +85,29 @@ def _share_cores(ranks: Ranks) -> None:
         _C.set_threads(max(1, _C.threads() // size))
 
 
-def check_local(config: TrainConfig) -> None:
+def check_local(dist: DistConfig, optim: OptimConfig) -> None:
     """ConfigError for settings that local updates leave no sense to."""
-    local = f"dist.local_steps {config.dist.local_steps}"
-    if config.dist.local_steps == 1:
+    local = f"dist.local_steps {dist.local_steps}"
+    if dist.local_steps == 1:
         return
-    if config.dist.shard_optimizer:
+    if dist.shard_optimizer:
         _refuse("dist.shard_optimizer", local, "each rank has moments of its own")
-    if config.optim.ema_tokens:
+    if optim.ema_tokens:
         why = "each rank has weights of its own between meetings"
         _refuse("optim.ema_tokens", local, why)
 
 
-def check_world(config: TrainConfig, world: World) -> None:
+def check_world(world: World, plan: str, swap_after: float, on_budget: str) -> None:
     """ConfigError for settings that several ranks cannot keep."""
     if world.size == 1:
         return
     wrong = {}
-    if is_async(config.plan) and config.swap_after == 0:
+    if is_async(plan) and swap_after == 0:
         wrong["swap_after 0"] = "ranks would swap programs at different micro-steps; 0.25 does not"
-    if is_async(config.plan) and world.shares > 1:
-        wrong[f"plan {config.plan}"] = "dist.emulate takes a plan that compiles sync"
-    if config.on_budget != "continue":
-        wrong[f"on_budget {config.on_budget}"] = "a rank of MPI cannot be started again"
+    if is_async(plan) and world.shares > 1:
+        wrong[f"plan {plan}"] = "dist.emulate takes a plan that compiles sync"
+    if on_budget != "continue":
+        wrong[f"on_budget {on_budget}"] = "a rank of MPI cannot be started again"
     for what, why in wrong.items():
         _refuse(what, f"{world.size} ranks", why)
 
@@ -118,21 +118,20 @@ def _refuse(what: str, beside: str, why: str) -> NoReturn:
 
 def check_ranks(
     world: World,
-    config: TrainConfig,
+    settings: Mapping[str, Any],
     fingerprint: str,
     params: Mapping[str, Floats],
     device: str,
 ) -> None:
     """BadInput where a rank was started otherwise than rank 0.
 
-    fingerprint: of the data. params: the weights that training begins from. device: which kind of
-    device a rank has.
+    settings: of the run, nested. fingerprint: of the data. params: the weights that training
+    begins from. device: which kind of device a rank has.
     """
     if world.size == 1 or world.shares > 1:
         return
-    settings = flatten(to_settings(config))
     own = ("out", "resume", "sinks", "trace", "sample_tokens")  # rank 0's business alone
-    facts = {f"setting {n}": v for n, v in settings.items() if n not in own}
+    facts = {f"setting {n}": v for n, v in flatten(settings).items() if n not in own}
     version = importlib.metadata.version("anefast")
     world.same({"version of anefast": version, **facts, "device": device, "data": fingerprint})
     world.same({"weights": digest(params)})

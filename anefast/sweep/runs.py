@@ -41,7 +41,7 @@ from anefast.signals import Stop, stopping
 from anefast.sweep.points import MOST_POINTS, Point, read_points
 from anefast.telemetry.history import DONE, History, read_history
 from anefast.telemetry.run import CONFIG
-from anefast.wishes import check_pairs
+from anefast.wishes import check_pairs, wishes_of
 
 LOCK, BASE = "sweep.lock", "base.toml"
 MOST_SEEDS = 1_000
@@ -238,7 +238,7 @@ def begin(config: TrainConfig, argv: Sequence[str], folder: Path) -> Sweep:
     for run in sweep.runs()[:: config.seeds]:
         try:
             asked, origins = train_config(run.arguments)
-            check_pairs(asked, named_by(origins))
+            check_pairs(asked, wishes_of(asked, named_by(origins)))
         except AnefastError as error:
             if not config.sweep:
                 raise

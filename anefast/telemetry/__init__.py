@@ -9,6 +9,7 @@ report.
 from anefast.telemetry.rows import METRICS, TIMINGS, RunError, read_rows
 from anefast.telemetry.run import (
     RunFolder,
+    arithmetic,
     environment,
     peak_memory_bytes,
     read_config,
@@ -19,6 +20,7 @@ __all__ = [
     "TIMINGS",
     "RunError",
     "RunFolder",
+    "arithmetic",
     "environment",
     "peak_memory_bytes",
     "read_config",

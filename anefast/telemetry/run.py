@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -204,6 +205,11 @@ def _session(value: Any) -> Any:
     """Checks the form of the fields that are read; keeps the others as they are."""
     _SESSION(value)
     return value
+
+
+def arithmetic(description: str) -> str:
+    """A device's line without the number of threads, which changes no result."""
+    return re.sub(r", \d+ threads?\)$", ")", description)
 
 
 def environment(argv: list[str], **more: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 WIDTH, HEIGHT, GAP_X, GAP_Y, EDGE = 216, 58, 48, 46, 14
 BOXES = {
     "flags": (0, 0, "flags and files", "config/ wishes.py cli.py"),
-    "open": (0, 1, "what a run is of", "opening.py train.py"),
+    "open": (0, 1, "what a run is of", "opening.py origins.py"),
     "loop": (0, 2, "the loop over updates", "trainer.py"),
     "state": (0, 3, "a checkpoint", "run_state.py checkpoint.py"),
     "rows": (0, 4, "metrics, traces, the bar", "telemetry/"),
