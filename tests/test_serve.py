@@ -213,7 +213,7 @@ REFUSED = [  # endpoint, body, status, argument, part of the message
     ("completions", {"prompt": "a", "logprobs": 6}, 400, "logprobs", "0 to 5"),
     ("completions", {"prompt": "a" * 500}, 400, "prompt", "context is 128 tokens"),
     ("completions", {"prompt": "a", "frequency_penalty": 1}, 400, "frequency_penalty", "not supp"),
-    ("completions", {"prompt": "a", "lenght": 1}, 400, "lenght", "no argument"),
+    ("completions", {"prompt": "a", "lenght": 1}, 400, "lenght", "not an argument"),
     ("completions", {"prompt": "a", "stream_options": {}}, 400, "stream_options", "stream to be"),
     ("completions", ["a"], 400, None, "a JSON object"),
     ("chat/completions", {}, 400, "messages", "a list of messages"),
