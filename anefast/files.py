@@ -7,8 +7,8 @@ first and everything happens relative to it, so that no other one can take its p
 meanwhile. Whatever the system refuses becomes one line that names the file and what to do.
 
 What a format means is not here: parsing.py takes JSON and TOML, and schema.py says what their
-values must look like; npz.py, checkpoint.py, llama2c.py, formats/, tokenizer/ and data/ read the
-rest. tests/test_tree.py keeps other files from opening any themselves.
+values must look like; mapped.py maps files into memory; npz.py, checkpoint/, formats/, tokenizer/
+and data/ read the rest. tests/test_tree.py keeps other files from opening any themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import errno
 import fcntl
 import io
 import json
-import mmap
 import os
 import re
 import secrets
@@ -30,9 +29,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-
-import numpy as np
-import numpy.typing as npt
 
 from anefast.errors import BadInput, shown
 from anefast.parsing import parse_json, parse_toml
@@ -186,51 +182,6 @@ def read_bytes(
     if limit is not None and len(content) > limit:
         raise FileError(f"[{where}] {shown(path)} grew past {limit:,} bytes while it was read.")
     return content
-
-
-class Mapped:
-    """A regular file, mapped into memory read-only: read as it is looked at. FileError.
-
-    bytes: uint8. Whoever wants a piece of it later takes a `part`.
-    """
-
-    def __init__(self, path: AnyPath, where: str = "file") -> None:
-        self._path, self._where = path, where
-        with open_regular(path, where=where) as file, guarding("map", path, where):
-            self._was = os.fstat(file.fileno())
-            empty = self._was.st_size == 0  # nothing to map
-            self.bytes = np.empty(0, np.uint8) if empty else np.memmap(file, np.uint8, "r")
-
-    def part(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
-        """These bytes.
-
-        FileError where somebody has written into the file since it was opened. One that was put in
-        its place does no harm: the old one stays as it was for whoever has it open.
-        """
-        now = None
-        with contextlib.suppress(OSError):
-            now = os.stat(self._path)
-        was = self._was
-        if now is not None and (now.st_dev, now.st_ino) == (was.st_dev, was.st_ino):
-            if (now.st_size, now.st_mtime_ns) != (was.st_size, was.st_mtime_ns):
-                raise FileError(
-                    f"[{self._where}] expected {shown(self._path)} to stay as it was opened, it "
-                    "was written to since. Hint: load it again."
-                )
-        return self.bytes[begin:end]
-
-
-def let_go(part: npt.NDArray[np.uint8]) -> None:
-    """Has the system take back the pages of a mapped part that was read; others are left alone.
-
-    They stay in its cache, where they are nobody's memory, and come back if they are looked at.
-    """
-    mapped = getattr(part, "_mmap", None)
-    if not isinstance(mapped, mmap.mmap) or not part.size or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    begin = part.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
-    page = begin - begin % mmap.PAGESIZE
-    mapped.madvise(mmap.MADV_DONTNEED, page, begin + part.nbytes - page)
 
 
 def read_text(

@@ -2,7 +2,7 @@
 
 Every reader of data, tokenizers and models asks here first, so that a gzip archive or a git-lfs
 pointer is called by its name wherever it is met. Not here: what is inside a file of our own kinds
-(data/, tokenizer/, llama2c.py, checkpoint.py).
+(data/, tokenizer/, formats/, checkpoint/).
 """
 
 from __future__ import annotations

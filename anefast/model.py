@@ -19,25 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anefast.checkpoint import (
-    base_path,
-    find_checkpoint,
-    load_adapter,
-    load_model,
-    load_state,
-    load_trained_length,
-    load_vocabulary,
-    model_of,
-)
+from anefast import loading
 from anefast.checks import instance, refuse, whole
 from anefast.config import ROW_MULTIPLE, ModelConfig, OptimConfig, TrainConfig
 from anefast.decode import Ends, Made, Said, Text, side_by_side
 from anefast.drafts import Drafter, Lookup, Smaller
-from anefast.errors import BadInput, shown
-from anefast.formats import ADAPTER_CONFIG, llama2c, open_source
+from anefast.errors import BadInput
 from anefast.fuse import find_plan
 from anefast.fuse.plan import is_auto
-from anefast.kinds import missing
+from anefast.loading import ModelError
 from anefast.models import Params, Trained, Vocabulary, init_params
 from anefast.models.adapter import Adapter, fingerprint
 from anefast.models.lora import NO_PAIRS, Lora
@@ -49,7 +39,7 @@ from anefast.runtime.taken import first_taken
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, Choice
 from anefast.saving import Target, write
 from anefast.summary import Summary, line, parts
-from anefast.tokenizer import Tokenizer, drawable, open_tokenizer
+from anefast.tokenizer import Tokenizer, drawable
 from anefast.tokenizer.base import prompt_ids
 from anefast.tokenizer.chat import Chat
 
@@ -61,31 +51,6 @@ if TYPE_CHECKING:
 
 # A loop in somebody's own hands: its rate is what it says, and each batch is an update.
 LOOP = OptimConfig(accumulation=1, warmup_steps=0, min_lr_ratio=1.0)
-
-
-KINDS = "a run, a checkpoint, a Hugging Face folder, hf:owner/name, a GGUF or a llama2.c file"
-
-
-class ModelError(BadInput):
-    """A model and what was given with it do not go together. One line."""
-
-
-def check_tokenizer(tokenizer: Tokenizer, size: int, padded: bool = False) -> None:
-    """ModelError where a tokenizer is not one for a table of `size` rows.
-
-    padded: the table may have more rows than the tokenizer has ids. That needs a yes from somebody,
-    for the other reason is a tokenizer of another model, whose ids mean other things.
-    """
-    have = tokenizer.vocab_size
-    if have == size or (have < size and padded):
-        return
-    hint = "use the tokenizer that this model was trained with"
-    if have < size:
-        hint += "; padded=True, or generate --padded, says that the table is larger on purpose"
-    raise ModelError(
-        f"[model] expected a tokenizer of {size} ids, as the model's table has, {tokenizer.name} "
-        f"has {have}. Hint: {hint}."
-    )
 
 
 log = logging.getLogger("anefast")
@@ -148,47 +113,10 @@ class Model:
             refuse("model", "path", path, "the path of a run, a folder or a file")
         if not isinstance(tokenizer, (str, os.PathLike)):
             refuse("model", "tokenizer", tokenizer, "'bytes' or the path of a tokenizer")
-        path, tokenizer = Path(path), os.fspath(tokenizer)
-        vocabulary, trained = None, 0
-        if (found := open_source(path)) is not None:
-            own = open_tokenizer(tokenizer) if tokenizer else found.tokenizer()
-            check_tokenizer(own, found.config.vocab_size, padded or not tokenizer)
-            if (path / ADAPTER_CONFIG).is_file():
-                log.warning(
-                    "%s has a LoRA adapter beside its weights, which counts only where --adapter "
-                    "names it", shown(path),
-                )  # fmt: skip
-            return cls(found.config, found.load(), own)
-        if path.is_dir():
-            folder = find_checkpoint(path)
-            if (adapter := load_adapter(folder)) is not None:
-                return cls._of_adapter(folder, adapter, tokenizer, padded)
-            config, params = load_model(folder, files=False)  # load_adapter has looked at them
-            vocabulary = load_vocabulary(folder)
-            trained = load_trained_length(folder)
-            source = tokenizer or str(folder)
-        else:
-            if (gone := missing(path)) is not None:
-                raise ModelError(f"[model] expected {KINDS}: {gone[0]}. Hint: {gone[1]}.")
-            config, params = llama2c.load(path)
-            source = tokenizer
-        if not source:
-            raise ModelError(
-                f"[model] expected a tokenizer for {shown(path)}. Hint: llama2.c keeps it apart, "
-                "pass its tokenizer .bin."
-            )
-        opened = open_tokenizer(source)
-        check_tokenizer(opened, config.vocab_size, padded or not tokenizer)
-        return cls(config, params, opened, vocabulary, trained)
-
-    @classmethod
-    def _of_adapter(cls, folder: Path, adapter: Adapter, tokenizer: str, padded: bool) -> Model:
-        """The base that the checkpoint of a LoRA run names, with the run's adapter."""
-        model = cls.load(base_path(adapter, folder), tokenizer or str(folder), padded)
-        config = model_of(folder, load_state(folder, files=False))
-        model.config, model.vocabulary = config, load_vocabulary(folder)
-        model.trained_length = load_trained_length(folder)
-        model.adapt(adapter)
+        found = loading.load(Path(path), os.fspath(tokenizer), padded)
+        model = cls(found.config, found.params, found.tokenizer, found.vocabulary, found.trained)
+        if found.adapter is not None:
+            model.adapt(found.adapter)
         return model
 
     def adapt(self, adapter: Adapter | None) -> None:

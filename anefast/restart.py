@@ -12,7 +12,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from anefast.runtime import CompileService
 
 BEGAN = time.monotonic()
 # Seconds that a process lives at least before another takes its place, on an ANE: after quick
@@ -67,3 +70,25 @@ def restart(run: Path, sinks: str = "") -> NoReturn:
     sys.stderr.flush()
     words = command(run, sinks)
     os.execv(words[0], words)
+
+
+def check_budget(compiler: CompileService, left: int, most: int, can_restart: bool) -> None:
+    """Refuses a run that could not go on where its process has used up its compiles.
+
+    left: updates to make. most: max_compiles.
+    """
+    if compiler.affords(left):
+        return
+    from anefast.runtime import CompileBudgetError
+
+    if not can_restart:
+        raise CompileBudgetError(
+            f"[train] expected {left} updates within max_compiles {most}, but each takes "
+            f"{compiler.per_update} compiles and a process that is not the train command cannot be "
+            "replaced. Hint: anefast train, fewer steps, or on_budget continue."
+        )
+    if not compiler.affords():
+        raise CompileBudgetError(
+            f"[train] expected max_compiles of at least {compiler.needs()}, which the start and "
+            f"one update take, got {most}. Hint: raise it, or choose a plan with fewer programs."
+        )

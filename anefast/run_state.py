@@ -1,6 +1,6 @@
-"""The state of a run while it lasts: how it is saved, taken up again, and rescued.
+"""The state of a run while it lasts: how it is saved and taken up again.
 
-RunState is what a checkpoint holds, as live objects. checkpoint.py is the folder of files, and
+RunState is what a checkpoint holds, as live objects. checkpoint/ is the folder of files, and
 trainer.py what moves the state from update to update.
 """
 
@@ -142,6 +142,7 @@ class RunState:
         self.saved: Path | None = None
         self.saved_at = clock()
         self.failed = False
+        self.whole = True  # False while an update changes weights and moments
         self.soundness = Soundness()
         self.began_with: float | None = None  # validation of a start before this one
         self._marks: dict[str, Mark] | None = None  # of the row files, at the restored checkpoint
@@ -281,6 +282,12 @@ class RunState:
         self._take_states(folder, state.get("optimizer", "adamw"), p.micro > 0, ranks)
         self.step.update_weights(every=True)
         self._find_best(p)
+        if config.steps < p.step:
+            raise ConfigError(
+                f"[train] expected steps of at least {p.step}, which the run has made, "
+                f"got {config.steps}. Hint: --steps counts from the beginning of a run; an "
+                "earlier checkpoint of it can be resumed."
+            )
         self.progress = p
         self.saved = folder if self.unfinished is None else None  # saved again when it is whole
         self.saved_at = clock()
@@ -384,28 +391,6 @@ class RunState:
             if at is not None and not at[1] and at[0] <= self.progress.step:
                 names[at[0]] = path.name
         self.soundness.replay(read_rows(self.run.path / METRICS), names)
-
-    def rescue(self) -> str:
-        """Saves the last whole update before the run ends. Says what was saved and where.
-
-        The micro-steps of the update under way are left out, one of them being half done; a resumed
-        run repeats them.
-        """
-        self.failed = True
-        p = self.progress
-        p.micro, p.loss_sum, p.loss_tokens, self.health = 0, 0.0, 0, {}
-        if self.together.apart:
-            kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
-            return f"Update {p.step} is not saved, as it is in parts on all ranks{kept}"
-        try:
-            if self.unfinished is not None:  # as far as it is known; resuming writes it again
-                self.run.log(self.unfinished, {"step": p.step, "time": time.time()})
-            self.save(settles=False)
-        except (OSError, ValueError, Failure) as error:
-            kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
-            return f"Saving update {p.step} failed too: {error}{kept}"
-        again = f"anefast train --resume {self.run.path}"
-        return f"Update {p.step} is saved; continue with: {again}"
 
     def _own_groups(self, with_grads: bool) -> dict[str, Arrays]:
         """The arrays that this rank has, by group."""

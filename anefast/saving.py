@@ -161,7 +161,7 @@ def _checkpoint(target: Target, model: Model, params: Mapping[str, Array]) -> No
     if lora is not None and not target.merge:
         held, state[checkpoint.ADAPTER] = lora.plain(lora.params), lora.settings()
     out = target.out.absolute()
-    checkpoint.write(out, model.config, held, {}, state, model.tokenizer)
+    checkpoint.save(out.parent, model.config, held, {}, state, model.tokenizer, name=out.name)
 
 
 def _check_adapter(target: Target, adapter: Adapter | None, source: str) -> None:

@@ -3,7 +3,7 @@
 Read it from the top: where the run lives, what is trained, the training, the closing lines.
 What is opened for it is opening.py; the updates themselves are trainer.py; the closing lines are
 ending.py; what a training step does inside is runtime/step.py; settings are config/; files are
-checkpoint.py and telemetry/.
+checkpoint/ and telemetry/.
 
     >>> from anefast.config import TrainConfig
     >>> from anefast.train import fit

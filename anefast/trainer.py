@@ -19,15 +19,16 @@ import numpy.typing as npt
 
 from anefast import _C
 from anefast.cli import told
-from anefast.config import ConfigError, flatten, to_settings
+from anefast.config import flatten, to_settings
 from anefast.distributed import World
 from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change, scaled_rate
 from anefast.models.weights import shapes_in
 from anefast.optim import learning_rate
 from anefast.progress import Row, losses, progress_line
-from anefast.restart import restarts
-from anefast.run_state import RunState, Say
+from anefast.rescue import Rescue
+from anefast.restart import check_budget, restarts
+from anefast.run_state import Say
 from anefast.score import Ids, Losses, Score, bits_per_byte, scored
 from anefast.signals import Stop
 from anefast.telemetry import (
@@ -54,7 +55,7 @@ DEVICE_ERRORS = (_C.CompileError, _C.EvaluationError, _C.MILError, _C.AneUnavail
 HOPELESS_OVERFLOWS = 30  # this many in a row halve any loss scale to nothing: it is not the scale
 
 
-class Trainer(RunState):
+class Trainer(Rescue):
     """The objects of one run while it lasts."""
 
     def __init__(
@@ -83,14 +84,12 @@ class Trainer(RunState):
         self.note = ""  # what the bar says beside its numbers
         self.starved = False  # whether a device lost much of this update's gradients
         self.arrival: Row = {}  # how late the slowest rank came to the last update
-        self.whole = True  # False while an update changes weights and moments
         self.canary = self._canary()
 
     def begin(self, resumed: Path | None, can_restart: bool = False) -> None:
         """Restores a checkpoint if there is one, notes what this run is, measures the start."""
         if resumed is not None:
             self.restore(resumed)
-            self._check_steps()
         device = self.step.device
         seen = environment(
             sys.argv,
@@ -145,7 +144,9 @@ class Trainer(RunState):
                     f"it was {self.began_with} when the run began before: its data, the weights "
                     "that it begins from, or the device have changed"
                 )
-        self._check_budget(can_restart)
+        if self.config.on_budget == "checkpoint-restart":
+            left = self.config.steps - self.progress.step
+            check_budget(self.step.compiler, left, self.config.max_compiles, can_restart)
 
     def train(self, stop: Stop, screen: Screen | None = None) -> None:
         """Updates until the last one or until `stop`, which is looked at between micro-steps.
@@ -379,37 +380,6 @@ class Trainer(RunState):
         p, config = self.progress, self.config
         return p.step >= config.steps or 0 < config.patience <= p.waited
 
-    def _check_steps(self) -> None:
-        """Refuses fewer updates than a resumed run has made."""
-        if self.config.steps < self.progress.step:
-            raise ConfigError(
-                f"[train] expected steps of at least {self.progress.step}, which the run has made, "
-                f"got {self.config.steps}. Hint: --steps counts from the beginning of a run; an "
-                "earlier checkpoint of it can be resumed."
-            )
-
-    def _check_budget(self, can_restart: bool) -> None:
-        """Refuses a run that could not go on where its process has used up its compiles."""
-        config, compiler = self.config, self.step.compiler
-        left = config.steps - self.progress.step
-        if config.on_budget != "checkpoint-restart" or compiler.affords(left):
-            return
-        from anefast.runtime import CompileBudgetError
-
-        if not can_restart:
-            raise CompileBudgetError(
-                f"[train] expected {left} updates within max_compiles {config.max_compiles}, but "
-                f"each takes {compiler.per_update} compiles and a process that is not the train "
-                "command cannot be replaced. Hint: anefast train, fewer steps, or "
-                "on_budget continue."
-            )
-        if not compiler.affords():
-            raise CompileBudgetError(
-                f"[train] expected max_compiles of at least {compiler.needs()}, which the start "
-                f"and one update take, got {config.max_compiles}. Hint: raise it, or choose a "
-                "plan with fewer programs."
-            )
-
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
         """Ends its programs and times when the block does. Once everything is trained, failing at
@@ -494,31 +464,6 @@ class Trainer(RunState):
         self.save()
         self.say(f"checkpoint {self.saved}, as a signal asked; training goes on")
 
-    def _keep(self, error: BaseException) -> None:
-        """Saves the last whole update before `error` goes on, and notes on it where that is."""
-        if not self.whole:
-            told = f"update {self.progress.step + 1} was half made and nothing was saved"
-        else:
-            told = self.rescue()
-        told = f"[train] {told[0].lower()}{told[1:]}"
-        error.add_note(told)
-        self.say(f"stopped by {type(error).__name__}: {told}")
-
-    def _from_sound(self) -> str:
-        """The checkpoint from which a diverged run may begin again."""
-        name = self.soundness.newest
-        return f"; --init {self.run.path / name} begins before it went wrong" if name else ""
-
-    def _abandon(self) -> str:
-        """`rescue` for a watchdog, on its thread: the one that trains is in a call that never
-        returns, so nothing changes what is saved."""
-        if not self.whole:
-            kept = f"; the last checkpoint is {self.saved}" if self.saved else ""
-            return f"Update {self.progress.step + 1} was half made and is not saved{kept}."
-        said = self.rescue()
-        self.run.sync()
-        return said
-
     def _canary(self) -> Canary | None:
         guard = self.config.guard
         if not guard.canary_every or not self.step.device.foreign:
@@ -531,15 +476,6 @@ class Trainer(RunState):
         """True if the canary looks at this update: every so many, and at a session's first."""
         assert self.canary is not None
         return self.canary.looked < 0 or step - self.canary.looked >= self.config.guard.canary_every
-
-    def _last_good(self) -> str:
-        """A line on what is left of a run whose device gave wrong values."""
-        if self.saved is None:
-            return "No checkpoint of this run was made from them."
-        return (
-            f"Updates after the checkpoint {self.saved} may be wrong and are not saved; continue "
-            f"from it with: anefast train --resume {self.run.path}"
-        )
 
     def settle(self) -> None:
         """See RunState; the canary looks at what is about to be saved."""

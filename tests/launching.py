@@ -19,8 +19,8 @@ from typing import NamedTuple
 import pytest
 
 from anefast import checkpoint
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 FLAGS = [
     *"--preset bytes".split(),
     *"--model.dim 32 --model.n-layers 2 --model.n-heads 2 --data.seq-len 32 --data.batch 2".split(),

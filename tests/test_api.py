@@ -223,7 +223,7 @@ def test_a_save_that_breaks_off_leaves_nothing(model, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("anefast.formats.huggingface.write_safetensors", broken)
-    monkeypatch.setattr("anefast.checkpoint.save_file", broken)
+    monkeypatch.setattr("anefast.checkpoint.writing.save_file", broken)
     for to in ("hf", "checkpoint"):
         with pytest.raises((OSError, ValueError), match="No space left"):
             model.save(tmp_path / "new", to)

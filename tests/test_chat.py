@@ -13,7 +13,8 @@ import anefast
 from anefast.config import ModelConfig
 from anefast.formats import save_folder
 from anefast.generate import GenerateConfig, generate
-from anefast.model import Model, ModelError
+from anefast.loading import ModelError
+from anefast.model import Model
 from anefast.tokenizer import TokenizerError, open_tokenizer
 from anefast.tokenizer.bpe import BPETokenizer
 from anefast.tokenizer.chat import Chat

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anefast import checkpoint, telemetry
-from anefast.checkpoint import CheckpointError
+from anefast.checkpoint import CheckpointError, writing
 from anefast.config import ModelConfig, TrainConfig
 from anefast.models import init_params
 from anefast.tokenizer import ByteTokenizer
@@ -68,7 +68,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch, after):
     """Fails after 0..3 tensor files: half the first one written, and so on to a refused rename."""
     good = save(tmp_path, 1)
     before = {p.name: p.read_bytes() for p in good.iterdir()}
-    real = checkpoint.save_file
+    real = writing.save_file
     calls = []
 
     def full_disk(arrays, path):
@@ -81,11 +81,11 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch, after):
     def refuse(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(writing, "save_file", full_disk)
     if after == 3:
-        monkeypatch.setattr(checkpoint, "_appear", refuse)
+        monkeypatch.setattr(writing, "_appear", refuse)
     elif after == 2:
-        monkeypatch.setattr(checkpoint, "_fsync", refuse)
+        monkeypatch.setattr(writing, "_fsync", refuse)
     told = r"No space left.*takes [\d.]+ MB, [\d,.]+ MB are free.*step_000001 is whole"
     with pytest.raises(CheckpointError, match=told) as caught:
         save(tmp_path, 2)

@@ -12,7 +12,7 @@ from anefast.decode import Made, StopText, drafts_line, side_by_side
 from anefast.drafts import HOPE, Lookup, Pace
 from anefast.formats import save_folder
 from anefast.generate import GenerateConfig, generate
-from anefast.model import ModelError
+from anefast.loading import ModelError
 from anefast.models import init_params
 from anefast.runtime import Device
 from anefast.sampling import Choice, sample

@@ -12,7 +12,8 @@ import pytest
 from anefast.config import ModelConfig
 from anefast.formats import llama2c
 from anefast.generate import GenerateConfig, generate
-from anefast.model import Model, check_tokenizer
+from anefast.loading import check_tokenizer
+from anefast.model import Model
 from anefast.models import init_params
 from anefast.tokenizer import BPETokenizer, ByteTokenizer, drawable, open_tokenizer
 

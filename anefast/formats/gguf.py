@@ -16,6 +16,7 @@ import numpy as np
 
 from anefast import files
 from anefast.errors import shown
+from anefast.mapped import Mapped
 
 from .quants import KINDS, OTHERS, dequantised
 from .stored import Array, Bytes, Stored
@@ -45,7 +46,7 @@ class GGUF:
 
 def read_gguf(path: files.AnyPath) -> GGUF:
     """The pairs and tensors of a file. No tensor's data is read now. GGUFError in one line."""
-    mapped = files.Mapped(path, WHERE)
+    mapped = Mapped(path, WHERE)
     try:
         return _Reader(path, mapped).read()
     except (struct.error, IndexError, OverflowError):
@@ -53,7 +54,7 @@ def read_gguf(path: files.AnyPath) -> GGUF:
 
 
 class _Reader:
-    def __init__(self, path: files.AnyPath, mapped: files.Mapped) -> None:
+    def __init__(self, path: files.AnyPath, mapped: Mapped) -> None:
         self.path, self.mapped, self.whole, self.at = path, mapped, mapped.bytes, 0
 
     def read(self) -> GGUF:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from anefast import files
+from anefast.mapped import let_go
 
 from .stored import Array, Bytes, bf16_to_fp32
 
@@ -148,5 +148,5 @@ def dequantised(raw: Bytes, kind: Kind, count: int) -> Array:
         for at in range(0, len(blocks), step):
             part = blocks[at : at + step]
             table[at : at + step] = kind.to_fp32(part)
-            files.let_go(part)
+            let_go(part)
     return values

@@ -18,6 +18,7 @@ import numpy as np
 
 from anefast import files, parsing
 from anefast.errors import shown
+from anefast.mapped import Mapped
 
 from .quants import PLAIN, dequantised
 from .stored import Array, Stored, fp32_to_bf16
@@ -111,9 +112,9 @@ def encoded(values: Array, dtype: str) -> np.ndarray[Any, Any]:
         return values.astype("<f4" if dtype == "F32" else "<f2")
 
 
-def _opened(path: files.AnyPath) -> tuple[dict[str, Any], int, files.Mapped]:
+def _opened(path: files.AnyPath) -> tuple[dict[str, Any], int, Mapped]:
     """The header of a file, where its data begins, and the file."""
-    mapped = files.Mapped(path, WHERE)
+    mapped = Mapped(path, WHERE)
     whole = mapped.bytes
     if len(whole) < 8:
         raise _bad(path, f"8 bytes of length, got a file of {len(whole)}")
@@ -136,7 +137,7 @@ def _parts(array: Array) -> Iterator[Array]:
         yield flat[at : at + (1 << 20)]
 
 
-def _stored(path: files.AnyPath, name: str, about: Any, start: int, mapped: files.Mapped) -> Stored:
+def _stored(path: files.AnyPath, name: str, about: Any, start: int, mapped: Mapped) -> Stored:
     said = f"{shown(name)} to have"
     try:
         dtype, shape, (begin, end) = about["dtype"], tuple(about["shape"]), about["data_offsets"]

@@ -30,13 +30,13 @@ from anefast.errors import shown
 from anefast.files import (
     MIB,
     FileError,
-    Mapped,
     make_folder,
     read_json,
     remove_tree,
     rename,
     write_json,
 )
+from anefast.mapped import Mapped
 from anefast.runtime.cache import Blobs
 from anefast.runtime.doctor_facts import cache_folder
 from anefast.schema import record, table, text, whole

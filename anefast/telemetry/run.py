@@ -1,7 +1,7 @@
 """The run folder: its lock, the config and environment it began with, and one row per update.
 
 What a row is: rows.py. Rows are written in the background (background.py), and every one of them is
-on disk before a checkpoint is. Weights are checkpoint.py's.
+on disk before a checkpoint is. Weights are checkpoint/'s.
 """
 
 from __future__ import annotations

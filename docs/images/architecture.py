@@ -13,7 +13,7 @@ BOXES = {
     "flags": (0, 0, "flags and files", "config/ wishes.py cli.py"),
     "open": (0, 1, "what a run is of", "opening.py origins.py"),
     "loop": (0, 2, "the loop over updates", "trainer.py"),
-    "state": (0, 3, "a checkpoint", "run_state.py checkpoint.py"),
+    "state": (0, 3, "a checkpoint", "run_state.py checkpoint/"),
     "rows": (0, 4, "metrics, traces, the bar", "telemetry/"),
     "model": (1, 0, "a model as a graph", "models/ ir/"),
     "cut": (1, 1, "cut into programs by a plan", "fuse/cut.py fuse/plan.py"),
