@@ -7,7 +7,7 @@ special case: every call gives back what it was given. One process can stand in 
 
 Sums go over ranks as a pairwise tree, ((0+1)+(2+3))+..., in fp32 for gradients and in double for
 losses. So a run gives the same bytes for a number of ranks, whatever MPI it runs on. Read world.py
-first; only ranks.py, and exchange.py and waiting.py for it, import mpi4py, below `mpiexec`.
+first; mpi.py is the only file that imports mpi4py, below `mpiexec`.
 """
 
 from anefast.distributed.local import Local

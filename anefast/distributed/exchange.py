@@ -17,7 +17,7 @@ from anefast.distributed.waiting import Waiting
 from anefast.distributed.world import Ends, Floats, tree_sum
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from anefast.distributed.mpi import MPI
 
 SLICE = 1 << 17  # floats that a rank sends to another in one message: 512 KB
 ROOM = 1 << 23  # and the most that it gets at a time from all: 32 MB
@@ -78,7 +78,7 @@ class Shared:
     piece = SHARED
 
     def __init__(self, comm: MPI.Intracomm, waiting: Waiting) -> None:
-        from mpi4py import MPI
+        from anefast.distributed.mpi import MPI
 
         self._rank, self._size, self._waiting = comm.rank, comm.size, waiting
         counters = 8 * LINE * comm.size

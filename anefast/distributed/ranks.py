@@ -1,4 +1,4 @@
-"""Real ranks, over MPI. mpi4py is imported below `mpiexec` only."""
+"""Real ranks, over MPI. It is imported below `mpiexec` only (mpi.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anefast.distributed.world import Ends, Floats, Losses, World, summed
 from anefast.errors import BadInput, shown
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from anefast.distributed.mpi import MPI
 
 HEARD = 0.5  # seconds: mpiexec drops what it has not read when ranks are aborted
 
@@ -168,7 +168,7 @@ class Ranks(World):
 
 def open_ranks() -> Ranks | None:
     """The ranks that MPI has started; None where there is one only. ImportError, RuntimeError."""
-    from mpi4py import MPI
+    from anefast.distributed.mpi import MPI
 
     if MPI.Query_thread() < MPI.THREAD_SERIALIZED:  # sums are made by a thread of their own
         raise RuntimeError("one that serves a single thread")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from anefast.errors import Failure
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
+    from anefast.distributed.mpi import MPI
 
 LATE_SECONDS = 60.0  # the least that a rank is waited for
 LATE_BETWEEN = 900.0  # between updates, where rank 0 may write a checkpoint
@@ -72,7 +72,7 @@ class Waiting:
 
     def _answer(self) -> None:
         """Says to those who ask that this rank waits too."""
-        from mpi4py import MPI
+        from anefast.distributed.mpi import MPI
 
         asked = MPI.Status()
         while self._comm.Iprobe(tag=ARE_YOU_THERE, status=asked):
@@ -82,7 +82,7 @@ class Waiting:
     def _late(self, at: str, patience: float) -> NoReturn:
         """Ends all ranks. The first that waits names those that do not; the others leave it the
         time for that."""
-        from mpi4py import MPI
+        from anefast.distributed.mpi import MPI
 
         rank, size = self._comm.rank, self._comm.size
         missing = set(range(size)) - {rank}
