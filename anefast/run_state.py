@@ -280,7 +280,7 @@ class RunState:
             self._take(self.step.params, self.model.params)
         self.together.take_common()
         self._take_states(folder, state.get("optimizer", "adamw"), p.micro > 0, ranks)
-        self.step.update_weights(every=True)
+        self.step.update_weights()
         self._find_best(p)
         if config.steps < p.step:
             raise ConfigError(

@@ -73,10 +73,6 @@ static void free_program(anefast_program *p) {
     free(p);
 }
 
-static NSString *path_of(const char *folder) {
-    return [[NSFileManager defaultManager] stringWithFileSystemRepresentation:folder length:strlen(folder)];
-}
-
 static NSDictionary *weights_of(const anefast_blob *blobs, size_t n) {
     NSMutableDictionary *weights = [NSMutableDictionary dictionary];
     for (size_t i = 0; i < n; i++) {
@@ -201,7 +197,7 @@ static anefast_status make(uint32_t qos, const char *text, size_t text_bytes, co
     p->text = [[NSData dataWithBytes:text length:text_bytes] retain];
     p->weights = [weights_of(blobs, n_blobs) retain];
     anefast_status status = ane_ports_read(text, text_bytes, blobs, n_blobs, &p->ports, error);
-    if (status == ANEFAST_OK) status = kept ? bring(p, path_of(kept), error) : build(p, error);
+    if (status == ANEFAST_OK) status = kept ? bring(p, [NSString stringWithUTF8String:kept], error) : build(p, error);
     if (status == ANEFAST_OK) {
         pthread_mutex_lock(&keeping);
         p->next = loaded;
@@ -228,7 +224,7 @@ anefast_status ane_program_load_kept(uint32_t qos, const char *text, size_t text
 
 anefast_status ane_program_keep(const anefast_program *p, const char *folder, anefast_error *error) {
     NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
-    const anefast_status status = ane_folder_keep(p->folder, p->text, p->weights, path_of(folder), error);
+    const anefast_status status = ane_folder_keep(p->folder, p->text, p->weights, [NSString stringWithUTF8String:folder], error);
     [pool release];
     return status;
 }

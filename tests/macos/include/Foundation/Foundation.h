@@ -73,6 +73,7 @@ extern NSString *const NSLocalizedDescriptionKey;
 
 @interface NSData : NSObject
 + (instancetype)dataWithBytes:(const void *)bytes length:(NSUInteger)length;
++ (instancetype)dataWithContentsOfFile:(NSString *)path;
 - (const void *)bytes;
 - (NSUInteger)length;
 - (BOOL)writeToFile:(NSString *)path atomically:(BOOL)atomically;
