@@ -179,19 +179,19 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
         else x = h[i * pitch + j];
         return x + 1;
     };
-    Epilogue then;
-    then.unit = 1 + (m + n) % 3;
-    then.run = [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-        const bool whole = row % then.unit == 0 && (rows % then.unit == 0 || row + rows == m);
+    Epilogue epilogue;
+    epilogue.unit = 1 + (m + n) % 3;
+    epilogue.run = [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+        const bool whole = row % epilogue.unit == 0 && (rows % epilogue.unit == 0 || row + rows == m);
         for (int64_t i = row; i < row + rows; ++i)
             for (int64_t j = column; j < column + columns; ++j) seen[i * n + j] += whole ? bits(i, j) : 0;
     };
-    g.then = &then;
-    // What goes before makes each column of B once.
+    g.epilogue = &epilogue;
+    // The prologue makes each column of B once.
     Matrix late = b;
     late.view.data = eb == Elem::f32 ? static_cast<const void *>(late.floats.data()) : late.halves.data();
     std::vector<int> made;
-    const Prologue before = [&](int64_t column, int64_t columns) {
+    const Prologue prologue = [&](int64_t column, int64_t columns) {
         for (int64_t j = column; j < column + columns; ++j) {
             ++made[j];
             for (int64_t l = 0; l < k; ++l) {
@@ -202,7 +202,7 @@ void check(int64_t m, int64_t n, int64_t k, Elem ea, Elem eb, Elem ec, Layout la
         }
     };
     g.b = late.view;
-    g.before = &before;
+    g.prologue = &prologue;
     for (int threads = 1; threads <= 3; ++threads) {
         Pool::shared().set_threads(threads);
         f = start.floats;
