@@ -11,6 +11,7 @@ import functools
 from collections import Counter as Tally
 from collections.abc import Iterator
 
+from anefast.chips.asked import Verdicts, of_file
 from anefast.config import LoraConfig, ModelConfig
 from anefast.fuse import cut, find_plan, lower_all
 from anefast.fuse.count import Counter
@@ -71,9 +72,16 @@ def emitted() -> dict[str, frozenset[str]]:
     return found
 
 
-def report() -> list[str]:
-    """The table, as Markdown: the least that is known first."""
-    ours = sorted(frozenset().union(*emitted().values()), key=lambda form: (rank(form), form))
+def report(doctor: str = "") -> list[str]:
+    """The table, as Markdown: the least that is known first. doctor: a file of `anefast doctor
+    --probe`; its answers get a column, and what it saw refused comes first. ValueError and
+    FileError for a file that is none."""
+    said, whose = of_file(doctor) if doctor else ({}, "")
+
+    def order(form: str) -> tuple[bool, int, str]:
+        return not any(form in v.against for v in said.values()), rank(form), form
+
+    ours = sorted(frozenset().union(*emitted().values()), key=order)
     tally = Tally("taken" if v.taken else "refused" if v.refused else "never tried"
                   for v in map(verdict, ours))  # fmt: skip
     head = (
@@ -82,9 +90,25 @@ def report() -> list[str]:
         f"records) took {tally['taken']}, refused {tally['refused']}, was never asked about "
         f"{tally['never tried']}. None has met a chip of ours."
     )
-    rows = [f"| `{form}` | {verdict(form)} | {elsewhere(form)} |" for form in ours]
-    title = "| form | Apple's compiler | on chips, or why we have it |"
-    return ["# Forms of MIL that we emit", "", head, "", title, "|---|---|---|", *rows]
+    cells = ["form", "Apple's compiler", "on chips, or why we have it"]
+    rows = [[f"`{form}`", str(verdict(form)), elsewhere(form)] for form in ours]
+    if said:
+        cells.insert(1, f"doctor on {whose}")
+        rows = [
+            [row[0], answered(form, said), *row[1:]] for form, row in zip(ours, rows, strict=True)
+        ]
+    table = [f"| {' | '.join(row)} |" for row in (cells, *rows)]
+    table.insert(1, "|---" * len(cells) + "|")
+    return ["# Forms of MIL that we emit", "", head, "", *table]
+
+
+def answered(form: str, said: dict[str, Verdicts]) -> str:
+    """What doctor's compiler said of a form, target by target; equal answers together."""
+    of: dict[str, list[str]] = {}
+    for target, they in said.items():
+        word = "taken" if form in they.taken else they.against.get(form, "not asked")
+        of.setdefault(word, []).append(target)
+    return "; ".join(f"{word} ({', '.join(targets)})" for word, targets in of.items())
 
 
 def verdict(form: str) -> Verdict:

@@ -38,6 +38,7 @@ class LintCommand:
     fix: bool = False  # Rewrite files where that is safe, each file in one step.
     list: bool = False  # Print every rule with its sources.
     coverage: bool = False  # Print what is known about every form of MIL that anefast writes.
+    doctor: str = ""  # With --coverage: a file of anefast doctor --probe, set beside the table.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,7 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(asked: LintCommand) -> None:
     """Lints, prints, and raises Failure where the findings are bad enough."""
-    for flag, alone in (("list", LintCommand(list=True)), ("coverage", LintCommand(coverage=True))):
+    if asked.doctor and not asked.coverage:
+        raise BadInput("[lint] --doctor is about --coverage. Hint: --coverage --doctor FILE.")
+    tables = (
+        ("list", LintCommand(list=True)),
+        (
+            "coverage",
+            LintCommand(coverage=True, doctor=asked.doctor),
+        ),
+    )
+    for flag, alone in tables:
         if getattr(asked, flag) and asked != alone:
             raise BadInput(
                 f"[lint] --{flag} prints a table and checks no text. Hint: leave out the rest."
@@ -58,7 +68,7 @@ def run(asked: LintCommand) -> None:
     if asked.coverage:
         from anefast.coverage import report as forms  # emits programs, as a lint need not
 
-        say(*forms())
+        say(*forms(asked.doctor))
         return
     target = target_of(asked)
     paths = texts(asked.files)

@@ -24,7 +24,15 @@ from anefast.fuse import tasks
 from anefast.fuse.choose import Candidate, Choice, choose
 from anefast.fuse.cost import Cost, Memory, modelled
 from anefast.fuse.count import Counter
-from anefast.fuse.legal import HOST, MAX_COMPILES, Target, fullest, target_of
+from anefast.fuse.legal import (
+    HOST,
+    MAX_COMPILES,
+    Target,
+    fullest,
+    seen_ports,
+    target_of,
+    target_of_chip,
+)
 from anefast.fuse.plan import is_auto
 from anefast.models.lora import padded, targets_of
 from anefast.optim import RECORDS, count_states
@@ -88,7 +96,7 @@ def report(asked: PlanCommand) -> list[str]:
         )
     if asked.chip:
         chip = find_chip(asked.chip)
-        target, speed = Target(chip.title, chip, **chip.tried), modelled(chip)
+        target, speed = target_of_chip(chip), modelled(chip)
     else:
         from anefast.runtime import Device
         from anefast.runtime.calibrate import calibrate
@@ -286,7 +294,7 @@ def reasons(choice: Choice, target: Target) -> list[str]:
     lines = f"* plan {winner.spec}: {why(choice)}".split("\n")
     lines += f"  memory: {itemised(best.memory)}".split("\n")
     if target is not HOST:
-        lines += [ports_of(choice), *tasks_of(best, target)]
+        lines += [*ports_of(choice, target), *tasks_of(best, target)]
     if best.compile:
         lines.append(
             f"  K: in the background (async), {best.hides} micro-steps hide {best.compile:.2f} s "
@@ -313,15 +321,18 @@ def reasons(choice: Choice, target: Target) -> list[str]:
     return lines
 
 
-def ports_of(choice: Choice) -> str:
-    """The winner's number of ports, beside that of the plan with the most: each is a risk."""
+def ports_of(choice: Choice, target: Target) -> list[str]:
+    """How many ports the winner's programs have, beside the plan with the most and the most that
+    were seen to work: each is a risk."""
     counts = {c.spec: fullest(c.cost.count) for c in choice.candidates if c.cost}
     name, (inputs, outputs) = max(counts.items(), key=lambda item: sum(item[1]))
     into, out = counts[choice.winner.spec]
-    return (
+    (seen_in, seen_out), whose = seen_ports(target)
+    return [
         f"  ports: at most {into} in and {out} out in a program; {name} has {inputs} and "
-        f"{outputs}, the most"
-    )
+        f"{outputs}, the most",
+        f"    ({seen_in} in and {seen_out} out were seen to work: {whose})",
+    ]
 
 
 def tasks_of(cost: Cost, target: Target) -> list[str]:

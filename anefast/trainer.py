@@ -25,6 +25,7 @@ from anefast.errors import AnefastError, Failure
 from anefast.forecast import forecast, rate_change, scaled_rate
 from anefast.models.weights import shapes_in
 from anefast.optim import learning_rate
+from anefast.optim.loss_scale import Lost
 from anefast.progress import Row, losses, progress_line
 from anefast.rescue import Rescue
 from anefast.restart import check_budget, restarts
@@ -82,7 +83,7 @@ class Trainer(Rescue):
         self.timeline = Timeline(config.timeline, config.trace)
         self.advice_given: set[str] = set()  # on numeric health, once each
         self.note = ""  # what the bar says beside its numbers
-        self.starved = False  # whether a device lost much of this update's gradients
+        self.lost = Lost()
         self.arrival: Row = {}  # how late the slowest rank came to the last update
         self.canary = self._canary()
 
@@ -240,7 +241,7 @@ class Trainer(Rescue):
         """Puts an emulated rank's gradients aside, for the next rank begins."""
         p = self.progress
         self.step.end_update()
-        self.starved |= self.step.starved()
+        self.lost.note(self.step)
         self.together.bank((p.loss_sum, p.loss_tokens))
         p.loss_sum, p.loss_tokens = 0.0, 0
         self.step.begin_update()
@@ -268,8 +269,8 @@ class Trainer(Rescue):
             with _C.Span(_C.Component.HEALTH):
                 self.canary.look(self.step.params, p.step + 1)
         with _C.Span(_C.Component.HEALTH):
-            self.starved |= self.step.starved()  # before the weights change
-        (self.starved,) = self.world.agree(self.starved)  # one rank's losses count for all
+            self.lost.note(self.step)
+        starved, largest = self.lost.of_all(self.world.agree)
         with stop.shielded():
             with _C.Span(_C.Component.OPTIMIZER):
                 self.whole = False
@@ -277,8 +278,7 @@ class Trainer(Rescue):
             self.step.begin_update()
             if done.overflow and every and not self.health:
                 self._look()  # a weight gradient whose operands are finite
-            self.scale.update(done.overflow, self.starved)
-            self.starved = False
+            self.scale.update(done.overflow, starved, largest)
             self.overflows = self.overflows + 1 if done.overflow else 0
             loss = p.loss_sum / tokens
             self.note = f"loss {loss:.4f}"

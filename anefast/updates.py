@@ -74,9 +74,10 @@ class Updates:
         if lr is None:
             c = self.config
             lr = learning_rate(c.optim, self.made + 1, c.steps, c.schedule)
-        factor, starved = 1.0 / (scale * max(1, tokens)), self.step.starved()
+        factor = 1.0 / (scale * max(1, tokens))
+        starved, largest = self.step.starved(), self.step.largest()
         self.last = self.optimizer.update(self.step.grads, factor, lr)
-        self.scale.update(self.last.overflow, starved)
+        self.scale.update(self.last.overflow, starved, largest)
         self.made += 1
         if not self.last.overflow:
             self.step.update_weights()

@@ -132,6 +132,13 @@ typedef struct {
     anefast_status (*keep)(const anefast_program *program, const char *folder, anefast_error *error);
     anefast_status (*load_kept)(anefast_device *device, const char *text, size_t text_bytes, const anefast_blob *blobs,
                                 size_t n_blobs, const char *folder, anefast_program **program, anefast_error *error);
+
+    /* Whether the system's compiler takes this text for chips of that architecture, "h13" to "h18", which
+     * this machine need not have: ANEFAST_COMPILE with the compiler's words where it does not. Nothing is
+     * loaded or kept. A compiler may end the process on what it does not expect. NULL where the device has
+     * none for other chips. */
+    anefast_status (*compile_for)(anefast_device *device, const char *target, const char *text, size_t text_bytes,
+                                  const anefast_blob *blobs, size_t n_blobs, anefast_error *error);
 } anefast_executor;
 
 const anefast_executor *anefast_host_executor(void);

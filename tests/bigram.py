@@ -79,6 +79,9 @@ class BigramStep:
     def starved(self):
         return False
 
+    def largest(self):
+        return 0.0
+
     def end_update(self):
         self.wait()
 

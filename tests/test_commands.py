@@ -121,6 +121,7 @@ COMMANDS = {
             "fix": [None],  # without a file
             "list": ANY,
             "coverage": ANY,
+            "doctor": ANY,
         },
     ),
     ReplayConfig: (

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,12 @@ from anefast.doctor.result import Result, Wrong
 from anefast.doctor.subject import Subject
 from anefast.fuse import find_plan
 from anefast.fuse.count import Counter
-from anefast.fuse.legal import Target, crowded, target_of
+from anefast.fuse.legal import crowded, seen_ports, target_of, target_of_chip
 from anefast.fuse.timing import modelled
 from anefast.mil.forms import known
 from anefast.plan import PlanCommand
 from anefast.plan import report as planned
-from anefast.runtime.doctor_facts import Learned
+from anefast.runtime.doctor_facts import Learned, recall, remember
 
 SETTLES = ("sums", "single values", "tables", "sizes", "ways taken")
 
@@ -187,7 +188,7 @@ def test_a_file_makes_a_chip_with_what_was_probed_and_says_the_rest(written: Pat
     assert chip.switches["products"].value == "q15.16"
     assert chip.switches["products"].source == "anefast doctor on Apple M5, h17g, measured"
     said = unprobed(chip)
-    assert "kernel" in said and "refuse" in said and "products" not in said.partition("them:")[2]
+    assert "kernel" in said and "refuse" in said and "products" not in said.partition("table:")[2]
     assert unprobed(CHIPS["m5"]) == ""
     found = rates_of(chip)
     assert (found.dispatch_us.value, found.tflops.value) == (91, 13.5)
@@ -199,7 +200,7 @@ def test_a_chip_of_a_file_runs_programs_and_its_run_needs_no_file(
     written: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = Device("host", chip=str(written))
-    assert "Not probed" in caplog.text and device.fixed_point
+    assert "Not measured" in caplog.text and device.fixed_point
     assert device.profile.startswith("m5,") and str(written) not in device.profile
     assert heard(device.profile) == heard(str(written)) == heard("m4")
     assert TrainConfig(chip=device.profile).chip == device.profile
@@ -257,10 +258,18 @@ def test_a_crowded_program_of_a_seen_chip_is_no_risk(written: Path) -> None:
     count = Counter(coverage.MODEL, 1, 64).count(find_plan("layer,recompute"))
 
     def said(chip: Chip) -> str:
-        return crowded(count, Target("m5", chip))
+        return crowded(count, target_of_chip(chip))
 
     assert "were seen to work (the texts" in said(CHIPS["m5"])
     assert "many ports" not in said(find_chip(str(written)))
+    results = [Result("number of inputs", "probes", "passed", "", facts={"numbers": words})
+               for words in (("most_inputs=7",), ("most_outputs=64",), ("axis=3",))]  # fmt: skip
+    here = registry.probed(Learned(), results)
+    assert (here.most_inputs, here.most_outputs) == (7, 64)
+    path = written.with_name("learned.json")
+    assert remember("Apple M5", here, path) and recall("Apple M5", path) == here
+    device = SimpleNamespace(label="measured", description="Apple M5", chip=None, learned=here)
+    assert seen_ports(target_of(device)) == ((7, 64), "anefast doctor, on this machine")
 
 
 def test_rates_of_a_calibration_are_those_of_the_time_model() -> None:

@@ -114,6 +114,24 @@ def test_the_scale_grows_when_starved_and_never_past_its_maximum():
     assert still.value == 1
 
 
+def test_a_scale_leaves_room_for_the_largest_gradient_of_late():
+    """stories260k on an M4: one update's gradients are 100 times those of the one before. At a
+    scale of 512 they overflow, at 128 they do not."""
+    scale = LossScale(LossScaleConfig(initial=1.0, growth_interval=50, maximum=1024.0))
+    for unit in (14.1, 0.35):  # of the largest gradient, without the scale
+        for _ in range(20):
+            scale.update(False, True, unit * scale.value)
+        assert scale.value == 128
+    again = LossScale(scale.config)
+    again.restore(json.loads(json.dumps(scale.state())))
+    for _ in range(40):  # in the end what is long past counts less
+        for one in (scale, again):
+            one.update(False, True, 0.35 * one.value)
+    assert scale.value == again.value > 128 and scale.state() == again.state()
+    scale.update(True, True, 3.0)
+    assert scale.value * 2 * scale.peak > 2**15 / 16  # no growth right after an overflow
+
+
 def run(out: Path, chip: str, dynamic: bool) -> tuple[list[dict[str, Any]], list[float]]:
     config = TrainConfig(
         steps=8, out=str(out), chip=chip, plan="layer", eval_every=0, sample_tokens=0,

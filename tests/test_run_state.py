@@ -92,6 +92,9 @@ IMPOSSIBLE = {
     "validation in words": {"last_val": "low"},
     "a scale that is no power of two": {"loss_scale": {"value": 96.0, "good_updates": 1}},
     "a scale of zero": {"loss_scale": {"value": 0.0, "good_updates": 1}},
+    "a peak of the scale's that is none": {
+        "loss_scale": {"value": 64.0, "good_updates": 1, "peak": -1.0, "peak_age": 0}
+    },
     "a scale that never settles": {"loss_scale": {"value": 64.0, "good_updates": 10**6}},
     "more moments than updates": {"optimizer_step": 11},
     "more overflows than updates": {"overflows": 11},

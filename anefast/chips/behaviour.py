@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from anefast.chips.asked import WHOLE, Verdicts, of_facts
 from anefast.errors import shown
 from anefast.files import read_json
 
@@ -231,6 +232,12 @@ class Chip:
     rates: Mapping[str, Figure] = field(default_factory=dict)
     tried: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     most_ports: tuple[int, int] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)  # forms of ours, and what was said
+
+    @property
+    def target(self) -> str:
+        """What Apple's compiler calls it, such as h13."""
+        return next(k for k, first in TARGETS.items() if self.name.partition("-")[0] == first)
 
     @property
     def title(self) -> str:
@@ -362,6 +369,8 @@ def find_profile(spec: str) -> Profile:
 # A chip that doctor examined.
 
 DOCTORS = ".json"
+# What Apple's compiler calls a chip, and the first of that generation.
+TARGETS = {"h13": "m1", "h14": "m2", "h15": "m3", "h16": "m4", "h17": "m5", "h18": "m6"}
 VALUE = r"[\w.+-]*"
 UNASKED = ("compile_us", "dispatch_us")  # delays that may be asked for: no facts
 WAYS = ("dialects", "weights", "ports", "seen")
@@ -383,6 +392,7 @@ def _of_doctor(path: str) -> tuple[Chip, dict[str, str]]:
         limits = ("depth", "most_inputs", "most_outputs")
         depth, inputs, outputs = (int(seen.pop(k, 0)) for k in limits)
         figures = {k: Figure(float(v), source) for k, v in rates.items()}
+        asked = of_facts(facts).get(chip.target, Verdicts())
         known = chip.switches
         sound = all(k in known and re.fullmatch(VALUE, v) for k, v in seen.items())
         if not seen or not sound or label == "measured on the host":
@@ -398,7 +408,12 @@ def _of_doctor(path: str) -> tuple[Chip, dict[str, str]]:
     if label != "measured":
         figures = {}  # times of what stands in for a chip are not the chip's
     most = (inputs, outputs) if inputs and outputs else None
-    chip = replace(chip, file=path, rates=figures, tried=tried, most_ports=most)
+    against = {
+        form: why
+        for form, why in asked.against.items()
+        if not why.startswith("skipped") and not why.endswith(WHOLE)
+    }
+    chip = replace(chip, file=path, rates=figures, tried=tried, most_ports=most, refused=against)
     return chip.switched(seen, source), seen
 
 

@@ -73,6 +73,7 @@ def examine(asked: DoctorCommand) -> report.Report:
             results.append(result)
             _print([report.line(result)])
         _print(report.table([r for r in results if r.group == "probes"]))
+        learned = registry.probed(learned, results)
     full = replace(empty, results=results, learned=learned)
     _print(["", *report.verdict(full)])
     # What an emulated chip takes is no fact about this machine.

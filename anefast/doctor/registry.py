@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from anefast.doctor import checks, forms, functions, limits, ops, ports, probes, rates, sums
+from anefast.doctor import (
+    checks,
+    forms,
+    functions,
+    limits,
+    ops,
+    ports,
+    probes,
+    rates,
+    sums,
+    targets,
+)
 from anefast.doctor.result import Check, Result
 from anefast.runtime.doctor_facts import Learned
+
+MOST = ("most_inputs", "most_outputs")
 
 
 def usual() -> list[Check]:
@@ -19,11 +33,19 @@ def probing() -> list[Check]:
     experiments that settle disputed facts."""
     published = [*probes.checks(), *ports.probes()]
     disputed = [*sums.checks(), *functions.checks(), *limits.checks(), *forms.checks()]
-    return [*published, *disputed, *rates.checks()]
+    return [*published, *disputed, *targets.checks(), *rates.checks()]
 
 
 def everything() -> list[Check]:
     return [*usual(), *probing()]
+
+
+def probed(learned: Learned, results: Sequence[Result]) -> Learned:
+    """`learned` with what the probes say of ports: the most of each side of a program."""
+    words = (word for r in results for word in r.facts.get("numbers", ()))
+    found = dict(word.split("=") for word in words if word.startswith(MOST))
+    inputs, outputs = (float(found.get(name, 0)) for name in MOST)
+    return replace(learned, most_inputs=inputs, most_outputs=outputs)
 
 
 def learn(results: Sequence[Result]) -> Learned:

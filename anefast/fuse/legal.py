@@ -18,6 +18,7 @@ from anefast.fuse.count import PRODUCTS, Counter, StepCount
 from anefast.fuse.lower import Lowered, Port
 from anefast.fuse.plan import Plan
 from anefast.ir import Program, Tensor
+from anefast.mil.forms import forms_of
 
 # (inputs, outputs) of one program that were seen to work: in others' texts, or here by doctor.
 PEERS = (5, 8), "the texts of maderix/ANE, Orion and others"
@@ -59,6 +60,7 @@ class Target:
     weights: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
+    most_ports: tuple[int, int] | None = None  # inputs and outputs that doctor counted
 
     def fitted(self, plan: Plan) -> Plan:
         """`plan` with this target's dialect, its longest axis, by which ports are split, the
@@ -104,6 +106,10 @@ class Known(Protocol):
     def ports(self) -> tuple[str, ...]: ...
     @property
     def seen(self) -> tuple[str, ...]: ...
+    @property
+    def most_inputs(self) -> float: ...
+    @property
+    def most_outputs(self) -> float: ...
 
 
 class Described(Protocol):
@@ -123,9 +129,17 @@ def target_of(device: Described) -> Target:
         return HOST
     chip = device.chip or chip_of(device.description)
     if chip.tried:
-        return Target(chip.title, chip, **chip.tried)
+        return target_of_chip(chip)
     known = device.learned
-    return Target(chip.name, chip, known.dialects, known.weights, known.ports, known.seen)
+    ways = known.dialects, known.weights, known.ports, known.seen
+    most = int(known.most_inputs), int(known.most_outputs)
+    return Target(chip.name, chip, *ways, most if all(most) else None)
+
+
+def target_of_chip(chip: Chip) -> Target:
+    """What programs for a chip that is not here must respect, as far as its table or a file of
+    doctor's says."""
+    return Target(chip.title, chip, **chip.tried, most_ports=chip.most_ports)
 
 
 def check(
@@ -247,15 +261,21 @@ def fullest(count: StepCount) -> tuple[int, int]:
     return max(len(p.inputs) for p in programs), max(len(p.outputs) for p in programs)
 
 
+def seen_ports(target: Target) -> tuple[tuple[int, int], str]:
+    """(inputs, outputs) of one program that were seen to work on a target, and by whom: counted by
+    doctor, else of its check of many ports, else in other people's programs."""
+    if target.most_ports:
+        return target.most_ports, f"anefast doctor, {target.chip.file or 'on this machine'}"
+    return MANY.get(next((w for w in MANY if w in target.seen), ""), PEERS)
+
+
 def crowded(count: StepCount, target: Target) -> str:
     """Why a legal plan has more ports, or ports of more sizes, than is sure to work on any chip;
     empty: it has not, or doctor saw as many work here."""
     if target is HOST:
         return ""
     programs = [p.lowered for p in count.programs]
-    seen, whose = MANY.get(next((w for w in MANY if w in target.seen), ""), PEERS)
-    if target.chip.most_ports:
-        seen, whose = target.chip.most_ports, f"anefast doctor, {target.chip.file}"
+    seen, whose = seen_ports(target)
     got = fullest(count)
     if got[0] > seen[0] or got[1] > seen[1]:
         return (
@@ -327,6 +347,17 @@ def _of_program(lowered: Lowered, target: Target) -> Iterable[Violation]:
         mil.rules.check(lowered.program)
     except mil.rules.RuleError as error:
         yield Violation(f"refused by {error.rule}", str(error), "anefast.mil.rules", error.rule)
+        return
+    if chip.refused:
+        for form in sorted(forms_of(mil.emit(lowered.program, chip.dialect).text)):
+            if form in chip.refused:
+                yield Violation(
+                    f"form {form}",
+                    f"expected forms that the compiler takes, got {form} in {name}, of which "
+                    f"doctor was told: {chip.refused[form]}. Hint: another plan may do without.",
+                    f"anefast doctor, {chip.file}",
+                )
+                return
 
 
 def axes(port: Port) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from anefast.errors import shown
 from anefast.files import MIB, FileError, make_folder, read_json, write_json
@@ -23,11 +24,12 @@ FORMAT = 1  # of the file, counted up when a field means something else
 MOST_BYTES = 1 * MIB  # a larger file is not ours
 
 _words = several(line(80), 64)
+_NUMBERS = ("dispatch_us", "most_inputs", "most_outputs")
 _ENTRY = record(
     {},
     {
         **dict.fromkeys(("broken", "dialects", "weights", "ports", "seen"), _words),
-        "dispatch_us": number(0),
+        **dict.fromkeys(_NUMBERS, number(0)),
     },
 )
 _FILE = record({"format": lambda value: value, "devices": table(lambda value: value)})
@@ -44,6 +46,8 @@ class Learned:
     seen: what else was seen to work, of what reports contradict each other in: "padded" ports,
         ports of "mixed" sizes, "many" ports, "exact" surfaces, each as large as its port, and
         forms of rotary embedding, "rope=slices" or another.
+    most_inputs, most_outputs: of one program, that `doctor --probe` saw bound rightly; 0 where it
+        was not asked.
     """
 
     broken: tuple[str, ...] = ()
@@ -52,6 +56,8 @@ class Learned:
     ports: tuple[str, ...] = ()
     dispatch_us: float = 0.0
     seen: tuple[str, ...] = ()
+    most_inputs: float = 0
+    most_outputs: float = 0
 
     @property
     def objection(self) -> str:
@@ -118,6 +124,8 @@ def _read(path: Path) -> dict[str, Learned]:
         except ValueError as error:
             log.debug("a learned fact in %s is passed over: %s", shown(path), error)
             continue
-        words = {name: tuple(v) for name, v in facts.items() if name != "dispatch_us"}
-        found[key] = Learned(**words, dispatch_us=facts.get("dispatch_us", 0.0))
+        known_of: dict[str, Any] = {
+            name: v if name in _NUMBERS else tuple(v) for name, v in facts.items()
+        }
+        found[key] = Learned(**known_of)
     return found

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from anefast import _C
 from anefast.ir import Graph, Tensor, baked
 from anefast.models import Params
 from anefast.models.weights import peeked
@@ -59,6 +60,14 @@ class Grain:
     def starved(self, params: Params) -> bool:
         """True if a larger loss scale is wanted."""
         return starved(self.look(params))
+
+    def largest(self) -> float:
+        """The largest finite magnitude of any dy, all elements looked at."""
+        found = 0.0
+        for _, surface in self._products:
+            with surface.read() as data:
+                found = max(found, _C.half_health(np.ascontiguousarray(data))[-1])
+        return found
 
 
 def starved(products: dict[str, Lost]) -> bool:

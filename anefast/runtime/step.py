@@ -211,6 +211,11 @@ class TrainingStep:
         larger loss scale is wanted. Never where their arithmetic is not known to be fixed point."""
         return self.grain is not None and self.grain.starved(self.params)
 
+    def largest(self) -> float:
+        """The largest gradient that a fixed-point product of the last micro-step was given; 0 where
+        their arithmetic is not known to be that."""
+        return self.grain.largest() if self.grain is not None else 0.0
+
     def settle(self) -> None:
         """Returns when every program is that of `params` as they were at the last update."""
         self.compiler.settle()

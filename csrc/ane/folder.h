@@ -13,8 +13,11 @@
 
 typedef struct ane_folder ane_folder;
 
+// BLOBFILE path -> {"offset": 0, "data": its bytes}, as the framework wants weights.
+NSDictionary *ane_weights(const anefast_blob *blobs, size_t n);
+
 // Makes NSTemporaryDirectory()/<hex> and writes everything into it; give it to ane_folder_release.
-// weights: BLOBFILE path -> the dictionary with "data" that the framework gets too. NULL with `error`
+// weights: of ane_weights. NULL with `error`
 // filled where it cannot be written, or where somebody uses a folder of that name with other contents.
 ane_folder *ane_folder_create(NSString *hex, NSData *text, NSDictionary *weights, anefast_error *error);
 // Writes missing files again, because systems clean their temporary folders. *missing: whether any
@@ -26,6 +29,7 @@ anefast_status ane_folder_restore(ane_folder *folder, NSData *text, NSDictionary
 anefast_status ane_folder_keep(ane_folder *folder, NSData *text, NSDictionary *weights, NSString *to,
                                anefast_error *error);
 anefast_status ane_folder_bring(ane_folder *folder, NSString *from, anefast_error *error);
+NSString *ane_folder_path(const ane_folder *folder);
 void ane_folder_release(ane_folder *folder); // removes it with its last user
 
 #endif

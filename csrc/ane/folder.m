@@ -130,6 +130,17 @@ static anefast_status write_file(NSString *path, NSData *data, anefast_error *er
     return status;
 }
 
+NSDictionary *ane_weights(const anefast_blob *blobs, size_t n) {
+    NSMutableDictionary *weights = [NSMutableDictionary dictionary];
+    for (size_t i = 0; i < n; i++) {
+        NSData *data = [NSData dataWithBytes:blobs[i].data length:blobs[i].bytes];
+        NSDictionary *one =
+            [NSDictionary dictionaryWithObjectsAndKeys:[NSNumber numberWithInt:0], @"offset", data, @"data", nil];
+        [weights setObject:one forKey:[NSString stringWithUTF8String:blobs[i].path]];
+    }
+    return weights;
+}
+
 // What a program's folder holds: path inside it -> bytes. `path` of a blob is "@model_path/weights/w.bin";
 // it may name folders, never leave ours.
 static NSDictionary *files_of(NSData *text, NSDictionary *weights, anefast_error *error) {
@@ -348,6 +359,8 @@ anefast_status ane_folder_bring(ane_folder *folder, NSString *from, anefast_erro
     pthread_mutex_unlock(&folders);
     return status;
 }
+
+NSString *ane_folder_path(const ane_folder *folder) { return folder->path; }
 
 void ane_folder_release(ane_folder *folder) {
     pthread_mutex_lock(&folders);

@@ -120,6 +120,7 @@ static const anefast_executor NONE = {
     NULL,
     NULL,
     NULL,
+    NULL,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &NONE; }

@@ -25,6 +25,11 @@ anefast_status ane_private_open(anefast_error *error);
 // a thread that the fork does not have may hold a mutex.
 anefast_status ane_private_forked(anefast_error *error);
 
+// The system's ANECompiler framework, opened; NULL where there is none. compiler.m is who calls it.
+void *ane_compiler_library(void);
+// What was raised, as an error: its name for a domain.
+NSError *ane_raised(id thrown);
+
 id ane_descriptor(NSData *text, NSDictionary *weights, NSError **error); // nil without error: text refused
 id ane_model(id descriptor, NSError **error);
 id ane_hex(id model, NSError **error);

@@ -29,14 +29,16 @@ static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 
 const ane_selector *ane_selectors(void) { return table; }
 
-static const char *framework_path(void) {
-#ifdef ANEFAST_FAKE_ANE // test builds only: a shipped build opens the system's framework or none
+static void *library(const char *of_the_system) {
+#ifdef ANEFAST_FAKE_ANE // test builds only: a shipped build opens the system's frameworks or none
     const char *path = getenv("ANEFAST_FAKE_ANE_PATH");
-    return path ? path : ANE_FRAMEWORK;
+    return dlopen(path ? path : of_the_system, RTLD_NOW | RTLD_LOCAL);
 #else
-    return ANE_FRAMEWORK;
+    return dlopen(of_the_system, RTLD_NOW | RTLD_LOCAL);
 #endif
 }
+
+void *ane_compiler_library(void) { return library(ANE_COMPILER); }
 
 static anefast_status unavailable(anefast_error *error, const char *expected, const char *got) {
     return set_error(error, ANEFAST_UNAVAILABLE,
@@ -58,7 +60,7 @@ static int look_up_others(Class request) {
 
 static anefast_status look_up(anefast_error *error) {
     char expected[512], got[256];
-    if (!dlopen(framework_path(), RTLD_NOW | RTLD_LOCAL)) {
+    if (!library(ANE_FRAMEWORK)) {
         const char *why = dlerror();
         return unavailable(error, "the system's AppleNeuralEngine framework", why ? why : "no reason from dlopen");
     }
@@ -107,8 +109,7 @@ anefast_status ane_private_forked(anefast_error *error) {
                      "forbids its use. Hint: start processes afresh, with multiprocessing's \"spawn\".");
 }
 
-// What was raised, as an error: its name for a domain.
-static NSError *raised(id thrown) {
+NSError *ane_raised(id thrown) {
     NSString *name = @"an Objective-C exception", *reason = nil;
     if ([thrown isKindOfClass:[NSException class]]) {
         name = [thrown name];
@@ -124,7 +125,7 @@ static NSError *raised(id thrown) {
     @try {                                                                                                             \
         statement;                                                                                                     \
     } @catch (id thrown) {                                                                                             \
-        if (error) *error = raised(thrown);                                                                            \
+        if (error) *error = ane_raised(thrown);                                                                        \
     }
 
 id ane_descriptor(NSData *text, NSDictionary *weights, NSError **error) {

@@ -73,17 +73,6 @@ static void free_program(anefast_program *p) {
     free(p);
 }
 
-static NSDictionary *weights_of(const anefast_blob *blobs, size_t n) {
-    NSMutableDictionary *weights = [NSMutableDictionary dictionary];
-    for (size_t i = 0; i < n; i++) {
-        NSData *data = [NSData dataWithBytes:blobs[i].data length:blobs[i].bytes];
-        NSDictionary *one =
-            [NSDictionary dictionaryWithObjectsAndKeys:[NSNumber numberWithInt:0], @"offset", data, @"data", nil];
-        [weights setObject:one forKey:[NSString stringWithUTF8String:blobs[i].path]];
-    }
-    return weights;
-}
-
 static anefast_status make_model(anefast_program *p, anefast_error *error) {
     NSError *cause = nil;
     id descriptor = ane_descriptor(p->text, p->weights, &cause);
@@ -195,7 +184,7 @@ static anefast_status make(uint32_t qos, const char *text, size_t text_bytes, co
     for (size_t i = 0; i < n_blobs; i++) p->bytes += blobs[i].bytes;
     NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
     p->text = [[NSData dataWithBytes:text length:text_bytes] retain];
-    p->weights = [weights_of(blobs, n_blobs) retain];
+    p->weights = [ane_weights(blobs, n_blobs) retain];
     anefast_status status = ane_ports_read(text, text_bytes, blobs, n_blobs, &p->ports, error);
     if (status == ANEFAST_OK) status = kept ? bring(p, [NSString stringWithUTF8String:kept], error) : build(p, error);
     if (status == ANEFAST_OK) {

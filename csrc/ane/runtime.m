@@ -12,6 +12,7 @@
 #endif
 
 #include "../cpu/threads.h"
+#import "compiler.h"
 #import "errors.h"
 #import "private.h"
 #import "program.h"
@@ -148,6 +149,14 @@ static anefast_status program_keep(const anefast_program *program, const char *f
     return status ? status : ane_program_keep(program, folder, error);
 }
 
+static anefast_status device_compile_for(anefast_device *device, const char *target, const char *text,
+                                         size_t text_bytes, const anefast_blob *blobs, size_t n_blobs,
+                                         anefast_error *error) {
+    (void)device;
+    const anefast_status status = ane_private_forked(error);
+    return status ? status : ane_compile_for(target, text, text_bytes, blobs, n_blobs, error);
+}
+
 static anefast_status program_reload(anefast_program *program, int *compiled, anefast_error *error) {
     *compiled = 0;
     const anefast_status status = ane_private_forked(error);
@@ -220,6 +229,7 @@ static const anefast_executor ANE = {
     NULL, /* tasks */
     program_keep,
     program_load_kept,
+    device_compile_for,
 };
 
 const anefast_executor *anefast_ane_executor(void) { return &ANE; }

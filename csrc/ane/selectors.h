@@ -13,6 +13,16 @@ extern "C" {
 
 #define ANE_FRAMEWORK "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine"
 
+/* The compiler behind it: two C functions, and keys of the dictionaries that they take and give. compiler.m
+ * calls them. */
+#define ANE_COMPILER "/System/Library/PrivateFrameworks/ANECompiler.framework/ANECompiler"
+#define ANE_COMPILER_INPUT "ANECCreateCompilerInputDictionary"
+#define ANE_COMPILER_COMPILE "ANECCompile"
+#define ANE_COMPILER_OUT_NAME @"OutputFileName"
+#define ANE_COMPILER_OUT_FOLDER @"OutputFilePath"
+#define ANE_COMPILER_TARGET @"TargetArchitecture"
+#define ANE_COMPILER_ERRORS @"ErrorList"
+
 /* X(key, class, kind: + of the class or - of its objects, selector, required) */
 #define ANE_SELECTORS(X)                                                                                               \
     X(DESCRIBE, "_ANEInMemoryModelDescriptor", '+', "modelWithMILText:weights:optionsPlist:", 1)                       \

@@ -198,19 +198,28 @@ struct Program : Counted {
 
 thread_local uint32_t naming = 0; // the label of what this thread compiles
 
+// Weight files by path, held while a call reads them.
+struct Blobs {
+    std::vector<std::string> paths;
+    std::vector<std::unique_ptr<View>> views;
+    std::vector<anefast_blob> raw;
+
+    explicit Blobs(const py::object &blobs) {
+        for (auto item : blobs.attr("items")()) {
+            auto pair = item.cast<std::pair<std::string, py::object>>();
+            paths.push_back(pair.first);
+            views.push_back(std::make_unique<View>(pair.second, "compile"));
+        }
+        for (size_t i = 0; i < paths.size(); i++)
+            raw.push_back({paths[i].c_str(), views[i]->data(), views[i]->bytes()});
+    }
+};
+
 // kept: a folder to load it from instead, NULL to compile.
 std::shared_ptr<Program> make(const std::shared_ptr<Device> &device, const std::string &text, const py::object &blobs,
                               const char *kept) {
-    std::vector<std::string> paths;
-    std::vector<std::unique_ptr<View>> views;
-    for (auto item : blobs.attr("items")()) {
-        auto pair = item.cast<std::pair<std::string, py::object>>();
-        paths.push_back(pair.first);
-        views.push_back(std::make_unique<View>(pair.second, "compile"));
-    }
-    std::vector<anefast_blob> raw;
-    for (size_t i = 0; i < paths.size(); i++) raw.push_back({paths[i].c_str(), views[i]->data(), views[i]->bytes()});
-
+    const Blobs files(blobs);
+    const std::vector<anefast_blob> &raw = files.raw;
     auto program = std::make_shared<Program>(); // first, for what is compiled must have an owner
     anefast_program *handle = nullptr;
     anefast_error error;
@@ -262,6 +271,26 @@ void keep(const Program &program, const std::string &folder) {
     anefast_error error;
     must_keep(*program.device);
     if (program.device->executor->keep(held.get(), folder.c_str(), &error) != ANEFAST_OK) raise(error);
+}
+
+void compile_for(const Device &device, const std::string &target, const std::string &text, const py::object &blobs) {
+    const Blobs files(blobs);
+    anefast_error error;
+    if (!device.executor->compile_for) {
+        error.status = ANEFAST_UNAVAILABLE;
+        std::snprintf(error.message, sizeof error.message,
+                      "[device] expected a device with a compiler for other chips, got %s. Hint: a Mac's \"ane\" has.",
+                      device.executor->name);
+        raise(error);
+    }
+    anefast_status status;
+    {
+        WithoutGil free;
+        calls::Scope under_way(CALL_COMPILE, naming);
+        status = device.executor->compile_for(device.handle, target.c_str(), text.data(), text.size(),
+                                              files.raw.data(), files.raw.size(), &error);
+    }
+    if (status != ANEFAST_OK) raise(error);
 }
 
 std::shared_ptr<Surface> make_surface(const std::shared_ptr<Device> &device, size_t bytes) {
@@ -359,6 +388,9 @@ void init_device(py::module_ &m) {
             "Whether programs may be kept for other processes.")
         .def("load_kept", &load_kept, py::arg("text"), py::arg("blobs"), py::arg("folder"),
              "compile, of what Program.keep wrote of an equal program, without compiling. Raises what compile raises.")
+        .def("compile_for", &compile_for, py::arg("target"), py::arg("text"), py::arg("blobs"),
+             "Whether the system's compiler takes the text for another chip, \"h13\" to \"h18\": CompileError with its "
+             "words where not, AneUnavailable where it cannot be asked. It may end the process.")
         .def("surface", &make_surface, py::arg("nbytes"), "Zero-filled memory for a port.")
         .def("__repr__", [](const Device &d) { return std::string("Device(") + d.executor->describe(d.handle) + ")"; });
 

@@ -438,7 +438,7 @@ const anefast_executor HOST = {
     "host",         open,       close,   describe,    label,          compile,         inputs,        outputs,
     program_bytes,  was_cached, reload,  unload,      surface_create, surface_release, surface_bytes, surface_lock,
     surface_unlock, evaluate,   nullptr, takes_parts, evaluate_part,  tasks,
-    nullptr,        nullptr,
+    nullptr,        nullptr,    nullptr,
 };
 
 } // namespace

@@ -150,7 +150,8 @@ def _framework(made: Fake, flags: list[str]) -> None:
         and _has_source(p, objects)
     ]
     executor += [p for p in sorted(objects.rglob("units/*.o")) if p.stem != "bindings"]
-    mine = [objects / f"{name}.o" for name in ("fake_ane", "fake_request", "fake_sizes")]
+    fakes = ("ane", "compiler", "request", "sizes")
+    mine = [objects / f"fake_{name}.o" for name in fakes]
     for made_of in mine:
         source = HERE / f"{made_of.stem}.m"
         run([*OBJC, *flags, "-fvisibility=hidden", "-c", source, "-o", made_of])

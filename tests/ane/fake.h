@@ -15,7 +15,8 @@ void fake_inject(const char *name, long first, long count);
 void fake_heal(void); /* no faults any more, and no settings */
 
 /* What kind of system it is: "loaded" (most programs loaded at once), "rows" (bytes that rows are a
- * multiple of), "slow_after" (evaluations after which each takes "slow_us" longer), "forgets" (what other processes compiled). 0 is none; also from
+ * multiple of), "slow_after" (evaluations after which each takes "slow_us" longer), "forgets" (what other
+ * processes compiled), "no_concat" (14: the compiler takes none for h14). 0 is none; also from
  * the environment: ANEFAST_FAKE_SETTINGS="loaded:4 rows:128". */
 void fake_set(const char *name, long value);
 

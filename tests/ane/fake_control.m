@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+void *_NSConcreteGlobalBlock[32]; // where blocks come from: libSystem has it on a Mac
+
 enum { ROOM = 64, NAME = 32 };
 
 typedef struct {

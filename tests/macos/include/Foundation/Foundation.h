@@ -104,6 +104,7 @@ extern NSString *const NSLocalizedDescriptionKey;
 
 @interface NSMutableDictionary : NSDictionary
 - (void)setObject:(id)object forKey:(id)key;
+- (void)addEntriesFromDictionary:(NSDictionary *)other;
 @end
 
 @interface NSError : NSObject
