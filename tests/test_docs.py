@@ -193,7 +193,8 @@ def test_every_tag_of_an_error_is_on_the_troubleshooting_page() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
     told = set(re.findall(r"`\[([a-z_. -]+)\]`", page))
     assert made.keys() - {"…"} <= told, "give each new tag a place in the table"
-    sources = "".join(p.read_text() for p in (ROOT / "anefast").rglob("*.py"))
+    files = [*(ROOT / "anefast").rglob("*.py"), *(ROOT / "csrc").rglob("*.cpp")]
+    sources = "".join(path.read_text("utf-8") for path in files)
     for tag in told - made.keys():  # those that a caller fills in
         assert f'"{tag}"' in sources, tag
     whole = hook().on_page_markdown(page)
