@@ -73,7 +73,7 @@ def fit(
     *,
     model: Model | None = None,
     data: TokenData | str | Path | None = None,
-    device: Device | None = None,
+    device: Device | str | None = None,
     on_step: Callable[[Row], None] | None = None,
     show: Say | None = None,
     bar: bool | Screen | None = None,
@@ -86,18 +86,20 @@ def fit(
     config: settings, or the name of a preset; where it is empty, the default preset, or `finetune`
     for a model that is passed. settings: single ones by keyword, over those (keywords.py): `steps`,
     `lr`, `batch`, `seq_len`, `accumulation`... model, data, device: used in place of what `config`
-    describes; a model brings its own shape and tokenizer, data may be a path. on_step: called with
-    the metrics row after every update; what it raises is raised again after a checkpoint. show:
-    takes each line of progress (default: the "anefast" logger). bar: draw a progress bar on stderr,
-    or on this screen; None draws one in a notebook and on a terminal. restart: how to replace the
-    process when it has used up its compiles; without one, a run that would need it is refused.
-    asked: settings that somebody named, which are then honoured or refused even where they equal
-    the preset's.
+    describes; a model brings its own shape and tokenizer, data may be a path, device a name.
+    on_step: called with the metrics row after every update; what it raises is raised again after a
+    checkpoint. show: takes each line of progress (default: the "anefast" logger). bar: draw a
+    progress bar on stderr, or on this screen; None draws one in a notebook and on a terminal.
+    restart: how to replace the process when it has used up its compiles; without one, a run that
+    would need it is refused. asked: settings that somebody named, which are then honoured or
+    refused even where they equal the preset's.
 
     SIGINT, SIGTERM or SIGHUP stop at the next micro-step with a checkpoint (compiling async: at the
     next one that no stale programs run); a second one raises KeyboardInterrupt. SIGUSR1 makes a
     checkpoint there and goes on. What the caller can put right is a ValueError in one line.
     """
+    if isinstance(device, str):
+        settings, device = {**settings, "device": device}, None
     config, data = _arguments(config, model, data, device, on_step, show)
     config, named = with_keywords(config, settings)
     wishes = wishes_of(config, {*asked, *named})
@@ -175,7 +177,7 @@ def _arguments(
     if model is not None and not hasattr(model, "training_step"):
         refuse("fit", "model", model, "a Model", "Model.load or Model.from_config makes one")
     if device is not None and not hasattr(device, "description"):
-        refuse("fit", "device", device, "a Device", "Device('host'), or config.device")
+        refuse("fit", "device", device, "a Device or its name", "'host', or Device('host')")
     if isinstance(data, (str, os.PathLike)):
         config = config.replace(data=config.data.replace(source=os.fspath(data)))
         data = None

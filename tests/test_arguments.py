@@ -168,7 +168,6 @@ CALLS = {
     "fit nothing": lambda m, d: anefast.fit(None),
     "fit a dict": lambda m, d: anefast.fit({"steps": 1}),
     "fit a path": lambda m, d: anefast.fit("bytes", model="stories260K.bin"),
-    "fit on a name": lambda m, d: anefast.fit("bytes", device="host"),
     "fit on a number": lambda m, d: anefast.fit("bytes", device=3),
     "fit a model that is none": lambda m, d: anefast.fit("bytes", model=3),
     "fit a list": lambda m, d: anefast.fit("bytes", data=["a", "b"]),
@@ -184,7 +183,7 @@ def test_what_a_call_cannot_take(model, host, tmp_path, monkeypatch, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_fit_takes_a_preset_s_name_and_a_path(tmp_path, monkeypatch):
+def test_fit_takes_names_of_a_preset_and_a_device_and_a_path(tmp_path, monkeypatch):
     seen = {}
 
     def stop(config, *_, **__):
@@ -195,8 +194,9 @@ def test_fit_takes_a_preset_s_name_and_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for data in ("my.txt", tmp_path / "my.txt"):
         with pytest.raises(RuntimeError, match="far enough"):
-            anefast.fit("bytes", data=data)
+            anefast.fit("bytes", data=data, device="host")
         assert seen["config"].data.source == str(data) and seen["config"].preset == "bytes"
+        assert seen["config"].device == "host"
     with pytest.raises(ValueError, match=r"did you mean tiny\?"):
         anefast.fit("tinny")
 

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -54,7 +53,8 @@ def environment_with(wheel: Path, folder: Path) -> Path:
     run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", wheel,
         cwd=folder.parent)  # fmt: skip
     (site,) = folder.glob("lib/python*/site-packages")
-    (site / "others.pth").write_text(sysconfig.get_path("purelib"))
+    behind = [p for p in sys.path if Path(p).name == "site-packages"]
+    (site / "others.pth").write_text("\n".join(behind))
     return python
 
 
