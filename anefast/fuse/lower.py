@@ -185,6 +185,15 @@ def stacked(matrices: list[tuple[Tensor, Shape]]) -> list[Port]:
     return ports
 
 
+class DoNotFit(ValueError):
+    """Weights that a port cannot carry. width: the last axis that they need; 0 where no port is
+    of one sequence."""
+
+    def __init__(self, message: str, width: int = 0) -> None:
+        super().__init__(message)
+        self.width = width
+
+
 def with_weights(ports: list[Port], parameters: list[Tensor], max_axis: int) -> list[Port]:
     """The port with most channels, weights behind its activations on the last axis.
 
@@ -193,7 +202,7 @@ def with_weights(ports: list[Port], parameters: list[Tensor], max_axis: int) -> 
     """
     flat = [p for p in ports if len(p.shape) == 4 and p.shape[0] == 1 and p.shape[2] == 1]
     if not flat:
-        raise ValueError(
+        raise DoNotFit(
             "[plan] weights=packed needs a batch of one sequence, got a program without an input "
             "of [1, C, 1, S]. Hint: --batch 1, or a plan with weights=params."
         )
@@ -207,9 +216,10 @@ def with_weights(ports: list[Port], parameters: list[Tensor], max_axis: int) -> 
         regions.append(Region(parameter, (0, 0, 0, width), (1, channels, 1, block)))
         width += block
     if width > max_axis:
-        raise ValueError(
+        raise DoNotFit(
             f"[plan] expected a last axis of at most {max_axis}, got {width} with the weights "
-            "packed in. Hint: fewer layers per program, or weights as params."
+            "packed in. Hint: fewer layers per program, or weights as params.",
+            width,
         )
     riding = Port(host.name, (1, channels, 1, width), tuple(regions))
     return [riding if p is host else p for p in ports]
