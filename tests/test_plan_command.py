@@ -139,8 +139,8 @@ def test_lora_is_weighed_beside_full_training(chip):
     ("pairs", "said"),
     [
         (Pairs(rank=-1), "lora.rank must lie between"),
-        (Pairs(targets="wq"), "--lora.targets is of an adapter"),
-        (Pairs(layers=2), "--lora.layers is of an adapter"),
+        (Pairs(targets="wq"), "--lora.targets needs an adapter"),
+        (Pairs(layers=2), "--lora.layers needs an adapter"),
         (Pairs(rank=8, layers=7), "expected lora.layers of a model with 6 layers, got 7"),
         (Pairs(rank=8, targets="wx"), "lora.targets expected patterns"),
     ],

@@ -126,8 +126,9 @@ static anefast_status ask(const char *target, NSString *folder, anefast_error *e
     if (thrown) return ane_fail_with(error, ANEFAST_COMPILE, expected, thrown);
     if (!verdict_wait(v)) // and it stays: the compiler may tell it yet
         return set_error(error, ANEFAST_COMPILE, "[ane] expected %s, got no verdict in %d s.", expected, PATIENCE_S);
-    if (v->status) status = set_error(error, ANEFAST_COMPILE, "[ane] expected %s, got status %d: %s.", expected,
-                                      v->status, v->why);
+    if (v->status)
+        status =
+            set_error(error, ANEFAST_COMPILE, "[ane] expected %s, got status %d: %s.", expected, v->status, v->why);
     verdict_close(v);
     return status;
 }

@@ -213,7 +213,8 @@ anefast_status ane_program_load_kept(uint32_t qos, const char *text, size_t text
 
 anefast_status ane_program_keep(const anefast_program *p, const char *folder, anefast_error *error) {
     NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
-    const anefast_status status = ane_folder_keep(p->folder, p->text, p->weights, [NSString stringWithUTF8String:folder], error);
+    const anefast_status status =
+        ane_folder_keep(p->folder, p->text, p->weights, [NSString stringWithUTF8String:folder], error);
     [pool release];
     return status;
 }

@@ -287,8 +287,8 @@ void compile_for(const Device &device, const std::string &target, const std::str
     {
         WithoutGil free;
         calls::Scope under_way(CALL_COMPILE, naming);
-        status = device.executor->compile_for(device.handle, target.c_str(), text.data(), text.size(),
-                                              files.raw.data(), files.raw.size(), &error);
+        status = device.executor->compile_for(device.handle, target.c_str(), text.data(), text.size(), files.raw.data(),
+                                              files.raw.size(), &error);
     }
     if (status != ANEFAST_OK) raise(error);
 }

@@ -435,10 +435,10 @@ anefast_status evaluate(anefast_program *program, anefast_surface *const *in, si
 int takes_parts(const anefast_device *device) { return !device->chip; }
 
 const anefast_executor HOST = {
-    "host",         open,       close,   describe,    label,          compile,         inputs,        outputs,
-    program_bytes,  was_cached, reload,  unload,      surface_create, surface_release, surface_bytes, surface_lock,
-    surface_unlock, evaluate,   nullptr, takes_parts, evaluate_part,  tasks,
-    nullptr,        nullptr,    nullptr,
+    "host",        open,          close,          describe, label,   compile,        inputs,
+    outputs,       program_bytes, was_cached,     reload,   unload,  surface_create, surface_release,
+    surface_bytes, surface_lock,  surface_unlock, evaluate, nullptr, takes_parts,    evaluate_part,
+    tasks,         nullptr,       nullptr,        nullptr,
 };
 
 } // namespace

@@ -237,7 +237,8 @@ static uint64_t mixed(uint64_t hash, NSData *data) { // FNV-1a, eight bytes at a
 }
 
 - (NSData *)plist {
-    return [[@"compiled of " stringByAppendingString:[self hexStringIdentifier]] dataUsingEncoding:NSUTF8StringEncoding];
+    return
+        [[@"compiled of " stringByAppendingString:[self hexStringIdentifier]] dataUsingEncoding:NSUTF8StringEncoding];
 }
 
 // What the compiler puts beside the program's files, or not: somebody may be cleaning up.

@@ -25,9 +25,9 @@ PUBLIC id ANECCreateCompilerInputDictionary(const char *path) {
     if (!path || *path != '/') fake_refuse("a program at no absolute path");
     if (fake_fault("target_input")) return nil;
     NSString *file = [NSString stringWithUTF8String:path];
-    NSDictionary *network = [NSDictionary
-        dictionaryWithObjectsAndKeys:[file lastPathComponent], @"NetworkSourceFileName",
-                                     [file stringByDeletingLastPathComponent], @"NetworkSourcePath", nil];
+    NSDictionary *network =
+        [NSDictionary dictionaryWithObjectsAndKeys:[file lastPathComponent], @"NetworkSourceFileName",
+                                                   [file stringByDeletingLastPathComponent], @"NetworkSourcePath", nil];
     return [[NSDictionary alloc] initWithObjectsAndKeys:[NSArray arrayWithObject:network], @"InputNetworks", nil];
 }
 
@@ -93,7 +93,8 @@ PUBLIC void ANECCompile(NSDictionary *input, NSDictionary *options, block *told)
         return;
     }
     NSString *why = refusal(folder);
-    if (!why) [@"compiled" writeToFile:[folder stringByAppendingPathComponent:[input objectForKey:@"OutputFileName"]]
-                            atomically:NO];
+    if (!why)
+        [@"compiled" writeToFile:[folder stringByAppendingPathComponent:[input objectForKey:@"OutputFileName"]]
+                      atomically:NO];
     tell(told, why ? 1 : 0, why);
 }
