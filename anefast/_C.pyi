@@ -224,18 +224,18 @@ def head_logits(
     bias: F32 | None = None,
 ) -> None: ...
 
-class Rule:
+class UpdateRule:
     @staticmethod
     def adamw(
         factor: float, beta1: float, beta2: float, epsilon: float, bias1: float, bias2: float
-    ) -> Rule: ...
+    ) -> UpdateRule: ...
     @staticmethod
-    def lion(factor: float, beta1: float, beta2: float) -> Rule: ...
+    def lion(factor: float, beta1: float, beta2: float) -> UpdateRule: ...
     @staticmethod
-    def sgd(factor: float, momentum: float, nesterov: bool) -> Rule: ...
+    def sgd(factor: float, momentum: float, nesterov: bool) -> UpdateRule: ...
 
 def update(
-    rule: Rule,
+    rule: UpdateRule,
     weights: Sequence[F32],
     grads: Sequence[F32],
     states: Sequence[Sequence[F32]],
@@ -274,7 +274,7 @@ class UnstoredGradients:
     def finite(self) -> bool: ...
     def update(
         self,
-        rule: Rule,
+        rule: UpdateRule,
         weights: Sequence[F32],
         states: Sequence[Sequence[F32]],
         rates: Sequence[float],

@@ -19,7 +19,7 @@ from anefast.cli import command, say
 from anefast.errors import shown
 from anefast.model import Model
 from anefast.optim.average import load_average
-from anefast.saving import Target, write
+from anefast.saving import Output, write
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ExportConfig:
 
 def export(config: ExportConfig) -> None:
     """Writes the model and says where. ValueError in one line where that cannot be done."""
-    target = Target.of(
+    output = Output.of(
         Path(config.out), config.to, config.dtype, config.merge, "export", True, otherwise="hf"
     )
     model = Model.load(config.model, config.tokenizer)
@@ -52,8 +52,8 @@ def export(config: ExportConfig) -> None:
         model.params = load_average(config.model, model.params, model.vocabulary)
     if config.adapter:
         model.adapt(adapter_for(model, config.model, config.adapter))
-    dtype = write(target, model, shown(config.model))
-    say(f"written to {shown(target.out)}: {model.config.family}, {dtype}")
+    dtype = write(output, model, shown(config.model))
+    say(f"written to {shown(output.out)}: {model.config.family}, {dtype}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

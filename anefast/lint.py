@@ -19,7 +19,7 @@ from anefast.chips.behaviour import find_chip
 from anefast.cli import command, say
 from anefast.errors import BadInput, Failure, shown
 from anefast.files import read_bytes
-from anefast.mil.lint import LEVELS, Finding, Target, check_set, lint, report
+from anefast.mil.lint import LEVELS, Finding, Platform, check_set, lint, report
 from anefast.mil.lint import fix as fixing
 
 MAX_BYTES = 1 << 28  # of one text, as in csrc/mil/lex.cpp
@@ -101,11 +101,11 @@ def run(asked: LintCommand) -> None:
         say(said)
 
 
-def target_of(asked: LintCommand) -> Target:
+def target_of(asked: LintCommand) -> Platform:
     """The chip and system to lint for. BadInput in one line."""
     if asked.os and not re.fullmatch(r"\d+(\.\d+){0,2}", asked.os):
         raise BadInput(f"[lint] expected --os such as 26.2, got {asked.os!r}.")
-    return Target(find_chip(asked.chip) if asked.chip else None, asked.os)
+    return Platform(find_chip(asked.chip) if asked.chip else None, asked.os)
 
 
 def texts(files: Sequence[Path]) -> list[Path]:

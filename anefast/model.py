@@ -37,7 +37,7 @@ from anefast.runtime import Device, Inference, TrainingStep
 from anefast.runtime.auto import candidates
 from anefast.runtime.taken import first_taken
 from anefast.sampling import TEMPERATURE, TOKENS, TOP_K, TOP_P, Choice
-from anefast.saving import Target, write
+from anefast.saving import Output, write
 from anefast.summary import Summary, line, parts
 from anefast.tokenizer import Tokenizer, drawable
 from anefast.tokenizer.base import prompt_ids
@@ -396,9 +396,9 @@ class Model:
             refuse("save", "path", path, "the path of a folder or a file to be")
         for name, value in (("to", to), ("dtype", dtype)):
             instance("save", name, value, str, "'gguf', for example")
-        target = Target.of(Path(path), to, dtype, merge, "save", False, otherwise="checkpoint")
-        write(target, self)
-        return target.out
+        output = Output.of(Path(path), to, dtype, merge, "save", False, otherwise="checkpoint")
+        write(output, self)
+        return output.out
 
     def evaluate(
         self, data: TokenData | str | Path, context: int = 0, tokens: int = 0,

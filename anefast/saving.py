@@ -55,7 +55,7 @@ def formats() -> dict[str, Written]:
 
 
 @dataclass(frozen=True)
-class Target:
+class Output:
     """A file to write, and its format. where: the tag of errors; flags: whether they speak of a
     command's flags or of Python's keywords."""
 
@@ -69,37 +69,37 @@ class Target:
     @classmethod
     def of(
         cls, out: Path, to: str, dtype: str, merge: bool, where: str, flags: bool, otherwise: str
-    ) -> Target:
+    ) -> Output:
         """Checked before a model is read. otherwise: the format where neither `to` nor the ending
         says which. ConfigError."""
         known = formats()
         endings = {form.ending: name for name, form in known.items() if form.ending}
         meant = endings.get(out.suffix.lower())
-        target = cls(out, to or meant or otherwise, dtype.upper(), merge, where, flags)
-        if target.to not in known:
-            raise target.refused(
-                f"expected {target.flag('to')} {', '.join(known)}, got {shown(target.to)}."
-                f"{suggest(target.to, known)}"
+        output = cls(out, to or meant or otherwise, dtype.upper(), merge, where, flags)
+        if output.to not in known:
+            raise output.refused(
+                f"expected {output.flag('to')} {', '.join(known)}, got {shown(output.to)}."
+                f"{suggest(output.to, known)}"
             )
-        if meant not in (None, target.to):
-            raise target.refused(
-                f"{target.flag('to')} {target.to} makes no {out.suffix}, as {shown(out)} ends. "
-                f"Hint: name another one, or leave {target.flag('to')} out."
+        if meant not in (None, output.to):
+            raise output.refused(
+                f"{output.flag('to')} {output.to} makes no {out.suffix}, as {shown(out)} ends. "
+                f"Hint: name another one, or leave {output.flag('to')} out."
             )
-        form = target.form
-        if target.dtype and target.dtype not in form.dtypes:
-            raise target.refused(
-                f"expected {target.flag('dtype')} {', '.join(form.dtypes)} for {target.to}, "
+        form = output.form
+        if output.dtype and output.dtype not in form.dtypes:
+            raise output.refused(
+                f"expected {output.flag('dtype')} {', '.join(form.dtypes)} for {output.to}, "
                 f"got {shown(dtype)}."
             )
         if merge and form.adapter:
-            raise target.refused(
-                f"{target.flag('merge')} makes a whole model, and {target.to} holds an adapter "
-                f"alone. Hint: leave it out, or {target.flag('to')} hf."
+            raise output.refused(
+                f"{output.flag('merge')} makes a whole model, and {output.to} holds an adapter "
+                f"alone. Hint: leave it out, or {output.flag('to')} hf."
             )
         if out.exists() and (form.ending or not out.is_dir() or any(out.iterdir())):
-            raise target.refused(f"{shown(out)} is there already. Hint: name another one.")
-        return target
+            raise output.refused(f"{shown(out)} is there already. Hint: name another one.")
+        return output
 
     @property
     def form(self) -> Written:
@@ -115,75 +115,75 @@ class Target:
         return ConfigError(f"[{self.where}] {problem}")
 
 
-def write(target: Target, model: Model, source: str = "the model") -> str:
+def write(output: Output, model: Model, source: str = "the model") -> str:
     """Writes `model`, returns the dtype of its weights. source: what an error calls the model.
 
     ConfigError or ValueError in one line for what the format cannot hold; FileError and
     CheckpointError where the disk refuses. Nothing is left behind then.
     """
-    form, dtype = target.form, target.dtype or target.form.dtypes[0]
+    form, dtype = output.form, output.dtype or output.form.dtypes[0]
     adapter = model.lora.adapter() if model.lora else None
-    _check_adapter(target, adapter, source)
-    params = adapter.merged(model.params) if adapter and target.merge else peeked(model.params)
-    make_folder(target.out.absolute().parent, target.where)
+    _check_adapter(output, adapter, source)
+    params = adapter.merged(model.params) if adapter and output.merge else peeked(model.params)
+    make_folder(output.out.absolute().parent, output.where)
     if form.adapter and adapter:
-        with _folder(target) as out:
+        with _folder(output) as out:
             form.adapter(out, adapter, model.config, dtype)
     elif form.model:
-        with nullcontext(target.out) if form.ending else _folder(target) as out:
+        with nullcontext(output.out) if form.ending else _folder(output) as out:
             form.model(out, model.config, params, dtype, model.tokenizer)
     else:
-        _checkpoint(target, model, params)
+        _checkpoint(output, model, params)
     return dtype
 
 
 @contextmanager
-def _folder(target: Target) -> Iterator[Path]:
+def _folder(output: Output) -> Iterator[Path]:
     """A folder beside the one that is meant, which takes its place when the block is done."""
-    out = target.out.absolute()
+    out = output.out.absolute()
     temporary = out.with_name(f".{out.name}.tmp")
     remove_tree(temporary)
     try:
         yield temporary
-        rename(temporary, out, target.where)
+        rename(temporary, out, output.where)
     except BaseException:
         remove_tree(temporary)
         raise
 
 
-def _checkpoint(target: Target, model: Model, params: Mapping[str, Array]) -> None:
+def _checkpoint(output: Output, model: Model, params: Mapping[str, Array]) -> None:
     """A checkpoint of no update: what `Model.load` opens as it was, and a run begins from."""
     state: dict[str, object] = {"step": 0, "micro": 0}
     state[checkpoint.TRAINED_LENGTH] = model.trained_length
     if model.vocabulary is not None:
         state[checkpoint.VOCABULARY] = model.vocabulary.text()
     lora, held = model.lora, params
-    if lora is not None and not target.merge:
+    if lora is not None and not output.merge:
         held, state[checkpoint.ADAPTER] = lora.plain(lora.params), lora.settings()
-    out = target.out.absolute()
+    out = output.out.absolute()
     checkpoint.save(out.parent, model.config, held, {}, state, model.tokenizer, name=out.name)
 
 
-def _check_adapter(target: Target, adapter: Adapter | None, source: str) -> None:
+def _check_adapter(output: Output, adapter: Adapter | None, source: str) -> None:
     """ConfigError for an adapter that nothing would be made of, or that is missing."""
-    form, alone = target.form, target.form.adapter is not None
+    form, alone = output.form, output.form.adapter is not None
     if adapter is None:
-        if target.merge or alone:
-            said = target.flag("merge") if target.merge else f"{target.flag('to')} {target.to}"
-            hint = "name it with --adapter" if target.flags else "Model.adapt takes one"
-            raise target.refused(
+        if output.merge or alone:
+            said = output.flag("merge") if output.merge else f"{output.flag('to')} {output.to}"
+            hint = "name it with --adapter" if output.flags else "Model.adapt takes one"
+            raise output.refused(
                 f"{said} is about a LoRA adapter, and {source} has none. Hint: {hint}."
             )
         return
-    if target.merge or alone:
+    if output.merge or alone:
         return
-    merge, to = target.flag("merge"), target.flag("to")
-    merge += "" if target.flags else "True"
+    merge, to = output.flag("merge"), output.flag("to")
+    merge += "" if output.flags else "True"
     ways = f"{merge} puts it into the weights; {to} peft and {to} mlx write it alone"
     if form.model is not None:
-        raise target.refused(f"{to} {target.to} holds a model without its adapter. Hint: {ways}.")
+        raise output.refused(f"{to} {output.to} holds a model without its adapter. Hint: {ways}.")
     if not Path(adapter.base.path).exists() or not adapter.base.path:
-        raise target.refused(
+        raise output.refused(
             f"a checkpoint holds an adapter beside the path of its model, and this one's has none. "
             f"Hint: {ways}."
         )

@@ -270,10 +270,10 @@ OF_SETS = {"ANE092", "ANE093"}
 def portable(text: str) -> str:
     """A text as M1 and M2 are sure to read it."""
     from anefast.chips.behaviour import CHIPS
-    from anefast.mil.lint import Target
+    from anefast.mil.lint import Platform
     from anefast.mil.lint.fix import fixed
 
-    return fixed(text.encode(), None, Target(CHIPS["m1"]))[0].decode()
+    return fixed(text.encode(), None, Platform(CHIPS["m1"]))[0].decode()
 
 
 # Rewrites for M1 and M2 are in their dialect.

@@ -118,7 +118,7 @@ def opened() -> tuple[Callable[[], bytes], Callable[[], bool]]:
         device = _C.Device("host", "threads=3")
         surface, queue, flow = device.surface(4096), _C.Queue(), _C.UnstoredGradients(2, 16)
         with _C.Span(_C.Component.LOCK):
-            rule = _C.Rule.sgd(1.0, 0.9, False)
+            rule = _C.UpdateRule.sgd(1.0, 0.9, False)
         fail_after(-1)
         told = [device.name, surface.nbytes, queue.submitted, flow.finite(), type(rule)]
         return str(told).encode()

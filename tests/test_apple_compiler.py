@@ -18,7 +18,7 @@ import pytest
 
 from anefast import _C
 from anefast.chips.behaviour import CHIPS, find_profile
-from anefast.mil.lint import Finding, Target, lint
+from anefast.mil.lint import Finding, Platform, lint
 from tests import distil
 from tests.lint_examples import blob
 
@@ -45,7 +45,7 @@ def test_our_table_of_verdicts_is_the_corpus_distilled():
 @functools.cache
 def refusals(text: str, chip: str) -> list[Finding]:
     """What the linter says of a refusal above a note."""
-    found = lint(text, None, Target(CHIPS[chip]))
+    found = lint(text, None, Platform(CHIPS[chip]))
     return [f for f in found if f.rule.severity in REFUSALS and f.level != "note"]
 
 
@@ -79,7 +79,7 @@ def beside_a_bad_record(row: dict[str, Any], folder: Path) -> list[Finding]:
         path = folder / name.removeprefix("@model_path/")
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(spoilt)
-    return lint(text, folder / "model.mil", Target(CHIPS[TARGETS[row["target"]]]))
+    return lint(text, folder / "model.mil", Platform(CHIPS[TARGETS[row["target"]]]))
 
 
 def with_weights(text: str) -> tuple[str, dict[str, bytes]]:

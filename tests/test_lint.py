@@ -18,17 +18,17 @@ from anefast import lint as command
 from anefast.chips.behaviour import CHIPS
 from anefast.fuse import find_plan, lower_all
 from anefast.fuse.count import Counter
-from anefast.fuse.legal import Target as PlanTarget
+from anefast.fuse.legal import Target as Target
 from anefast.fuse.legal import caution, check
 from anefast.ir import ShapeError
-from anefast.mil.lint import Target, catalogue, lint
+from anefast.mil.lint import Platform, catalogue, lint
 from anefast.mil.lint.catalogue import CONFIDENCE, SEVERITIES, THEMES
 from tests.lint_examples import BAKED, EXAMPLES, blob, op, portable, program
 from tests.test_cut_law import PLANS
 from tests.test_judges import CONFIGS
 from tests.test_mil_parse import MODERN
 
-M1_PRO = Target(CHIPS["m1-pro"], "26.2")
+M1_PRO = Platform(CHIPS["m1-pro"], "26.2")
 
 
 def test_the_catalogue_is_whole():
@@ -55,7 +55,7 @@ def counter(model: str) -> Counter:
 def emitted_is_clean(model: str, chip: str, plans: list[str]) -> None:
     """Programs of every plan that is legal on the chip lint clean for it, but for what the planner
     itself is cautious about."""
-    goal, seen = PlanTarget(chip, CHIPS[chip]), set()
+    goal, seen = Target(chip, CHIPS[chip]), set()
     for spec in plans:
         plan = goal.fitted(find_plan(spec))
         broken, count = check(plan, counter(model), goal)
@@ -67,7 +67,7 @@ def emitted_is_clean(model: str, chip: str, plans: list[str]) -> None:
             if text in seen:
                 continue
             seen.add(text)
-            found = [f for f in lint(text, None, Target(CHIPS[chip])) if f.level != "note"]
+            found = [f for f in lint(text, None, Platform(CHIPS[chip])) if f.level != "note"]
             if "packed ports" in wary or plan.weights == "packed":
                 found = [f for f in found if f.rule.id != "ANE061"]  # M1, M2: large values
             assert found == [], f"{spec} on {chip}"
@@ -101,7 +101,7 @@ def test_a_wide_norm_with_a_small_epsilon_is_clean(norm, chip):
     program = ir.Program.cut("norm", inputs, list(graph.outputs.items()))
     mil.rules.check(program)
     text = mil.emit(program, CHIPS[chip].dialect).text
-    assert [f for f in lint(text, None, Target(CHIPS[chip])) if f.level != "note"] == []
+    assert [f for f in lint(text, None, Platform(CHIPS[chip])) if f.level != "note"] == []
 
 
 def test_a_rule_stops_the_build_with_its_hint():
@@ -343,7 +343,7 @@ def test_a_case(name, chip, wanted, refused):
     if not path.is_file():
         pytest.skip(f"no {path}")
     text = path.read_bytes()
-    found = lint(text, None, Target(CHIPS[chip]))
+    found = lint(text, None, Platform(CHIPS[chip]))
     assert {(f.rule.id, f.level) for f in found if f.level != "note"} == wanted
     device = _C.Device("host")
     if refused:
@@ -363,7 +363,7 @@ def test_a_product_that_is_too_wide_for_a_conv_only():
     }} -> (c);
 }}
 """
-        all_found = lint(text.encode(), None, Target(CHIPS[chip]))
+        all_found = lint(text.encode(), None, Platform(CHIPS[chip]))
         return [(f.rule.id, f.level) for f in all_found if f.rule.id == "ANE038"]
 
     call = "matmul(transpose_x = n, transpose_y = n, x = a, y = b)"
@@ -381,7 +381,7 @@ def test_uneven_ports_are_told_by_order():
     }} -> (z);
 }}
 """
-        found = lint(text.encode(), None, Target(CHIPS["m1"]))
+        found = lint(text.encode(), None, Platform(CHIPS["m1"]))
         return [f.level for f in found if f.rule.id == "ANE094"]
 
     small, large = "tensor<fp16, [1, 1, 1, 32]>", "tensor<fp16, [1, 8, 1, 32]>"

@@ -11,7 +11,7 @@ import pytest
 
 from anefast import _C
 from anefast.chips.behaviour import CHIPS, find_profile
-from anefast.mil.lint import Finding, Target, catalogue, lint
+from anefast.mil.lint import Finding, Platform, catalogue, lint
 from anefast.mil.lint.fix import fixed
 from tests.lint_examples import EXAMPLES, OF_SETS, Example, portable
 
@@ -32,8 +32,8 @@ def findings(text: str, files: dict[str, bytes], example: Example, folder: Path)
     return lint(text, path if beside else None, target(example))
 
 
-def target(example: Example) -> Target:
-    return Target(CHIPS[example.on], example.os)
+def target(example: Example) -> Platform:
+    return Platform(CHIPS[example.on], example.os)
 
 
 def test_every_rule_has_an_example():
@@ -133,7 +133,7 @@ def test_profiles_and_linter_agree(chip):
             try:
                 device.compile(text, {})
             except (_C.MILError, _C.CompileError) as error:
-                heard = lint(text, None, Target(CHIPS[chip], example.os))
+                heard = lint(text, None, Platform(CHIPS[chip], example.os))
                 heard = [f for f in heard if f.level != "note" or f.rule.id == "ANE025"]
                 assert heard, f"{id} on {chip}: {error}\n{text}"
                 told += 1

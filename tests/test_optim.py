@@ -87,13 +87,13 @@ def test_squared_norm_is_exact_enough_and_repeatable(n):
 
 def test_arrays_that_do_not_belong_together_are_refused():
     a, b = np.zeros(4, np.float32), np.zeros(5, np.float32)
-    rule = _C.Rule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
+    rule = _C.UpdateRule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
     with pytest.raises(ValueError, match=r"weight.*\(5,?\).*\(4,?\)"):
         _C.update(rule, [a], [b], [[a], [a]], [1e-3], [0.0])
     with pytest.raises(ValueError, match="2 states as gradients, which are 1"):
         _C.update(rule, [a], [a], [[a], []], [1e-3], [0.0])
     with pytest.raises(ValueError, match="1 states as gradients"):
-        _C.update(_C.Rule.lion(1.0, 0.9, 0.99), [a], [a], [[a], [a]], [1e-3], [0.0])
+        _C.update(_C.UpdateRule.lion(1.0, 0.9, 0.99), [a], [a], [[a], [a]], [1e-3], [0.0])
 
 
 def test_squared_norm_spans_tensors():

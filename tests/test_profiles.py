@@ -18,7 +18,7 @@ from anefast.chips.behaviour import CHIPS, COMMON, find_chip, find_profile
 from anefast.config import ConfigError, ModelConfig, TrainConfig
 from anefast.fuse import find_plan
 from anefast.fuse.legal import HOST, target_of
-from anefast.mil.lint import Target, catalogue, lint
+from anefast.mil.lint import Platform, catalogue, lint
 from anefast.runtime import TrainingStep, fused_ffn
 from anefast.runtime.auto import resolve
 
@@ -424,7 +424,7 @@ def test_refusals_cite_the_linter_s_rules():
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_the_linter_predicts_the_refusals_of_the_seed(dtype):
-    target = Target(CHIPS["m1-pro"])
+    target = Platform(CHIPS["m1-pro"])
     sliced, y = sliced_weight()
     for text, rule in ((several(dtype, dtype == "fp32"), "ANE025"), (sliced.program(y), "ANE034")):
         found = {finding.rule.id for finding in lint(text, target=target)}

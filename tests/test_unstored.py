@@ -103,7 +103,7 @@ def test_wrong_operands_are_refused():
     with pytest.raises(ValueError, match="batch and seq of at least 1"):
         anefast._C.UnstoredGradients(0, 32)
     with pytest.raises(ValueError, match="2 states as gradients, which are 0"):
-        rule = anefast._C.Rule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
+        rule = anefast._C.UpdateRule.adamw(1.0, 0.9, 0.95, 1e-8, 0.1, 0.05)
         flow.update(rule, [weight], [[weight], [weight]], [1e-3], [0.0])
 
 

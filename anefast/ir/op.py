@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 Attrs = Mapping[str, Any]
 # The gradient with respect to input i, given the node and the gradient of its result. It may still
 # have the broadcast shape: grad.py sums it back, in one place for all ops.
-Rule = Callable[[Tensor, Tensor, int], Tensor]
+Derivative = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Op:
     name: str
     shape: Callable[[Sequence[Tensor], Attrs], Shape]
     meaning: Callable[[Sequence[Array], Attrs], Array]
-    grad: Rule | None = None
-    parameter_grad: Rule | None = None
+    grad: Derivative | None = None
+    parameter_grad: Derivative | None = None
     mil: Mil | None = None
     expand: Callable[[Tensor], Tensor] | None = None
     device: bool = True
@@ -106,7 +106,7 @@ def apply(name: str, *inputs: Tensor | Number | Array, **attrs: Any) -> Tensor:
     return Tensor(name, tensors, MappingProxyType(attrs), shape, dtype)
 
 
-def each(*rules: Callable[[Tensor, Tensor], Tensor]) -> Rule:
+def each(*rules: Callable[[Tensor, Tensor], Tensor]) -> Derivative:
     """One rule per input, in order."""
     return lambda node, dy, i: rules[i](node, dy)
 

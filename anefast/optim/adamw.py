@@ -14,11 +14,11 @@ def states(config: OptimConfig, name: str, shape: Shape) -> dict[str, Shape]:
     return {"mean": shape, "square": shape}
 
 
-def rule(config: OptimConfig, step: int, factor: float) -> _C.Rule:
+def rule(config: OptimConfig, step: int, factor: float) -> _C.UpdateRule:
     """See Record.rule."""
     c = config
     bias1, bias2 = 1.0 - c.beta1**step, 1.0 - c.beta2**step
-    return _C.Rule.adamw(factor, c.beta1, c.beta2, c.eps, bias1, bias2)
+    return _C.UpdateRule.adamw(factor, c.beta1, c.beta2, c.eps, bias1, bias2)
 
 
 def reference(one: One) -> None:

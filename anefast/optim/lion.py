@@ -14,9 +14,9 @@ def states(config: OptimConfig, name: str, shape: Shape) -> dict[str, Shape]:
     return {"momentum": shape}
 
 
-def rule(config: OptimConfig, step: int, factor: float) -> _C.Rule:
+def rule(config: OptimConfig, step: int, factor: float) -> _C.UpdateRule:
     """See Record.rule."""
-    return _C.Rule.lion(factor, config.beta1, config.beta2)
+    return _C.UpdateRule.lion(factor, config.beta1, config.beta2)
 
 
 def reference(one: One) -> None:

@@ -90,7 +90,7 @@ class Record:
     states: Callable[[OptimConfig, str, Shape], dict[str, Shape]]
     update: Callable[[Work], None]
     reference: Callable[[One], None]
-    rule: Callable[[OptimConfig, int, float], _C.Rule] | None = None
+    rule: Callable[[OptimConfig, int, float], _C.UpdateRule] | None = None
     rate: float = 1.0
     batch: float = 0.5
     whole: frozenset[str] = frozenset()
@@ -105,7 +105,7 @@ class Record:
         return self.rule is not None
 
 
-def elementwise(rule: Callable[[OptimConfig, int, float], _C.Rule]) -> Callable[[Work], None]:
+def elementwise(rule: Callable[[OptimConfig, int, float], _C.UpdateRule]) -> Callable[[Work], None]:
     """The `update` of a record whose native rule this is."""
 
     def update(work: Work) -> None:

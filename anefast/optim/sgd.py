@@ -17,9 +17,9 @@ def states(config: OptimConfig, name: str, shape: Shape) -> dict[str, Shape]:
     return {"momentum": shape} if config.momentum else {}
 
 
-def rule(config: OptimConfig, step: int, factor: float) -> _C.Rule:
+def rule(config: OptimConfig, step: int, factor: float) -> _C.UpdateRule:
     """See Record.rule."""
-    return _C.Rule.sgd(factor, config.momentum, config.nesterov)
+    return _C.UpdateRule.sgd(factor, config.momentum, config.nesterov)
 
 
 def reference(one: One) -> None:

@@ -14,7 +14,7 @@ EXAMPLE = '"*.norm:decay=0; tok_embeddings:lr=0.5x"'
 
 
 @dataclass(frozen=True)
-class Rule:
+class TensorRule:
     """Rate and decay of tensors whose names match `pattern`. None keeps the common value."""
 
     pattern: str
@@ -22,11 +22,11 @@ class Rule:
     decay: float | None = None
 
 
-def parse_rules(text: str) -> list[Rule]:
+def parse_rules(text: str) -> list[TensorRule]:
     """The rules of a setting. ConfigError.
 
     >>> parse_rules("*.norm:decay=0; tok_embeddings:lr=0.5x")[1]
-    Rule(pattern='tok_embeddings', rate=0.5, decay=None)
+    TensorRule(pattern='tok_embeddings', rate=0.5, decay=None)
     """
     rules = []
     for part in filter(None, (p.strip() for p in text.split(";"))):
@@ -47,11 +47,11 @@ def parse_rules(text: str) -> list[Rule]:
                     f"{shown(repr(setting))}. Hint: as in {EXAMPLE}."
                 )
             values[field] = number
-        rules.append(Rule(pattern.strip(), **values))
+        rules.append(TensorRule(pattern.strip(), **values))
     return rules
 
 
-def check_rules(rules: Iterable[Rule], names: Iterable[str]) -> None:
+def check_rules(rules: Iterable[TensorRule], names: Iterable[str]) -> None:
     """ConfigError for a pattern that no tensor fits."""
     names = list(names)
     for rule in rules:
@@ -62,7 +62,9 @@ def check_rules(rules: Iterable[Rule], names: Iterable[str]) -> None:
             )
 
 
-def of_tensor(rules: Iterable[Rule], name: str, rate: float, decay: float) -> tuple[float, float]:
+def of_tensor(
+    rules: Iterable[TensorRule], name: str, rate: float, decay: float
+) -> tuple[float, float]:
     """Rate and decay of one tensor, from those of all."""
     part = 1.0
     for rule in rules:

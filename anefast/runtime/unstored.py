@@ -47,7 +47,7 @@ class UnstoredGradients:
 
     def update(
         self,
-        rule: _C.Rule,
+        rule: _C.UpdateRule,
         weights: list[Array],
         states: list[list[Array]],
         rates: list[float],

@@ -10,7 +10,7 @@
 
 namespace anefast::bind {
 
-std::vector<Tensor> tensors_of(const char *where, const Rule &rule, const Arrays &weights,
+std::vector<Tensor> tensors_of(const char *where, const UpdateRule &rule, const Arrays &weights,
                                const std::vector<Arrays> &states, const std::vector<float> &rates,
                                const std::vector<float> &decays, const std::vector<Shape> &shapes) {
     const size_t n = shapes.size();
@@ -35,8 +35,9 @@ std::vector<Tensor> tensors_of(const char *where, const Rule &rule, const Arrays
 
 namespace {
 
-void update_arrays(const Rule &rule, const Arrays &weights, const Arrays &grads, const std::vector<Arrays> &states,
-                   const std::vector<float> &rates, const std::vector<float> &decays) {
+void update_arrays(const UpdateRule &rule, const Arrays &weights, const Arrays &grads,
+                   const std::vector<Arrays> &states, const std::vector<float> &rates,
+                   const std::vector<float> &decays) {
     const char *where = "update";
     std::vector<Shape> shapes;
     for (const py::array &g : grads) shapes.push_back(Shape(g.shape(), g.shape() + g.ndim()));
@@ -125,24 +126,24 @@ py::array_t<double> squares_of(const Arrays &arrays) {
 
 void init_optim(py::module_ &m) {
     using py::arg;
-    py::class_<Rule>(m, "Rule", "An elementwise update; anefast/optim/ has one file for each.")
+    py::class_<UpdateRule>(m, "UpdateRule", "An elementwise update; anefast/optim/ has one file for each.")
         .def_static(
             "adamw",
             [](float factor, float beta1, float beta2, float epsilon, double bias1, double bias2) {
-                return Rule{Kind::adamw, factor, beta1, beta2, epsilon, bias1, bias2, false};
+                return UpdateRule{Kind::adamw, factor, beta1, beta2, epsilon, bias1, bias2, false};
             },
             arg("factor"), arg("beta1"), arg("beta2"), arg("epsilon"), arg("bias1"), arg("bias2"),
             "States: mean and square. bias: 1 - beta ** step.")
         .def_static(
             "lion",
             [](float factor, float beta1, float beta2) {
-                return Rule{Kind::lion, factor, beta1, beta2, 0, 1, 1, false};
+                return UpdateRule{Kind::lion, factor, beta1, beta2, 0, 1, 1, false};
             },
             arg("factor"), arg("beta1"), arg("beta2"), "State: momentum.")
         .def_static(
             "sgd",
             [](float factor, float momentum, bool nesterov) {
-                return Rule{Kind::sgd, factor, momentum, 0, 0, 1, 1, nesterov};
+                return UpdateRule{Kind::sgd, factor, momentum, 0, 0, 1, 1, nesterov};
             },
             arg("factor"), arg("momentum"), arg("nesterov"), "State: momentum, where it is not 0.");
     m.def("update", &update_arrays, arg("rule"), arg("weights"), arg("grads"), arg("states"), arg("rates"),

@@ -60,7 +60,7 @@ bool UnstoredGradients::finite() const {
     return finite;
 }
 
-double UnstoredGradients::update(const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states,
+double UnstoredGradients::update(const UpdateRule &rule, const Arrays &weights, const std::vector<Arrays> &states,
                                  const std::vector<float> &rates, const std::vector<float> &decays) {
     Reading reading;
     std::vector<FlowingGrad> grads;

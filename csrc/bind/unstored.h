@@ -10,7 +10,7 @@
 namespace anefast::bind {
 
 // The checked arrays of an update, whose gradients have these shapes and are still to be set. (optim.cpp)
-std::vector<Tensor> tensors_of(const char *where, const Rule &rule, const Arrays &weights,
+std::vector<Tensor> tensors_of(const char *where, const UpdateRule &rule, const Arrays &weights,
                                const std::vector<Arrays> &states, const std::vector<float> &rates,
                                const std::vector<float> &decays, const std::vector<Shape> &shapes);
 
@@ -25,7 +25,7 @@ class UnstoredGradients : public Counted {
     void add(const std::shared_ptr<Surface> &dy, const std::shared_ptr<Surface> &x, int64_t rows, int64_t columns);
     void embed(const py::array &tokens, const std::shared_ptr<Surface> &dx);
     bool finite() const;
-    double update(const Rule &rule, const Arrays &weights, const std::vector<Arrays> &states,
+    double update(const UpdateRule &rule, const Arrays &weights, const std::vector<Arrays> &states,
                   const std::vector<float> &rates, const std::vector<float> &decays);
 
     HeadTaps head; // no tokens: nothing of a classifier flows

@@ -72,7 +72,7 @@ struct Panel {
     int64_t tensor, first, count;
 };
 
-Loop loop_of(const Rule &rule) {
+Loop loop_of(const UpdateRule &rule) {
     switch (rule.kind) {
     case Kind::adamw: return loops().adamw;
     case Kind::lion: return loops().lion;
@@ -80,7 +80,7 @@ Loop loop_of(const Rule &rule) {
     }
 }
 
-Constants constants(const Rule &rule) {
+Constants constants(const UpdateRule &rule) {
     Constants c{};
     c.factor = rule.factor;
     c.beta1 = rule.beta1, c.rest1 = static_cast<float>(1.0 - rule.beta1);
@@ -92,7 +92,8 @@ Constants constants(const Rule &rule) {
 }
 
 // `count` values of a tensor from `first` on, by a gradient that begins there.
-void update_part(const Tensor &t, int64_t first, int64_t count, const float *grad, const Rule &rule, Constants c) {
+void update_part(const Tensor &t, int64_t first, int64_t count, const float *grad, const UpdateRule &rule,
+                 Constants c) {
     c.rate = static_cast<float>(t.rate / rule.bias1);
     c.keep = static_cast<float>(1.0 - static_cast<double>(t.rate) * t.decay);
     const int states = rule.states();
@@ -114,7 +115,7 @@ thread_local Scratch gradient_scratch, shared_scratch[2];
 // What is shared lies in two places in turn, so that one is filled while the other is still used.
 class Flowing {
   public:
-    Flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const Rule &rule)
+    Flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const UpdateRule &rule)
         : tensors(tensors), grads(grads), rule(rule), c(constants(rule)), ends(count),
           done(new std::atomic<int64_t>[count]()) {
         constexpr int64_t ROWS = 96; // whole tiles of any kernels, and enough: each panel reads all that is shared
@@ -162,7 +163,7 @@ class Flowing {
 
     const Tensor *const tensors;
     const FlowingGrad *const grads;
-    const Rule &rule;
+    const UpdateRule &rule;
     const Constants c;
     std::vector<Panel> tasks;
     std::vector<int64_t> ends; // how many tasks each tensor has
@@ -172,7 +173,7 @@ class Flowing {
 
 } // namespace
 
-void update(const Tensor *tensors, int64_t count, const Rule &rule) {
+void update(const Tensor *tensors, int64_t count, const UpdateRule &rule) {
     const std::vector<Panel> panels = panels_of(count, [&](int64_t t) { return tensors[t].size; });
     const Constants c = constants(rule);
     Pool::shared().parallel(panels.size(), [&](int64_t i) {
@@ -182,7 +183,7 @@ void update(const Tensor *tensors, int64_t count, const Rule &rule) {
     });
 }
 
-double update_flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const Rule &rule) {
+double update_flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const UpdateRule &rule) {
     return Flowing(tensors, grads, count, rule).run();
 }
 

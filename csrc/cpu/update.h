@@ -14,7 +14,7 @@ namespace anefast {
 
 enum class Kind { adamw, lion, sgd };
 
-struct Rule {
+struct UpdateRule {
     Kind kind;
     float factor;        // what the accumulated gradient is multiplied by first: loss scale, tokens and clipping in one
     float beta1, beta2;  // sgd: beta1 is the momentum, 0 for none
@@ -33,7 +33,7 @@ struct Tensor { // fp32, `size` contiguous values each
 };
 
 // One update. Gradients are read only.
-void update(const Tensor *tensors, int64_t count, const Rule &rule);
+void update(const Tensor *tensors, int64_t count, const UpdateRule &rule);
 
 // A gradient that is never stored: a panel of rows at a time is computed, on any thread that needs it.
 struct FlowingGrad {
@@ -46,7 +46,7 @@ struct FlowingGrad {
 
 // One update whose gradients are computed a panel of rows at a time; `grad` of the tensors is not read.
 // Returns the gradients' sum of squares, panel by panel in order.
-double update_flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const Rule &rule);
+double update_flowing(const Tensor *tensors, const FlowingGrad *grads, int64_t count, const UpdateRule &rule);
 
 // averages += part * (values - averages), of `count` tensors.
 void average(float *const *averages, const float *const *values, const int64_t *sizes, int64_t count, float part);

@@ -70,7 +70,7 @@ struct Call {
     void needs_data(std::string_view name) const;
 };
 
-using Rule = std::vector<Type> (*)(const Call &call); // the types of the results
+using TypeRule = std::vector<Type> (*)(const Call &call); // the types of the results
 
 struct OpRecord {
     const char *name;
@@ -78,7 +78,7 @@ struct OpRecord {
     DTypes dtypes;   // what T may be
     DTypes dtypes17; // ... from ios17 on
     std::vector<Parameter> parameters;
-    Rule rule;
+    TypeRule rule;
 
     const Parameter *find(std::string_view parameter) const;
 };

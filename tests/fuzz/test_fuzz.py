@@ -17,7 +17,7 @@ import pytest
 
 from anefast import _C
 from anefast.chips.behaviour import CHIPS
-from anefast.mil.lint import Target, lint
+from anefast.mil.lint import Platform, lint
 from anefast.mil.lint.fix import fixed
 from anefast.mil.lint.report import as_json, as_sarif, as_text
 from tests.conftest import ROOT
@@ -64,7 +64,7 @@ def test_any_text_is_linted_and_fixed(part):
     findings = fixes = 0
     for _ in range(600):
         text = mutated(r.choice(texts), words, r)
-        target = Target(r.choice(chips), r.choice(["", "15.1", "26.2"]))
+        target = Platform(r.choice(chips), r.choice(["", "15.1", "26.2"]))
         found = lint(text, None, target)
         lines = text.count(b"\n") + 1
         for finding in found:
@@ -98,7 +98,7 @@ def test_any_weight_file_is_judged(tmp_path):
             at = r.choice([r.randrange(len(file)), r.randrange(min(100, len(file)))])
             file[at] = r.choice([0, 1, 255, r.randrange(256)])
         (tmp_path / "weights" / "w.bin").write_bytes(file)
-        found = lint(path.read_bytes(), path, Target(CHIPS["m5"]))
+        found = lint(path.read_bytes(), path, Platform(CHIPS["m5"]))
         seen |= {f.rule.id for f in found}
         try:
             device = _C.Device("host")

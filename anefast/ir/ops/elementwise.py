@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..op import Array, Attrs, Const, Mil, Op, Rule, apply, broadcast, each, register
+from ..op import Array, Attrs, Const, Derivative, Mil, Op, apply, broadcast, each, register
 from ..tensor import Number, Shape, ShapeError, Tensor
 
 T = Tensor | Number
@@ -21,7 +21,10 @@ T = Tensor | Number
 
 
 def _binary(
-    name: str, f: Callable[[Array, Array], Array], grad: Rule, parameter_grad: Rule | None = None
+    name: str,
+    f: Callable[[Array, Array], Array],
+    grad: Derivative,
+    parameter_grad: Derivative | None = None,
 ) -> None:
     register(
         Op(

@@ -12,22 +12,22 @@ from pathlib import Path
 
 from anefast.chips.behaviour import Chip
 from anefast.mil.lint.catalogue import rule
-from anefast.mil.lint.checks import ON_FUNCTION, ON_SOURCE, Finding, Target, found
+from anefast.mil.lint.checks import ON_FUNCTION, ON_SOURCE, Finding, Platform, found
 from anefast.mil.lint.source import Source, read
 
 COMPILES = 119
 
 
 def lint(
-    text: bytes | str, path: Path | None = None, target: Target | None = None
+    text: bytes | str, path: Path | None = None, target: Platform | None = None
 ) -> list[Finding]:
     """Findings in MIL text, by position. `path`: its file, beside which weight files are sought;
     without one they are not looked at. Never raises for what the text says."""
     raw = text.encode() if isinstance(text, str) else text
-    return check(read(raw, path), target or Target())
+    return check(read(raw, path), target or Platform())
 
 
-def check(source: Source, target: Target) -> list[Finding]:
+def check(source: Source, target: Platform) -> list[Finding]:
     """Findings in a text that was read."""
     findings: list[Finding] = []
 
@@ -49,14 +49,14 @@ def check(source: Source, target: Target) -> list[Finding]:
     return sorted(kept.values(), key=lambda f: (f.at, f.rule.id))
 
 
-def aimed(finding: Finding, target: Target) -> Finding:
+def aimed(finding: Finding, target: Platform) -> Finding:
     """Without a chip, an uncertain rule of some chips is a note, never rewritten."""
     if target.chip is None and finding.rule.chips and finding.level != "error":
         return replace(finding, level="note", edits=())
     return finding
 
 
-def check_set(paths: list[Path], target: Target) -> list[Finding]:
+def check_set(paths: list[Path], target: Platform) -> list[Finding]:
     """Findings about all programs that one process compiles and may hold loaded."""
     loaded = int((target.chip or Chip("")).loaded_programs.value)
     found_here = []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anefast.errors import BadInput, shown
 from anefast.files import write_atomic
-from anefast.mil.lint.checks import Finding, Target
+from anefast.mil.lint.checks import Finding, Platform
 from anefast.mil.lint.edits import Edit
 from anefast.mil.lint.engine import check
 from anefast.mil.lint.source import read
@@ -21,7 +21,7 @@ from anefast.mil.lint.source import read
 ROUNDS = 20  # rewrites uncover others: an added call has a constant to be named
 
 
-def fixed(text: bytes, path: Path | None, target: Target) -> tuple[bytes, list[Finding]]:
+def fixed(text: bytes, path: Path | None, target: Platform) -> tuple[bytes, list[Finding]]:
     """(the text with every safe rewrite made, the findings that went). Running it on its own result
     changes nothing."""
     gone: list[Finding] = []

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from anefast.mil.lint.catalogue import CONFIDENCE, LEVELS, SEVERITIES, Rule, catalogue
-from anefast.mil.lint.checks import Finding, Target
+from anefast.mil.lint.checks import Finding, Platform
 
 WIDTH = 100  # of an excerpt: MIL lines are long
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -64,7 +64,7 @@ def summary(findings: Sequence[Finding], programs: int) -> str:
     return f"{programs} program{'s' * (programs != 1)}: {', '.join(said) or 'clean'}"
 
 
-def as_json(findings: Sequence[Finding], programs: int, target: Target) -> str:
+def as_json(findings: Sequence[Finding], programs: int, target: Platform) -> str:
     """One object: the target, the number of programs and the findings with their rules' words."""
     chip = target.chip.name if target.chip else None
     return json.dumps(

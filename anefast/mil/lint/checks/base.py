@@ -34,7 +34,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Target:
+class Platform:
     """What to lint for: a chip (None: every chip) and a macOS version ("": the current ones)."""
 
     chip: Chip | None = None
@@ -52,8 +52,8 @@ def found(id: str, at: At, message: str, *edits: Edit) -> Finding:
 
 
 Findings = Iterable[Finding]
-OnFunction = Callable[[Source, Function, Target], Findings]
-OnSource = Callable[[Source, Target], Findings]
+OnFunction = Callable[[Source, Function, Platform], Findings]
+OnSource = Callable[[Source, Platform], Findings]
 ON_FUNCTION: list[tuple[tuple[str, ...], OnFunction]] = []
 ON_SOURCE: list[tuple[tuple[str, ...], OnSource]] = []
 F = TypeVar("F", bound=OnFunction)

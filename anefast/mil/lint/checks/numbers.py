@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from anefast.mil.lint.checks.base import Finding, Target, found, function_check
+from anefast.mil.lint.checks.base import Finding, Platform, found, function_check
 from anefast.mil.lint.checks.operations import summed
 from anefast.mil.lint.source import Function, Op, Source, Value
 
@@ -109,7 +109,7 @@ def _maker(value: Value | None, op: str) -> Op | None:
 
 
 @function_check("ANE071", "ANE079", "ANE106")
-def overflows(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def overflows(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     known = ranges(function)
     for op in function.ops:
         if op.op in PRODUCTS:
@@ -151,7 +151,7 @@ def scale_of(value: Value | None) -> float:
 
 
 @function_check("ANE072")
-def squares(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def squares(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     known = ranges(function)
     for op in function.ops:
         x = op.get("x")
@@ -176,7 +176,7 @@ def _squares(op: Op) -> bool:
 
 
 @function_check("ANE073", "ANE074", "ANE075", "ANE080")
-def constants(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def constants(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     told = {p.at for p in source.problems if p.fault == "range"}
     for value in function.values:
         if value.range is None or value.dtype not in ("fp16", "fp32"):
@@ -202,7 +202,7 @@ def _reaches_half(value: Value) -> bool:
 
 
 @function_check("ANE076", "ANE077", "ANE078")
-def small(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def small(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for value in function.values:
         if not value.const or value.shape or value.dtype not in ("fp16", "fp32"):
             continue
@@ -227,7 +227,7 @@ def _literal(statement: str) -> str | None:
 
 
 @function_check("ANE096")
-def tables(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def tables(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if op.op in ("gelu", "silu"):
             yield found("ANE096", op.at, f"{op.op} is read from a table")

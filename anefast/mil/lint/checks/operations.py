@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from anefast.chips.behaviour import CHIPS
-from anefast.mil.lint.checks.base import Finding, Target, found, function_check
+from anefast.mil.lint.checks.base import Finding, Platform, found, function_check
 from anefast.mil.lint.edits import Edit, Rewriter
 from anefast.mil.lint.source import Function, Op, Source
 from anefast.mil.rules import MAX_TERMS
@@ -31,7 +31,7 @@ NATIVE_TILES = (1, 2, 3, 4, 8)
 
 
 @function_check(*sorted(set(REFUSED.values())))
-def refused(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def refused(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if op.op in REFUSED:
             edits = _minus(source, function, op) if op.op == "neg" else []
@@ -50,7 +50,7 @@ def _minus(source: Source, function: Function, op: Op) -> list[Edit]:
 
 
 @function_check("ANE030", "ANE050")
-def needed(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def needed(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if not op.results:
             continue
@@ -74,7 +74,7 @@ def _given(
 
 
 @function_check("ANE032", "ANE033", "ANE039")
-def conv(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def conv(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if op.op != "conv":
             continue
@@ -103,7 +103,7 @@ def conv(source: Source, function: Function, target: Target) -> Iterator[Finding
 
 
 @function_check("ANE034", "ANE035", "ANE036", "ANE037")
-def runtime_weights(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def runtime_weights(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         weight, x = op.get("weight"), op.get("x")
         if op.op != "conv" or weight is None or x is None or weight.baked:
@@ -126,7 +126,7 @@ TAKE_WIDE_MATMULS = ("m4", "m6")
 
 
 @function_check("ANE038")
-def terms(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def terms(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         n = summed(op)
         if op.op == "matmul" and MAX_TERMS < n <= MAX_MATMUL_TERMS:
@@ -142,7 +142,7 @@ COLUMN_UNIT = 16
 
 
 @function_check("ANE102", "ANE103")
-def by_constant(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def by_constant(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         x, y = op.get("x"), op.get("y")
         if op.op != "matmul" or x is None or y is None or not y.baked or len(x.shape) < 2:
@@ -174,7 +174,7 @@ def summed(op: Op) -> int:
 @function_check(
     "ANE044", "ANE051", "ANE052", "ANE057", "ANE056", "ANE058", "ANE059", "ANE104", "ANE105"
 )
-def arguments(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def arguments(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if op.op == "cast" and op.constant("dtype") in ("int32", "int64", "uint32", "uint64"):
             yield found("ANE044", op.at, f"a cast to {op.constant('dtype')}")

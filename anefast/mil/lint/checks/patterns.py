@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from anefast.mil.lint.checks.base import Finding, Target, found, function_check
+from anefast.mil.lint.checks.base import Finding, Platform, found, function_check
 from anefast.mil.lint.checks.operations import summed
 from anefast.mil.lint.source import Function, Op, Source, Value
 
@@ -37,7 +37,7 @@ def reduced(value: Value | None) -> Op | None:
 
 
 @function_check("ANE031")
-def roots(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def roots(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if op.op in ("rsqrt", "sqrt") and (reduction := reduced(op.get("x"))):
             yield found("ANE031", op.at, f"{op.op} of {reduction.op}")
@@ -67,7 +67,7 @@ def moved_last(value: Value | None) -> bool:
 
 
 @function_check("ANE061", "ANE062", "ANE063")
-def slices(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def slices(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if op.results and late(op.results[0]):
             begin = op.constant("begin")[-1]
@@ -83,7 +83,7 @@ def slices(source: Source, function: Function, target: Target) -> Iterator[Findi
 
 
 @function_check("ANE064", "ANE065", "ANE066")
-def mixes(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def mixes(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     names = {op.op for op in function.ops}
     if {"split", "matmul", "softmax", "tile"} <= names:
         at = next(op.at for op in function.ops if op.op == "split")
@@ -98,7 +98,7 @@ def mixes(source: Source, function: Function, target: Target) -> Iterator[Findin
 
 
 @function_check("ANE067", "ANE068")
-def scalars(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def scalars(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if op.op != "mul":
             continue
@@ -114,14 +114,14 @@ def scalars(source: Source, function: Function, target: Target) -> Iterator[Find
 
 
 @function_check("ANE097")
-def wide(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def wide(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if (n := summed(op)) >= WIDE:
             yield found("ANE097", op.at, f"{op.op} sums {n} terms")
 
 
 @function_check("ANE069")
-def fan_in(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def fan_in(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         n = len({id(v) for v in op.operands if not v.const})
         if n >= BRANCHES:
@@ -129,7 +129,7 @@ def fan_in(source: Source, function: Function, target: Target) -> Iterator[Findi
 
 
 @function_check("ANE070")
-def input_slices(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def input_slices(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     if len(function.ops) < LARGE:
         return
     for op in function.ops:

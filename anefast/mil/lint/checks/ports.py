@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from anefast.chips.behaviour import CHIPS
-from anefast.mil.lint.checks.base import Finding, Target, found, function_check
+from anefast.mil.lint.checks.base import Finding, Platform, found, function_check
 from anefast.mil.lint.source import At, Function, Source, Value
 
 BYTES = {"fp16": 2, "fp32": 4, "int8": 1, "uint8": 1, "bool": 1, "int16": 2, "uint16": 2}
@@ -22,7 +22,7 @@ def ports(function: Function) -> Iterator[tuple[Value, At, str]]:
 
 
 @function_check("ANE020", "ANE021", "ANE022", "ANE023")
-def dtypes(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def dtypes(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for value, at, side in ports(function):
         what = f"the {side} {value.name} is {value.dtype}"
         if value.dtype == "fp32":
@@ -36,7 +36,7 @@ def dtypes(source: Source, function: Function, target: Target) -> Iterator[Findi
 
 
 @function_check("ANE024")
-def rows(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def rows(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     # A dimension that is not known (ANE011) is read as 1.
     open_sizes = any(problem.fault == "dynamic" for problem in source.problems)
     for value, at, side in ports(function):
@@ -54,7 +54,7 @@ def rows(source: Source, function: Function, target: Target) -> Iterator[Finding
 
 
 @function_check("ANE094")
-def sizes(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def sizes(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for wanted in ("input", "result"):
         side = [(value, at) for value, at, which in ports(function) if which == wanted]
         side.sort(key=lambda port: port[0].name)  # as they are bound
@@ -82,7 +82,7 @@ def _padded(value: Value) -> bool:
 
 
 @function_check("ANE025", "ANE026")
-def number(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def number(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     if len(function.inputs) > 1:
         several = found("ANE025", function.inputs[1].at, f"{len(function.inputs)} inputs")
         half = all(v.dtype == "fp16" for v in function.inputs)
@@ -95,7 +95,7 @@ def number(source: Source, function: Function, target: Target) -> Iterator[Findi
 
 
 @function_check("ANE028", "ANE029")
-def caps(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def caps(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     chips = [target.chip] if target.chip else list(CHIPS.values())
     cap = min(int(c.max_axis.value) for c in chips)
     channels = min(int(c.max_channels.value) for c in chips)

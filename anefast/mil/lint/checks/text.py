@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from anefast.chips.behaviour import Chip
-from anefast.mil.lint.checks.base import Finding, Target, found, function_check, source_check
+from anefast.mil.lint.checks.base import Finding, Platform, found, function_check, source_check
 from anefast.mil.lint.edits import Edit, Rewriter, dialect_of
 from anefast.mil.lint.source import At, Function, Op, Source, Value
 from anefast.mil.spelling import BUILD, DIALECTS, identifier
@@ -40,7 +40,7 @@ SHORT = re.compile(
 
 
 @source_check(*sorted({*FAULTS.values(), "ANE006", "ANE015", "ANE073", "ANE098"}))
-def faults(source: Source, target: Target) -> Iterator[Finding]:
+def faults(source: Source, target: Platform) -> Iterator[Finding]:
     from anefast.mil.lint.checks.operations import FOREIGN
 
     ops = {op.at: op for f in source.functions for op in f.ops}
@@ -79,7 +79,7 @@ def named(source: Source, function: Function, op: Op, at: At) -> list[Edit]:
 
 
 @source_check("ANE095")
-def unseen(source: Source, target: Target) -> Iterator[Finding]:
+def unseen(source: Source, target: Platform) -> Iterator[Finding]:
     if source.version not in ("", *VERSIONS):
         yield found("ANE095", source.at(source.version_span[0]), f"program({source.version})")
     known = (target.chip or Chip("")).switches["opsets"].value.split("+")
@@ -90,7 +90,7 @@ def unseen(source: Source, target: Target) -> Iterator[Finding]:
 
 
 @function_check("ANE007")
-def inline_literals(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def inline_literals(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     told = {p.at for p in source.problems if p.fault == "bare"}
     for op in function.ops:
         for name, argument in op.arguments.items():
@@ -103,7 +103,7 @@ def inline_literals(source: Source, function: Function, target: Target) -> Itera
 
 
 @function_check("ANE004")
-def dead_outputs(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def dead_outputs(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for value, at, _ in function.outputs:
         if value.is_input or value.baked:
             kind = "a parameter" if value.is_input else "a constant"
@@ -111,7 +111,7 @@ def dead_outputs(source: Source, function: Function, target: Target) -> Iterator
 
 
 @function_check("ANE005")
-def dead_code(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def dead_code(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     if any(p.fault in ("syntax", "undefined") for p in source.problems):
         return  # what uses it may be what could not be read
     returned = {id(value) for value, _, _ in function.outputs}
@@ -147,7 +147,7 @@ def _gone(source: Source, span: tuple[int, int]) -> Edit:
 
 
 @function_check("ANE008")
-def labels(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def labels(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for op in function.ops:
         if op.labelled or not op.results:
             continue
@@ -161,13 +161,13 @@ def labels(source: Source, function: Function, target: Target) -> Iterator[Findi
 
 
 @source_check("ANE009")
-def comments(source: Source, target: Target) -> Iterator[Finding]:
+def comments(source: Source, target: Platform) -> Iterator[Finding]:
     for span in source.comments:
         yield found("ANE009", source.at(span[0]), "a comment", Edit(span, " "))
 
 
 @source_check("ANE010")
-def build_info(source: Source, target: Target) -> Iterator[Finding]:
+def build_info(source: Source, target: Platform) -> Iterator[Finding]:
     if not source.functions:
         return
     given = source.spelled(source.attributes_span)
@@ -185,7 +185,7 @@ def build_info(source: Source, target: Target) -> Iterator[Finding]:
 
 
 @source_check("ANE013")
-def dialect(source: Source, target: Target) -> Iterator[Finding]:
+def dialect(source: Source, target: Platform) -> Iterator[Finding]:
     if not source.functions or not source.complete:
         return
     modern = source.version != "1.0" or any(f.opset > "ios16" for f in source.functions)
@@ -207,7 +207,7 @@ def is_state(source: Source, port: Value) -> bool:
 
 
 @function_check("ANE060")
-def states(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def states(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for port in function.inputs:
         if is_state(source, port):
             said = f"state ports are not supported: pass {port.name} as an input"
@@ -215,7 +215,7 @@ def states(source: Source, function: Function, target: Target) -> Iterator[Findi
 
 
 @function_check("ANE018")
-def port_order(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def port_order(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     inputs = [(v.name, v.at, v.span) for v in function.inputs if not is_state(source, v)]
     outputs = [(v.name, at, span) for v, at, span in function.outputs]
     for side, ports in (("inputs", inputs), ("results", outputs)):
@@ -243,21 +243,21 @@ STATE = "state"  # the one word of MIL that a value was called by
 
 
 @source_check("ANE100")
-def entry(source: Source, target: Target) -> Iterator[Finding]:
+def entry(source: Source, target: Platform) -> Iterator[Finding]:
     names = [function.name for function in source.functions]
     if names and "main" not in names:
         yield found("ANE100", source.functions[0].at, f"a function called {names[0]}")
 
 
 @function_check("ANE101")
-def words(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def words(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     for value in function.values:
         if value.name == STATE:
             yield found("ANE101", value.at, f"a value called {STATE}")
 
 
 @function_check("ANE019")
-def port_names(source: Source, function: Function, target: Target) -> Iterator[Finding]:
+def port_names(source: Source, function: Function, target: Platform) -> Iterator[Finding]:
     ports = [(v.name, v.at) for v in function.inputs]
     for name, at in [*ports, *((v.name, at) for v, at, _ in function.outputs)]:
         if name != identifier(name):

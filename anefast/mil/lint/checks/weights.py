@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from anefast.files import FileError, open_regular
-from anefast.mil.lint.checks.base import Finding, Target, found, source_check
+from anefast.mil.lint.checks.base import Finding, Platform, found, source_check
 from anefast.mil.lint.edits import Edit, dialect_of
 from anefast.mil.lint.source import Source, Value
 
@@ -36,7 +36,7 @@ BUDGET = 8 << 20
 COMPILED = ("net.plist", "data", "model.hwx", "coremldata.bin")  # what a compile leaves behind
 
 
-class Record(NamedTuple):
+class BlobRecord(NamedTuple):
     """The 64 bytes at an offset of a weight file."""
 
     offset: int
@@ -55,18 +55,18 @@ class WeightFile:
     count: int
     version: int
 
-    def record(self, offset: int) -> Record | None:
+    def record(self, offset: int) -> BlobRecord | None:
         with open_regular(self.path, where="lint") as file:
             return self._read(file, offset)
 
-    def _read(self, file: BinaryIO, offset: int) -> Record | None:
+    def _read(self, file: BinaryIO, offset: int) -> BlobRecord | None:
         if offset < 0 or offset + ALIGN > self.bytes:
             return None
         file.seek(offset)
         raw = file.read(24)
-        return Record(offset, *struct.unpack("<IIQQ", raw)) if len(raw) == 24 else None
+        return BlobRecord(offset, *struct.unpack("<IIQQ", raw)) if len(raw) == 24 else None
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[BlobRecord]:
         """Records as a reader walks them: the next begins at the first 64 behind the data."""
         offset, read = ALIGN, 0
         with open_regular(self.path, where="lint") as file:
@@ -99,7 +99,7 @@ def located(source: Source, name: str) -> Path | None:
 
 
 @source_check(*(f"ANE{n:03}" for n in (81, 82, 83, 84, 85, 86, 87, 89, 90)))
-def blobs(source: Source, target: Target) -> Iterator[Finding]:
+def blobs(source: Source, target: Platform) -> Iterator[Finding]:
     named: dict[str, list[Value]] = {}
     for function in source.functions:
         for value in function.values:
@@ -193,7 +193,7 @@ def _record(source: Source, file: WeightFile, value: Value) -> Iterator[Finding]
         yield found("ANE090", blob.at, f"{where} holds NaN or infinity")
 
 
-def finite(path: Path, record: Record, dtype: str) -> bool:
+def finite(path: Path, record: BlobRecord, dtype: str) -> bool:
     """True if every element of a record is finite, as far as MOST_LOOKED_AT goes."""
     kind, exponent = ("<u2", 0x7C00) if dtype == "fp16" else ("<u4", 0x7F800000)
     with open_regular(path, where="lint") as file:
@@ -208,7 +208,7 @@ def finite(path: Path, record: Record, dtype: str) -> bool:
 
 
 @source_check("ANE088")
-def changed(source: Source, target: Target) -> Iterator[Finding]:
+def changed(source: Source, target: Platform) -> Iterator[Finding]:
     """A weight file newer than what was compiled from it, or unlike the compiler's own copy."""
     if source.path is None:
         return
@@ -243,7 +243,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 @source_check("ANE091")
-def budget(source: Source, target: Target) -> Iterator[Finding]:
+def budget(source: Source, target: Platform) -> Iterator[Finding]:
     values = [v for f in source.functions for v in f.values if v.blob is not None]
     total = sum(v.size * BYTES.get(v.dtype, 0) for v in values)
     if total > BUDGET:
