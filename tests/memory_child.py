@@ -60,6 +60,7 @@ def queued() -> tuple[Callable[[], bytes], Callable[[], bool]]:
     def compute() -> bytes:
         try:
             queue.weight_grad(dy, x, acc, 2, 256, label, True)
+            queue.wait()  # else other allocations come between those of this sum, or do not
             queue.scale_grad(x, x, scale, 2, 256, label, True)
             queue.wait()
         finally:

@@ -192,7 +192,9 @@ def test_a_budget_warns_once():
         for _ in range(4):
             budget.spend()
     assert budget.used == 4 and budget.limit == 500
-    assert len(said) == 1 and "made 2 compiles" in said[0] and "checkpoint-restart" in said[0]
+    assert (
+        len(said) == 1 and "its budget of 2 compiles" in said[0] and "checkpoint-restart" in said[0]
+    )
 
 
 def test_a_device_without_room_gets_idle_programs_off_and_then_says_how_many_are_in_use():

@@ -124,7 +124,7 @@ if child == 0:
     try:
         queue.wait()
     except RuntimeError as error:
-        os._exit(3 if "before it forked" in str(error) else 1)
+        os._exit(3 if "before the fork" in str(error) else 1)
     os._exit(0)
 queue.wait()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

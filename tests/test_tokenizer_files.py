@@ -213,7 +213,7 @@ def test_normalizers_come_back(
         assert tokenizer_of(pairs, "m.gguf").encode(text) == own.encode(text)
     description["normalizer"] = {"type": "Lowercase"}
     own = BPETokenizer(json.dumps(description), "own", Marks("<|endoftext|>", "<|endoftext|>"))
-    with pytest.raises(TokenizerError, match=r"own changes them first \(Lowercase\)"):
+    with pytest.raises(TokenizerError, match="own has Lowercase"):
         pairs_of(own)
 
 
