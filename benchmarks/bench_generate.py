@@ -36,7 +36,7 @@ SHAPES = {
     },
 }  # fmt: skip
 GOALS = {"stories110m", "SmolLM2-135M"}
-SHARE, TIMES = 0.70, 1.5  # of the bound, and of the bound in fp32
+SHARE = 0.70  # of the bound
 PREFILL = 0.60  # of the multiply-adds
 PROMPT, TOKENS, TURNS = 512, 32, 4
 BYTES = 1 << 28  # that no cache holds
@@ -90,7 +90,7 @@ def test_decode_and_prefill(name):
         f"the first token after {first:.2f} s ({_C.threads()} threads, measured)"
     )
     if name in GOALS:
-        assert bound / token >= SHARE and 2 * bound / token >= TIMES
+        assert bound / token >= SHARE
         assert products / prompt >= PREFILL
 
 
