@@ -32,7 +32,9 @@ def sees_races(folder: Path) -> None:
         pytest.skip("no libtsan beside gcc")
     source, program = folder / "planted.cpp", folder / "planted"
     source.write_text(
-        "#include <thread>\nint x;\nint main() { std::thread t([] { x = 1; }); x = 2; t.join(); }\n"
+        "#include <thread>\nint xs[1000];\n"  # one that both threads meet at once is not seen
+        "int main() { std::thread t([] { for (int &x : xs) x = 1; });\n"
+        "for (int &x : xs) x = 2; t.join(); }\n"
     )
     words = ["g++", "-g1", "-fsanitize=thread", "-pthread", source, "-o", program]
     subprocess.run(words, check=True)

@@ -14,7 +14,7 @@ from .sanitized import ROOT, environment, sees_races
 pytest.importorskip("anefast._C", reason="the native module is not built", exc_type=ImportError)
 
 # What exercises the bindings, a second or so each: every argument they take, wrong ones too.
-BINDINGS = ("surfaces", "blob", "spans", "flow", "half", "mil_parse", "cpu_step", "optim")
+BINDINGS = ("surfaces", "blob", "spans", "unstored", "half", "mil_parse", "cpu_step", "optim")
 
 
 def run(folder: Path, environment: dict[str, str] | None, *words: str) -> str:
