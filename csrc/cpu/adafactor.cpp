@@ -11,10 +11,8 @@
 #include <cstring>
 #include <vector>
 
-#include "../isa.h"
 #include "pool.h"
 #include "scratch.h"
-#include "target.h"
 
 namespace anefast {
 namespace {
@@ -39,40 +37,14 @@ struct Loops {
     void (*apply)(const Row &, const float *column, float keep, float rate);
 };
 
-namespace plain {
-#include "adafactor_loops.h"
-}
-
 } // namespace
 } // namespace anefast
 
-#if defined(__x86_64__)
-
-// avx2 without fma: the bits are those of the plain loops.
-TARGET_BEGIN("avx2")
-namespace anefast {
-namespace {
-namespace avx2 {
-#include "adafactor_loops.h"
-}
-} // namespace
-} // namespace anefast
-TARGET_END
-
-#endif
+#define LOOPS_FILE "adafactor_loops.h"
+#include "plain_or_avx2.h"
 
 namespace anefast {
 namespace {
-
-const Loops &loops() {
-    static const Loops &chosen = []() -> const Loops & {
-#if defined(__x86_64__)
-        if (isa_allowed() >= ISA_AVX2) return avx2::LOOPS;
-#endif
-        return plain::LOOPS;
-    }();
-    return chosen;
-}
 
 struct Panel {
     int64_t tensor, first, rows;

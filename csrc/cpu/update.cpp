@@ -8,11 +8,9 @@
 #include <memory>
 #include <vector>
 
-#include "../isa.h"
 #include "../round.h"
 #include "pool.h"
 #include "scratch.h"
-#include "target.h"
 
 namespace anefast {
 namespace {
@@ -33,40 +31,14 @@ struct Loops {
     double (*square)(const float *, int64_t);
 };
 
-namespace plain {
-#include "update_loops.h"
-}
-
 } // namespace
 } // namespace anefast
 
-#if defined(__x86_64__)
-
-// avx2 without fma: the bits are those of the plain loops.
-TARGET_BEGIN("avx2")
-namespace anefast {
-namespace {
-namespace avx2 {
-#include "update_loops.h"
-}
-} // namespace
-} // namespace anefast
-TARGET_END
-
-#endif
+#define LOOPS_FILE "update_loops.h"
+#include "plain_or_avx2.h"
 
 namespace anefast {
 namespace {
-
-const Loops &loops() {
-    static const Loops &chosen = []() -> const Loops & {
-#if defined(__x86_64__)
-        if (isa_allowed() >= ISA_AVX2) return avx2::LOOPS;
-#endif
-        return plain::LOOPS;
-    }();
-    return chosen;
-}
 
 struct Panel {
     int64_t tensor, first, count;
